@@ -1,0 +1,60 @@
+# CleftGAN-nb: `make` alone lists what there is to make. Needs make and Python 3.10 or newer; the rest goes into .venv
+PYTHON  ?= python3
+PROFILE ?= smoke
+JOBS    ?= 1
+
+VENV  := .venv
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help env test check study bench lab readme lock clean
+
+help:  ## this list
+	@echo "make <target>, one of:"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-7s %s\n", $$1, $$2}' Makefile
+	@echo "variables: PYTHON=$(PYTHON) (3.10 or newer), PROFILE=$(PROFILE) (a file of workflow/profiles), JOBS=$(JOBS)"
+
+env: $(STAMP)  ## the environment in .venv, from the pins of requirements/dev.txt
+
+# Old interpreters must be able to parse this line, so that they can say what is wrong.
+$(STAMP): requirements/dev.txt settings.ini setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "CleftGAN-nb needs Python 3.10 or newer; $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment: is its venv module installed (Debian: python3-venv)?"; rm -rf $(VENV); exit 1; }
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test: env  ## every test: the project's own checks first, then the notebooks, then tests/
+	python -m pytest -q tests/test_project.py
+	nbdev_test --skip_folder_re '^[_.]|^(study|bench)$$' --n_workers 1
+	python -m pytest
+
+check: env  ## what must agree: notebooks and library, notebooks and README, who imports whom
+	.ci/synced
+	lint-imports
+
+study: env workflow/profiles/$(PROFILE).yaml  ## run the study: make study PROFILE=smoke (minutes on a CPU)
+	@python -c 'import snakemake' 2>/dev/null || { echo "The study runs by snakemake, which needs Python 3.11 or newer: make clean, then make study PYTHON=python3.11"; exit 1; }
+	snakemake --snakefile workflow/Snakefile --configfile workflow/profiles/$(PROFILE).yaml --cores $(JOBS) $(if $(filter smoke,$(PROFILE)),--forceall)
+
+workflow/profiles/%.yaml:
+	@echo "There is no profile '$*'. There are:"; ls workflow/profiles | sed 's/\.yaml//;s/^/  /'; exit 1
+
+bench: env  ## run the benchmark notebooks of nbs/bench into outputs/bench
+	@mkdir -p outputs/bench
+	@for notebook in nbs/bench/*.ipynb; do papermill --no-progress-bar --cwd nbs/bench $$notebook outputs/bench/$$(basename $$notebook) || exit 1; done
+
+lab: env  ## open the notebooks
+	jupyter lab nbs
+
+readme: env  ## README.md from nbs/index.ipynb
+	python workflow/readme.py
+
+lock: env  ## new pins: resolve settings.ini for Python 3.10 to 3.13 (the CUDA packages are torch's own to pin)
+	python -m pip install --quiet --disable-pip-version-check uv
+	uv pip compile pyproject.toml --extra dev --constraint requirements/constraints.in --universal --python-version 3.10 --upgrade --quiet --no-header --annotation-style line | grep -vE '^(nvidia-|cuda-|triton==)' | { echo "# made by make lock from settings.ini: do not edit"; cat; } > requirements/dev.txt
+
+clean:  ## remove the environment, the smoke profile's results and leftovers (other results stay)
+	rm -rf $(VENV) outputs/smoke build dist *.egg-info .snakemake .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,42 @@
+"""README.md from nbs/index.ipynb, as stored: nothing is run. Pictures in its outputs go to nbs/images."""
+import re
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+from nbconvert.preprocessors import Preprocessor
+
+root = Path(__file__).resolve().parent.parent
+
+
+class Directives(Preprocessor):
+    "Obey and drop nbdev's `#|` lines: `#| hide` drops the cell, `#| echo: false` its code."
+
+    def preprocess(self, nb, resources):
+        nb.cells = [self.cell(c) for c in nb.cells if not re.search(r'^#\|\s*hide\s*$', c.source, re.M)]
+        return nb, resources
+
+    def cell(self, c):
+        if re.search(r'^#\|\s*echo:\s*false\s*$', c.source, re.M): c.metadata['transient'] = {'remove_source': True}
+        c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
+        return c
+
+
+def readme():
+    "The README's text, and the pictures it shows: path → bytes."
+    nb = nbformat.read(root / 'nbs/index.ipynb', 4)
+    resources = dict(unique_key='index', output_files_dir='images')
+    text, resources = MarkdownExporter(preprocessors=[Directives]).from_notebook_node(nb, resources)
+    text = re.sub(r'(!\[[^\]]*\]\()(?=images/)', r'\1nbs/', text)
+    text = re.sub(r'(\]\()(?!https?:|#|nbs/|\.\./)([^)]+\.ipynb)', r'\1nbs/\2', text).replace('](../', '](')
+    text = re.sub(r'[ \t]+$', '', text, flags=re.M)
+    text = '<!-- made by `make readme` from nbs/index.ipynb: edit that -->\n\n' + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
+    return text, {root / 'nbs' / name: data for name, data in resources['outputs'].items()}
+
+
+if __name__ == '__main__':
+    text, pictures = readme()
+    (root / 'README.md').write_text(text, encoding='utf-8')
+    for path, data in pictures.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
