@@ -14,6 +14,7 @@ class Directives(Preprocessor):
 
     def preprocess(self, nb, resources):
         nb.cells = [self.cell(c) for c in nb.cells if not re.search(r'^#\|\s*hide\s*$', c.source, re.M)]
+        nb.metadata['language_info'] = dict(name='python')   # nbdev_clean drops it; it colors the code
         return nb, resources
 
     def cell(self, c):
@@ -27,8 +28,7 @@ def readme():
     nb = nbformat.read(root / 'nbs/index.ipynb', 4)
     resources = dict(unique_key='index', output_files_dir='images')
     text, resources = MarkdownExporter(preprocessors=[Directives]).from_notebook_node(nb, resources)
-    text = re.sub(r'(!\[[^\]]*\]\()(?=images/)', r'\1nbs/', text)
-    text = re.sub(r'(\]\()(?!https?:|#|nbs/|\.\./)([^)]+\.ipynb)', r'\1nbs/\2', text).replace('](../', '](')
+    text = re.sub(r'(\]\()(?!https?:|#|\.\./)', r'\1nbs/', text).replace('](../', '](')   # links are relative to nbs/
     text = re.sub(r'[ \t]+$', '', text, flags=re.M)
     text = '<!-- made by `make readme` from nbs/index.ipynb: edit that -->\n\n' + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
     return text, {root / 'nbs' / name: data for name, data in resources['outputs'].items()}

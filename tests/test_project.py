@@ -1,0 +1,140 @@
+"""The project agrees with itself: quick checks, which `make test` runs before anything else."""
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from importlib.metadata import entry_points, requires, version
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root / 'workflow'))
+import readme  # noqa: E402
+
+settings = ConfigParser(delimiters=['='], interpolation=None)
+settings.read(root / 'settings.ini', encoding='utf-8')
+settings = settings['DEFAULT']
+
+
+def tracked():
+    "The repository's files, as git knows them."
+    run = subprocess.run(['git', 'ls-files', '-z'], cwd=root, capture_output=True, text=True) if shutil.which('git') else None
+    if run is None or run.returncode: pytest.skip('not a git checkout')
+    return [o for o in run.stdout.split('\0') if o and (root / o).is_file()]
+
+
+def pins(python):
+    "Package → pinned version, for one version of Python on Linux."
+    env = dict(python_version=python, python_full_version=python + '.9', sys_platform='linux', platform_system='Linux', os_name='posix',
+               platform_machine='x86_64', implementation_name='cpython', platform_python_implementation='CPython', extra='')
+    lines = [o.split('  #')[0] for o in (root / 'requirements/dev.txt').read_text().splitlines() if o and o[0] != '#']
+    found = [o for o in map(Requirement, lines) if not o.marker or o.marker.evaluate(env)]
+    names = [o.name for o in found]
+    assert len(names) == len(set(names)), f'pinned twice for {python}: {sorted(o for o in set(names) if names.count(o) > 1)}'
+    return env, {o.name.lower(): str(o.specifier) for o in found}
+
+
+def test_layout():
+    top = {o.split('/')[0] for o in tracked()}
+    assert top == {'nbs', 'cleftgan_nb', 'data_cards', 'outputs', 'tests', 'workflow', 'requirements', '.ci', 'settings.ini', 'pyproject.toml', 'setup.py',
+                   'Makefile', 'README.md', 'LICENSE', 'CITATION.cff', '.gitignore', '.gitattributes', '.importlinter'}
+
+
+def test_nothing_made_is_tracked():
+    made = [o for o in tracked() if re.match(r'(outputs/(?!README\.md)|_proc|_docs|\.venv)', o) or o.endswith(('.safetensors', '.pkl', '.pyc'))]
+    assert not made
+    large = [o for o in tracked() if (root / o).stat().st_size > 4 << 20]
+    assert not large, 'files over 4 MiB'
+
+
+def test_no_path_of_a_machine():
+    somewhere = re.compile(r'(?<![\w.~}])/(?:work|tmp|root|farm|home|Users)/[\w.]')
+    found = []
+    for name in tracked():
+        data = (root / name).read_bytes()
+        if b'\0' in data: continue
+        found += [f'{name}:{n}: {line.strip()[:100]}' for n, line in enumerate(data.decode().splitlines(), 1) if somewhere.search(line)]
+    assert not found, '\n'.join(found)
+
+
+def test_one_version():
+    citation = yaml.safe_load((root / 'CITATION.cff').read_text(encoding='utf-8'))
+    init = ast.parse((root / 'cleftgan_nb/__init__.py').read_text()).body
+    [stated] = [o.value.value for o in init if isinstance(o, ast.Assign) and o.targets[0].id == '__version__']
+    assert {settings['version'], str(citation['version']), stated, version('cleftgan_nb')} == {settings['version']}
+
+
+def test_metadata_comes_from_settings():
+    declared = {Requirement(o).name for o in requires('cleftgan_nb') if 'extra ==' not in o}
+    assert declared == {Requirement(o).name for o in settings['requirements'].split()}
+    [script] = entry_points(group='console_scripts', name='cleftgan')
+    assert f'{script.name}={script.value}' == settings['console_scripts']
+    pyproject = (root / 'pyproject.toml').read_text()
+    assert f'name="{settings["lib_name"]}"' in pyproject
+    assert f'requires-python=">={settings["min_python"]}"' in pyproject
+    assert settings['license'] == 'apache2' and 'license = "Apache-2.0"' in pyproject
+    assert 'Apache License' in (root / 'LICENSE').read_text()
+
+
+@pytest.mark.parametrize('python', ['3.10', '3.11', '3.12', '3.13'])
+def test_pins_fulfill_settings(python):
+    env, pinned = pins(python)
+    for wanted in map(Requirement, (settings['requirements'] + ' ' + settings['dev_requirements']).split()):
+        if wanted.marker and not wanted.marker.evaluate(env): continue
+        assert wanted.name in pinned, f'{wanted} has no pin for Python {python}: make lock'
+        assert SpecifierSet(str(wanted.specifier)).contains(pinned[wanted.name].removeprefix('==')), f'{wanted} is pinned to {pinned[wanted.name]}: make lock'
+    assert all(o.startswith('==') for o in pinned.values())
+
+
+def test_environment_is_the_pinned_one():
+    "Guards against testing with something else than what is pinned."
+    if '.venv' not in sys.prefix: pytest.skip('not run by make test')
+    _, pinned = pins('.'.join(map(str, sys.version_info[:2])))
+    for name in ('torch', 'numpy', 'numba', 'nbdev', 'pytest'):
+        assert version(name).split('+')[0] == pinned[name].removeprefix('==')
+
+
+def test_readme_is_made_from_the_notebook():
+    text, pictures = readme.readme()
+    assert (root / 'README.md').read_text(encoding='utf-8') == text, 'run make readme'
+    assert pictures, 'the README shows no picture of what the code makes'
+    for path, data in pictures.items(): assert path.read_bytes() == data, f'{path.name}: run make readme'
+
+
+def test_readme_links_lead_somewhere():
+    links = re.findall(r'\]\((?!https?:|#)([^)#]+)', (root / 'README.md').read_text(encoding='utf-8'))
+    assert links and not [o for o in links if not (root / o).exists()]
+
+
+def test_make_lists_its_targets():
+    help = subprocess.run(['make'], cwd=root, capture_output=True, text=True).stdout
+    for target in ('test', 'study', 'bench', 'lab', 'clean'): assert re.search(rf'^  {target} ', help, re.M), target
+
+
+def notebooks(): return sorted(str(o.relative_to(root)) for o in (root / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
+
+
+@pytest.mark.parametrize('notebook', notebooks())
+def test_notebook_says_what_it_is(notebook):
+    first = nbformat.read(root / notebook, 4).cells[0]
+    assert first.cell_type == 'markdown' and re.match(r'# .+\n+> .+', first.source), 'starts with a title and one sentence below it'
+    errors = [c.id for c in nbformat.read(root / notebook, 4).cells for o in c.get('outputs', []) if o.output_type == 'error']
+    assert not errors, 'stored with an error in it'
+
+
+@pytest.mark.parametrize('notebook', [o for o in notebooks() if o.startswith('nbs/study/')])
+def test_study_notebook_checks_its_parameters(notebook):
+    cells = [c for c in nbformat.read(root / notebook, 4).cells if c.cell_type == 'code']
+    [tagged] = [i for i, c in enumerate(cells) if 'parameters' in c.metadata.get('tags', [])]
+    named = {o.targets[0].id for o in ast.parse(cells[tagged].source).body}
+    assert 'check_parameters(globals(),' in cells[tagged + 1].source
+    assert named == {o.arg for o in next(o for o in ast.walk(ast.parse(cells[tagged + 1].source)) if isinstance(o, ast.Call)
+                                         and getattr(o.func, 'id', '') == 'check_parameters').keywords}
+    assert not any(re.match(r'#\|\s*export', c.source) for c in cells), 'what a second notebook would want belongs into the library'

@@ -1,0 +1,100 @@
+"""The study's chain: what it makes, twice the same; what it refuses."""
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import papermill
+import pytest
+import yaml
+
+from cleftgan_nb.study import read_recipe, sha256
+
+root = Path(__file__).resolve().parent.parent
+smoke = root / 'workflow/profiles/smoke.yaml'
+made = ['samples.png', 'samples.png.json', 'samples.csv', 'samples.csv.json', 'untrained.safetensors']
+pytestmark = pytest.mark.slow
+needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakemake needs Python 3.11')
+
+
+def workflow(folder, *more):
+    "Run the workflow in a folder of its own."
+    env = os.environ | dict(PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
+    return subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--configfile', smoke, '--cores', '1',
+                           '--directory', folder, *more], capture_output=True, text=True, timeout=900, env=env)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    "The results of two runs that know nothing of each other."
+    folders = [tmp_path_factory.mktemp(o) for o in ('first', 'second')]
+    for folder in folders:
+        run = workflow(folder)
+        assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return [o / 'outputs/smoke' for o in folders]
+
+
+@needs_snakemake
+@pytest.mark.parametrize('name', made)
+def test_two_runs_make_the_same_bytes(runs, name):
+    first, second = [(o / name).read_bytes() for o in runs]
+    assert len(first) > 100 and first == second
+
+
+@needs_snakemake
+def test_picture_carries_its_recipe(runs):
+    recipe = read_recipe(runs[0] / 'samples.png')
+    assert recipe == json.loads((runs[0] / 'samples.png.json').read_text())
+    assert recipe['kind'] == 'synthetic' and recipe['training'] == 'untrained' and 'untrained' in recipe['title']
+    assert recipe['inputs'] == {'checkpoint': sha256(runs[0] / 'untrained.safetensors')}
+    assert recipe['parameters']['images'] == yaml.safe_load(smoke.read_text())['sample']['images']
+    assert {'cleftgan_nb', 'torch', 'python'} <= recipe['versions'].keys() and recipe['machine']['processor']
+
+
+@needs_snakemake
+def test_table_has_a_row_for_each_image(runs):
+    rows = list(csv.DictReader((runs[0] / 'samples.csv').open()))
+    assert [int(o['seed']) for o in rows] == list(range(8))
+    assert len({o['sha256'] for o in rows}) == 8, 'two seeds, one image'
+
+
+@needs_snakemake
+def test_manifest_lists_what_is_there(runs):
+    listed = json.loads((runs[0] / 'manifest.json').read_text())['files']
+    assert {'samples.png', 'samples.csv'} <= listed.keys()
+    for name, entry in listed.items(): assert entry['sha256'] == sha256(runs[0] / name)
+
+
+@needs_snakemake
+def test_nothing_else_is_left_behind(runs):
+    assert {o.name for o in runs[0].iterdir()} == {*made, 'manifest.json', '01_sample.ipynb', '01_sample.log', 'untrained.log'}
+
+
+@needs_snakemake
+def test_dry_run_makes_nothing(tmp_path):
+    run = workflow(tmp_path, '--dry-run')
+    assert run.returncode == 0 and 'rule sample' in run.stdout + run.stderr
+    assert not (tmp_path / 'outputs').exists()
+
+
+@needs_snakemake
+def test_workflow_wants_a_profile(tmp_path):
+    run = subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--cores', '1', '--directory', tmp_path],
+                         capture_output=True, text=True, timeout=300)
+    assert run.returncode and 'workflow/profiles/smoke.yaml' in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize('given, told', [
+    (dict(truncation_spi=.5), 'truncation_spi: this notebook has no such parameter (did you mean truncation_psi?)'),
+    (dict(images=0), 'images: got 0; a whole number from 1 to'),
+    (dict(truncation_psi='half'), "truncation_psi: got 'half'; a number from"),
+    (dict(checkpoint='nowhere.safetensors'), 'nowhere.safetensors'),
+])
+def test_notebook_refuses(tmp_path, given, told):
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        papermill.execute_notebook(root / 'nbs/study/01_sample.ipynb', tmp_path / 'run.ipynb', dict(folder=str(tmp_path)) | given,
+                                   progress_bar=False, cwd=tmp_path)
+    assert told in str(caught.value.evalue)
+    assert not list(tmp_path.glob('*.png'))

@@ -1,0 +1,73 @@
+"""The wheel holds the library and nothing else, and works where nothing else is."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+root = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
+
+
+def run(*command, **more):
+    "The output of a command; what it said, where it fails."
+    done = subprocess.run([str(o) for o in command], capture_output=True, text=True, timeout=900, **more)
+    assert done.returncode == 0, f'{command}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}'
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "Built from a copy, so that no leftover of an earlier build gets in, nor anything into the checkout."
+    copy = tmp_path_factory.mktemp('source') / 'checkout'
+    leave = shutil.ignore_patterns('.git', '.venv*', 'outputs', 'build', 'dist', '*.egg-info', '.snakemake', '__pycache__', '.ipynb_checkpoints')
+    shutil.copytree(root, copy, ignore=leave)
+    run(sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', copy / 'dist', copy)
+    [wheel] = (copy / 'dist').iterdir()
+    return wheel
+
+
+def test_holds_the_library_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as z:
+        names = {o for o in z.namelist() if '.dist-info/' not in o}
+        info = {o.split('.dist-info/')[1] for o in z.namelist() if '.dist-info/' in o}
+    assert names == {str(o.relative_to(root)) for o in (root / 'cleftgan_nb').rglob('*.py')}
+    assert {'METADATA', 'entry_points.txt', 'licenses/LICENSE'} <= info
+
+
+@pytest.fixture(scope='module')
+def elsewhere(wheel, tmp_path_factory):
+    "An environment with the wheel and what the wheel asks for, at the pinned versions; and an empty folder to work in."
+    folder = tmp_path_factory.mktemp('elsewhere')
+    venv.create(folder / 'env', with_pip=True)
+    run(folder / 'env/bin/python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--constraint', root / 'requirements/dev.txt', wheel)
+    (folder / 'empty').mkdir()
+    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'VIRTUAL_ENV')} | dict(PATH=f"{folder / 'env/bin'}:/usr/bin:/bin")
+    return dict(cwd=folder / 'empty', env=env)
+
+
+def test_every_module_imports(elsewhere):
+    code = ('import cleftgan_nb, importlib, json, pkgutil; '
+            'names = [o.name for o in pkgutil.walk_packages(cleftgan_nb.__path__, "cleftgan_nb.")]; '
+            '[importlib.import_module(o) for o in names]; print(json.dumps([cleftgan_nb.__file__, names]))')
+    file, names = json.loads(run('python', '-c', code, **elsewhere))
+    assert not file.startswith(str(root)) and 'cleftgan_nb.networks.build' in names
+
+
+def test_commands_work(elsewhere):
+    shown = run('cleftgan', '--help', **elsewhere)
+    assert all(o in shown for o in ('convert', 'info', 'new', 'sample'))
+    run('cleftgan', 'new', 'stylegan3-t', '--resolution', '32', '--seed', '0', 'new.safetensors', **elsewhere)
+    assert 'untrained' in run('cleftgan', 'info', 'new.safetensors', **elsewhere).lower()
+    run('cleftgan', 'sample', 'new.safetensors', '--seeds', '0-1', '--out', 'grid.png', **elsewhere)
+    with Image.open(elsewhere['cwd'] / 'grid.png') as im:
+        assert im.size == (64, 32) or min(im.size) >= 32
+        assert len(im.getcolors(1 << 16)) > 16, 'one color only'
+        assert 'synthetic' in json.dumps(im.text)
+    assert sorted(o.name for o in elsewhere['cwd'].iterdir() if o.suffix in ('.safetensors', '.png')) == ['grid.png', 'new.safetensors']
