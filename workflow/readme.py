@@ -10,7 +10,7 @@ root = Path(__file__).resolve().parent.parent
 
 
 class Directives(Preprocessor):
-    "Obey and drop nbdev's `#|` lines: `#| hide` drops the cell, `#| echo: false` its code."
+    "Obey and drop the notebook's `#|` lines: `#| hide` drops the cell, `#| echo: false` its code, `#| fig-alt:` describes its picture."
 
     def preprocess(self, nb, resources):
         nb.cells = [self.cell(c) for c in nb.cells if not re.search(r'^#\|\s*hide\s*$', c.source, re.M)]
@@ -28,10 +28,11 @@ def readme():
     nb = nbformat.read(root / 'nbs/index.ipynb', 4)
     resources = dict(unique_key='index', output_files_dir='images')
     text, resources = MarkdownExporter(preprocessors=[Directives]).from_notebook_node(nb, resources)
+    for alt in re.findall(r'^#\|\s*fig-alt:\s*(.+)$', '\n'.join(c.source for c in nb.cells), re.M): text = text.replace('![png]', f'![{alt}]', 1)
     text = re.sub(r'(\]\()(?!https?:|#|\.\./)', r'\1nbs/', text).replace('](../', '](')   # links are relative to nbs/
     text = re.sub(r'[ \t]+$', '', text, flags=re.M)
     text = '<!-- made by `make readme` from nbs/index.ipynb: edit that -->\n\n' + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
-    return text, {root / 'nbs' / name: data for name, data in resources['outputs'].items()}
+    return text, {root / 'nbs' / name: data for name, data in resources['outputs'].items() if name in text}
 
 
 if __name__ == '__main__':
