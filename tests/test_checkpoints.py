@@ -1,0 +1,333 @@
+"""Checkpoints: exact round trips, files that are whole or not there, and a clear ValueError for whatever else is in a folder."""
+import errno, json, os, resource, signal, socket, struct, subprocess, sys, time, tracemalloc, warnings
+from pathlib import Path
+import numpy as np, pytest, torch
+from hypothesis import HealthCheck, given, settings, strategies as st
+from safetensors.torch import load_file, save_file
+from cleftgan_nb import checkpoints, networks
+from cleftgan_nb.checkpoints import load, save
+
+ABOUT = dict(licence='CC-BY-4.0', provenance={'data': 'phantom', 'seed': 3, 'versions': {'torch': torch.__version__}}, progress={'kimg': 12.5, 'augment_p': .3, 'done': False})
+ENV = {**os.environ, 'PYTHONPATH': str(Path(checkpoints.__file__).parents[1])}   # of processes started here, wherever the library lies
+SMALL = dict(channel_base=256, channel_max=12, z_dim=24, w_dim=32)
+
+def small(name='stylegan3-t', resolution=16, **kwargs):
+    torch.manual_seed(0)
+    return networks.build(name, resolution, **SMALL, **kwargs)
+
+def equal(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+
+@pytest.fixture(scope='module')
+def file(tmp_path_factory):
+    G, D = small()
+    return save(tmp_path_factory.mktemp('file')/'good.safetensors', D=D, G_ema=G, **ABOUT)
+
+# ---- round trips
+
+@pytest.mark.parametrize('name,c_dim', [('stylegan3-t', 0), ('stylegan3-r', 2), ('stylegan2', 2)])
+def test_round_trip(tmp_path, name, c_dim):
+    G, D = small(name, c_dim=c_dim)
+    E, _ = small(name, c_dim=c_dim)
+    with torch.no_grad():
+        for p in E.parameters(): p.add_(1)
+    c = load(save(tmp_path/'x.safetensors', G, D, E, **ABOUT))
+    assert equal(c.G, G) and equal(c.D, D) and equal(c.G_ema, E) and not equal(c.G, E)
+    assert [type(n) for n in c.networks.values()] == [type(n) for n in (G, D, E)] and c.sampler is c.G_ema
+    assert c.G.init_kwargs == G.init_kwargs and c.D.init_kwargs == D.init_kwargs
+    assert {k: c.meta[k] for k in ABOUT} == ABOUT
+    assert not any(p.requires_grad for p in c.G_ema.parameters()) and all(p.requires_grad for p in c.G.parameters())
+    assert not c.G.training
+    z, label = torch.randn(2, 24), torch.eye(2) if c_dim else None
+    with torch.no_grad():
+        noise = {'noise_mode': 'const'} if name == 'stylegan2' else {}
+        assert torch.equal(c.G(z, label, **noise), G.eval()(z, label, **noise))
+        x = torch.randn(2, 3, 16, 16)
+        assert torch.equal(c.D(x, label), D.eval()(x, label))
+
+def test_freeze_d(tmp_path):
+    D = networks.Discriminator(c_dim=0, img_resolution=16, img_channels=3, channel_base=256, channel_max=12, block_kwargs={'freeze_layers': 4})
+    c = load(save(tmp_path/'x.safetensors', D=D, **ABOUT))
+    assert equal(c.D, D) and [k for k, _ in c.D.named_parameters()] == [k for k, _ in D.named_parameters()] and 'b16.conv0.weight' in dict(c.D.named_buffers())
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_other_precision_comes_back(tmp_path, dtype):
+    _, D = small()
+    assert equal(load(save(tmp_path/'x.safetensors', D=D.to(dtype), **ABOUT)).D, D)
+
+def test_shared_strided_and_double(tmp_path):
+    "One network in two roles, tied weights, channels last: values are what counts"
+    G, D = small()
+    D.b16.conv0.weight = torch.nn.Parameter(D.b16.conv0.weight.detach().to(memory_format=torch.channels_last))
+    D.b16.conv0.bias = D.b16.fromrgb.bias
+    c = load(save(tmp_path/'x.safetensors', G, D, G, **ABOUT))
+    assert equal(c.G, G) and equal(c.G_ema, G) and equal(c.D, D)
+    with torch.no_grad(): c.G.synthesis.input.weight.add_(1)
+    assert equal(c.G_ema, G)
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half(tmp_path, file, dtype):
+    G, D = small()
+    half = save(tmp_path/'x.safetensors', D=D, G_ema=G, **ABOUT, dtype=dtype)
+    assert half.stat().st_size < .62 * file.stat().st_size
+    got = load(half).G_ema.state_dict()
+    assert {t.dtype for t in got.values()} == {torch.float32}
+    for k, t in G.state_dict().items():
+        assert torch.equal(got[k], t.to(dtype).float() if k.endswith('weight') else t), k
+    if dtype == torch.float16:
+        with torch.no_grad(): D.b4.out.weight[0, 0] = 1e6
+        with pytest.raises(ValueError, match='too large for torch.float16'): save(half, D=D, **ABOUT, dtype=dtype)
+
+def test_same_bytes_everywhere(tmp_path, file):
+    "In another process, too, where Python's hashes differ"
+    code = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from test_checkpoints import *; G, D = small(); save({str(tmp_path/'x.safetensors')!r}, D=D, G_ema=G, **ABOUT)"
+    subprocess.run([sys.executable, '-c', code], check=True, env={**ENV, 'PYTHONHASHSEED': '7'})
+    assert (tmp_path/'x.safetensors').read_bytes() == file.read_bytes()
+    c = load(file)
+    assert save(tmp_path/'y.safetensors', **c.networks, **{k: c.meta[k] for k in ABOUT}).read_bytes() == file.read_bytes()
+
+def test_the_format_is_safetensors(file):
+    tensors = load_file(file)
+    G, D = small()
+    assert tensors.keys() == {f'{r}/{k}' for r, n in dict(D=D, G_ema=G).items() for k in n.state_dict()}
+    assert all(torch.equal(t, tensors[f'D/{k}']) for k, t in D.state_dict().items())
+    with open(file, 'rb') as f: header = json.loads(f.read(struct.unpack('<Q', f.read(8))[0]))
+    assert all(e['data_offsets'][0] % 4 == 0 for k, e in header.items() if k != '__metadata__')
+
+def test_loading_draws_nothing(file):
+    torch.manual_seed(1); expected = torch.rand(3); torch.manual_seed(1); load(file)
+    assert torch.equal(torch.rand(3), expected)
+
+# ---- whole or not at all
+
+def lonely(folder): return sorted(p.name for p in folder.iterdir())
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), MemoryError(), OSError(errno.ENOSPC, 'No space left on device')])
+@pytest.mark.parametrize('when', ['write', 'fsync', 'replace'])
+def test_failures_leave_the_old_file(tmp_path, monkeypatch, error, when):
+    G, D = small()
+    old = save(tmp_path/'x.safetensors', G, **ABOUT).read_bytes()
+    def fail(*a, **k): raise error
+    if when == 'write':   # the header fits on the disk, the third tensor doesn't
+        numbers = iter(range(10**6)); real = torch.Tensor.numpy
+        monkeypatch.setattr(torch.Tensor, 'numpy', lambda self, *a: fail() if next(numbers) == 3 else real(self, *a))
+    else: monkeypatch.setattr(os, when, fail)
+    with pytest.raises(type(error)): save(tmp_path/'x.safetensors', G, D, **ABOUT)
+    monkeypatch.undo()
+    assert lonely(tmp_path) == ['x.safetensors'] and (tmp_path/'x.safetensors').read_bytes() == old
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
+def test_full_disk(tmp_path, monkeypatch):
+    "A real full device under the unfinished part"
+    real = open
+    monkeypatch.setattr('builtins.open', lambda path, *a, **k: real('/dev/full', 'wb') if str(path).endswith('.part') else real(path, *a, **k))
+    with pytest.raises(OSError, match='No space left'): save(tmp_path/'x.safetensors', small()[0], **ABOUT)
+    monkeypatch.undo()
+    assert lonely(tmp_path) == []
+
+@pytest.mark.parametrize('wrong,match', [
+    (dict(progress={'loss': float('nan')}), r"progress\['loss'\] is float 'nan'"), (dict(provenance={'file': object()}), r"provenance\['file'\] is object"),
+    (dict(provenance={'x': {1: 2}}), 'words as keys'), (dict(licence=None), 'licence=None; accepted: words'), (dict(progress=None), 'progress=None; accepted: a dict'),
+    (dict(dtype=torch.int8), 'accepted: None, torch.float16'), (dict(G=torch.nn.Linear(1, 1)), 'G is a Linear'), (dict(G='net'), 'G is a str'), (dict(G=None), 'at least one')])
+def test_wrong_arguments_write_nothing(tmp_path, wrong, match):
+    with pytest.raises(ValueError, match=match): save(tmp_path/'x.safetensors', **{**ABOUT, 'G': small()[0], **wrong})
+    with pytest.raises(ValueError, match='ends in .safetensors'): save(tmp_path/'x.pkl', G=small()[0], **ABOUT)
+    assert lonely(tmp_path) == []
+
+def test_endless_metadata(tmp_path):
+    loop = {}; loop['loop'] = loop
+    with pytest.raises(ValueError, match='provenance'): save(tmp_path/'x.safetensors', G=small()[0], **{**ABOUT, 'provenance': loop})
+
+def test_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match='make it first'): save(tmp_path/'no'/'x.safetensors', G=small()[0], **ABOUT)
+    (tmp_path/'y.safetensors').mkdir()
+    with pytest.raises(ValueError, match='is a folder'): save(tmp_path/'y.safetensors', G=small()[0], **ABOUT)
+    (tmp_path/'real').mkdir(); (tmp_path/'link.safetensors').symlink_to(tmp_path/'real'/'x.safetensors')
+    save(tmp_path/'link.safetensors', G=small()[0], **ABOUT)
+    assert (tmp_path/'link.safetensors').is_symlink() and load(tmp_path/'real'/'x.safetensors')
+
+SAVER = """
+import os, sys; sys.path.insert(0, {tests!r})
+from test_checkpoints import *
+G, D = small()
+print('ready', flush=True)
+for line in sys.stdin:
+    pid = os.fork()   # a fresh process to kill, without the seconds that importing torch takes
+    while pid == 0: save({path!r}, G, D, G, **ABOUT)
+    print(pid, flush=True)
+    os.waitpid(pid, 0)
+    print('gone', flush=True)
+"""
+
+def test_kill(tmp_path):
+    "SIGKILL at any moment leaves a file that loads; the next save removes the remains"
+    path = tmp_path/'x.safetensors'
+    G, D = small()
+    old, rng, seen, parts = save(path, G, **ABOUT).read_bytes(), np.random.default_rng(0), [], 0
+    with subprocess.Popen([sys.executable, '-c', SAVER.format(tests=os.path.dirname(__file__), path=str(path))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENV) as p:
+        assert p.stdout.readline() == 'ready\n'
+        for attempt in range(25):
+            save(path, G, **ABOUT)
+            assert lonely(tmp_path) == ['x.safetensors']
+            p.stdin.write('go\n'); p.stdin.flush()
+            pid = int(p.stdout.readline())
+            if attempt % 5 == 4:   # catch it in the act
+                deadline = time.time() + 10
+                while not any(n.endswith('.part') for n in lonely(tmp_path)) and time.time() < deadline: pass
+            else: time.sleep(rng.uniform(0, .03))
+            os.kill(pid, signal.SIGKILL)
+            assert p.stdout.readline() == 'gone\n'
+            parts += any(n.endswith('.part') for n in lonely(tmp_path))
+            seen.append(len(load(path).networks))
+            assert path.read_bytes() == old if seen[-1] == 1 else equal(load(path).D, D)
+        p.stdin.close()
+    save(path, G, **ABOUT)
+    assert lonely(tmp_path) == ['x.safetensors']
+    assert {1, 3} == set(seen) and parts   # old files, new files and remains were all seen
+
+def test_another_process_at_work_is_left_alone(tmp_path):
+    mine, other = tmp_path/f'.x.safetensors.{socket.gethostname()}-{os.getppid()}.part', tmp_path/'.x.safetensors.elsewhere-1.part'
+    mine.touch(); other.touch()
+    save(tmp_path/'x.safetensors', small()[0], **ABOUT)
+    assert mine.exists() and other.exists()
+
+# ---- broken and hostile files
+
+def header_of(data): return json.loads(data[8:8+struct.unpack('<Q', data[:8])[0]]), data[8+struct.unpack('<Q', data[:8])[0]:]
+
+def pack(header, numbers):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack('<Q', len(text)) + text + numbers
+
+def refuse(tmp_path, data, match=None):
+    (tmp_path/'bad.safetensors').write_bytes(data)
+    with pytest.raises(ValueError, match=match) as e: load(tmp_path/'bad.safetensors')
+    assert str(e.value).startswith('bad.safetensors cannot be loaded: ') and len(str(e.value)) < 1200 and '\n' not in str(e.value)
+    assert lonely(tmp_path) == ['bad.safetensors']
+
+def changed(entry=None, meta=None, name='D/b4.out.bias'):
+    "A function that changes one tensor's entry or the metadata"
+    def change(header):
+        if entry: header[name].update(entry)
+        if meta: header['__metadata__'].update(meta)
+    return change
+
+def drop(name):
+    def change(header): del header[name]
+    return change
+
+def config(role, **kwargs):
+    def change(header):
+        nets = json.loads(header['__metadata__']['networks'])
+        nets[role]['kwargs'].update(kwargs)
+        header['__metadata__']['networks'] = json.dumps(nets)
+    return change
+
+CHANGES = {
+    'other dtype': (changed({'dtype': 'F16'}), 'do not fit together'), 'unknown dtype': (changed({'dtype': 'Q4'}), 'accepted: F64'), 'dtype a list': (changed({'dtype': []}), 'accepted: F64'),
+    'negative offset': (changed({'data_offsets': [-4, 0]}), 'do not fit'), 'no offsets': (changed({'data_offsets': []}), 'without dtype'), 'giant': (changed({'shape': [2**39, 2**39], 'data_offsets': [0, 2**62]}), 'do not fit'),
+    'overlap': (changed({'data_offsets': [0, 4]}), 'overlaps|gap'), 'float shape': (changed({'shape': [1.0]}), 'do not fit'), 'bool shape': (changed({'shape': [True]}), 'do not fit'),
+    'missing tensor': (drop('D/b4.out.bias'), 'gap|fill'), 'no metadata': (drop('__metadata__'), 'another project'), 'metadata not words': (changed(meta={'x': 1}), 'another project'),
+    'version 2': (changed(meta={'cleftgan_nb': '2'}), 'format 2; this version reads 1: update'), 'networks no JSON': (changed(meta={'networks': '{'}), 'networks is damaged'),
+    'networks a list': (changed(meta={'networks': '[]'}), 'not as saved'), 'unknown role': (changed(meta={'networks': '{"H": {}}'}), 'not as saved'), 'progress a number': (changed(meta={'progress': '1'}), 'not as saved'),
+    'deep JSON': (changed(meta={'progress': '['*100000}), 'progress is damaged'), 'NaN': (changed(meta={'half': 'I8'}), 'half type'),
+    'config empty': (changed(meta={'networks': '{"D": {}, "G_ema": {}}'}), 'accepted: an architecture of'), 'one network missing': (changed(meta={'networks': '{"D": {}}'}), 'disagree about G_ema'),
+    'resolution 32': (config('D', img_resolution=32), 'lacks .* tensors'), 'resolution 8': (config('D', img_resolution=8), 'lacks|does not'), 'resolution 2^20': (config('D', img_resolution=2**20), 'accepted: 0 to 4096'),
+    'unknown keyword': (config('D', wings=2), 'wings'), 'wide': (config('G_ema', channel_max=16), 'lacks'), 'wide D': (config('D', channel_max=16), 'should be'), 'wrong type': (config('G_ema', img_resolution='16'), 'cannot be built'),
+    'endless layers': (config('G_ema', num_layers=10**9), 'accepted: 0 to 64'), 'huge filter': (config('G_ema', filter_size=10**5), 'accepted: 0 to 32'), 'architecture': (changed(meta={'networks': '{"D": {"architecture": "os.system", "kwargs": {}}, "G_ema": {"architecture": [], "kwargs": {}}}'}), 'accepted: an architecture'),
+}
+
+@pytest.mark.parametrize('what', CHANGES)
+def test_changed_headers(tmp_path, file, what):
+    change, match = CHANGES[what]
+    header, numbers = header_of(file.read_bytes())
+    change(header)
+    refuse(tmp_path, pack(header, numbers), match)
+
+def test_missing_and_surplus_tensors(tmp_path, file):
+    def rewrite(change):
+        tensors, (header, _) = load_file(file), header_of(file.read_bytes())
+        change(tensors)
+        save_file(tensors, tmp_path/'bad.safetensors', header['__metadata__'])
+        return (tmp_path/'bad.safetensors').read_bytes()
+    assert (tmp_path/'bad.safetensors').write_bytes(rewrite(lambda t: None)) and load(tmp_path/'bad.safetensors')
+    refuse(tmp_path, rewrite(lambda t: t.pop('D/b4.out.bias')), 'D lacks 1 tensors of its architecture: b4.out.bias')
+    refuse(tmp_path, rewrite(lambda t: t.update({'D/more': torch.zeros(1)})), 'D has 1 tensors that its architecture does not: more')
+    refuse(tmp_path, rewrite(lambda t: t.update({'H/more': torch.zeros(1)})), 'disagree about H')
+    refuse(tmp_path, rewrite(lambda t: t.update({'D/b4.out.bias': torch.zeros(2)})), r'b4.out.bias is \[2\] and should be \[1\]')
+    refuse(tmp_path, rewrite(lambda t: t.update({'D/b4.out.bias': torch.zeros(1, dtype=torch.int32)})), 'torch.int32 and should be a float')
+    (tmp_path/'bad.safetensors').unlink()
+
+def test_broken_files(tmp_path, file):
+    data = file.read_bytes()
+    header, numbers = header_of(data)
+    for percent in range(0, 100, 5): refuse(tmp_path, data[:len(data)*percent//100], 'claims a header|fill|damaged')
+    refuse(tmp_path, data[:-1], 'fill'); refuse(tmp_path, data + b'\0', 'fill')
+    for length in (2**63, 2**64-1, len(data), len(data)-7, 10**8+1, 0, 1): refuse(tmp_path, struct.pack('<Q', length) + data[8:], 'claims a header')
+    for text in (b'[]', b'null', b'"x"', b'{"a":', b'\xff\xfe{}', b'['*10**6, b'{"__metadata__":{}}', b'{"a":1,"a":2}', b'{"a":[]}', b'1'*5000): refuse(tmp_path, pack(text, numbers))
+    twice = json.dumps(header)[:-1] + ', "D/b4.out.bias": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+    refuse(tmp_path, pack(twice.encode(), numbers), 'names something twice')
+    overlap = {**header, 'D/b4.out.bias': header['D/b4.fc.bias'] | {'shape': [12]}}
+    refuse(tmp_path, pack(overlap, numbers), 'overlaps|do not fit|gap')
+
+def test_other_safetensors(tmp_path):
+    save_file({'weight': torch.zeros(3)}, tmp_path/'bad.safetensors')
+    refuse(tmp_path, (tmp_path/'bad.safetensors').read_bytes(), 'another project .its metadata has nothing')
+    save_file({'weight': torch.zeros(3)}, tmp_path/'bad.safetensors', {'format': 'pt'})
+    refuse(tmp_path, (tmp_path/'bad.safetensors').read_bytes(), 'another project .its metadata has format')
+
+def test_claims_cost_nothing(tmp_path, file):
+    "Neither a header nor a configuration makes the computer reserve what it claims"
+    data = file.read_bytes(); header, numbers = header_of(data)
+    config('G_ema', channel_base=2**20, channel_max=8192, img_resolution=4096)(header)
+    load(file)
+    tracemalloc.start()
+    try:
+        refuse(tmp_path, struct.pack('<Q', 10**8) + data[8:])
+        before = resident()
+        refuse(tmp_path, pack(header, numbers), 'lacks')
+        assert tracemalloc.get_traced_memory()[1] < 60e6 and resident() - before < 200e6
+    finally: tracemalloc.stop()
+
+def resident():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_not_finite_is_flagged(tmp_path, value):
+    _, D = small()
+    with torch.no_grad(): D.b4.out.weight[0, 0] = value
+    save(tmp_path/'x.safetensors', D=D, **ABOUT)
+    with pytest.warns(UserWarning, match='not finite: D/b4.out.weight'): c = load(tmp_path/'x.safetensors')
+    assert c.meta['nonfinite'] == ['D/b4.out.weight'] and 'NOT FINITE: D/b4.out.weight' in repr(c)
+    with pytest.raises(ValueError, match='has no generator, only D'): c.sampler
+
+def test_wrong_paths(tmp_path):
+    for name in 'x.safetensors', 'x.pkl':
+        with pytest.raises(FileNotFoundError, match='give the path of a checkpoint'): load(tmp_path/name)
+    (tmp_path/'y.safetensors').mkdir()
+    with pytest.raises(FileNotFoundError): load(tmp_path/'y.safetensors')
+    for name in 'x.pt', 'x', 'x.SAFETENSOR': 
+        with pytest.raises(ValueError, match='accepted: .safetensors, .pkl'): load(tmp_path/name)
+
+def test_reprs(file):
+    c = load(file)
+    assert 'StyleGAN3Generator' in repr(c) and 'CC-BY-4.0' in repr(c) and 'kimg' in c._repr_html_()
+    c.meta['licence'] = '<b>'
+    assert '<b>' not in c._repr_html_().replace('<p><b>', '')
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_random_damage(tmp_path, file, data):
+    "A changed file loads, or is a ValueError; nothing else"
+    good = file.read_bytes(); bad = bytearray(good)
+    header = 8 + struct.unpack('<Q', good[:8])[0]
+    for _ in range(data.draw(st.integers(1, 3))): bad[data.draw(st.integers(0, header if data.draw(st.booleans()) else len(bad)-1))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        a = data.draw(st.integers(0, header)); del bad[a:a+data.draw(st.integers(0, 40))]
+    (tmp_path/'bad.safetensors').write_bytes(bad)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try: c = load(tmp_path/'bad.safetensors')
+        except ValueError: return
+    assert set(c.networks) == {'D', 'G_ema'}

@@ -1,0 +1,138 @@
+"""The command line: what it writes, what it says, and that every mistake is one line and exit code 2."""
+import json, os, subprocess, sys
+from pathlib import Path
+import numpy as np, pytest, torch
+from PIL import Image
+from cleftgan_nb import __version__, checkpoints, cli, networks
+from published import published
+
+ENV = {**os.environ, 'PYTHONPATH': str(Path(cli.__file__).parents[1])}   # of processes started here, wherever the library lies
+SMALL = ['--resolution', '16', '--set', 'channel_base=256', '--set', 'channel_max=12', '--set', 'z_dim=24', '--set', 'w_dim=32']
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    "Run a command in an empty folder: (exit code, output, errors)"
+    monkeypatch.chdir(tmp_path)
+    def run(*argv):
+        try: code = cli.main([str(a) for a in argv])
+        except SystemExit as e: code = e.code
+        return (code, *capsys.readouterr())
+    return run
+
+@pytest.fixture
+def net(run):
+    assert run('new', 'stylegan3-t', *SMALL, 'net.safetensors')[0] == 0
+    return 'net.safetensors'
+
+def mistake(run, *argv, says):
+    before = sorted(os.listdir())
+    code, out, err = run(*argv)
+    assert (code, out) == (2, '') and err.startswith('cleftgan: error: ') and err.count('\n') == 1 and 'Traceback' not in err and says in err, err
+    assert sorted(os.listdir()) == before
+
+@pytest.mark.parametrize('name', ['stylegan3-t', 'stylegan3-r', 'stylegan2'])
+def test_new(run, name):
+    code, out, err = run('new', name, *SMALL, 'a.safetensors', '--seed', 3)
+    assert code == 0 and err == '' and 'StyleGAN' in out and "'untrained': True" in out
+    run('new', name, *SMALL, 'b.safetensors', '--seed', 3); run('new', name, *SMALL, 'c.safetensors', '--seed', 4)
+    a, b, c = (checkpoints.sha256(f'{x}.safetensors') for x in 'abc')
+    assert a == b != c
+    ckpt = checkpoints.load('a.safetensors')
+    assert ckpt.meta['provenance']['untrained'] is True and ckpt.meta['progress']['kimg'] == 0 and list(ckpt.networks) == ['D', 'G_ema']
+
+def test_sample(run, net):
+    assert run('sample', net, '--seeds', '0-4,9', '--out', 'a.png')[0] == 0
+    assert run('sample', net, '--seeds', '0-4,9', '--out', 'b.png')[0] == 0
+    with open('a.png', 'rb') as a, open('b.png', 'rb') as b: assert a.read() == b.read()
+    with Image.open('a.png') as im: pixels, text = np.array(im), dict(im.text)
+    assert pixels.shape == (32, 48, 3) and pixels.std() > 0
+    recipe = json.loads(text['recipe'])
+    assert text['Source'] == recipe['kind'] == 'synthetic' and text['Software'] == f'cleftgan_nb {__version__}' and recipe['untrained'] is True and 'untrained' in text['Title']
+    assert recipe['seeds'] == [0, 1, 2, 3, 4, 9] and recipe['sha256'] == checkpoints.sha256(net) and recipe['file'] == net and os.getcwd() not in str(text)
+    G = checkpoints.load(net).G_ema
+    z = torch.from_numpy(np.random.RandomState(9).randn(1, 24)).float()
+    with torch.no_grad(): expected = (G(z, None)[0]*127.5 + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    assert (pixels[16:, 32:] == expected).all()
+    assert sorted(os.listdir()) == ['a.png', 'b.png', net]
+
+def test_truncation_and_columns(run, net):
+    G = checkpoints.load(net)
+    G.G_ema.mapping.w_avg.normal_()
+    checkpoints.save(net, G_ema=G.G_ema, licence='x', provenance={}, progress={})
+    run('sample', net, '--seeds', '1-3', '--columns', 3, '--truncation-psi', 0, '--out', 'a.png'); run('sample', net, '--seeds', '1-3', '--columns', 1, '--out', 'b.png')
+    with Image.open('a.png') as a, Image.open('b.png') as b: a, b = np.array(a), np.array(b)
+    assert a.shape == (16, 48, 3) and b.shape == (48, 16, 3)
+    assert (a[:, :16] == a[:, 16:32]).all() and (b[:16] != b[16:32]).any()
+
+def test_labels(run):
+    assert run('new', 'stylegan2', *SMALL, '--set', 'c_dim=3', 'c.safetensors')[0] == 0
+    mistake(run, 'sample', 'c.safetensors', '--out', 'x.png', says='needs a label from 0 to 2')
+    mistake(run, 'sample', 'c.safetensors', '--label', 3, '--out', 'x.png', says='needs a label from 0 to 2')
+    run('sample', 'c.safetensors', '--label', 0, '--out', 'a.png'); run('sample', 'c.safetensors', '--label', 2, '--out', 'b.png')
+    with Image.open('a.png') as a, Image.open('b.png') as b: assert (np.array(a) != np.array(b)).any()
+
+def test_convert(run):
+    torch.manual_seed(0)
+    G, D = networks.build('stylegan2', 16, channel_base=256, channel_max=12, z_dim=24, w_dim=32)
+    with open('in.pkl', 'wb') as f: f.write(published({}, D=D, G_ema=G, augment_p=.5))
+    code, out, err = run('convert', 'in.pkl', 'out.safetensors', '--licence', 'CC-BY-4.0')
+    assert code == 0 and err == '' and 'StyleGAN2Generator' in out and 'Discriminator' in out and 'CC-BY-4.0' in out
+    assert run('convert', 'in.pkl', 'half.safetensors', '--half', 'float16')[0] == 0 and os.path.getsize('half.safetensors') < .7*os.path.getsize('out.safetensors')
+    mistake(run, 'convert', 'in.pkl', 'out.safetensors', says='--force to replace')
+    assert run('convert', 'in.pkl', 'out.safetensors', '--force')[0] == 0
+    for file in 'in.pkl', 'out.safetensors': assert 'StyleGAN2Generator' in run('info', file)[1]
+    run('sample', 'in.pkl', '--out', 'a.png'); run('sample', 'out.safetensors', '--out', 'b.png')
+    with Image.open('a.png') as a, Image.open('b.png') as b: assert (np.array(a) == np.array(b)).all()
+
+def test_hostile_pickle(run):
+    with open('in.pkl', 'wb') as f: f.write(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    for argv in ('convert', 'in.pkl', 'x.safetensors'), ('info', 'in.pkl'), ('sample', 'in.pkl'): mistake(run, *argv, says='refused: os.system')
+
+@pytest.mark.parametrize('argv,says', [
+    (('paint',), "invalid choice: 'paint'"), ((), 'COMMAND'), (('info',), 'file'), (('info', 'no.safetensors'), 'no file no.safetensors'), (('info', 'no.pt'), 'accepted: .safetensors, .pkl'),
+    (('sample', 'net.safetensors', '--seeds', '5-1'), '5-1'), (('sample', 'net.safetensors', '--seeds', ''), 'is no seed'), (('sample', 'net.safetensors', '--out', 'a.jpg'), 'ends in .png'),
+    (('sample', 'net.safetensors', '--out', 'no/a.png'), 'make it first'), (('sample', 'net.safetensors', '--truncation-psi', 'nan'), 'accepted: a number'), (('sample', 'net.safetensors', '--columns', '0'), 'above 0'),
+    (('sample', 'net.safetensors', '--label', '0'), 'has no labels'), (('new', 'stylegan9', '--resolution', '16', 'x.safetensors'), 'stylegan9'), (('new', 'stylegan2', '--resolution', '17', 'x.safetensors'), '17'),
+    (('new', 'stylegan2', 'x.safetensors'), '--resolution'), (('new', 'stylegan2', '--resolution', '16', '--set', 'wings=2', 'x.safetensors'), 'wings'), (('new', 'stylegan2', *SMALL, 'net.safetensors'), '--force'),
+    (('new', 'stylegan2', '--resolution', '16', '--set', 'channel_max', 'x.safetensors'), 'accepted: name=value'), (('new', 'stylegan2', *SMALL, 'x.pt'), 'ends in .safetensors'), (('convert', 'no.pkl', 'x.safetensors'), 'no file no.pkl'),
+    (('convert', 'net.safetensors', 'x.pkl'), 'ends in .safetensors'), (('sample', 'net.safetensors', '--frob'), '--frob')])
+def test_mistakes(run, net, argv, says): mistake(run, *argv, says=says)
+
+def test_debug_shows_where(run):
+    with pytest.raises(FileNotFoundError): cli.main(['info', 'no.safetensors', '--debug'])
+    with pytest.raises(FileNotFoundError): cli.main(['--debug', 'info', 'no.safetensors'])
+
+def test_a_bug_is_one_line_too(run, net, monkeypatch):
+    monkeypatch.setattr(cli, 'picture', lambda *a: 1/0)
+    mistake(run, 'sample', net, says='ZeroDivisionError: division by zero; this should not happen')
+
+def test_interrupt(run, net, monkeypatch):
+    def interrupt(*a): raise KeyboardInterrupt
+    monkeypatch.setattr(cli, 'picture', interrupt)
+    assert run('sample', net)[0] == 130 and not os.path.exists('sample.png')
+
+def test_warnings_are_one_line(run, net):
+    c = checkpoints.load(net)
+    with torch.no_grad(): c.G_ema.synthesis.input.weight[0, 0] = float('nan')
+    checkpoints.save(net, G_ema=c.G_ema, licence='x', provenance={}, progress={})
+    code, out, err = run('info', net)
+    assert code == 0 and 'NOT FINITE' in out and err.startswith('cleftgan: warning: net.safetensors: not finite') and err.count('\n') == 1
+
+@pytest.mark.parametrize('command', [(), ('convert',), ('info',), ('new',), ('sample',)])
+def test_help(run, command):
+    code, out, err = run(*command, '--help')
+    assert code == 0 and 'examples:\n  cleftgan ' in out and all(f'cleftgan {c}' in out for c in command)
+
+def test_help_is_quick():
+    "Neither torch nor numpy is imported to help"
+    code = "import sys; from cleftgan_nb.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch', 'numpy', 'numba', 'PIL') if m in sys.modules])"
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=ENV).stdout
+    assert out.splitlines()[-1] == '[]'
+
+def test_as_a_command(net, tmp_path):
+    "In a process of its own, as the console script runs it"
+    def command(*argv): return subprocess.run([sys.executable, '-c', 'import sys; from cleftgan_nb.cli import main; sys.exit(main())', *argv], capture_output=True, text=True, cwd=tmp_path, env=ENV)
+    good, bad, version = command('sample', net, '--seeds', '0-1'), command('sample', 'no.pkl'), command('--version')
+    assert good.returncode == 0 and (tmp_path/'sample.png').exists() and good.stderr == ''
+    assert bad.returncode == 2 and bad.stderr.count('\n') == 1
+    assert version.stdout == f'cleftgan_nb {__version__}\n'
