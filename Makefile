@@ -32,7 +32,7 @@ test: env  ## every test: the project's own checks first, then the notebooks, th
 
 check: env  ## what must agree: notebooks and library, notebooks and README, who imports whom
 	.ci/synced
-	lint-imports
+	lint-imports --no-logo
 
 study: env workflow/profiles/$(PROFILE).yaml  ## run the study: make study PROFILE=smoke (minutes on a CPU)
 	@python -c 'import snakemake' 2>/dev/null || { echo "The study runs by snakemake, which needs Python 3.11 or newer: make clean, then make study PYTHON=python3.11"; exit 1; }

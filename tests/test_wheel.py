@@ -63,7 +63,7 @@ def test_every_module_imports(elsewhere):
 def test_commands_work(elsewhere):
     shown = run('cleftgan', '--help', **elsewhere)
     assert all(o in shown for o in ('convert', 'info', 'new', 'sample'))
-    run('cleftgan', 'new', 'stylegan3-t', '--resolution', '32', '--seed', '0', 'new.safetensors', **elsewhere)
+    run('cleftgan', 'new', 'stylegan3-t', '--resolution', '32', '--seed', '0', '--set', 'channel_base=2048', '--set', 'channel_max=64', 'new.safetensors', **elsewhere)
     assert 'untrained' in run('cleftgan', 'info', 'new.safetensors', **elsewhere).lower()
     run('cleftgan', 'sample', 'new.safetensors', '--seeds', '0-1', '--out', 'grid.png', **elsewhere)
     with Image.open(elsewhere['cwd'] / 'grid.png') as im:
