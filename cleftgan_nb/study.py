@@ -6,7 +6,7 @@
 __all__ = ['commit', 'versions', 'processor', 'machine', 'recipe', 'save_figure', 'read_recipe', 'sheet', 'save_table',
            'check_parameters', 'save_manifest']
 
-# %% ../nbs/60_study.ipynb #f7b30201
+# %% ../nbs/60_study.ipynb #56f54e3c
 import csv, difflib, io, json, platform, subprocess
 from numbers import Integral, Real
 from datetime import datetime, timezone
@@ -18,7 +18,7 @@ import cleftgan_nb
 from .checkpoints import atomic, sha256
 from .cli import save_png
 
-# %% ../nbs/60_study.ipynb #2b499008
+# %% ../nbs/60_study.ipynb #0f7a26df
 def commit()->str|None: # None for an installed library, or where there is no git
     "The commit of the running library."
     git = ['git', '-C', str(Path(cleftgan_nb.__file__).parent)]
@@ -28,7 +28,7 @@ def commit()->str|None: # None for an installed library, or where there is no gi
     except OSError: return None
     return run.stdout.strip() or None
 
-# %% ../nbs/60_study.ipynb #7f2c42a8
+# %% ../nbs/60_study.ipynb #5f328815
 def versions()->dict: # package → version
     "Versions of what the numbers depend on."
     def of(name):
@@ -36,7 +36,7 @@ def versions()->dict: # package → version
         except PackageNotFoundError: return 'not installed'
     return dict(cleftgan_nb=cleftgan_nb.__version__, python=platform.python_version(), **{o: of(o) for o in ('torch', 'numba', 'numpy', 'scipy', 'pillow')})
 
-# %% ../nbs/60_study.ipynb #4273e868
+# %% ../nbs/60_study.ipynb #110b318b
 def processor()->str: # such as 'Intel(R) Xeon(R) ...'
     "The model of this machine's CPU."
     try: lines = Path('/proc/cpuinfo').read_text().splitlines()
@@ -44,7 +44,7 @@ def processor()->str: # such as 'Intel(R) Xeon(R) ...'
     names = [o.split(':', 1)[1].strip() for o in lines if o.startswith('model name')]
     return names[0] if names else platform.processor() or platform.machine()
 
-# %% ../nbs/60_study.ipynb #51173568
+# %% ../nbs/60_study.ipynb #401d24d6
 def machine(
     device='cpu', # where the network ran
 )->dict:
@@ -53,7 +53,7 @@ def machine(
     gpu = dict(gpu=torch.cuda.get_device_name(device)) if device.type == 'cuda' else {}
     return dict(system=f'{platform.system()} {platform.machine()}', processor=processor(), threads=torch.get_num_threads(), device=device.type, **gpu)
 
-# %% ../nbs/60_study.ipynb #9f087b92
+# %% ../nbs/60_study.ipynb #52b65448
 def recipe(
     title:str, # what the figure or table shows, in a few words
     parameters:dict, # the notebook's, as `check_parameters` returned them
@@ -65,14 +65,14 @@ def recipe(
     return dict(title=title, kind='synthetic', **more, parameters=parameters, inputs={k: sha256(v) for k,v in (inputs or {}).items()},
                 commit=commit(), versions=versions(), machine=machine(device))
 
-# %% ../nbs/60_study.ipynb #dd114712
+# %% ../nbs/60_study.ipynb #0fbde172
 def _save(path:Path, text:str):
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as f: f.write(text.encode())
 
 def _save_recipe(path:Path, recipe:dict): _save(path.with_name(path.name + '.json'), json.dumps(recipe, indent=2, ensure_ascii=False) + '\n')
 
-# %% ../nbs/60_study.ipynb #437f1219
+# %% ../nbs/60_study.ipynb #ed663e6d
 def _pixels(figure)->np.ndarray:
     if isinstance(figure, Image.Image): return np.asarray(figure)
     if not hasattr(figure, 'savefig'): raise ValueError(f'figure: got {type(figure).__name__}; a matplotlib figure or a PIL image is accepted')
@@ -83,7 +83,7 @@ def _drawn(figure)->Image.Image:
     figure.savefig(file, format='png', dpi=150, bbox_inches='tight')
     return Image.open(file).convert('RGB')
 
-# %% ../nbs/60_study.ipynb #6bd39e21
+# %% ../nbs/60_study.ipynb #60dd02a7
 def save_figure(
     figure, # a matplotlib figure or a PIL image
     path, # ends in `.png`; its folder is made
@@ -96,7 +96,7 @@ def save_figure(
     save_png(pixels, path, recipe)
     return path
 
-# %% ../nbs/60_study.ipynb #2b21e776
+# %% ../nbs/60_study.ipynb #ed549dd7
 def read_recipe(
     path, # a `.png` that `save_figure` wrote
 )->dict:
@@ -105,7 +105,7 @@ def read_recipe(
     if text is None: raise ValueError(f'{Path(path).name} carries no recipe: it was not saved by save_figure, or a program has dropped the text')
     return json.loads(text)
 
-# %% ../nbs/60_study.ipynb #40775760
+# %% ../nbs/60_study.ipynb #c0bda862
 def sheet(
     images, # uint8 [N,H,W,3] or [N,H,W]
     labels, # N short texts
@@ -124,7 +124,7 @@ def sheet(
     figure.suptitle(title, fontsize=9)
     return _drawn(figure)
 
-# %% ../nbs/60_study.ipynb #9dcd91e8
+# %% ../nbs/60_study.ipynb #ce325eaa
 def save_table(
     rows:list, # one dict a row, all with the same keys in the same order
     path, # ends in `.csv`; its folder is made
@@ -142,7 +142,7 @@ def save_table(
     _save(path, file.getvalue())
     return path
 
-# %% ../nbs/60_study.ipynb #7a089778
+# %% ../nbs/60_study.ipynb #5f452dd5
 def _rule(rule)->str:
     if isinstance(rule, type): return f'a {rule.__name__}'
     if isinstance(rule, list): return 'one of ' + ', '.join(map(repr, rule))
@@ -154,7 +154,7 @@ def _accepts(rule, value)->bool:
     number = int if isinstance(rule[0], int) else (int, float)
     return isinstance(value, number) and not isinstance(value, bool) and rule[0] <= value <= rule[1]
 
-# %% ../nbs/60_study.ipynb #6a9e56a7
+# %% ../nbs/60_study.ipynb #5b72fddb
 def check_parameters(
     namespace:dict, # the notebook's `globals()`, in the cell after the one tagged `parameters`
     **rules, # a parameter's name → `(lowest, highest)` (both int: whole numbers only), a list of choices, or a type
@@ -171,7 +171,7 @@ def check_parameters(
         if not _accepts(rule, namespace[name]): raise ValueError(f'{name}: got {namespace[name]!r}; {_rule(rule)} is accepted')
     return {k: namespace[k] for k in rules}
 
-# %% ../nbs/60_study.ipynb #ca12175d
+# %% ../nbs/60_study.ipynb #9ff29071
 def save_manifest(
     folder, # the profile's folder of results
     profile:dict, # its parameters, as the workflow read them
