@@ -235,7 +235,9 @@ CHANGES = {
     'config empty': (changed(meta={'networks': '{"D": {}, "G_ema": {}}'}), 'accepted: an architecture of'), 'one network missing': (changed(meta={'networks': '{"D": {}}'}), 'disagree about G_ema'),
     'resolution 32': (config('D', img_resolution=32), 'lacks .* tensors'), 'resolution 8': (config('D', img_resolution=8), 'lacks|does not'), 'resolution 2^20': (config('D', img_resolution=2**20), 'accepted: 0 to 4096'),
     'unknown keyword': (config('D', wings=2), 'wings'), 'wide': (config('G_ema', channel_max=16), 'lacks'), 'wide D': (config('D', channel_max=16), 'should be'), 'wrong type': (config('G_ema', img_resolution='16'), 'cannot be built'),
-    'endless layers': (config('G_ema', num_layers=10**9), 'accepted: 0 to 64'), 'huge filter': (config('G_ema', filter_size=10**5), 'accepted: 0 to 32'), 'architecture': (changed(meta={'networks': '{"D": {"architecture": "os.system", "kwargs": {}}, "G_ema": {"architecture": [], "kwargs": {}}}'}), 'accepted: an architecture'),
+    'deep kwargs': (lambda h: h['__metadata__'].update(networks=h['__metadata__']['networks'].replace('{"c_dim', '{"x": ' + '{"x": '*900 + '1' + '}'*900 + ', "c_dim', 1)), 'accepted'),
+    'deep progress': (changed(meta={'progress': '{"x": '*900 + '1' + '}'*900}), 'its metadata'), 'list': (config('D', img_resolution=[1]), 'has a list for img_resolution'),
+    'NaN in progress': (changed(meta={'progress': '{"kimg": NaN}'}), "is float 'nan'"), 'endless layers': (config('G_ema', num_layers=10**9), 'accepted: 0 to 64'), 'huge filter': (config('G_ema', filter_size=10**5), 'accepted: 0 to 32'), 'architecture': (changed(meta={'networks': '{"D": {"architecture": "os.system", "kwargs": {}}, "G_ema": {"architecture": [], "kwargs": {}}}'}), 'accepted: an architecture'),
 }
 
 @pytest.mark.parametrize('what', CHANGES)

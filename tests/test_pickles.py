@@ -109,8 +109,8 @@ def test_published_keywords(tmp_path):
 def test_nested_synthesis_kwargs_and_positions(tmp_path):
     G, D = small('stylegan2')
     positional = [24, 0, 32, 32, 3]
-    data = {'G_ema': None, 'extra': 7}
     with stand_ins() as (_, EasyDict):
+        data = EasyDict(G_ema=None, extra=7)   # a dict-like class at the top
         data['G_ema'] = stored(G, 'Generator', {'synthesis_kwargs': {**SMALL, 'num_fp16_res': np.int64(4), 'architecture': 'skip'}, 'mapping_kwargs': {}}, args=tuple(positional))
         (tmp_path/'x.pkl').write_bytes(pickle.dumps(data))
     assert torch.equal(draw(checkpoints.load(tmp_path/'x.pkl').G_ema), draw(G))
