@@ -268,7 +268,7 @@ def test_recursion(alarm):
     loop = []; loop.append(loop)
     refuse(pickle.dumps(loop)); refuse(pickle.dumps({'G': loop}))
     refuse(dumps({'G_ema': loop, 'training_set_kwargs': loop}))
-    deep = 200_000
+    deep = 50_000
     for data in (b']'*deep + b'a'*(deep-1) + b'.', b')' + b'\x85'*deep + b'.', b'('*deep, b'}'+b'K\x01(K\x02'*deep+b'.', b'ccollections\nOrderedDict\n)'+b'R\x85'*1+b'.',
                  b'ccollections\nOrderedDict\n' + b'q\x00)' + b'\x85'*deep + b'R.', b'cnumpy\ndtype\n)' + b'\x85'*deep + b'R.'): refuse(data)
     refuse(b'}' + b')' + b'2\x86'*60 + b'K\x01s.', 'as a key')   # hashing this tuple takes 2**60 steps
