@@ -5,7 +5,8 @@ JOBS    ?= 1
 
 VENV  := .venv
 STAMP := $(VENV)/.installed
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .PHONY: help env test check study bench lab readme lock clean
