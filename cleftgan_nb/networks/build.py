@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'NAMES', 'to_config', 'from_config', 'accepted_by', 'build']
 
-# %% ../../nbs/networks/14_build.ipynb #4d868a70
+# %% ../../nbs/networks/14_build.ipynb #d661d5eb
 import inspect
 from .discriminator import Discriminator
 from .layers import Generator, check_keywords, check_resolution
@@ -13,17 +13,17 @@ from .stylegan2 import StyleGAN2Generator
 from .stylegan3 import StyleGAN3Generator
 from ..ops.dispatch import one_of
 
-# %% ../../nbs/networks/14_build.ipynb #083bc43e
+# %% ../../nbs/networks/14_build.ipynb #d656831c
 ARCHITECTURES = {cls.architecture: cls for cls in (StyleGAN3Generator, StyleGAN2Generator, Discriminator)}
 
-# %% ../../nbs/networks/14_build.ipynb #b57d6834
+# %% ../../nbs/networks/14_build.ipynb #1d3e18f1
 def to_config(
     network, # one of ours
 ): # {'architecture': name, 'kwargs': keywords}, in types that JSON has
     "What `from_config` needs to build such a network again."
     return {'architecture': network.architecture, 'kwargs': network.init_kwargs}
 
-# %% ../../nbs/networks/14_build.ipynb #a7fcec72
+# %% ../../nbs/networks/14_build.ipynb #01d18ec5
 def from_config(
     config, # {'architecture': one of ARCHITECTURES, 'kwargs': its keywords}
 ): # a network with random weights
@@ -36,26 +36,26 @@ def from_config(
     _check_required(cls, config['kwargs'])
     return cls(**config['kwargs'])
 
-# %% ../../nbs/networks/14_build.ipynb #e20c9626
+# %% ../../nbs/networks/14_build.ipynb #73dcfa6d
 def accepted_by(
     cls, # one of the classes
 ): # functions whose parameters are its keywords
     "Where the keywords of a network are declared."
     return (cls.__init__, *(cls._synthesis.keywords() if issubclass(cls, Generator) else ()))
 
-# %% ../../nbs/networks/14_build.ipynb #87f0b778
+# %% ../../nbs/networks/14_build.ipynb #31582eab
 def _check_required(cls, kwargs):
     missing = [k for k, p in inspect.signature(cls).parameters.items() if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD and k not in kwargs]
     if missing: raise ValueError(f"{cls.architecture} needs {', '.join(missing)}; given: {', '.join(kwargs) or 'nothing'}")
 
-# %% ../../nbs/networks/14_build.ipynb #44ad1ff7
+# %% ../../nbs/networks/14_build.ipynb #50394044
 NAMES = {
     'stylegan3-t': (StyleGAN3Generator, dict(channel_base=32768, channel_max=512)),
     'stylegan3-r': (StyleGAN3Generator, dict(channel_base=65536, channel_max=1024, conv_kernel=1, use_radial_filters=True)),
     'stylegan2': (StyleGAN2Generator, dict(channel_base=32768, channel_max=512)),
 }
 
-# %% ../../nbs/networks/14_build.ipynb #dcde0819
+# %% ../../nbs/networks/14_build.ipynb #a415b1a3
 def build(
     name, # 'stylegan3-t', 'stylegan3-r' or 'stylegan2'
     resolution, # width and height of the image, pixels; a power of two
@@ -71,7 +71,7 @@ def build(
     D_own = {'c_dim': 0, **_for(Discriminator, {k: v for k, v in overrides.items() if k != 'mapping_kwargs'}), **(D_kwargs or {}), 'img_resolution': resolution}
     return tuple(from_config({'architecture': c.architecture, 'kwargs': kw}) for c, kw in ((cls, G_own), (Discriminator, D_own)))
 
-# %% ../../nbs/networks/14_build.ipynb #2f5247bc
+# %% ../../nbs/networks/14_build.ipynb #c65bf83a
 def _for(cls, kwargs):
     "Those keywords that a class has."
     known = {k for f in accepted_by(cls) for k in inspect.signature(f).parameters}

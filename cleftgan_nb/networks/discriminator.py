@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DiscriminatorBlock', 'minibatch_std', 'DiscriminatorEpilogue', 'Discriminator']
 
-# %% ../../nbs/networks/13_discriminator.ipynb #fd93e457
+# %% ../../nbs/networks/13_discriminator.ipynb #a313e0dd
 import itertools
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from .. import ops
 from .layers import (Conv2dLayer, FullyConnected, MappingNetwork, check_counts, check_keywords, check_labels, check_resolution,
     check_shape, parse_dtype, place, plain_kwargs, precision, uses_half)
 
-# %% ../../nbs/networks/13_discriminator.ipynb #775d9339
+# %% ../../nbs/networks/13_discriminator.ipynb #d4a2cc5d
 class DiscriminatorBlock(nn.Module):
     "Halves the resolution; the first block also reads the image."
     def __init__(self,
@@ -32,7 +32,7 @@ class DiscriminatorBlock(nn.Module):
         self.conv1 = Conv2dLayer(in_channels, out_channels, 3, **lrelu, down=2, trainable=next(trainable))
         self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, down=2, trainable=next(trainable))
 
-# %% ../../nbs/networks/13_discriminator.ipynb #83a08c47
+# %% ../../nbs/networks/13_discriminator.ipynb #f0a3055b
 @patch
 def forward(self:DiscriminatorBlock,
     x, # [N, in, H, W], or the image [N, img_channels, H, W] in the first block
@@ -40,7 +40,7 @@ def forward(self:DiscriminatorBlock,
     if hasattr(self, 'fromrgb'): x = self.fromrgb(x)
     return self.skip(x, gain=0.5 ** 0.5) + self.conv1(self.conv0(x), gain=0.5 ** 0.5)
 
-# %% ../../nbs/networks/13_discriminator.ipynb #7e35ad8d
+# %% ../../nbs/networks/13_discriminator.ipynb #ed9b901e
 def minibatch_std(
     x, # [N, C, H, W]
     group_size=4, # images in a group; N has to be a multiple of it, unless it is smaller
@@ -54,7 +54,7 @@ def minibatch_std(
     y = ((y - y.mean(0)).square().mean(0) + 1e-8).sqrt().mean([2, 3, 4])             # [N/G, num_channels]
     return torch.cat([x, y.repeat(g, 1)[:, :, None, None].expand(-1, -1, h, w)], 1)
 
-# %% ../../nbs/networks/13_discriminator.ipynb #80c084f3
+# %% ../../nbs/networks/13_discriminator.ipynb #eb2790e0
 class DiscriminatorEpilogue(nn.Module):
     "From 4x4 feature maps to a number, or to a vector to compare with the labels."
     def __init__(self,
@@ -71,7 +71,7 @@ class DiscriminatorEpilogue(nn.Module):
         self.fc = FullyConnected(channels * 16, channels, 'lrelu')
         self.out = FullyConnected(channels, cmap_dim or 1)
 
-# %% ../../nbs/networks/13_discriminator.ipynb #36d359ae
+# %% ../../nbs/networks/13_discriminator.ipynb #a3ea2d1d
 @patch
 def forward(self:DiscriminatorEpilogue,
     x, # [N, channels, 4, 4]
@@ -80,7 +80,7 @@ def forward(self:DiscriminatorEpilogue,
     v = self.out(self.fc(self.conv(minibatch_std(x, *self.mbstd)).flatten(1)))
     return v if cmap is None else (v * cmap).sum(1, keepdim=True) / cmap.shape[1] ** 0.5
 
-# %% ../../nbs/networks/13_discriminator.ipynb #bdb2477e
+# %% ../../nbs/networks/13_discriminator.ipynb #d2007c76
 class Discriminator(nn.Module):
     "How real images look: one logit each, positive for real."
     architecture = 'Discriminator'
@@ -110,13 +110,13 @@ class Discriminator(nn.Module):
             mapping_kwargs=kwargs[1], epilogue_kwargs=kwargs[2], dtype=dtype, channels_last=channels_last))
         self._build(*kwargs, channel_base, channel_max, conv_clamp, cmap_dim)
 
-# %% ../../nbs/networks/13_discriminator.ipynb #3ad6a5a8
+# %% ../../nbs/networks/13_discriminator.ipynb #ca335105
 def _freeze(freeze_layers=0): # how many of the first layers stay as they are
     "For each layer in turn, whether it is trained."
     check_counts(0, freeze_layers=freeze_layers)
     return itertools.chain(itertools.repeat(False, freeze_layers), itertools.repeat(True))
 
-# %% ../../nbs/networks/13_discriminator.ipynb #ae7617a5
+# %% ../../nbs/networks/13_discriminator.ipynb #c0ce98fc
 @patch
 def _build(self:Discriminator, block_kwargs, mapping_kwargs, epilogue_kwargs, channel_base, channel_max, conv_clamp, cmap_dim):
     "Make the blocks, the labels' mapping and the end."
@@ -132,7 +132,7 @@ def _build(self:Discriminator, block_kwargs, mapping_kwargs, epilogue_kwargs, ch
     self.mapping = MappingNetwork(0, self.c_dim, cmap_dim, None, **mapping_kwargs) if self.c_dim else None
     self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim, conv_clamp=conv_clamp, **epilogue_kwargs)
 
-# %% ../../nbs/networks/13_discriminator.ipynb #15636fc7
+# %% ../../nbs/networks/13_discriminator.ipynb #f94976fb
 @patch
 def features(self:Discriminator,
     x, # images [N, img_channels, img_resolution, img_resolution], about -1 to 1
@@ -144,7 +144,7 @@ def features(self:Discriminator,
         x = getattr(self, f'b{r}')(place(x, dtype, self.channels_last))
         yield x
 
-# %% ../../nbs/networks/13_discriminator.ipynb #d1498fa3
+# %% ../../nbs/networks/13_discriminator.ipynb #310964fa
 @patch
 def forward(self:Discriminator,
     img, # images [N, img_channels, img_resolution, img_resolution], about -1 to 1

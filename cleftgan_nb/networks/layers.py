@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['HALF', 'DTYPES', 'check_shape', 'check_labels', 'check_keywords', 'check_resolution', 'check_counts', 'parse_dtype',
-           'uses_half', 'precision', 'place', 'FullyConnected', 'normalize_2nd_moment', 'MappingNetwork', 'conv2d',
-           'resample_conv2d', 'Conv2dLayer', 'unit_rms', 'modulation_coefficients', 'modulated_conv2d', 'Generator',
-           'plain_kwargs']
+           'uses_half', 'precision', 'place', 'FullyConnected', 'normalize_2nd_moment', 'MappingNetwork',
+           'early_padding', 'conv2d', 'resample_conv2d', 'Conv2dLayer', 'unit_rms', 'modulation_coefficients',
+           'ScaleAndPad', 'modulated_conv2d', 'Generator', 'plain_kwargs']
 
-# %% ../../nbs/networks/10_layers.ipynb #bc6a793f
+# %% ../../nbs/networks/10_layers.ipynb #65435fbb
 from contextlib import contextmanager, nullcontext
 from inspect import signature
 import torch
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from .. import ops
 from ..ops.dispatch import one_of
 
-# %% ../../nbs/networks/10_layers.ipynb #eaba0af0
+# %% ../../nbs/networks/10_layers.ipynb #a2988137
 def check_shape(
     name, # of the argument, for the message
     x, # what was given
@@ -30,7 +30,7 @@ def check_shape(
     if not fits: raise ValueError(f"{name} {given}; accepted: a tensor [{', '.join(map(str, shape))}]")
     return x
 
-# %% ../../nbs/networks/10_layers.ipynb #c00d4628
+# %% ../../nbs/networks/10_layers.ipynb #b2c4e154
 def check_labels(
     c, # labels [batch, c_dim], or None
     c_dim, # what the network was built with; 0 means without labels
@@ -42,7 +42,7 @@ def check_labels(
         given = list(c.shape) if isinstance(c, torch.Tensor) else type(c).__name__
         raise ValueError(f"c is {given}, but this network was built without labels (c_dim=0); accepted: None or a tensor [batch, 0]")
 
-# %% ../../nbs/networks/10_layers.ipynb #70d6c32a
+# %% ../../nbs/networks/10_layers.ipynb #4aaadaf5
 def check_keywords(
     name, # whose keywords they are, for the message
     given, # dict of keywords
@@ -55,7 +55,7 @@ def check_keywords(
     unknown = ', '.join(k for k in given if k not in known)
     if unknown: raise ValueError(f"{name} has no keyword {unknown}; accepted: {', '.join(known)}")
 
-# %% ../../nbs/networks/10_layers.ipynb #0a01cbfe
+# %% ../../nbs/networks/10_layers.ipynb #57d421b1
 def check_resolution(
     resolution, # width and height of the image in pixels
     minimum=8, # smallest that makes sense for the network
@@ -66,24 +66,24 @@ def check_resolution(
         raise ValueError(f"img_resolution={resolution!r}; accepted: a power of two, {minimum} or more: 32, 64, 128, 256, ...")
     return resolution
 
-# %% ../../nbs/networks/10_layers.ipynb #379470b8
+# %% ../../nbs/networks/10_layers.ipynb #9f97ed02
 def check_counts(least=1, **counts):
     "Whole numbers of at least `least`, or a `ValueError` that names the keyword."
     for name, n in counts.items():
         if not isinstance(n, int) or isinstance(n, bool) or n < least: raise ValueError(f"{name}={n!r}; accepted: a whole number, {least} or more")
 
-# %% ../../nbs/networks/10_layers.ipynb #0b0f7759
+# %% ../../nbs/networks/10_layers.ipynb #0493074c
 HALF = (torch.bfloat16, torch.float16)
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
-# %% ../../nbs/networks/10_layers.ipynb #d0f9ed8c
+# %% ../../nbs/networks/10_layers.ipynb #e2a40e3a
 def parse_dtype(
     dtype, # a torch.dtype or its name
 ): # torch.dtype
     "The type that activations travel in."
     return DTYPES[one_of('dtype', str(dtype).removeprefix('torch.'), DTYPES)]
 
-# %% ../../nbs/networks/10_layers.ipynb #a7af4f25
+# %% ../../nbs/networks/10_layers.ipynb #d321061b
 def uses_half(
     rate, # sampling rate of the layer, pixels across the image
     resolution, # of the final image, pixels
@@ -92,7 +92,7 @@ def uses_half(
     "May this layer compute in half precision, where the network does at all?"
     return num_fp16_res is None or rate * 2 ** num_fp16_res > resolution
 
-# %% ../../nbs/networks/10_layers.ipynb #5e86b831
+# %% ../../nbs/networks/10_layers.ipynb #3ec003df
 @contextmanager
 def precision(
     dtype, # what the network was built with
@@ -104,7 +104,7 @@ def precision(
     if cast: dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False) if cast else nullcontext(): yield dtype if dtype in HALF else weight.dtype
 
-# %% ../../nbs/networks/10_layers.ipynb #709a5d3e
+# %% ../../nbs/networks/10_layers.ipynb #11a3c2c3
 def place(
     x, # activations [N,C,H,W]
     dtype, # type to compute in
@@ -114,7 +114,7 @@ def place(
     last = dtype in HALF if channels_last is None else channels_last
     return x.to(dtype=dtype, memory_format=torch.channels_last if last else torch.contiguous_format)
 
-# %% ../../nbs/networks/10_layers.ipynb #81e37dc0
+# %% ../../nbs/networks/10_layers.ipynb #cce47c8d
 class FullyConnected(nn.Module):
     "A linear layer with equalized learning rate, and an activation."
     def __init__(self,
@@ -130,7 +130,7 @@ class FullyConnected(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_features, in_features) * (weight_init / lr_mult))
         self.bias = nn.Parameter(torch.as_tensor(bias_init, dtype=torch.float32).expand(out_features) / lr_mult)
 
-# %% ../../nbs/networks/10_layers.ipynb #389bc442
+# %% ../../nbs/networks/10_layers.ipynb #fec889ad
 @patch
 def forward(self:FullyConnected,
     x, # [batch, n_in]
@@ -139,18 +139,18 @@ def forward(self:FullyConnected,
     if self.activation == 'linear': return F.linear(x, w, b)
     return ops.bias_act(F.linear(x, w), b, act=self.activation)
 
-# %% ../../nbs/networks/10_layers.ipynb #bc3da8fd
+# %% ../../nbs/networks/10_layers.ipynb #cf399748
 @patch
 def extra_repr(self:FullyConnected): return f'{self.in_features}, {self.out_features}, {self.activation}, lr_mult={self.lr_mult}'
 
-# %% ../../nbs/networks/10_layers.ipynb #01aa2c3e
+# %% ../../nbs/networks/10_layers.ipynb #0d5aa71f
 def normalize_2nd_moment(
     x, # [batch, features]
 ): # [batch, features] with mean square 1 in every row
     "Divide every row by its root mean square."
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
-# %% ../../nbs/networks/10_layers.ipynb #7c6404d7
+# %% ../../nbs/networks/10_layers.ipynb #e12b3d0f
 class MappingNetwork(nn.Module):
     "From latent codes and labels to intermediate latent codes w, one for every layer of the synthesis."
     def __init__(self,
@@ -170,7 +170,7 @@ class MappingNetwork(nn.Module):
         for i in range(num_layers): setattr(self, f'fc{i}', FullyConnected(sizes[i], sizes[i + 1], 'lrelu', lr_multiplier))
         if num_ws is not None: self.register_buffer('w_avg', torch.zeros(w_dim))
 
-# %% ../../nbs/networks/10_layers.ipynb #8c47d25e
+# %% ../../nbs/networks/10_layers.ipynb #bff75534
 @patch
 def _codes(self:MappingNetwork, z, c):
     "What goes into the first layer: [z, embed(c)], each normalized."
@@ -180,7 +180,7 @@ def _codes(self:MappingNetwork, z, c):
     if c is not None: parts.append(self.embed(c.to(self.fc0.weight.dtype)))
     return torch.cat([normalize_2nd_moment(p) for p in parts], 1)
 
-# %% ../../nbs/networks/10_layers.ipynb #6035249c
+# %% ../../nbs/networks/10_layers.ipynb #d574e94c
 @patch
 def truncate(self:MappingNetwork,
     ws, # [batch, num_ws, w_dim]
@@ -193,7 +193,7 @@ def truncate(self:MappingNetwork,
     k = self.num_ws if cutoff is None else cutoff
     return torch.cat([self.w_avg.lerp(ws[:, :k], psi), ws[:, k:]], 1)
 
-# %% ../../nbs/networks/10_layers.ipynb #2c8dad68
+# %% ../../nbs/networks/10_layers.ipynb #6965391c
 @patch
 def forward(self:MappingNetwork,
     z, # latent codes [batch, z_dim]; None where z_dim is 0
@@ -210,7 +210,17 @@ def forward(self:MappingNetwork,
         ws = w[:, None].expand(-1, self.num_ws, -1)
         return ws if truncation_psi == 1 else self.truncate(ws, truncation_psi, truncation_cutoff)
 
-# %% ../../nbs/networks/10_layers.ipynb #22071fe1
+# %% ../../nbs/networks/10_layers.ipynb #b45f5424
+def early_padding(
+    x, # what is to be convolved, [N, in, H, W]
+    weight, # [out, in, k, k]
+    padding, # zeros on each side, pixels
+): # pixels of the padding to do beforehand
+    "What is beyond the reach of the fast weight gradient, where there will be one."
+    training = torch.is_grad_enabled() and weight.requires_grad and x.device.type == 'cpu'
+    return max(padding - (weight.shape[-1] - 1) // 2, 0) if training else 0
+
+# %% ../../nbs/networks/10_layers.ipynb #1553f56f
 def conv2d(
     x, # [N, in, H, W]
     weight, # [out, in, k, k]
@@ -218,12 +228,10 @@ def conv2d(
     stride=1, # pixels
 ): # [N, out, H', W']
     "Correlation of `x` with `weight`."
-    beforehand = max(padding - (weight.shape[-1] - 1) // 2, 0)
-    if beforehand and x.device.type == 'cpu' and torch.is_grad_enabled() and weight.requires_grad:
-        x, padding = F.pad(x, [beforehand] * 4), padding - beforehand
-    return F.conv2d(x, weight, padding=padding, stride=stride)
+    early = early_padding(x, weight, padding)
+    return F.conv2d(F.pad(x, [early] * 4) if early else x, weight, padding=padding - early, stride=stride)
 
-# %% ../../nbs/networks/10_layers.ipynb #bfc81a12
+# %% ../../nbs/networks/10_layers.ipynb #83e8a8cc
 def resample_conv2d(
     x, # [N, in, H, W]
     weight, # [out, in, k, k]
@@ -239,7 +247,7 @@ def resample_conv2d(
     if k == 1: return conv2d(ops.upfirdn2d(x, f, down=2, padding=[low, high] * 2), weight)
     return conv2d(ops.upfirdn2d(x, f, padding=[low, high] * 2), weight, stride=2)
 
-# %% ../../nbs/networks/10_layers.ipynb #1b218411
+# %% ../../nbs/networks/10_layers.ipynb #2ba76cd7
 class Conv2dLayer(nn.Module):
     "A convolution with equalized learning rate, bias, activation and clamp; the discriminator is made of it."
     def __init__(self,
@@ -261,7 +269,7 @@ class Conv2dLayer(nn.Module):
             if trainable and value is not None: setattr(self, name, nn.Parameter(value))
             else: self.register_buffer(name, value)
 
-# %% ../../nbs/networks/10_layers.ipynb #acbc01fc
+# %% ../../nbs/networks/10_layers.ipynb #03cf6f3c
 @patch
 def forward(self:Conv2dLayer,
     x, # [N, in, H, W]
@@ -274,7 +282,7 @@ def forward(self:Conv2dLayer,
     clamp = None if self.conv_clamp is None else self.conv_clamp * gain
     return ops.bias_act(x, self.bias, act=self.activation, gain=gain * (1 if self.activation == 'linear' else 2 ** 0.5), clamp=clamp)
 
-# %% ../../nbs/networks/10_layers.ipynb #b16bddef
+# %% ../../nbs/networks/10_layers.ipynb #67c06476
 def unit_rms(
     x, # any tensor
     dim=None, # axes to average over; None for all
@@ -282,15 +290,18 @@ def unit_rms(
     "Divide by the root mean square."
     return x * x.square().mean(dim, keepdim=True).rsqrt() if dim is not None else x * x.square().mean().rsqrt()
 
-# %% ../../nbs/networks/10_layers.ipynb #88d51f1d
-def _modulate_definition(x, weight, styles, demodulate, normalize, gain, conv):
+# %% ../../nbs/networks/10_layers.ipynb #a370dc85
+def _modulate_definition(x, weight, styles, demodulate, normalize, gain, padding, f, up):
     if normalize: weight, styles = unit_rms(weight, [1, 2, 3]), unit_rms(styles)
     w = weight * styles[:, None, :, None, None]                                                       # [N, out, in, k, k]
     if demodulate: w = w * (w.square().sum([2, 3, 4], keepdim=True) + 1e-8).rsqrt()
     if gain is not None: w = w * gain
-    return torch.cat([conv(x[n:n + 1], w[n].to(x.dtype)) for n in range(len(x))])
+    return torch.cat([_convolve(x[n:n + 1], w[n].to(x.dtype), padding, f, up) for n in range(len(x))])
 
-# %% ../../nbs/networks/10_layers.ipynb #b3ca4478
+# %% ../../nbs/networks/10_layers.ipynb #5b0d6b28
+def _convolve(x, weight, padding, f, up): return conv2d(x, weight, padding) if up == 1 else resample_conv2d(x, weight, f, up)
+
+# %% ../../nbs/networks/10_layers.ipynb #18509911
 def modulation_coefficients(
     weight, # [out, in, k, k]
     styles, # [N, in]
@@ -305,15 +316,35 @@ def modulation_coefficients(
     if not demodulate: return styles, r.expand(len(styles), -1)
     return styles, r * (styles.square() @ (energy * r.square()[:, None]).t() + 1e-8).rsqrt()
 
-# %% ../../nbs/networks/10_layers.ipynb #91a0a705
-def _modulate_shared(x, weight, styles, demodulate, normalize, gain, conv):
+# %% ../../nbs/networks/10_layers.ipynb #4d138ebc
+class ScaleAndPad(torch.autograd.Function):
+    "x times s, with zeros around it; differentiable any number of times."
+    @staticmethod
+    def forward(ctx, x, s, p):
+        ctx.save_for_backward(x, s); ctx.p = p
+        n, c, h, w = x.shape
+        last = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        y = torch.empty(n, c, h + 2 * p, w + 2 * p, dtype=x.dtype, device=x.device, memory_format=last)
+        for edge in (y[:, :, :p], y[:, :, h + p:], y[:, :, :, :p], y[:, :, :, w + p:]): edge.zero_()
+        torch.mul(x, s[..., None, None], out=y[:, :, p:h + p, p:w + p])
+        return y
+    @staticmethod
+    def backward(ctx, g):
+        (x, s), p = ctx.saved_tensors, ctx.p
+        g = g[:, :, p:g.shape[2] - p, p:g.shape[3] - p]
+        return g * s[..., None, None], (g * x).sum([2, 3]) if ctx.needs_input_grad[1] else None, None
+
+# %% ../../nbs/networks/10_layers.ipynb #51975c91
+def _modulate_shared(x, weight, styles, demodulate, normalize, gain, padding, f, up):
     s, d = modulation_coefficients(weight, styles, demodulate, normalize)
     if gain is not None: s = s * gain
-    if len(x) == 1: return conv(x, (weight * (s if d is None else d.t() * s)[..., None, None]).to(x.dtype))
-    x = conv(x * s.to(x.dtype)[..., None, None], weight.to(x.dtype))
+    if len(x) == 1: return _convolve(x, (weight * (s if d is None else d.t() * s)[..., None, None]).to(x.dtype), padding, f, up)
+    s, early = s.to(x.dtype), early_padding(x, weight, padding) if up == 1 else 0
+    x = ScaleAndPad.apply(x, s, early) if early else x * s[..., None, None]
+    x = _convolve(x, weight.to(x.dtype), padding - early, f, up)
     return x if d is None else x * d.to(x.dtype)[..., None, None]
 
-# %% ../../nbs/networks/10_layers.ipynb #44760659
+# %% ../../nbs/networks/10_layers.ipynb #b92f832b
 def modulated_conv2d(
     x, # [N, in, H, W]
     weight, # [out, in, k, k]
@@ -321,15 +352,17 @@ def modulated_conv2d(
     demodulate=True, # rescale to unit variance; the layers that make RGB don't
     normalize=False, # StyleGAN3: normalize weights, and styles over the batch
     gain=None, # scalar tensor or number; a factor of the result
-    conv=conv2d, # conv(x, weight): with padding or resampling
+    padding=0, # zeros on each side, pixels; where up is 1
+    f=None, # low-pass filter, where up is 2
+    up=1, # 2: `resample_conv2d`
     impl='auto', # 'definition': one kernel a sample, literally
 ): # [N, out, H', W']
     "A convolution whose kernel every sample scales by its own style (SG2 §2.2, SG3 appendix F)."
     check_shape('styles', styles, len(x), weight.shape[1])
     literal = (ops.default_impl() if impl == 'auto' else impl) == 'definition'
-    return (_modulate_definition if literal else _modulate_shared)(x, weight, styles, demodulate, normalize, gain, conv)
+    return (_modulate_definition if literal else _modulate_shared)(x, weight, styles, demodulate, normalize, gain, padding, f, up)
 
-# %% ../../nbs/networks/10_layers.ipynb #7f1b089a
+# %% ../../nbs/networks/10_layers.ipynb #9e2a5d33
 class Generator(nn.Module):
     "What StyleGAN2 and StyleGAN3 share; `architecture`, `_synthesis` and `_mapping_layers` are theirs."
     def __init__(self,
@@ -352,14 +385,14 @@ class Generator(nn.Module):
         self.num_ws = self.synthesis.num_ws
         self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **{'num_layers': self._mapping_layers, **mapping_kwargs})
 
-# %% ../../nbs/networks/10_layers.ipynb #c6f3d13b
+# %% ../../nbs/networks/10_layers.ipynb #d3a41c93
 def plain_kwargs(
     kwargs, # keywords of a network
 ): # dict in types that JSON has
     "Keywords as they go into a file: a dtype becomes its name."
     return {k: str(v).removeprefix('torch.') if isinstance(v, torch.dtype) else v for k, v in kwargs.items()}
 
-# %% ../../nbs/networks/10_layers.ipynb #84a87fd7
+# %% ../../nbs/networks/10_layers.ipynb #9fedc6ca
 @patch
 def forward(self:Generator,
     z, # latent codes [batch, z_dim]

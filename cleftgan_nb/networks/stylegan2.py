@@ -5,20 +5,19 @@
 # %% auto #0
 __all__ = ['NOISE_MODES', 'SynthesisLayer', 'ToRGB', 'SynthesisBlock', 'SynthesisNetwork', 'StyleGAN2Generator']
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #ba0b9a7c
-from functools import partial
+# %% ../../nbs/networks/12_stylegan2.ipynb #cdbb3878
 import torch
 from torch import nn
 from fastcore.basics import patch
 from .. import ops
 from .layers import (FullyConnected, Generator, check_counts, check_resolution, check_shape, modulated_conv2d,
-    parse_dtype, place, precision, resample_conv2d, uses_half)
+    parse_dtype, place, precision, uses_half)
 from ..ops.dispatch import one_of
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #9ad7111c
+# %% ../../nbs/networks/12_stylegan2.ipynb #106fbf63
 NOISE_MODES = ('random', 'const', 'none')
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #1cec3e17
+# %% ../../nbs/networks/12_stylegan2.ipynb #071017b4
 class SynthesisLayer(nn.Module):
     "Modulated 3x3 convolution, noise, bias, activation."
     def __init__(self,
@@ -38,7 +37,7 @@ class SynthesisLayer(nn.Module):
         self.register_buffer('noise_const', torch.randn(resolution, resolution))
         self.register_buffer('resample_filter', ops.setup_filter([1, 3, 3, 1]))
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #39eb3d9a
+# %% ../../nbs/networks/12_stylegan2.ipynb #1cddcc65
 @patch
 def noise(self:SynthesisLayer,
     mode, # one of NOISE_MODES
@@ -49,19 +48,19 @@ def noise(self:SynthesisLayer,
     plane = self.noise_const if mode == 'const' else torch.randn(len(x), 1, *x.shape[2:], device=x.device, dtype=self.noise_const.dtype)
     return (plane * self.noise_strength).to(x.dtype)
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #839a2899
+# %% ../../nbs/networks/12_stylegan2.ipynb #f71496e3
 @patch
 def forward(self:SynthesisLayer,
     x, # [N, in, H, W], in the type to compute in
     w, # [N, w_dim]
     noise_mode='random', # 'random', 'const' or 'none'
 ): # [N, out, H*up, W*up]
-    x = modulated_conv2d(x, self.weight, self.affine(w), conv=partial(resample_conv2d, f=self.resample_filter, up=self.up))
+    x = modulated_conv2d(x, self.weight, self.affine(w), padding=1, f=self.resample_filter, up=self.up)
     noise = self.noise(noise_mode, x)
     if noise is not None: x = x + noise
     return ops.bias_act(x, self.bias, act='lrelu', clamp=self.conv_clamp)
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #75519437
+# %% ../../nbs/networks/12_stylegan2.ipynb #8386d328
 class ToRGB(nn.Module):
     "From feature maps to a picture."
     def __init__(self,
@@ -76,7 +75,7 @@ class ToRGB(nn.Module):
         self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(img_channels))
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #b60bcbf8
+# %% ../../nbs/networks/12_stylegan2.ipynb #47ad407f
 @patch
 def forward(self:ToRGB,
     x, # [N, in, H, W]
@@ -85,7 +84,7 @@ def forward(self:ToRGB,
     x = modulated_conv2d(x, self.weight, self.affine(w) / x.shape[1] ** 0.5, demodulate=False)
     return ops.bias_act(x, self.bias, clamp=self.conv_clamp)
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #b9548a69
+# %% ../../nbs/networks/12_stylegan2.ipynb #3d693358
 class SynthesisBlock(nn.Module):
     "Two layers at one resolution (one in the first block, which starts from a constant), and its RGB."
     def __init__(self,
@@ -104,7 +103,7 @@ class SynthesisBlock(nn.Module):
         self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, 1, conv_clamp)
         self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp)
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #9662b831
+# %% ../../nbs/networks/12_stylegan2.ipynb #6da33ef5
 @patch
 def forward(self:SynthesisBlock,
     x, # [N, in, H/2, W/2] in the type to compute in; in the first block, anything of that type and order
@@ -118,7 +117,7 @@ def forward(self:SynthesisBlock,
     rgb = place(self.torgb(x, next(w)), ws.dtype, False)
     return x, rgb if img is None else ops.upsample2d(img, self.resample_filter) + rgb
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #2d52ce7b
+# %% ../../nbs/networks/12_stylegan2.ipynb #3d6ad0d5
 class SynthesisNetwork(nn.Module):
     "Blocks from 4 pixels to the image: from ws to images."
     def __init__(self,
@@ -142,13 +141,13 @@ class SynthesisNetwork(nn.Module):
         for r, i, o in zip(self.resolutions, channels, channels[1:]):
             setattr(self, f'b{r}', SynthesisBlock(i, o, w_dim, r, img_channels, conv_clamp))
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #8c24410b
+# %% ../../nbs/networks/12_stylegan2.ipynb #1a868d2f
 @patch(cls_method=True)
 def keywords(cls:SynthesisNetwork):
     "Functions whose parameters are keywords of this network."
     return cls.__init__,
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #542d2e66
+# %% ../../nbs/networks/12_stylegan2.ipynb #41020d74
 @patch
 def pictures(self:SynthesisNetwork,
     ws, # [N, num_ws, w_dim]
@@ -163,7 +162,7 @@ def pictures(self:SynthesisNetwork,
         i += block.num_convs
         yield img
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #47a9c395
+# %% ../../nbs/networks/12_stylegan2.ipynb #8e4c3d8f
 @patch
 def forward(self:SynthesisNetwork,
     ws, # [N, num_ws, w_dim]
@@ -177,7 +176,7 @@ def forward(self:SynthesisNetwork,
         for img in self.pictures(ws.to(self.b4.const.dtype), noise_mode, half): pass
     return img
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #e0579b75
+# %% ../../nbs/networks/12_stylegan2.ipynb #0f44e1f6
 class StyleGAN2Generator(Generator):
     "StyleGAN2 with skip connections and 8 mapping layers."
     architecture, _synthesis, _mapping_layers = 'StyleGAN2Generator', SynthesisNetwork, 8
