@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Activation', 'ACTIVATIONS', 'definition', 'bias_act']
 
-# %% ../../nbs/ops/06_bias_act.ipynb #150bb3d5
+# %% ../../nbs/ops/06_bias_act.ipynb #220aa35c
 from collections import namedtuple
 import torch, torch.nn.functional as F
 from . import cpu
 from .dispatch import check_bias, check_clamp, choose, one_of
 from .fused import FilteredLReLU
 
-# %% ../../nbs/ops/06_bias_act.ipynb #95c46a96
+# %% ../../nbs/ops/06_bias_act.ipynb #8e364f99
 Activation = namedtuple('Activation', 'function alpha gain')
 ACTIVATIONS = dict(
     linear=Activation(lambda x, alpha: x, 0, 1),
@@ -25,20 +25,20 @@ ACTIVATIONS = dict(
     softplus=Activation(lambda x, alpha: F.softplus(x), 0, 1),
     swish=Activation(lambda x, alpha: x * x.sigmoid(), 0, 2 ** .5))
 
-# %% ../../nbs/ops/06_bias_act.ipynb #692b6ed2
+# %% ../../nbs/ops/06_bias_act.ipynb #844df5cf
 def definition(x, b, dim, act, alpha, gain, clamp):
     "`bias_act` as it is written, for checked arguments."
     if b is not None: x = x + b.to(x.dtype).reshape([-1 if i == dim else 1 for i in range(x.ndim)])
     x = ACTIVATIONS[act].function(x, alpha) * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
 
-# %% ../../nbs/ops/06_bias_act.ipynb #c0965899
+# %% ../../nbs/ops/06_bias_act.ipynb #e90e6746
 def _slope(act, alpha): return {'linear': 1, 'relu': 0, 'lrelu': alpha}.get(act)
 
-# %% ../../nbs/ops/06_bias_act.ipynb #54bed610
+# %% ../../nbs/ops/06_bias_act.ipynb #ac68f0a9
 def _identity(size): return cpu.fir_stage(None, (1, 1), (1, 1), [0] * 4, True, 1, size)
 
-# %% ../../nbs/ops/06_bias_act.ipynb #01dd8685
+# %% ../../nbs/ops/06_bias_act.ipynb #be42626a
 def bias_act(
     x, # any shape, floating point
     b=None, # [x.shape[dim]]
@@ -57,7 +57,7 @@ def bias_act(
     s = _identity(x.shape[:1:-1]) if x.numel() else None
     return FilteredLReLU.apply(x, b, s, s, (gain, gain * slope, float('inf') if clamp is None else clamp)) if s else definition(x, b, dim % 4, act, alpha, gain, clamp)
 
-# %% ../../nbs/ops/06_bias_act.ipynb #ca22c1b1
+# %% ../../nbs/ops/06_bias_act.ipynb #399b290c
 def _check(x, b, dim, act, clamp):
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         raise ValueError(f"x is {x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}; accepted: a torch.Tensor of a floating point type")

@@ -8,7 +8,7 @@ __all__ = ['PLAIN', 'ACT', 'GATE', 'Block', 'Stage', 'Fused', 'Single', 'STEP', 
            'single', 'Fir', 'fir_stage', 'too_small', 'Layout', 'Planner', 'plan_single', 'plan_fused', 'resample',
            'resample_leaky']
 
-# %% ../../nbs/ops/03_cpu.ipynb #8ba26f8e
+# %% ../../nbs/ops/03_cpu.ipynb #a1d081db
 import math, os, threading
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ import numba as nb, numpy as np, torch
 from fastcore.basics import patch
 from .simd import borrow, load, store, read, write, splat, fma, add, mul, leaky, leaky_slope
 
-# %% ../../nbs/ops/03_cpu.ipynb #71a0751b
+# %% ../../nbs/ops/03_cpu.ipynb #5ac72d69
 def polyphase(
     taps, # how many taps the filter has
     up, down, # factors u, d
@@ -31,23 +31,23 @@ def polyphase(
         phases.append([(k, i % (L // up), i // (L // up)) for k, i in e])
     return phases
 
-# %% ../../nbs/ops/03_cpu.ipynb #da0065e7
+# %% ../../nbs/ops/03_cpu.ipynb #6c236859
 PLAIN, ACT, GATE = 0, 1, 2
 
-# %% ../../nbs/ops/03_cpu.ipynb #6e6a9a92
+# %% ../../nbs/ops/03_cpu.ipynb #c688df31
 def _jit(f):
     "Compile at first use, free of Python's lock; keep the machine code on disk where that is possible."
     try: return nb.njit(nogil=True, cache=True, error_model='numpy')(f)
     except RuntimeError: return nb.njit(nogil=True, error_model='numpy')(f) # no folder to write to
 
-# %% ../../nbs/ops/03_cpu.ipynb #15ccd726
+# %% ../../nbs/ops/03_cpu.ipynb #ab3a18e5
 @_jit
 def _finish(buf, i, v, mode, gain, leak, clamp):
     if mode == ACT: v = leaky(v, gain, leak, clamp)
     elif mode == GATE: v = mul(load(buf, i), leaky_slope(v, gain, leak, clamp))
     store(buf, i, v)
 
-# %% ../../nbs/ops/03_cpu.ipynb #023bad68
+# %% ../../nbs/ops/03_cpu.ipynb #87145eb4
 @_jit
 def fir(buf, dst, tab, o, shift, weights, w, taps, n, mode, act):
     "buf[dst+j] = Σ_k weights[w+k]·buf[tab[o+k]+shift+j] for j < n, a multiple of the vector's length."
@@ -72,17 +72,17 @@ def fir(buf, dst, tab, o, shift, weights, w, taps, n, mode, act):
         if more: _finish(buf, dst + j + V, b, mode, gain, leak, clamp)
         j += 2 * V
 
-# %% ../../nbs/ops/03_cpu.ipynb #6223e978
+# %% ../../nbs/ops/03_cpu.ipynb #50de5277
 Block = namedtuple('Block', 'base down across rows stride left height width lanes')
 Block.__doc__ = "`down`x`across` planes of `rows` rows, at buf[base]; the signal has `height`x`width`."
 
-# %% ../../nbs/ops/03_cpu.ipynb #c15acb95
+# %% ../../nbs/ops/03_cpu.ipynb #9f6276e2
 @_jit
 def row_at(k, y, first):
     "Where row `y` of the signal lies (its first column), when the first row of the planes is `first`."
     return k.base + (y % k.down * k.across * k.rows + y // k.down - first) * k.stride + k.left * k.lanes
 
-# %% ../../nbs/ops/03_cpu.ipynb #d8f6e788
+# %% ../../nbs/ops/03_cpu.ipynb #e0c72502
 @_jit
 def load_row(buf, k, at, x, src, pitch, bias, c):
     "Bring the row at x[src] plus bias into the block at buf[at]; `pitch` numbers lie between pixels."
@@ -97,7 +97,7 @@ def load_row(buf, k, at, x, src, pitch, bias, c):
     else:
         for w in range(k.width): buf[at + w % k.across * plane + w // k.across] = read(x, src + w) + bias[c]
 
-# %% ../../nbs/ops/03_cpu.ipynb #43d747b2
+# %% ../../nbs/ops/03_cpu.ipynb #bdab430c
 @_jit
 def store_row(buf, k, at, y, dst, pitch):
     "Write the row of the block at buf[at] to y[dst]."
@@ -111,11 +111,11 @@ def store_row(buf, k, at, y, dst, pitch):
     else:
         for w in range(k.width): write(y, dst + w, buf[at + w % k.across * plane + w // k.across])
 
-# %% ../../nbs/ops/03_cpu.ipynb #d8e54c3b
+# %% ../../nbs/ops/03_cpu.ipynb #be69bc51
 Stage = namedtuple('Stage', 'above below first vertical horizontal more')
 Stage.__doc__ = "Rows needed above and below; the first pass in `tab`; how many are vertical (into the temporary block) and horizontal; numbers right of the last row."
 
-# %% ../../nbs/ops/03_cpu.ipynb #35750712
+# %% ../../nbs/ops/03_cpu.ipynb #37cc1152
 @_jit
 def run_stage(buf, tab, weights, s, src, dst, n, mode, act):
     "All passes, over `n` numbers from `src` on, to `dst` on."
@@ -125,7 +125,7 @@ def run_stage(buf, tab, weights, s, src, dst, n, mode, act):
     for i in range(s.first + 4 * s.vertical, s.first + 4 * (s.vertical + s.horizontal), 4):
         fir(buf, dst + tab[i], tab, tab[i + 2], src, weights, tab[i + 3], tab[i + 1], n, mode, act)
 
-# %% ../../nbs/ops/03_cpu.ipynb #124f70ca
+# %% ../../nbs/ops/03_cpu.ipynb #6ee8124a
 @_jit
 def slide(buf, k, first, keep, end):
     "Move rows keep…end to the top of every plane; returns the new first row."
@@ -135,7 +135,7 @@ def slide(buf, k, first, keep, end):
         for i in range(0, (end - keep) * k.stride, V): store(buf, at + i, load(buf, at + i + j))
     return keep
 
-# %% ../../nbs/ops/03_cpu.ipynb #824d6e82
+# %% ../../nbs/ops/03_cpu.ipynb #328bf8c8
 @_jit
 def fill(buf, k, first, end, keep, upto, x, src, pitch, bias, c):
     "Load rows of the planes up to `upto`, zeros outside of the image; returns (first, end)."
@@ -146,21 +146,21 @@ def fill(buf, k, first, end, keep, upto, x, src, pitch, bias, c):
         else: clear(buf, k, at, 0)
     return first, upto
 
-# %% ../../nbs/ops/03_cpu.ipynb #20be361e
+# %% ../../nbs/ops/03_cpu.ipynb #4eb14c3b
 @_jit
 def clear(buf, k, at, columns):
     "Zero a row, in all planes across, from a column on."
     for p in range(k.across):
         for j in range((columns - p + k.across - 1) // k.across * k.lanes, k.stride): buf[at + p * k.rows * k.stride + j] = 0
 
-# %% ../../nbs/ops/03_cpu.ipynb #568dadfb
+# %% ../../nbs/ops/03_cpu.ipynb #fcd4f79b
 @_jit
 def trim(buf, k, first, begin, end):
     "Zero what passes computed outside of the signal, in rows begin…end of the planes: the next stage takes it for padding."
     for y in range(begin * k.down, end * k.down):
         clear(buf, k, row_at(k, y, first), k.width if 0 <= y < k.height else 0)
 
-# %% ../../nbs/ops/03_cpu.ipynb #d2597ff7
+# %% ../../nbs/ops/03_cpu.ipynb #aae253fc
 @_jit
 def _place(item, channels, lanes, area):
     "Where a channel (or a vector of channels) starts: index, its channel, and the distance between pixels."
@@ -169,10 +169,10 @@ def _place(item, channels, lanes, area):
     c = min(item % groups * lanes, channels - lanes) # the last vector overlaps, so that none is partly empty
     return item // groups * area * channels + c, c, channels
 
-# %% ../../nbs/ops/03_cpu.ipynb #92a1b920
+# %% ../../nbs/ops/03_cpu.ipynb #89657389
 Fused = namedtuple('Fused', 'size step trim X sx G sg T st Y')
 
-# %% ../../nbs/ops/03_cpu.ipynb #e21234af
+# %% ../../nbs/ops/03_cpu.ipynb #a067e604
 @_jit
 def fused_blocks(buf, tab, weights, x, g, bias, none, out, gated, channels, p, act, i, m0, m1):
     "Channel (or vector of channels) `i`, rows m0…m1 of the result's planes."
@@ -196,17 +196,17 @@ def fused_blocks(buf, tab, weights, x, g, bias, none, out, gated, channels, p, a
         run_stage(buf, tab, weights, p.st, (m - t0) * T.stride, Y.base, (e - m) * Y.stride, PLAIN, act)
         for y in range(m * Y.down, min(e * Y.down, Y.height)): store_row(buf, Y, row_at(Y, y, m), out, ys + y * Y.width * pitch, pitch)
 
-# %% ../../nbs/ops/03_cpu.ipynb #260cd49c
+# %% ../../nbs/ops/03_cpu.ipynb #8ec696ce
 @_jit
 def fused(buf, tab, weights, x, g, bias, none, out, gated, channels, p, act, i0, i1, m0, m1):
     "`fused_blocks` for channels i0…i1."
     for i in range(i0, i1):
         fused_blocks(borrow(buf), borrow(tab), borrow(weights), borrow(x), borrow(g), borrow(bias), borrow(none), borrow(out), gated, channels, p, act, i, m0, m1)
 
-# %% ../../nbs/ops/03_cpu.ipynb #664ef120
+# %% ../../nbs/ops/03_cpu.ipynb #b004a709
 Single = namedtuple('Single', 'size step X sx Y')
 
-# %% ../../nbs/ops/03_cpu.ipynb #63f245ec
+# %% ../../nbs/ops/03_cpu.ipynb #62de487c
 @_jit
 def single_blocks(buf, tab, weights, x, bias, out, channels, p, act, i, m0, m1):
     "Channel (or vector of channels) `i`, rows m0…m1 of the result's planes."
@@ -220,14 +220,14 @@ def single_blocks(buf, tab, weights, x, bias, out, channels, p, act, i, m0, m1):
         run_stage(buf, tab, weights, p.sx, (m - x0) * X.stride, Y.base, (e - m) * Y.stride, PLAIN, act)
         for y in range(m * Y.down, min(e * Y.down, Y.height)): store_row(buf, Y, row_at(Y, y, m), out, ys + y * Y.width * pitch, pitch)
 
-# %% ../../nbs/ops/03_cpu.ipynb #02124aaf
+# %% ../../nbs/ops/03_cpu.ipynb #b5ec9d14
 @_jit
 def single(buf, tab, weights, x, bias, out, channels, p, act, i0, i1, m0, m1):
     "`single_blocks` for channels i0…i1."
     for i in range(i0, i1):
         single_blocks(borrow(buf), borrow(tab), borrow(weights), borrow(x), borrow(bias), borrow(out), channels, p, act, i, m0, m1)
 
-# %% ../../nbs/ops/03_cpu.ipynb #f3529cee
+# %% ../../nbs/ops/03_cpu.ipynb #f0f5dd3a
 class Fir(namedtuple('Fir', 'shape data gain up down pad size out')):
     "A linear stage. `data`: taps that correlate, as bytes; up, down, pad, size, out: (x, y)."
     @property
@@ -239,7 +239,7 @@ class Fir(namedtuple('Fir', 'shape data gain up down pad size out')):
         pad = tuple(n - 1 - p for n, p in zip(k, self.pad))
         return Fir(self.shape, np.flip(self.taps).tobytes(), self.gain, self.down, self.up, pad, self.out, self.size)
 
-# %% ../../nbs/ops/03_cpu.ipynb #f4786367
+# %% ../../nbs/ops/03_cpu.ipynb #9a72abe2
 def fir_stage(
     f, # filter tensor or None
     up, down, # (x, y)
@@ -247,21 +247,22 @@ def fir_stage(
     flip, # True: correlate with `f`; False: convolve
     gain, # factor in total
     size, # (width, height) of the input
+    name='x', # what to call it in a message
 ): # Fir
     "Describe a stage; a `ValueError` if nothing is left of the image."
     taps = np.ones(1) if f is None else f.detach().double().numpy()
     k = (taps.shape[-1], taps.shape[0])
     out = tuple((n * u + sum(padding[2 * i:2 * i + 2]) - m) // d + 1 for i, (n, u, d, m) in enumerate(zip(size, up, down, k)))
-    if min(out) < 1: raise ValueError(too_small(size, up, padding, k))
+    if min(out) < 1: raise ValueError(too_small(name, size, up, padding, k))
     return Fir(taps.shape, (taps if flip else np.flip(taps)).tobytes(), float(gain), up, down, (padding[0], padding[2]), tuple(size), out)
 
-# %% ../../nbs/ops/03_cpu.ipynb #13735ddf
-def too_small(size, up, padding, taps):
+# %% ../../nbs/ops/03_cpu.ipynb #92728f51
+def too_small(name, size, up, padding, taps):
     have = [n * u + sum(padding[2 * i:2 * i + 2]) for i, (n, u) in enumerate(zip(size, up))]
-    return (f"x is {size[0]}x{size[1]} (width x height); up={list(up)} and padding={list(padding)} make it {have[0]}x{have[1]}, "
+    return (f"{name} is {size[0]}x{size[1]} (width x height); up={list(up)} and padding={list(padding)} make it {have[0]}x{have[1]}, "
             f"smaller than the filter of {taps[0]}x{taps[1]}; accepted: at least the filter's size")
 
-# %% ../../nbs/ops/03_cpu.ipynb #403afdb0
+# %% ../../nbs/ops/03_cpu.ipynb #a849b78d
 def _split(f, dtype):
     "Taps down, taps across, and the whole filter if it is no outer product to the precision of `dtype`."
     if f.ndim == 1: return f, f, None
@@ -269,10 +270,10 @@ def _split(f, dtype):
     if len(s) == 1 or s[1] <= np.finfo(dtype).eps * s[0]: return u[:, 0] * s[0] ** .5, v[0] * s[0] ** .5, None
     return np.zeros(f.shape[0]), np.zeros(f.shape[1]), f
 
-# %% ../../nbs/ops/03_cpu.ipynb #f4665ce0
+# %% ../../nbs/ops/03_cpu.ipynb #d209de20
 def _ceil(a, b): return -(-a // b)
 
-# %% ../../nbs/ops/03_cpu.ipynb #ee724912
+# %% ../../nbs/ops/03_cpu.ipynb #bc2731f2
 class Layout:
     "Where a stage's taps lie: `phases` down and across, and what they ask of the block before it."
     def __init__(self, s, Lx, Ly, dtype):
@@ -286,19 +287,19 @@ class Layout:
         shifts = [shift for taps in phases for _, _, shift in taps] or [0]
         return max(0, -min(shifts)), max(0, max(shifts))
 
-# %% ../../nbs/ops/03_cpu.ipynb #387f5ef8
+# %% ../../nbs/ops/03_cpu.ipynb #39accc65
 @patch
 def columns(self: Layout):
     "Columns that a plane of the block must have for this stage."
     return max(self.left + _ceil(self.s.size[0], self.planes[1]), self.right + _ceil(self.s.out[0], self.result[1]))
 
-# %% ../../nbs/ops/03_cpu.ipynb #29458079
+# %% ../../nbs/ops/03_cpu.ipynb #4b56a199
 @patch
 def rows(self: Layout, step):
     "Rows that a plane of the block must have to make `step` rows."
     return self.above + step + self.below
 
-# %% ../../nbs/ops/03_cpu.ipynb #7c64c159
+# %% ../../nbs/ops/03_cpu.ipynb #08d14523
 class Planner:
     "Lays blocks one behind the other, and collects the tables."
     def __init__(self, columns, lanes, dtype):
@@ -313,14 +314,14 @@ class Planner:
         V = 64 // self.dtype.itemsize
         return _ceil(block.left * self.lanes, V) * V
 
-# %% ../../nbs/ops/03_cpu.ipynb #b72697f6
+# %% ../../nbs/ops/03_cpu.ipynb #e48f814d
 @patch
 def add_pass(self: Planner, dst, taps):
     "`taps`: (offset, weight) pairs."
     self.passes.append((dst, len(taps), len(self.tab), len(self.weights)))
     self.tab += [o for o, _ in taps]; self.weights += [w for _, w in taps]
 
-# %% ../../nbs/ops/03_cpu.ipynb #93463cac
+# %% ../../nbs/ops/03_cpu.ipynb #11ae2d68
 @patch
 def stage(self: Planner, a, block, tmp, to):
     "The passes of layout `a` from `block` (by way of `tmp`) to the planes of `to`, relative to its first number."
@@ -336,7 +337,7 @@ def stage(self: Planner, a, block, tmp, to):
             self.add_pass(plane(to, q, p), taps)
     return Stage(a.above, a.below, 4 * first, len(vertical), len(self.passes) - first - len(vertical), self.right_of(block))
 
-# %% ../../nbs/ops/03_cpu.ipynb #bcf5c398
+# %% ../../nbs/ops/03_cpu.ipynb #a8bd5c5c
 @patch
 def tables(self: Planner):
     "`tab`: passes, then offsets; and the weights."
@@ -344,10 +345,10 @@ def tables(self: Planner):
     passes = [(dst, n, o + start, w) for dst, n, o, w in self.passes]
     return np.array([i for p in passes for i in p] + self.tab, np.int64), np.array(self.weights, self.dtype)
 
-# %% ../../nbs/ops/03_cpu.ipynb #dd550960
+# %% ../../nbs/ops/03_cpu.ipynb #f9db3e08
 STEP = 24 # rows of a plane at a time
 
-# %% ../../nbs/ops/03_cpu.ipynb #83a0b755
+# %% ../../nbs/ops/03_cpu.ipynb #89525669
 @lru_cache(1024)
 def plan_single(s, lanes, dtype):
     "What `single` needs to know: sizes and tables."
@@ -358,7 +359,7 @@ def plan_single(s, lanes, dtype):
     sx = p.stage(a, X, tmp, Y)
     return Single(p.end + p.stride, step, X, sx, Y), p.tables(), height
 
-# %% ../../nbs/ops/03_cpu.ipynb #9bd23287
+# %% ../../nbs/ops/03_cpu.ipynb #f50e60f6
 @lru_cache(1024)
 def plan_fused(u, g, d, lanes, dtype):
     "What `fused` needs to know: up-sampling `u` of x, `g` of the gated signal (None: none), and down-sampling `d`."
@@ -372,23 +373,23 @@ def plan_fused(u, g, d, lanes, dtype):
     trim = c.left > 0 or c.above > 0 or d.pad != (0, 0) or bool(g)
     return Fused(p.end + p.stride, step, trim, X, sx, G, sg, T, st, Y), p.tables(), height
 
-# %% ../../nbs/ops/03_cpu.ipynb #b6637904
+# %% ../../nbs/ops/03_cpu.ipynb #0c68631c
 _pools = {}
 
-# %% ../../nbs/ops/03_cpu.ipynb #61b4e5bd
+# %% ../../nbs/ops/03_cpu.ipynb #d1070bc0
 def _pool(n):
     "Threads of this process: a forked child makes its own."
     key = os.getpid(), n
     if key not in _pools: _pools[key] = ThreadPoolExecutor(n, thread_name_prefix='cleftgan_nb')
     return _pools[key]
 
-# %% ../../nbs/ops/03_cpu.ipynb #5e7cd40d
+# %% ../../nbs/ops/03_cpu.ipynb #9dbcc260
 def _shares(items, height, threads):
     "Pieces (first item, last item, first row, last row) of equal size."
     parts = min(items, threads); bands = min(height, -(-threads // parts))
     return [(i * items // parts, (i + 1) * items // parts, j * height // bands, (j + 1) * height // bands) for i in range(parts) for j in range(bands)]
 
-# %% ../../nbs/ops/03_cpu.ipynb #78d75bde
+# %% ../../nbs/ops/03_cpu.ipynb #036132c5
 def _run(kernel, p, tables, height, dtype, args, items, work):
     "Call kernel(scratch, tables, *args, piece) for all pieces."
     shares = _shares(items, height, torch.get_num_threads() if work > 1 << 14 else 1)
@@ -397,25 +398,25 @@ def _run(kernel, p, tables, height, dtype, args, items, work):
     call(shares[0])
     for o in others: o.result()
 
-# %% ../../nbs/ops/03_cpu.ipynb #b5dad701
+# %% ../../nbs/ops/03_cpu.ipynb #a8d30a0a
 def _numpy(t):
     "The memory of a tensor as a 1-D array, in the order in which it lies."
     t = t.detach().reshape(-1) if t.is_contiguous() else t.detach().permute(0, 2, 3, 1).reshape(-1)
     return t.view(torch.int16).numpy().view(np.uint16) if t.dtype == torch.bfloat16 else t.numpy()
 
-# %% ../../nbs/ops/03_cpu.ipynb #ddc2a06a
+# %% ../../nbs/ops/03_cpu.ipynb #e50c23ab
 def _format(x, dtype):
     "Lanes and memory format: channels last where x is so and a vector can be filled."
     lanes = 64 // dtype.itemsize
     last = x.shape[1] >= lanes and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return (lanes, torch.channels_last) if last else (1, torch.contiguous_format)
 
-# %% ../../nbs/ops/03_cpu.ipynb #ec4f97ac
+# %% ../../nbs/ops/03_cpu.ipynb #23f9d07b
 def _biases(x, b, dtype):
     none = np.zeros(x.shape[1], dtype)
     return (none if b is None else b.detach().numpy().astype(dtype, copy=False) if b.dtype != torch.bfloat16 else b.detach().float().numpy().astype(dtype)), none
 
-# %% ../../nbs/ops/03_cpu.ipynb #80a20716
+# %% ../../nbs/ops/03_cpu.ipynb #a31ea41c
 def resample(
     x, # [N,C,H,W] float32, float64 or bfloat16
     s, # Fir for images of this size
@@ -430,7 +431,7 @@ def resample(
     _run(single, p, tables, height, dtype, (_numpy(x.contiguous(memory_format=form)), none, _numpy(y), c, p, act), n * -(-c // lanes), y.numel())
     return y
 
-# %% ../../nbs/ops/03_cpu.ipynb #53dc6a57
+# %% ../../nbs/ops/03_cpu.ipynb #44a3a11b
 def resample_leaky(
     x, # [N,C,H,W] float32, float64 or bfloat16
     b, # [C] or None

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['definition', 'Gated', 'FilteredLReLU', 'filtered_lrelu']
 
-# %% ../../nbs/ops/05_filtered_lrelu.ipynb #3addcf19
+# %% ../../nbs/ops/05_filtered_lrelu.ipynb #a3939f23
 import torch, torch.nn.functional as F
 from . import cpu, resample
 from .dispatch import check_bias, check_clamp, check_filter, check_image, choose, padding4, whole
 
-# %% ../../nbs/ops/05_filtered_lrelu.ipynb #9b2a6c8a
+# %% ../../nbs/ops/05_filtered_lrelu.ipynb #455d5790
 def definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter):
     "`filtered_lrelu` as it is written, for checked arguments."
     if b is not None: x = x + b.to(x.dtype).reshape(1, -1, 1, 1)
@@ -19,7 +19,7 @@ def definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
     if clamp is not None: x = x.clamp(-clamp, clamp)
     return resample.definition(x, fd, (1, 1), (down, down), [0] * 4, flip_filter, 1)
 
-# %% ../../nbs/ops/05_filtered_lrelu.ipynb #14129ba6
+# %% ../../nbs/ops/05_filtered_lrelu.ipynb #6226bcb7
 class Gated(torch.autograd.Function):
     "D(a'(U(x+b))·G(g)): linear in `g`."
     @staticmethod
@@ -31,7 +31,7 @@ class Gated(torch.autograd.Function):
         u, gate, d, act = ctx.stages
         return Gated.apply(h, *ctx.saved_tensors, u, d.transposed, gate.transposed, act), *[None] * 6
 
-# %% ../../nbs/ops/05_filtered_lrelu.ipynb #de1ea807
+# %% ../../nbs/ops/05_filtered_lrelu.ipynb #0a9c002e
 class FilteredLReLU(torch.autograd.Function):
     "D(a(U(x+b))), differentiable any number of times."
     @staticmethod
@@ -44,7 +44,7 @@ class FilteredLReLU(torch.autograd.Function):
         dx = Gated.apply(dy, x, b, u, d.transposed, u.transposed, act)
         return dx, dx.sum([0, 2, 3]).to(b.dtype) if ctx.needs_input_grad[1] else None, None, None, None
 
-# %% ../../nbs/ops/05_filtered_lrelu.ipynb #bae681d9
+# %% ../../nbs/ops/05_filtered_lrelu.ipynb #d09c7209
 def filtered_lrelu(
     x, # [N,C,H,W]
     fu=None, # filter after up-sampling: [taps], [height,width] or None
@@ -64,6 +64,6 @@ def filtered_lrelu(
     for name, v in dict(up=up, down=down).items():
         if not whole(v) or v < 1: raise ValueError(f"{name}={v!r}; accepted: a whole number of at least 1")
     u = cpu.fir_stage(fu, (up, up), (1, 1), padding, flip_filter, up ** 2, x.shape[:1:-1])
-    d = cpu.fir_stage(fd, (1, 1), (down, down), [0] * 4, flip_filter, 1, u.out)
+    d = cpu.fir_stage(fd, (1, 1), (down, down), [0] * 4, flip_filter, 1, u.out, 'the up-sampled x')
     if choose(impl, x, fu, fd) == 'definition': return definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
     return FilteredLReLU.apply(x, b, u, d, (gain, gain * slope, float('inf') if clamp is None else clamp))

@@ -5,41 +5,41 @@
 # %% auto #0
 __all__ = ['Vector', 'load', 'store', 'splat', 'read', 'write', 'borrow', 'fma', 'add', 'mul', 'leaky', 'leaky_slope']
 
-# %% ../../nbs/ops/02_simd.ipynb #cf91759e
+# %% ../../nbs/ops/02_simd.ipynb #d597b866
 import numba as nb, numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
-# %% ../../nbs/ops/02_simd.ipynb #ed212b8e
+# %% ../../nbs/ops/02_simd.ipynb #3cd4c0fc
 class Vector(types.Type):
     "64 bytes of numbers of one type, as a value."
     def __init__(self, dtype): self.dtype = dtype; super().__init__(name=f'Vector({dtype})')
     @property
     def lanes(self): return 512 // self.dtype.bitwidth
 
-# %% ../../nbs/ops/02_simd.ipynb #dce23b02
+# %% ../../nbs/ops/02_simd.ipynb #e0c12f44
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
         super().__init__(dmm, fe_type, ir.VectorType(dmm.lookup(fe_type.dtype).get_value_type(), fe_type.lanes))
 
-# %% ../../nbs/ops/02_simd.ipynb #58a6ded5
+# %% ../../nbs/ops/02_simd.ipynb #bed70ed8
 def _vector(array): return Vector(types.float32 if array.dtype == types.uint16 else array.dtype)
 def _full(t, value): return ir.Constant(t, [value] * t.count)
 def _integers(bits, n): return ir.VectorType(ir.IntType(bits), n)
 
-# %% ../../nbs/ops/02_simd.ipynb #79a3a601
+# %% ../../nbs/ops/02_simd.ipynb #e91c3dc9
 def _address(ctx, b, array_type, array, i, vector_type):
     p = b.gep(ctx.make_array(array_type)(ctx, b, array).data, [i])
     return b.bitcast(p, vector_type.as_pointer())
 
-# %% ../../nbs/ops/02_simd.ipynb #3b16dc39
+# %% ../../nbs/ops/02_simd.ipynb #6229002d
 def _widen(b, x):
     w = _integers(32, x.type.count)
     return b.bitcast(b.shl(b.zext(x, w), _full(w, 16)), ir.VectorType(ir.FloatType(), x.type.count))
 
-# %% ../../nbs/ops/02_simd.ipynb #4516e0bb
+# %% ../../nbs/ops/02_simd.ipynb #f83b4911
 def _narrow(b, x):
     w = _integers(32, x.type.count); u = b.bitcast(x, w); sixteen = _full(w, 16)
     last = b.and_(b.lshr(u, sixteen), _full(w, 1))
@@ -47,7 +47,7 @@ def _narrow(b, x):
     r = b.select(b.fcmp_unordered('uno', x, x), _full(w, 0x7fc00000), r)
     return b.trunc(b.lshr(r, sixteen), _integers(16, x.type.count))
 
-# %% ../../nbs/ops/02_simd.ipynb #0caabc53
+# %% ../../nbs/ops/02_simd.ipynb #c7fdc39a
 @intrinsic
 def load(typingctx, array, i):
     "The vector `array[i:i+lanes]` of a contiguous 1-D array; no bounds are checked."
@@ -58,7 +58,7 @@ def load(typingctx, array, i):
         return _widen(b, x) if array.dtype == types.uint16 else x
     return v(array, types.intp), codegen
 
-# %% ../../nbs/ops/02_simd.ipynb #53dbc462
+# %% ../../nbs/ops/02_simd.ipynb #824f069f
 @intrinsic
 def store(typingctx, array, i, v):
     "`array[i:i+lanes] = v` of a contiguous 1-D array; no bounds are checked."
@@ -68,7 +68,7 @@ def store(typingctx, array, i, v):
         return ctx.get_dummy_value()
     return types.void(array, types.intp, v), codegen
 
-# %% ../../nbs/ops/02_simd.ipynb #0ca210dc
+# %% ../../nbs/ops/02_simd.ipynb #76420293
 @intrinsic
 def splat(typingctx, array, value):
     "A vector as `load(array, …)` gives, every lane `value`."
@@ -78,7 +78,7 @@ def splat(typingctx, array, value):
         return b.shuffle_vector(x, x, _full(_integers(32, v.lanes), 0))
     return v(array, v.dtype), codegen
 
-# %% ../../nbs/ops/02_simd.ipynb #24535608
+# %% ../../nbs/ops/02_simd.ipynb #e28f2130
 @intrinsic
 def read(typingctx, array, i):
     "The number `array[i]`, widened if it is a bfloat16."
@@ -89,7 +89,7 @@ def read(typingctx, array, i):
         return b.extract_element(_widen(b, x) if array.dtype == types.uint16 else x, ir.IntType(32)(0))
     return v.dtype(array, types.intp), codegen
 
-# %% ../../nbs/ops/02_simd.ipynb #a38619df
+# %% ../../nbs/ops/02_simd.ipynb #41760352
 @intrinsic
 def write(typingctx, array, i, value):
     "`array[i] = value`, rounded if it is a bfloat16."
@@ -100,7 +100,7 @@ def write(typingctx, array, i, value):
         return ctx.get_dummy_value()
     return types.void(array, types.intp, _vector(array).dtype), codegen
 
-# %% ../../nbs/ops/02_simd.ipynb #a520ac3c
+# %% ../../nbs/ops/02_simd.ipynb #82ac42a9
 @intrinsic
 def borrow(typingctx, array):
     "The same array, not counted as a reference."
@@ -110,29 +110,29 @@ def borrow(typingctx, array):
         return a._getvalue()
     return array(array), codegen
 
-# %% ../../nbs/ops/02_simd.ipynb #0d6ac52f
+# %% ../../nbs/ops/02_simd.ipynb #fe69ef80
 @intrinsic
 def fma(typingctx, x, y, z):
     "x·y + z."
     def codegen(ctx, b, sig, args): return b.fadd(b.fmul(args[0], args[1], flags=['contract']), args[2], flags=['contract'])
     return x(x, x, x), codegen
 
-# %% ../../nbs/ops/02_simd.ipynb #1415360c
+# %% ../../nbs/ops/02_simd.ipynb #a066cada
 @intrinsic
 def add(typingctx, x, y):
     "x + y."
     return x(x, x), lambda ctx, b, sig, args: b.fadd(*args)
 
-# %% ../../nbs/ops/02_simd.ipynb #7d95c3fb
+# %% ../../nbs/ops/02_simd.ipynb #d3a619ec
 @intrinsic
 def mul(typingctx, x, y):
     "x·y."
     return x(x, x), lambda ctx, b, sig, args: b.fmul(*args)
 
-# %% ../../nbs/ops/02_simd.ipynb #89de7e51
+# %% ../../nbs/ops/02_simd.ipynb #c8f42e0a
 def _steep(b, x, gain, leak): return b.select(b.fcmp_ordered('>', x, _full(x.type, 0.)), gain, leak)
 
-# %% ../../nbs/ops/02_simd.ipynb #8e9c982e
+# %% ../../nbs/ops/02_simd.ipynb #7dc0d712
 @intrinsic
 def leaky(typingctx, v, gain, leak, clamp):
     "a(v), where `leak` = gain·slope."
@@ -143,7 +143,7 @@ def leaky(typingctx, v, gain, leak, clamp):
         return b.select(b.fcmp_ordered('<', y, minus), minus, y)
     return v(v, v, v, v), codegen
 
-# %% ../../nbs/ops/02_simd.ipynb #80db1f6c
+# %% ../../nbs/ops/02_simd.ipynb #c9e86d6a
 @intrinsic
 def leaky_slope(typingctx, v, gain, leak, clamp):
     "a'(v), where `leak` = gain·slope."
