@@ -6,7 +6,7 @@
 __all__ = ['Band', 'layer_bands', 'LayerGeometry', 'layer_table', 'layer_filters', 'SynthesisInput', 'SynthesisLayer',
            'SynthesisNetwork', 'StyleGAN3Generator']
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #144efec2
+# %% ../../nbs/networks/11_stylegan3.ipynb #fad6d202
 from dataclasses import dataclass
 import math
 import numpy as np, torch
@@ -17,7 +17,7 @@ from .layers import (FullyConnected, Generator, check_counts, check_keywords, ch
     modulated_conv2d, parse_dtype, place, precision, uses_half)
 from ..ops.dispatch import one_of
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #e5737994
+# %% ../../nbs/networks/11_stylegan3.ipynb #d0f62710
 @dataclass(frozen=True)
 class Band:
     "What a feature map holds: a band of frequencies, in so many samples and channels."
@@ -28,7 +28,7 @@ class Band:
     size: int # samples across the feature map, margins included
     channels: int # feature maps
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #ca0df829
+# %% ../../nbs/networks/11_stylegan3.ipynb #5fcf4385
 def layer_bands(
     img_resolution, # R, pixels
     img_channels=3, # channels of the image
@@ -51,7 +51,7 @@ def layer_bands(
     columns = cutoff, stopband, rate, np.maximum(stopband, rate / 2) - cutoff, size, channels
     return [Band(float(c), float(t), int(s), float(h), int(n), int(k)) for c, t, s, h, n, k in zip(*columns)]
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #77dc0b23
+# %% ../../nbs/networks/11_stylegan3.ipynb #f8aa26ff
 @dataclass(frozen=True)
 class LayerGeometry:
     "How a layer gets from its input's band to its output's."
@@ -71,7 +71,7 @@ class LayerGeometry:
     @property
     def rate(self): return self.inp.rate * self.up
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #d409d8b1
+# %% ../../nbs/networks/11_stylegan3.ipynb #8c17cf7e
 def _geometry(i, inp, out, last, critical, conv_kernel, filter_size, lrelu_upsampling):
     k, rate = (1, max(inp.rate, out.rate)) if last else (conv_kernel, max(inp.rate, out.rate) * lrelu_upsampling)
     up, down = rate // inp.rate, rate // out.rate
@@ -80,7 +80,7 @@ def _geometry(i, inp, out, last, critical, conv_kernel, filter_size, lrelu_upsam
     low = (total + up) // 2
     return LayerGeometry(i, inp, out, last, critical, k, up, down, up_taps, down_taps, (low, total - low) * 2)
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #d1f218af
+# %% ../../nbs/networks/11_stylegan3.ipynb #6d12bacb
 def layer_table(
     img_resolution, # R, pixels; a power of two
     conv_kernel=3, # width of the convolutions, samples; 1 in StyleGAN3-r
@@ -98,7 +98,7 @@ def layer_table(
     return [_geometry(i, outs[max(i - 1, 0)], out, i == num_layers, i >= num_layers - num_critical, conv_kernel, filter_size, lrelu_upsampling)
             for i, out in enumerate(outs)]
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #2e444ff9
+# %% ../../nbs/networks/11_stylegan3.ipynb #d5d5fe32
 def layer_filters(
     layer, # a LayerGeometry
     use_radial_filters=False, # StyleGAN3-r
@@ -108,7 +108,7 @@ def layer_filters(
     up = ops.design_lowpass_filter(layer.up_taps, layer.inp.cutoff, layer.inp.half_width * 2, layer.rate)
     return up, ops.design_lowpass_filter(layer.down_taps, layer.out.cutoff, layer.out.half_width * 2, layer.rate, radial)
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #b19cbd83
+# %% ../../nbs/networks/11_stylegan3.ipynb #a9b279c2
 class SynthesisInput(nn.Module):
     "Fourier features that every sample rotates and translates."
     def __init__(self,
@@ -128,7 +128,7 @@ class SynthesisInput(nn.Module):
         self.weight = nn.Parameter(torch.randn(channels, channels))
         self.affine = FullyConnected(w_dim, 4, weight_init=0, bias_init=[1, 0, 0, 0])
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #1cd0fc84
+# %% ../../nbs/networks/11_stylegan3.ipynb #cd2885c5
 @patch
 def motion(self:SynthesisInput,
     w, # [N, w_dim]
@@ -141,7 +141,7 @@ def motion(self:SynthesisInput,
     translation = torch.stack([one, zero, -tx, zero, one, -ty, zero, zero, one], 1).unflatten(1, (3, 3))
     return rotation @ translation @ self.transform
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #309126e6
+# %% ../../nbs/networks/11_stylegan3.ipynb #6b642115
 @patch
 def waves(self:SynthesisInput,
     w, # [N, w_dim]
@@ -154,7 +154,7 @@ def waves(self:SynthesisInput,
     grid = torch.cartesian_prod(g, g).flip(1)                                               # rows of (x, y)
     return torch.sin(2 * math.pi * (grid @ freqs.mT + phases[:, None])) * amplitude[:, None]
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #8ae4105b
+# %% ../../nbs/networks/11_stylegan3.ipynb #ac6e53c3
 @patch
 def forward(self:SynthesisInput,
     w, # [N, w_dim]
@@ -162,11 +162,11 @@ def forward(self:SynthesisInput,
     x = self.waves(w) @ (self.weight / self.channels ** 0.5).t()
     return x.mT.unflatten(2, (self.size, self.size))
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #bfc805e9
+# %% ../../nbs/networks/11_stylegan3.ipynb #c2826b42
 @patch
 def extra_repr(self:SynthesisInput): return f'channels={self.channels}, size={self.size}, rate={self.rate}, bandwidth={self.bandwidth:g}'
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #2d5aafc8
+# %% ../../nbs/networks/11_stylegan3.ipynb #7a426f3f
 class SynthesisLayer(nn.Module):
     "Modulated convolution, then a leaky ReLU between two low-pass filters."
     def __init__(self,
@@ -185,7 +185,7 @@ class SynthesisLayer(nn.Module):
         self.register_buffer('magnitude_ema', torch.ones([]))
         for name, taps in zip(('up_filter', 'down_filter'), layer_filters(geometry, use_radial_filters)): self.register_buffer(name, taps)
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #b7377e32
+# %% ../../nbs/networks/11_stylegan3.ipynb #eddfed43
 @patch
 def track_magnitude(self:SynthesisLayer,
     x, # [N, in, H, W]
@@ -195,7 +195,7 @@ def track_magnitude(self:SynthesisLayer,
     power = torch.linalg.vector_norm(rows.flatten(2), dim=2).to(self.magnitude_ema.dtype).square().sum() / x.numel()
     self.magnitude_ema.copy_(power.lerp(self.magnitude_ema, self.magnitude_ema_beta))
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #7e6b2ea4
+# %% ../../nbs/networks/11_stylegan3.ipynb #e7226808
 @patch
 def convolve(self:SynthesisLayer,
     x, # [N, in, H, W]
@@ -207,7 +207,7 @@ def convolve(self:SynthesisLayer,
     return modulated_conv2d(x, self.weight, styles, demodulate=not torgb, normalize=not torgb,
                             gain=self.magnitude_ema.rsqrt(), padding=k - 1)
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #232e1341
+# %% ../../nbs/networks/11_stylegan3.ipynb #a2c44ef9
 @patch
 def forward(self:SynthesisLayer,
     x, # [N, in, H, W], in the type to compute in
@@ -220,13 +220,13 @@ def forward(self:SynthesisLayer,
     return ops.filtered_lrelu(x, fu=self.up_filter, fd=self.down_filter, b=self.bias, up=g.up, down=g.down,
                               padding=list(g.padding), gain=gain, slope=slope, clamp=self.conv_clamp)
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #ef52a72f
+# %% ../../nbs/networks/11_stylegan3.ipynb #96a38b31
 @patch
 def extra_repr(self:SynthesisLayer):
     g = self.geometry
     return f'{g.inp.channels} x {g.inp.size}² -> {g.out.channels} x {g.out.size}², kernel={g.kernel}, up={g.up}, down={g.down}, cutoff={g.out.cutoff:.3g}'
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #843ba068
+# %% ../../nbs/networks/11_stylegan3.ipynb #37518386
 class SynthesisNetwork(nn.Module):
     "Input and layers in a row: from ws to images."
     def __init__(self,
@@ -252,13 +252,13 @@ class SynthesisNetwork(nn.Module):
         self.input = SynthesisInput(w_dim, first.channels, first.size, first.rate, first.cutoff)
         for l in layers: setattr(self, l.name, SynthesisLayer(w_dim, l, use_radial_filters, conv_clamp, magnitude_ema_beta))
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #6190b4dc
+# %% ../../nbs/networks/11_stylegan3.ipynb #fe0865c0
 @patch(cls_method=True)
 def keywords(cls:SynthesisNetwork):
     "Functions whose parameters are keywords of this network."
     return cls.__init__, layer_table, layer_bands
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #9e6b9665
+# %% ../../nbs/networks/11_stylegan3.ipynb #27bae64e
 @patch
 def forward(self:SynthesisNetwork,
     ws, # [N, num_ws, w_dim]: the first for the input, then one a layer
@@ -277,7 +277,7 @@ def forward(self:SynthesisNetwork,
             x = layer(place(x, dtype, self.channels_last), w, update_emas)
         return place(x, full, False) * self.output_scale
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #d3c21c07
+# %% ../../nbs/networks/11_stylegan3.ipynb #0e081ddc
 class StyleGAN3Generator(Generator):
     "StyleGAN3: version t by default; version r with conv_kernel=1, use_radial_filters=True and twice the channels."
     architecture, _synthesis, _mapping_layers = 'StyleGAN3Generator', SynthesisNetwork, 2
