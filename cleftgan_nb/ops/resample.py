@@ -5,25 +5,25 @@
 # %% auto #0
 __all__ = ['definition', 'Resample', 'upfirdn2d', 'upsample2d', 'downsample2d', 'filter2d']
 
-# %% ../../nbs/ops/04_upfirdn2d.ipynb #ea9250c3
+# %% ../../nbs/ops/04_upfirdn2d.ipynb #c1ac1f50
 import torch, torch.nn.functional as F
 from . import cpu
 from .dispatch import check_filter, check_image, choose, filter_size, padding4, pair
 
-# %% ../../nbs/ops/04_upfirdn2d.ipynb #aabfc409
+# %% ../../nbs/ops/04_upfirdn2d.ipynb #755eddb0
 def _insert_zeros(x, ux, uy):
     n, c, h, w = x.shape
     x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, ux - 1, 0, 0, 0, uy - 1])
     return x.reshape(n, c, h * uy, w * ux)
 
-# %% ../../nbs/ops/04_upfirdn2d.ipynb #42150c55
+# %% ../../nbs/ops/04_upfirdn2d.ipynb #d17b48a0
 def _pad(x, p):
     "Zeros where `p` is positive, then crop where it is negative."
     x = F.pad(x, [max(i, 0) for i in p])
     x0, x1, y0, y1 = [max(-i, 0) for i in p]
     return x[:, :, y0:x.shape[2] - y1, x0:x.shape[3] - x1]
 
-# %% ../../nbs/ops/04_upfirdn2d.ipynb #385a7e78
+# %% ../../nbs/ops/04_upfirdn2d.ipynb #959eaa40
 def _convolve(x, f, flip):
     "Depthwise convolution with a 2-D filter, or with a 1-D one along both axes."
     for k in ([f[None, :], f[:, None]] if f.ndim == 1 else [f]):
@@ -31,7 +31,7 @@ def _convolve(x, f, flip):
         x = F.conv2d(x, k[None, None].repeat(x.shape[1], 1, 1, 1), groups=x.shape[1])
     return x
 
-# %% ../../nbs/ops/04_upfirdn2d.ipynb #3449afff
+# %% ../../nbs/ops/04_upfirdn2d.ipynb #b805a7c0
 def definition(x, f, up, down, padding, flip_filter, gain):
     "`upfirdn2d` as it is written, for checked arguments."
     x = _pad(_insert_zeros(x, *up), padding)
@@ -39,7 +39,7 @@ def definition(x, f, up, down, padding, flip_filter, gain):
     elif f is not None: x = x[:, :, :x.shape[2] - filter_size(f)[1] + 1, :x.shape[3] - filter_size(f)[0] + 1]
     return x[:, :, ::down[1], ::down[0]] * gain
 
-# %% ../../nbs/ops/04_upfirdn2d.ipynb #41e4b973
+# %% ../../nbs/ops/04_upfirdn2d.ipynb #2a72a420
 class Resample(torch.autograd.Function):
     "A linear stage on a CPU, differentiable any number of times."
     @staticmethod
@@ -49,7 +49,7 @@ class Resample(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy): return Resample.apply(dy, ctx.stage.transposed), None
 
-# %% ../../nbs/ops/04_upfirdn2d.ipynb #002254a0
+# %% ../../nbs/ops/04_upfirdn2d.ipynb #7523fcb0
 def upfirdn2d(
     x, # [N,C,H,W]
     f, # [taps] (separable), [height,width], or None (identity)
@@ -67,7 +67,7 @@ def upfirdn2d(
     if choose(impl, x, f) == 'definition': return definition(x, f, up, down, padding, flip_filter, gain)
     return Resample.apply(x, stage)
 
-# %% ../../nbs/ops/04_upfirdn2d.ipynb #f64c858d
+# %% ../../nbs/ops/04_upfirdn2d.ipynb #c4a34f50
 def upsample2d(
     x, # [N,C,H,W]
     f, # filter as from `setup_filter`, or None
@@ -82,7 +82,7 @@ def upsample2d(
     q = [(fw + ux - 1) // 2, (fw - ux) // 2, (fh + uy - 1) // 2, (fh - uy) // 2]
     return upfirdn2d(x, f, up=(ux, uy), padding=[a + b for a, b in zip(p, q)], flip_filter=flip_filter, gain=gain * ux * uy, impl=impl)
 
-# %% ../../nbs/ops/04_upfirdn2d.ipynb #3376eef4
+# %% ../../nbs/ops/04_upfirdn2d.ipynb #5e393a70
 def downsample2d(
     x, # [N,C,H,W]
     f, # filter as from `setup_filter`, or None
@@ -97,7 +97,7 @@ def downsample2d(
     q = [(fw - dx + 1) // 2, (fw - dx) // 2, (fh - dy + 1) // 2, (fh - dy) // 2]
     return upfirdn2d(x, f, down=(dx, dy), padding=[a + b for a, b in zip(p, q)], flip_filter=flip_filter, gain=gain, impl=impl)
 
-# %% ../../nbs/ops/04_upfirdn2d.ipynb #3884b2be
+# %% ../../nbs/ops/04_upfirdn2d.ipynb #5ab672a0
 def filter2d(
     x, # [N,C,H,W]
     f, # filter as from `setup_filter`, or None
