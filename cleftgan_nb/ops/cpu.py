@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'ACT', 'GATE', 'Block', 'Stage', 'Fused', 'Single', 'polyphase', 'fir', 'row_at', 'load_row', 'store_row',
-           'run_passes', 'run_stage', 'slide', 'clear', 'fill', 'trim', 'fused_blocks', 'fused', 'single_blocks',
-           'single', 'Fir', 'fir_stage', 'too_small', 'Layout', 'Planner', 'plan_single', 'plan_fused', 'resample',
-           'resample_leaky']
+           'run_passes', 'run_stage', 'pixels_of', 'slide', 'clear', 'fill', 'trim', 'fused_blocks', 'fused',
+           'single_blocks', 'single', 'Fir', 'fir_stage', 'too_small', 'Layout', 'Planner', 'plan_single', 'plan_fused',
+           'resample', 'resample_leaky']
 
-# %% ../../nbs/ops/03_cpu.ipynb #3c0ec450
+# %% ../../nbs/ops/03_cpu.ipynb #c5b37100
 import math, os, threading
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 import numba as nb, numpy as np, torch
 from fastcore.basics import patch
-from .simd import add, borrow, fma, leaky, leaky_slope, load, mul, read, splat, store, turn_in, turn_out, write
+from .simd import add, borrow, fma, leaky, leaky_slope, load, mul, prefetch, read, splat, store, turn_in, turn_out, write
 
 # %% ../../nbs/ops/03_cpu.ipynb #bc7c0fe0
 def polyphase(
@@ -126,11 +126,21 @@ def run_passes(buf, tab, weights, s, src, dst, n, mode, act):
     for i in range(s.first + 4 * s.vertical, s.first + 4 * (s.vertical + s.horizontal), 4):
         fir(buf, dst + tab[i], tab, tab[i + 2], src, weights, tab[i + 3], tab[i + 1], n, mode, act)
 
-# %% ../../nbs/ops/03_cpu.ipynb #f03e6830
+# %% ../../nbs/ops/03_cpu.ipynb #dbd701f0
 @_jit
-def run_stage(buf, tab, weights, s, k, src, dst, n, mode, act):
-    "All passes for every channel at hand."
-    for l in range(k.lanes): run_passes(buf, tab, weights, s, src + l * k.apart, dst + l * k.apart, n, mode, act)
+def run_stage(buf, tab, weights, s, k, src, dst, n, mode, act, x, at, pixels, pitch):
+    "All passes for every channel at hand; meanwhile, `pixels` from x[at] on are fetched, which will be needed next."
+    if k.lanes == 1: pixels = 0 # they are contiguous: fetched without being told
+    for l in range(k.lanes):
+        for i in range(l * pixels // k.lanes, (l + 1) * pixels // k.lanes): prefetch(x, at + i * pitch)
+        run_passes(buf, tab, weights, s, src + l * k.apart, dst + l * k.apart, n, mode, act)
+
+# %% ../../nbs/ops/03_cpu.ipynb #9d116ca0
+@_jit
+def pixels_of(k, first, end):
+    "Number of the pixel where the rows of the planes first…end begin, and how many there are."
+    first, end = max(0, first * k.down), min(k.height, end * k.down)
+    return first * k.width, max(0, end - first) * k.width
 
 # %% ../../nbs/ops/03_cpu.ipynb #47c0aa20
 @_jit
@@ -181,13 +191,13 @@ def _place(item, channels, lanes, area):
 # %% ../../nbs/ops/03_cpu.ipynb #c95c9d50
 Fused = namedtuple('Fused', 'size step trim X sx G sg T st Y')
 
-# %% ../../nbs/ops/03_cpu.ipynb #f425a680
+# %% ../../nbs/ops/03_cpu.ipynb #b5df6850
 @_jit
-def fused_blocks(buf, tab, weights, x, g, bias, none, out, gated, channels, p, act, i, m0, m1):
-    "Channel (or vector of channels) `i`, rows m0…m1 of the result's planes."
+def fused_blocks(buf, tab, weights, x, g, bias, none, out, gated, channels, p, act, item, m0, m1):
+    "Channel (or vector of channels) `item`, rows m0…m1 of the result's planes."
     X, G, T, Y = p.X, p.G, p.T, p.Y
-    xs, c, pitch = _place(i, channels, X.lanes, X.height * X.width)
-    gs, ys = _place(i, channels, X.lanes, G.height * G.width)[0], _place(i, channels, X.lanes, Y.height * Y.width)[0]
+    xs, c, pitch = _place(item, channels, X.lanes, X.height * X.width)
+    gs, ys = _place(item, channels, X.lanes, G.height * G.width)[0], _place(item, channels, X.lanes, Y.height * Y.width)[0]
     t0 = t1 = m0 - p.st.above
     x0 = x1 = t0 - p.sx.above; g0 = g1 = t0 - p.sg.above
     for m in range(m0, m1, p.step):
@@ -197,12 +207,15 @@ def fused_blocks(buf, tab, weights, x, g, bias, none, out, gated, channels, p, a
             r = min(p.step, e + p.st.below - t1); to = T.base + (t1 - t0) * T.stride + T.left
             if gated:
                 g0, g1 = fill(buf, G, g0, g1, t1 - p.sg.above, t1 + r + p.sg.below, g, gs, pitch, none, c)
-                run_stage(buf, tab, weights, p.sg, G, (t1 - g0) * G.stride, to, r * T.stride, PLAIN, act)
+                i, n = pixels_of(G, g1, g1 + p.step)
+                run_stage(buf, tab, weights, p.sg, G, (t1 - g0) * G.stride, to, r * T.stride, PLAIN, act, g, gs + i * pitch, n, pitch)
             x0, x1 = fill(buf, X, x0, x1, t1 - p.sx.above, t1 + r + p.sx.below, x, xs, pitch, bias, c)
-            run_stage(buf, tab, weights, p.sx, X, (t1 - x0) * X.stride, to, r * T.stride, GATE if gated else ACT, act)
+            i, n = pixels_of(X, x1, x1 + p.step)
+            run_stage(buf, tab, weights, p.sx, X, (t1 - x0) * X.stride, to, r * T.stride, GATE if gated else ACT, act, x, xs + i * pitch, n, pitch)
             if p.trim: trim(buf, T, t0, t1, t1 + r)
             t1 += r
-        run_stage(buf, tab, weights, p.st, T, (m - t0) * T.stride, Y.base, (e - m) * Y.stride, PLAIN, act)
+        i, n = pixels_of(Y, m, e)
+        run_stage(buf, tab, weights, p.st, T, (m - t0) * T.stride, Y.base, (e - m) * Y.stride, PLAIN, act, out, ys + i * pitch, n, pitch)
         for y in range(m * Y.down, min(e * Y.down, Y.height)): store_row(buf, Y, row_at(Y, y, m), out, ys + y * Y.width * pitch, pitch)
 
 # %% ../../nbs/ops/03_cpu.ipynb #3cab59a0
@@ -215,18 +228,19 @@ def fused(buf, tab, weights, x, g, bias, none, out, gated, channels, p, act, i0,
 # %% ../../nbs/ops/03_cpu.ipynb #678dbf50
 Single = namedtuple('Single', 'size step X sx Y')
 
-# %% ../../nbs/ops/03_cpu.ipynb #30b6cc20
+# %% ../../nbs/ops/03_cpu.ipynb #c24b1180
 @_jit
-def single_blocks(buf, tab, weights, x, bias, out, channels, p, act, i, m0, m1):
-    "Channel (or vector of channels) `i`, rows m0…m1 of the result's planes."
+def single_blocks(buf, tab, weights, x, bias, out, channels, p, act, item, m0, m1):
+    "Channel (or vector of channels) `item`, rows m0…m1 of the result's planes."
     X, Y = p.X, p.Y
-    xs, c, pitch = _place(i, channels, X.lanes, X.height * X.width)
-    ys = _place(i, channels, X.lanes, Y.height * Y.width)[0]
+    xs, c, pitch = _place(item, channels, X.lanes, X.height * X.width)
+    ys = _place(item, channels, X.lanes, Y.height * Y.width)[0]
     x0 = x1 = m0 - p.sx.above
     for m in range(m0, m1, p.step):
         e = min(m + p.step, m1)
         x0, x1 = fill(buf, X, x0, x1, m - p.sx.above, e + p.sx.below, x, xs, pitch, bias, c)
-        run_stage(buf, tab, weights, p.sx, X, (m - x0) * X.stride, Y.base, (e - m) * Y.stride, PLAIN, act)
+        i, n = pixels_of(Y, m, e)
+        run_stage(buf, tab, weights, p.sx, X, (m - x0) * X.stride, Y.base, (e - m) * Y.stride, PLAIN, act, out, ys + i * pitch, n, pitch)
         for y in range(m * Y.down, min(e * Y.down, Y.height)): store_row(buf, Y, row_at(Y, y, m), out, ys + y * Y.width * pitch, pitch)
 
 # %% ../../nbs/ops/03_cpu.ipynb #8f018010
