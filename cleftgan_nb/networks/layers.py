@@ -8,7 +8,7 @@ __all__ = ['HALF', 'DTYPES', 'check_shape', 'check_labels', 'check_keywords', 'c
            'early_padding', 'conv2d', 'resample_conv2d', 'Conv2dLayer', 'unit_rms', 'modulation_coefficients',
            'ScaleAndPad', 'modulated_conv2d', 'Generator', 'plain_kwargs']
 
-# %% ../../nbs/networks/10_layers.ipynb #65435fbb
+# %% ../../nbs/networks/10_layers.ipynb #0b5935f0
 from contextlib import contextmanager, nullcontext
 from inspect import signature
 import torch
@@ -16,9 +16,10 @@ from torch import nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 from .. import ops
+from ..ops import winograd
 from ..ops.dispatch import one_of
 
-# %% ../../nbs/networks/10_layers.ipynb #a2988137
+# %% ../../nbs/networks/10_layers.ipynb #bd6d0420
 def check_shape(
     name, # of the argument, for the message
     x, # what was given
@@ -30,7 +31,7 @@ def check_shape(
     if not fits: raise ValueError(f"{name} {given}; accepted: a tensor [{', '.join(map(str, shape))}]")
     return x
 
-# %% ../../nbs/networks/10_layers.ipynb #b2c4e154
+# %% ../../nbs/networks/10_layers.ipynb #cef5af70
 def check_labels(
     c, # labels [batch, c_dim], or None
     c_dim, # what the network was built with; 0 means without labels
@@ -42,7 +43,7 @@ def check_labels(
         given = list(c.shape) if isinstance(c, torch.Tensor) else type(c).__name__
         raise ValueError(f"c is {given}, but this network was built without labels (c_dim=0); accepted: None or a tensor [batch, 0]")
 
-# %% ../../nbs/networks/10_layers.ipynb #4aaadaf5
+# %% ../../nbs/networks/10_layers.ipynb #eb05cdd0
 def check_keywords(
     name, # whose keywords they are, for the message
     given, # dict of keywords
@@ -55,7 +56,7 @@ def check_keywords(
     unknown = ', '.join(k for k in given if k not in known)
     if unknown: raise ValueError(f"{name} has no keyword {unknown}; accepted: {', '.join(known)}")
 
-# %% ../../nbs/networks/10_layers.ipynb #57d421b1
+# %% ../../nbs/networks/10_layers.ipynb #7b5f9c00
 def check_resolution(
     resolution, # width and height of the image in pixels
     minimum=8, # smallest that makes sense for the network
@@ -66,24 +67,24 @@ def check_resolution(
         raise ValueError(f"img_resolution={resolution!r}; accepted: a power of two, {minimum} or more: 32, 64, 128, 256, ...")
     return resolution
 
-# %% ../../nbs/networks/10_layers.ipynb #9f97ed02
+# %% ../../nbs/networks/10_layers.ipynb #2086dea0
 def check_counts(least=1, **counts):
     "Whole numbers of at least `least`, or a `ValueError` that names the keyword."
     for name, n in counts.items():
         if not isinstance(n, int) or isinstance(n, bool) or n < least: raise ValueError(f"{name}={n!r}; accepted: a whole number, {least} or more")
 
-# %% ../../nbs/networks/10_layers.ipynb #0493074c
+# %% ../../nbs/networks/10_layers.ipynb #597380c0
 HALF = (torch.bfloat16, torch.float16)
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
-# %% ../../nbs/networks/10_layers.ipynb #e2a40e3a
+# %% ../../nbs/networks/10_layers.ipynb #36791ce0
 def parse_dtype(
     dtype, # a torch.dtype or its name
 ): # torch.dtype
     "The type that activations travel in."
     return DTYPES[one_of('dtype', str(dtype).removeprefix('torch.'), DTYPES)]
 
-# %% ../../nbs/networks/10_layers.ipynb #d321061b
+# %% ../../nbs/networks/10_layers.ipynb #eece36e0
 def uses_half(
     rate, # sampling rate of the layer, pixels across the image
     resolution, # of the final image, pixels
@@ -92,7 +93,7 @@ def uses_half(
     "May this layer compute in half precision, where the network does at all?"
     return num_fp16_res is None or rate * 2 ** num_fp16_res > resolution
 
-# %% ../../nbs/networks/10_layers.ipynb #3ec003df
+# %% ../../nbs/networks/10_layers.ipynb #076d00f0
 @contextmanager
 def precision(
     dtype, # what the network was built with
@@ -104,7 +105,7 @@ def precision(
     if cast: dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False) if cast else nullcontext(): yield dtype if dtype in HALF else weight.dtype
 
-# %% ../../nbs/networks/10_layers.ipynb #11a3c2c3
+# %% ../../nbs/networks/10_layers.ipynb #705ec510
 def place(
     x, # activations [N,C,H,W]
     dtype, # type to compute in
@@ -114,7 +115,7 @@ def place(
     last = dtype in HALF if channels_last is None else channels_last
     return x.to(dtype=dtype, memory_format=torch.channels_last if last else torch.contiguous_format)
 
-# %% ../../nbs/networks/10_layers.ipynb #cce47c8d
+# %% ../../nbs/networks/10_layers.ipynb #aaa68090
 class FullyConnected(nn.Module):
     "A linear layer with equalized learning rate, and an activation."
     def __init__(self,
@@ -130,7 +131,7 @@ class FullyConnected(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_features, in_features) * (weight_init / lr_mult))
         self.bias = nn.Parameter(torch.as_tensor(bias_init, dtype=torch.float32).expand(out_features) / lr_mult)
 
-# %% ../../nbs/networks/10_layers.ipynb #fec889ad
+# %% ../../nbs/networks/10_layers.ipynb #1efaa620
 @patch
 def forward(self:FullyConnected,
     x, # [batch, n_in]
@@ -139,18 +140,18 @@ def forward(self:FullyConnected,
     if self.activation == 'linear': return F.linear(x, w, b)
     return ops.bias_act(F.linear(x, w), b, act=self.activation)
 
-# %% ../../nbs/networks/10_layers.ipynb #cf399748
+# %% ../../nbs/networks/10_layers.ipynb #a5aa5880
 @patch
 def extra_repr(self:FullyConnected): return f'{self.in_features}, {self.out_features}, {self.activation}, lr_mult={self.lr_mult}'
 
-# %% ../../nbs/networks/10_layers.ipynb #0d5aa71f
+# %% ../../nbs/networks/10_layers.ipynb #3d09f5b0
 def normalize_2nd_moment(
     x, # [batch, features]
 ): # [batch, features] with mean square 1 in every row
     "Divide every row by its root mean square."
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
-# %% ../../nbs/networks/10_layers.ipynb #e12b3d0f
+# %% ../../nbs/networks/10_layers.ipynb #3cc44140
 class MappingNetwork(nn.Module):
     "From latent codes and labels to intermediate latent codes w, one for every layer of the synthesis."
     def __init__(self,
@@ -170,7 +171,7 @@ class MappingNetwork(nn.Module):
         for i in range(num_layers): setattr(self, f'fc{i}', FullyConnected(sizes[i], sizes[i + 1], 'lrelu', lr_multiplier))
         if num_ws is not None: self.register_buffer('w_avg', torch.zeros(w_dim))
 
-# %% ../../nbs/networks/10_layers.ipynb #bff75534
+# %% ../../nbs/networks/10_layers.ipynb #ca227760
 @patch
 def _codes(self:MappingNetwork, z, c):
     "What goes into the first layer: [z, embed(c)], each normalized."
@@ -180,7 +181,7 @@ def _codes(self:MappingNetwork, z, c):
     if c is not None: parts.append(self.embed(c.to(self.fc0.weight.dtype)))
     return torch.cat([normalize_2nd_moment(p) for p in parts], 1)
 
-# %% ../../nbs/networks/10_layers.ipynb #d574e94c
+# %% ../../nbs/networks/10_layers.ipynb #d3fe49a0
 @patch
 def truncate(self:MappingNetwork,
     ws, # [batch, num_ws, w_dim]
@@ -193,7 +194,7 @@ def truncate(self:MappingNetwork,
     k = self.num_ws if cutoff is None else cutoff
     return torch.cat([self.w_avg.lerp(ws[:, :k], psi), ws[:, k:]], 1)
 
-# %% ../../nbs/networks/10_layers.ipynb #6965391c
+# %% ../../nbs/networks/10_layers.ipynb #0b6f7150
 @patch
 def forward(self:MappingNetwork,
     z, # latent codes [batch, z_dim]; None where z_dim is 0
@@ -210,7 +211,10 @@ def forward(self:MappingNetwork,
         ws = w[:, None].expand(-1, self.num_ws, -1)
         return ws if truncation_psi == 1 else self.truncate(ws, truncation_psi, truncation_cutoff)
 
-# %% ../../nbs/networks/10_layers.ipynb #b45f5424
+# %% ../../nbs/networks/10_layers.ipynb #bbb86900
+def _autocast(x): return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+
+# %% ../../nbs/networks/10_layers.ipynb #e2bd2860
 def early_padding(
     x, # what is to be convolved, [N, in, H, W]
     weight, # [out, in, k, k]
@@ -220,7 +224,7 @@ def early_padding(
     training = torch.is_grad_enabled() and weight.requires_grad and x.device.type == 'cpu'
     return max(padding - (weight.shape[-1] - 1) // 2, 0) if training else 0
 
-# %% ../../nbs/networks/10_layers.ipynb #1553f56f
+# %% ../../nbs/networks/10_layers.ipynb #2b3c0300
 def conv2d(
     x, # [N, in, H, W]
     weight, # [out, in, k, k]
@@ -228,10 +232,11 @@ def conv2d(
     stride=1, # pixels
 ): # [N, out, H', W']
     "Correlation of `x` with `weight`."
+    if ops.default_impl() != 'definition' and not _autocast(x) and winograd.pays(x, weight, padding, stride): return winograd.conv3x3(x, weight, padding)
     early = early_padding(x, weight, padding)
     return F.conv2d(F.pad(x, [early] * 4) if early else x, weight, padding=padding - early, stride=stride)
 
-# %% ../../nbs/networks/10_layers.ipynb #83e8a8cc
+# %% ../../nbs/networks/10_layers.ipynb #14e433a0
 def resample_conv2d(
     x, # [N, in, H, W]
     weight, # [out, in, k, k]
@@ -247,7 +252,7 @@ def resample_conv2d(
     if k == 1: return conv2d(ops.upfirdn2d(x, f, down=2, padding=[low, high] * 2), weight)
     return conv2d(ops.upfirdn2d(x, f, padding=[low, high] * 2), weight, stride=2)
 
-# %% ../../nbs/networks/10_layers.ipynb #2ba76cd7
+# %% ../../nbs/networks/10_layers.ipynb #d18ce890
 class Conv2dLayer(nn.Module):
     "A convolution with equalized learning rate, bias, activation and clamp; the discriminator is made of it."
     def __init__(self,
@@ -269,7 +274,7 @@ class Conv2dLayer(nn.Module):
             if trainable and value is not None: setattr(self, name, nn.Parameter(value))
             else: self.register_buffer(name, value)
 
-# %% ../../nbs/networks/10_layers.ipynb #03cf6f3c
+# %% ../../nbs/networks/10_layers.ipynb #c3ef20f0
 @patch
 def forward(self:Conv2dLayer,
     x, # [N, in, H, W]
@@ -282,7 +287,7 @@ def forward(self:Conv2dLayer,
     clamp = None if self.conv_clamp is None else self.conv_clamp * gain
     return ops.bias_act(x, self.bias, act=self.activation, gain=gain * (1 if self.activation == 'linear' else 2 ** 0.5), clamp=clamp)
 
-# %% ../../nbs/networks/10_layers.ipynb #67c06476
+# %% ../../nbs/networks/10_layers.ipynb #d6257ba0
 def unit_rms(
     x, # any tensor
     dim=None, # axes to average over; None for all
@@ -290,7 +295,7 @@ def unit_rms(
     "Divide by the root mean square."
     return x * x.square().mean(dim, keepdim=True).rsqrt() if dim is not None else x * x.square().mean().rsqrt()
 
-# %% ../../nbs/networks/10_layers.ipynb #a370dc85
+# %% ../../nbs/networks/10_layers.ipynb #c2c59a80
 def _modulate_definition(x, weight, styles, demodulate, normalize, gain, padding, f, up):
     if normalize: weight, styles = unit_rms(weight, [1, 2, 3]), unit_rms(styles)
     w = weight * styles[:, None, :, None, None]                                                       # [N, out, in, k, k]
@@ -298,10 +303,10 @@ def _modulate_definition(x, weight, styles, demodulate, normalize, gain, padding
     if gain is not None: w = w * gain
     return torch.cat([_convolve(x[n:n + 1], w[n].to(x.dtype), padding, f, up) for n in range(len(x))])
 
-# %% ../../nbs/networks/10_layers.ipynb #5b0d6b28
+# %% ../../nbs/networks/10_layers.ipynb #07dfc910
 def _convolve(x, weight, padding, f, up): return conv2d(x, weight, padding) if up == 1 else resample_conv2d(x, weight, f, up)
 
-# %% ../../nbs/networks/10_layers.ipynb #18509911
+# %% ../../nbs/networks/10_layers.ipynb #22455640
 def modulation_coefficients(
     weight, # [out, in, k, k]
     styles, # [N, in]
@@ -310,13 +315,14 @@ def modulation_coefficients(
 ): # (scale of the input [N, in], scale of the output [N, out] or None)
     "What modulation and demodulation do to the channels of input and output."
     if not (demodulate or normalize): return styles, None
-    energy = weight.square().sum([2, 3])
+    taps = weight.flatten(2)
+    energy = torch.einsum('oik,oik->oi', taps, taps)   # squares summed, without a tensor of squares
     r = (energy.mean(1) / weight[0, 0].numel()).rsqrt() if normalize else energy.new_ones(len(energy))
     if normalize: styles = unit_rms(styles)
     if not demodulate: return styles, r.expand(len(styles), -1)
     return styles, r * (styles.square() @ (energy * r.square()[:, None]).t() + 1e-8).rsqrt()
 
-# %% ../../nbs/networks/10_layers.ipynb #4d138ebc
+# %% ../../nbs/networks/10_layers.ipynb #be94b8e0
 class ScaleAndPad(torch.autograd.Function):
     "x times s, with zeros around it; differentiable any number of times."
     @staticmethod
@@ -334,7 +340,7 @@ class ScaleAndPad(torch.autograd.Function):
         g = g[:, :, p:g.shape[2] - p, p:g.shape[3] - p]
         return g * s[..., None, None], (g * x).sum([2, 3]) if ctx.needs_input_grad[1] else None, None
 
-# %% ../../nbs/networks/10_layers.ipynb #51975c91
+# %% ../../nbs/networks/10_layers.ipynb #48aaa410
 def _modulate_shared(x, weight, styles, demodulate, normalize, gain, padding, f, up):
     s, d = modulation_coefficients(weight, styles, demodulate, normalize)
     if gain is not None: s = s * gain
@@ -344,7 +350,7 @@ def _modulate_shared(x, weight, styles, demodulate, normalize, gain, padding, f,
     x = _convolve(x, weight.to(x.dtype), padding - early, f, up)
     return x if d is None else x * d.to(x.dtype)[..., None, None]
 
-# %% ../../nbs/networks/10_layers.ipynb #b92f832b
+# %% ../../nbs/networks/10_layers.ipynb #38913b10
 def modulated_conv2d(
     x, # [N, in, H, W]
     weight, # [out, in, k, k]
@@ -362,7 +368,7 @@ def modulated_conv2d(
     literal = (ops.default_impl() if impl == 'auto' else impl) == 'definition'
     return (_modulate_definition if literal else _modulate_shared)(x, weight, styles, demodulate, normalize, gain, padding, f, up)
 
-# %% ../../nbs/networks/10_layers.ipynb #9e2a5d33
+# %% ../../nbs/networks/10_layers.ipynb #d75acb30
 class Generator(nn.Module):
     "What StyleGAN2 and StyleGAN3 share; `architecture`, `_synthesis` and `_mapping_layers` are theirs."
     def __init__(self,
@@ -385,14 +391,14 @@ class Generator(nn.Module):
         self.num_ws = self.synthesis.num_ws
         self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **{'num_layers': self._mapping_layers, **mapping_kwargs})
 
-# %% ../../nbs/networks/10_layers.ipynb #d3a41c93
+# %% ../../nbs/networks/10_layers.ipynb #2782cdb0
 def plain_kwargs(
     kwargs, # keywords of a network
 ): # dict in types that JSON has
     "Keywords as they go into a file: a dtype becomes its name."
     return {k: str(v).removeprefix('torch.') if isinstance(v, torch.dtype) else v for k, v in kwargs.items()}
 
-# %% ../../nbs/networks/10_layers.ipynb #9fedc6ca
+# %% ../../nbs/networks/10_layers.ipynb #c8575f30
 @patch
 def forward(self:Generator,
     z, # latent codes [batch, z_dim]
