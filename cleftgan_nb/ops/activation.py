@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Activation', 'ACTIVATIONS', 'definition', 'bias_act']
 
-# %% ../../nbs/ops/06_bias_act.ipynb #220aa35c
+# %% ../../nbs/ops/06_bias_act.ipynb #42d51b10
 from collections import namedtuple
 import torch, torch.nn.functional as F
 from . import cpu
-from .dispatch import check_bias, check_clamp, choose, one_of
+from .dispatch import check_bias, check_clamp, check_number, choose, one_of, whole
 from .fused import FilteredLReLU
 
-# %% ../../nbs/ops/06_bias_act.ipynb #8e364f99
+# %% ../../nbs/ops/06_bias_act.ipynb #7d715820
 Activation = namedtuple('Activation', 'function alpha gain')
 ACTIVATIONS = dict(
     linear=Activation(lambda x, alpha: x, 0, 1),
@@ -25,20 +25,20 @@ ACTIVATIONS = dict(
     softplus=Activation(lambda x, alpha: F.softplus(x), 0, 1),
     swish=Activation(lambda x, alpha: x * x.sigmoid(), 0, 2 ** .5))
 
-# %% ../../nbs/ops/06_bias_act.ipynb #844df5cf
+# %% ../../nbs/ops/06_bias_act.ipynb #c4806d20
 def definition(x, b, dim, act, alpha, gain, clamp):
     "`bias_act` as it is written, for checked arguments."
     if b is not None: x = x + b.to(x.dtype).reshape([-1 if i == dim else 1 for i in range(x.ndim)])
     x = ACTIVATIONS[act].function(x, alpha) * gain
     return x if clamp is None else x.clamp(-clamp, clamp)
 
-# %% ../../nbs/ops/06_bias_act.ipynb #e90e6746
+# %% ../../nbs/ops/06_bias_act.ipynb #eed11bc0
 def _slope(act, alpha): return {'linear': 1, 'relu': 0, 'lrelu': alpha}.get(act)
 
-# %% ../../nbs/ops/06_bias_act.ipynb #ac68f0a9
+# %% ../../nbs/ops/06_bias_act.ipynb #5f65d9d0
 def _identity(size): return cpu.fir_stage(None, (1, 1), (1, 1), [0] * 4, True, 1, size)
 
-# %% ../../nbs/ops/06_bias_act.ipynb #be42626a
+# %% ../../nbs/ops/06_bias_act.ipynb #57a08160
 def bias_act(
     x, # any shape, floating point
     b=None, # [x.shape[dim]]
@@ -50,17 +50,17 @@ def bias_act(
     impl='auto', # 'auto', 'definition' or 'cpu'
 ): # like x
     "Bias, activation, gain, clamp (SG2 appendix B)."
-    _check(x, b, dim, one_of('act', act, ACTIVATIONS), clamp)
+    _check(x, b, dim, one_of('act', act, tuple(ACTIVATIONS)), clamp)
     alpha, gain = [default if v is None else v for v, default in zip((alpha, gain), ACTIVATIONS[act][1:])]
-    slope = _slope(act, alpha)
+    check_number(alpha=alpha, gain=gain); slope = _slope(act, alpha)
     if choose(impl, x) == 'definition' or slope is None or x.ndim != 4 or dim % 4 != 1: return definition(x, b, dim % max(x.ndim, 1), act, alpha, gain, clamp)
     s = _identity(x.shape[:1:-1]) if x.numel() else None
     return FilteredLReLU.apply(x, b, s, s, (gain, gain * slope, float('inf') if clamp is None else clamp)) if s else definition(x, b, dim % 4, act, alpha, gain, clamp)
 
-# %% ../../nbs/ops/06_bias_act.ipynb #399b290c
+# %% ../../nbs/ops/06_bias_act.ipynb #9526b790
 def _check(x, b, dim, act, clamp):
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         raise ValueError(f"x is {x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}; accepted: a torch.Tensor of a floating point type")
-    if b is not None and not -x.ndim <= dim < x.ndim: raise ValueError(f"dim={dim}; accepted: a dimension of x, which has {x.ndim}")
+    if b is not None and not (whole(dim) and -x.ndim <= dim < x.ndim): raise ValueError(f"dim={dim!r}; accepted: a dimension of x, which has {x.ndim}")
     if b is not None: check_bias(b, x.shape[dim])
     check_clamp(clamp)

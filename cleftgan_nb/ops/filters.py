@@ -5,31 +5,40 @@
 # %% auto #0
 __all__ = ['setup_filter', 'design_lowpass_filter']
 
-# %% ../../nbs/ops/01_filters.ipynb #9b32da5b
+# %% ../../nbs/ops/01_filters.ipynb #a1a8d2e0
 import numpy as np, torch
 import scipy.signal, scipy.special
+from .dispatch import check_number
 
-# %% ../../nbs/ops/01_filters.ipynb #ddafcea4
+# %% ../../nbs/ops/01_filters.ipynb #1fda10e0
 def setup_filter(
     f, # taps: a number, a list, [taps] or [height, width]
     normalize=True, # make the sum 1
     gain=1, # brightness gain of the whole filter (both axes together)
 ): # float32 [taps] when separable, else [height, width]
     "A filter in the form that the operators take."
-    f = torch.as_tensor(f, dtype=torch.float32)
+    f = _taps(f); check_number(gain=gain)
     if f.ndim > 2 or f.numel() == 0: raise ValueError(f"f has shape {list(f.shape)}; accepted: a number, [taps] or [height, width]")
     if f.ndim == 0: f = f[None]
     separable = f.ndim == 1 and len(f) >= 8
     if f.ndim == 1 and not separable: f = torch.outer(f, f)
     if normalize: f = f / _nonzero(f.sum())
+    if separable and gain < 0: raise ValueError(f"gain={gain!r}; accepted: at least 0, since a separable filter is applied twice")
     return f * gain ** (0.5 if separable else 1)
 
-# %% ../../nbs/ops/01_filters.ipynb #39644375
+# %% ../../nbs/ops/01_filters.ipynb #8f883d40
+def _taps(f):
+    try: f = torch.as_tensor(f, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError): raise ValueError(f"f={f!r}; accepted: a number, or numbers as [taps] or [height, width]") from None
+    if not f.isfinite().all(): raise ValueError("f holds NaN or infinity; accepted: finite numbers")
+    return f
+
+# %% ../../nbs/ops/01_filters.ipynb #b09664c0
 def _nonzero(total):
     if total == 0: raise ValueError("f sums to 0, so it can't be normalized; use normalize=False or other taps")
     return total
 
-# %% ../../nbs/ops/01_filters.ipynb #d197f707
+# %% ../../nbs/ops/01_filters.ipynb #5ce969f0
 def design_lowpass_filter(
     numtaps, # taps along an axis; 1 means no filter
     cutoff, # f_c in cycles per unit length, below fs/2
@@ -44,13 +53,14 @@ def design_lowpass_filter(
     h = _jinc(numtaps, cutoff, fs) * np.outer(*[_kaiser(numtaps, width / (fs / 2))] * 2)
     return torch.as_tensor(h / h.sum(), dtype=torch.float32)
 
-# %% ../../nbs/ops/01_filters.ipynb #d257f881
+# %% ../../nbs/ops/01_filters.ipynb #638ecbc0
 def _check_design(numtaps, cutoff, width, fs):
+    check_number(cutoff=cutoff, width=width, fs=fs)
     if not (isinstance(numtaps, (int, np.integer)) and numtaps >= 1): raise ValueError(f"numtaps={numtaps!r}; accepted: a whole number of at least 1")
     if numtaps > 1 and not 0 < cutoff < fs / 2: raise ValueError(f"cutoff={cutoff!r} with fs={fs!r}; accepted: between 0 and fs/2, both excluded")
     if not width > 0: raise ValueError(f"width={width!r}; accepted: a number above 0")
 
-# %% ../../nbs/ops/01_filters.ipynb #6aa3b80b
+# %% ../../nbs/ops/01_filters.ipynb #2696d420
 def _jinc(n, cutoff, fs):
     t = (np.arange(n) - (n - 1) / 2) / fs
     r = np.hypot(*np.meshgrid(t, t))
@@ -58,6 +68,6 @@ def _jinc(n, cutoff, fs):
     r = np.where(at_0, 1, r)
     return np.where(at_0, cutoff, scipy.special.j1(2 * cutoff * np.pi * r) / (np.pi * r))
 
-# %% ../../nbs/ops/01_filters.ipynb #111e4993
+# %% ../../nbs/ops/01_filters.ipynb #223f14a0
 def _kaiser(n, width):
     return np.kaiser(n, scipy.signal.kaiser_beta(scipy.signal.kaiser_atten(n, width)))

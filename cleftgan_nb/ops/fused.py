@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['definition', 'Gated', 'FilteredLReLU', 'filtered_lrelu']
 
-# %% ../../nbs/ops/05_filtered_lrelu.ipynb #a3939f23
+# %% ../../nbs/ops/05_filtered_lrelu.ipynb #1089beb0
 import torch, torch.nn.functional as F
 from . import cpu, resample
-from .dispatch import check_bias, check_clamp, check_filter, check_image, choose, padding4, whole
+from .dispatch import check_bias, check_clamp, check_filter, check_image, check_number, choose, filter_size, padding4, whole
 
-# %% ../../nbs/ops/05_filtered_lrelu.ipynb #455d5790
+# %% ../../nbs/ops/05_filtered_lrelu.ipynb #3b646620
 def definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter):
     "`filtered_lrelu` as it is written, for checked arguments."
     if b is not None: x = x + b.to(x.dtype).reshape(1, -1, 1, 1)
@@ -19,7 +19,7 @@ def definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
     if clamp is not None: x = x.clamp(-clamp, clamp)
     return resample.definition(x, fd, (1, 1), (down, down), [0] * 4, flip_filter, 1)
 
-# %% ../../nbs/ops/05_filtered_lrelu.ipynb #6226bcb7
+# %% ../../nbs/ops/05_filtered_lrelu.ipynb #0b425fc0
 class Gated(torch.autograd.Function):
     "D(a'(U(x+b))·G(g)): linear in `g`."
     @staticmethod
@@ -31,7 +31,7 @@ class Gated(torch.autograd.Function):
         u, gate, d, act = ctx.stages
         return Gated.apply(h, *ctx.saved_tensors, u, d.transposed, gate.transposed, act), *[None] * 6
 
-# %% ../../nbs/ops/05_filtered_lrelu.ipynb #0a9c002e
+# %% ../../nbs/ops/05_filtered_lrelu.ipynb #a1edb200
 class FilteredLReLU(torch.autograd.Function):
     "D(a(U(x+b))), differentiable any number of times."
     @staticmethod
@@ -44,7 +44,7 @@ class FilteredLReLU(torch.autograd.Function):
         dx = Gated.apply(dy, x, b, u, d.transposed, u.transposed, act)
         return dx, dx.sum([0, 2, 3]).to(b.dtype) if ctx.needs_input_grad[1] else None, None, None, None
 
-# %% ../../nbs/ops/05_filtered_lrelu.ipynb #d09c7209
+# %% ../../nbs/ops/05_filtered_lrelu.ipynb #7dc89d90
 def filtered_lrelu(
     x, # [N,C,H,W]
     fu=None, # filter after up-sampling: [taps], [height,width] or None
@@ -60,10 +60,12 @@ def filtered_lrelu(
     impl='auto', # 'auto', 'definition' or 'cpu'
 ): # [N,C,H',W'], memory format of x
     "Bias, up-sample, leaky ReLU, clamp, down-sample (SG3 §3.2)."
-    check_image(x); check_filter(fu, 'fu'); check_filter(fd, 'fd'); check_bias(b, x.shape[1]); check_clamp(clamp); padding = padding4(padding)
+    check_image(x); check_filter(fu, 'fu'); check_filter(fd, 'fd'); check_bias(b, x.shape[1]); check_clamp(clamp); check_number(gain=gain, slope=slope); padding = padding4(padding)
     for name, v in dict(up=up, down=down).items():
         if not whole(v) or v < 1: raise ValueError(f"{name}={v!r}; accepted: a whole number of at least 1")
+    big = cpu.result_size(x.shape[:1:-1], (up, up), (1, 1), padding, filter_size(fu))
+    cpu.result_size(big, (1, 1), (down, down), [0] * 4, filter_size(fd), 'the up-sampled x')
+    if choose(impl, x, fu, fd, factors=[(up, down)]) == 'definition': return definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
     u = cpu.fir_stage(fu, (up, up), (1, 1), padding, flip_filter, up ** 2, x.shape[:1:-1])
-    d = cpu.fir_stage(fd, (1, 1), (down, down), [0] * 4, flip_filter, 1, u.out, 'the up-sampled x')
-    if choose(impl, x, fu, fd) == 'definition': return definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
+    d = cpu.fir_stage(fd, (1, 1), (down, down), [0] * 4, flip_filter, 1, u.out)
     return FilteredLReLU.apply(x, b, u, d, (gain, gain * slope, float('inf') if clamp is None else clamp))

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['definition', 'Resample', 'upfirdn2d', 'upsample2d', 'downsample2d', 'filter2d']
 
-# %% ../../nbs/ops/04_upfirdn2d.ipynb #c1ac1f50
+# %% ../../nbs/ops/04_upfirdn2d.ipynb #cf7196d0
 import torch, torch.nn.functional as F
 from . import cpu
-from .dispatch import check_filter, check_image, choose, filter_size, padding4, pair
+from .dispatch import check_filter, check_image, check_number, choose, filter_size, padding4, pair
 
 # %% ../../nbs/ops/04_upfirdn2d.ipynb #755eddb0
 def _insert_zeros(x, ux, uy):
@@ -49,23 +49,23 @@ class Resample(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy): return Resample.apply(dy, ctx.stage.transposed), None
 
-# %% ../../nbs/ops/04_upfirdn2d.ipynb #7523fcb0
+# %% ../../nbs/ops/04_upfirdn2d.ipynb #69baa950
 def upfirdn2d(
     x, # [N,C,H,W]
     f, # [taps] (separable), [height,width], or None (identity)
     up=1, # zeros inserted: factor, or [x, y]
-    down=1, # every how manieth sample is kept: factor, or [x, y]
+    down=1, # one sample in so many is kept: factor, or [x, y]
     padding=0, # samples added (negative: cropped): all sides, [x, y] or [x0, x1, y0, y1], after up-sampling
     flip_filter=False, # False: convolution; True: correlation
     gain=1, # factor in total
     impl='auto', # 'auto', 'definition' or 'cpu'
 ): # [N,C,H',W'] with W' = (W·up + x0 + x1 - taps)//down + 1
     "Insert zeros, pad, filter, keep every `down`-th sample (SG2 appendix B, SG3 §2)."
-    check_image(x); check_filter(f)
+    check_image(x); check_filter(f); check_number(gain=gain)
     up, down, padding = pair(up, 'up'), pair(down, 'down'), padding4(padding)
-    stage = cpu.fir_stage(f, up, down, padding, flip_filter, gain, x.shape[:1:-1])
-    if choose(impl, x, f) == 'definition': return definition(x, f, up, down, padding, flip_filter, gain)
-    return Resample.apply(x, stage)
+    cpu.result_size(x.shape[:1:-1], up, down, padding, filter_size(f))
+    if choose(impl, x, f, factors=zip(up, down)) == 'definition': return definition(x, f, up, down, padding, flip_filter, gain)
+    return Resample.apply(x, cpu.fir_stage(f, up, down, padding, flip_filter, gain, x.shape[:1:-1]))
 
 # %% ../../nbs/ops/04_upfirdn2d.ipynb #c4a34f50
 def upsample2d(
