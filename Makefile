@@ -44,7 +44,7 @@ workflow/profiles/%.yaml:
 
 bench: env  ## run the benchmark notebooks of nbs/bench into outputs/bench
 	@mkdir -p outputs/bench
-	@for notebook in nbs/bench/*.ipynb; do papermill --no-progress-bar --cwd nbs/bench $$notebook outputs/bench/$$(basename $$notebook) || exit 1; done
+	@for notebook in nbs/bench/*.ipynb; do papermill --no-progress-bar --cwd nbs/bench -p out ../../outputs/bench $$notebook outputs/bench/$$(basename $$notebook) || exit 1; done
 
 lab: env  ## open the notebooks
 	jupyter lab nbs
