@@ -320,14 +320,95 @@ SMALL = dict(z_dim=4, w_dim=4, channel_base=64, channel_max=4)
     (lambda: from_config(dict(architecture='GAN', kwargs={})), "architecture='GAN' is not known; accepted: StyleGAN3Generator"),
     (lambda: from_config(dict(architecture='Discriminator', kwargs=dict(c_dim=0))), 'Discriminator needs img_resolution'),
     (lambda: StyleGAN3Generator(layers=3), 'StyleGAN3Generator has no keyword layers; accepted'),
+    (lambda: build(['a'], 32), "name=['a'] is not known; accepted: stylegan3-t"),
+    (lambda: from_config(dict(architecture=[], kwargs={})), 'architecture=[] is not known; accepted: StyleGAN3Generator'),
+    (lambda: from_config(dict(architecture='Discriminator', kwargs={1: 2})), 'Discriminator has no keyword 1; accepted: c_dim'),
 ])
 def test_wrong_construction_is_explained(call, message):
     with pytest.raises(ValueError) as e: call()
     assert message in str(e.value)
 
 
+@pytest.mark.parametrize('name, kwargs, accepted', [
+    *[(name, kw, 'None or a number above 0') for name in ('stylegan3-t', 'stylegan2') for kw in (dict(conv_clamp='x'), dict(conv_clamp=-1), dict(conv_clamp=float('nan')))],
+    ('stylegan2', dict(D_kwargs=dict(conv_clamp='x')), 'None or a number above 0'),
+    ('stylegan3-t', dict(output_scale='x'), 'a number above 0'),
+    ('stylegan3-t', dict(margin_size=-20), 'a whole number, 0 or more'),
+    *[(name, kw, 'None or a whole number, 0 or more') for name in ('stylegan3-t', 'stylegan2') for kw in (dict(num_fp16_res='x'), dict(num_fp16_res=-3))],
+    ('stylegan2', dict(D_kwargs=dict(num_fp16_res=-3)), 'None or a whole number, 0 or more'),
+    ('stylegan2', dict(D_kwargs=dict(cmap_dim='x')), 'None or a whole number, 0 or more'),
+    ('stylegan2', dict(mapping_kwargs=dict(w_avg_beta='x')), 'a number from 0 to 1'),
+    ('stylegan3-t', dict(magnitude_ema_beta=2), 'a number from 0 to 1'),
+    ('stylegan2', dict(mapping_kwargs=dict(lr_multiplier=0)), 'a number above 0'),
+    ('stylegan2', dict(D_kwargs=dict(mapping_kwargs=dict(lr_multiplier=0)), c_dim=2), 'a number above 0'),
+    ('stylegan3-t', dict(first_cutoff=0), 'a number above 0'),
+    ('stylegan3-t', dict(first_cutoff=16), 'a number below first_stopband='),
+    ('stylegan3-t', dict(first_stopband='x'), 'a number above 0'),
+    ('stylegan3-t', dict(last_stopband_rel=-1), 'a number above 1'),
+    ('stylegan3-t', dict(last_stopband_rel=1), 'a number above 1'),
+    ('stylegan3-t', dict(num_critical='x'), '1 to num_layers - 1'),
+    *[(name, dict(channels_last='yes'), 'None or True or False') for name in ('stylegan3-t', 'stylegan2')],
+    ('stylegan2', dict(D_kwargs=dict(channels_last='yes')), 'None or True or False'),
+    ('stylegan3-t', dict(use_radial_filters='no'), 'True or False'),
+    ('stylegan3-t', dict(conv_kernel=2), 'an odd whole number'),
+    ('stylegan2', dict(w_dim=True), 'a whole number, 1 or more'),
+    ('stylegan2', dict(G_kwargs='x'), 'None or a dict of keywords'),
+    ('stylegan2', dict(mapping_kwargs=[('num_layers', 2)]), 'None or a dict of keywords'),
+    ('stylegan2', dict(D_kwargs=dict(epilogue_kwargs='x')), 'None or a dict of keywords'),
+    ('stylegan2', dict(D_kwargs=dict(epilogue_kwargs=dict(mbstd_num_channels=3))), 'a divisor of 4'),
+    ('stylegan2', dict(z_dim=0), 'z_dim=0 and c_dim=0; accepted'),
+])
+def test_wrong_settings_are_named(name, kwargs, accepted):
+    innermost = kwargs
+    with pytest.raises(ValueError) as e: build(name, 16, **{**SMALL, **kwargs})
+    while len(innermost) > 0 and isinstance(next(iter(innermost.values())), dict): innermost = next(iter(innermost.values()))
+    key, value = next(iter(innermost.items()))
+    assert f'{key}={value!r}' in str(e.value) and accepted in str(e.value)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    n = {k: np.int64(v) for k, v in SMALL.items()}
+    for name in ('stylegan3-t', 'stylegan2'):
+        G, D = build(name, np.int64(16), **n, num_fp16_res=np.int32(2), conv_clamp=np.float32(256), mapping_kwargs=dict(num_layers=np.int64(2)))
+        for net in (G, D): assert from_config(json.loads(json.dumps(to_config(net)))).init_kwargs == net.init_kwargs
+        assert D(G(torch.zeros(2, 4), None, np.float32(0.5), np.int64(2))).shape == (2, 1)
+
+
+def test_few_channels_are_at_least_one():
+    for name in ('stylegan3-t', 'stylegan2'):
+        G = build(name, 32, **{**SMALL, 'channel_base': 4})[0]
+        assert all(p.numel() for p in G.parameters()) and G(torch.zeros(1, 4)).isfinite().all()
+
+
+def test_repeated_keywords_are_listed_once():
+    with pytest.raises(ValueError) as e: build('stylegan3-t', 32, layers=3)
+    accepted = str(e.value).split('accepted: ')[1].split(', ')
+    assert len(accepted) == len(set(accepted)) > 20
+
+
+@pytest.mark.parametrize('name', ['stylegan3-t', 'stylegan2'])
+def test_an_empty_batch_leaves_averages_alone(name):
+    G = build(name, 16, **SMALL)[0]; z = torch.randn(3, 4)
+    G(z, None, update_emas=True); before = copy.deepcopy(dict(G.named_buffers()))
+    assert before['mapping.w_avg'].any()
+    assert G(z[:0], None, update_emas=True).shape == (0, 3, 16, 16)
+    assert all(torch.equal(b, before[k]) for k, b in G.named_buffers())
+
+
 @pytest.mark.parametrize('name', ['stylegan3-t', 'stylegan2'])
 @pytest.mark.parametrize('call, message', [
+    *[(lambda G, D, psi=psi: G(torch.zeros(2, 4), None, psi), 'truncation_psi=') for psi in ('x', None, float('nan'), torch.tensor(0.5), True)],
+    *[(lambda G, D, cut=cut, psi=psi: G(torch.zeros(2, 4), None, psi, cut), f'truncation_cutoff={cut!r}; accepted: None or a whole number from 0')
+      for cut in ('x', 99, -1, 1.5, True) for psi in (1, 0.5)],
+    (lambda G, D: G(torch.zeros(2, 4), foo=1), "'s synthesis has no keyword foo; accepted: "),
+    (lambda G, D: G(torch.zeros(2, 4, dtype=torch.complex64)), 'z has dtype torch.complex64; accepted: a dense tensor of a real floating point type'),
+    (lambda G, D: G(torch.zeros(2, 4, dtype=torch.int64)), 'z has dtype torch.int64; accepted: a dense tensor'),
+    (lambda G, D: G(torch.zeros(2, 4).to_sparse()), 'z is sparse; accepted: a dense tensor'),
+    (lambda G, D: G(torch.zeros(2, 4, device='meta')), 'z is on the device meta, without values; accepted: a dense tensor'),
+    (lambda G, D: D(torch.zeros(2, 3, 16, 16, dtype=torch.complex64)), 'img has dtype torch.complex64; accepted'),
+    (lambda G, D: D(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)), 'img has dtype torch.uint8; accepted'),
+    (lambda G, D: D(torch.zeros(2, 3, 16, 16).to_sparse()), 'img is sparse; accepted'),
+    (lambda G, D: D(torch.zeros(2, 3, 16, 16, device='meta')), 'img is on the device meta'),
     (lambda G, D: G(torch.zeros(2, 5)), 'z has shape [2, 5]; accepted: a tensor [batch, 4]'),
     (lambda G, D: G(None), 'z is NoneType; accepted: a tensor [batch, 4]'),
     (lambda G, D: G(torch.zeros(2, 4), torch.zeros(2, 1)), 'c is [2, 1], but this network was built without labels'),

@@ -5,25 +5,25 @@
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'NAMES', 'to_config', 'from_config', 'accepted_by', 'build']
 
-# %% ../../nbs/networks/14_build.ipynb #d661d5eb
+# %% ../../nbs/networks/14_build.ipynb #04128220
 import inspect
 from .discriminator import Discriminator
-from .layers import Generator, check_keywords, check_resolution
+from .layers import Generator, check_keywords, check_resolution, check_settings
 from .stylegan2 import StyleGAN2Generator
 from .stylegan3 import StyleGAN3Generator
 from ..ops.dispatch import one_of
 
-# %% ../../nbs/networks/14_build.ipynb #d656831c
+# %% ../../nbs/networks/14_build.ipynb #2d9bad50
 ARCHITECTURES = {cls.architecture: cls for cls in (StyleGAN3Generator, StyleGAN2Generator, Discriminator)}
 
-# %% ../../nbs/networks/14_build.ipynb #1d3e18f1
+# %% ../../nbs/networks/14_build.ipynb #bd3f3290
 def to_config(
     network, # one of ours
 ): # {'architecture': name, 'kwargs': keywords}, in types that JSON has
     "What `from_config` needs to build such a network again."
     return {'architecture': network.architecture, 'kwargs': network.init_kwargs}
 
-# %% ../../nbs/networks/14_build.ipynb #01d18ec5
+# %% ../../nbs/networks/14_build.ipynb #0b84e940
 def from_config(
     config, # {'architecture': one of ARCHITECTURES, 'kwargs': its keywords}
 ): # a network with random weights
@@ -31,31 +31,31 @@ def from_config(
     if not isinstance(config, dict) or set(config) != {'architecture', 'kwargs'} or not isinstance(config['kwargs'], dict):
         given = f"the keys {', '.join(map(str, config))}" if isinstance(config, dict) else type(config).__name__
         raise ValueError(f"config has {given}; accepted: a dict with 'architecture' (a name) and 'kwargs' (a dict)")
-    cls = ARCHITECTURES[one_of('architecture', config['architecture'], ARCHITECTURES)]
+    cls = ARCHITECTURES[one_of('architecture', config['architecture'], list(ARCHITECTURES))]
     check_keywords(cls.architecture, config['kwargs'], *accepted_by(cls))
     _check_required(cls, config['kwargs'])
     return cls(**config['kwargs'])
 
-# %% ../../nbs/networks/14_build.ipynb #73dcfa6d
+# %% ../../nbs/networks/14_build.ipynb #bbbedc30
 def accepted_by(
     cls, # one of the classes
 ): # functions whose parameters are its keywords
     "Where the keywords of a network are declared."
     return (cls.__init__, *(cls._synthesis.keywords() if issubclass(cls, Generator) else ()))
 
-# %% ../../nbs/networks/14_build.ipynb #31582eab
+# %% ../../nbs/networks/14_build.ipynb #537f9d30
 def _check_required(cls, kwargs):
     missing = [k for k, p in inspect.signature(cls).parameters.items() if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD and k not in kwargs]
     if missing: raise ValueError(f"{cls.architecture} needs {', '.join(missing)}; given: {', '.join(kwargs) or 'nothing'}")
 
-# %% ../../nbs/networks/14_build.ipynb #50394044
+# %% ../../nbs/networks/14_build.ipynb #8c3ab440
 NAMES = {
     'stylegan3-t': (StyleGAN3Generator, dict(channel_base=32768, channel_max=512)),
     'stylegan3-r': (StyleGAN3Generator, dict(channel_base=65536, channel_max=1024, conv_kernel=1, use_radial_filters=True)),
     'stylegan2': (StyleGAN2Generator, dict(channel_base=32768, channel_max=512)),
 }
 
-# %% ../../nbs/networks/14_build.ipynb #a415b1a3
+# %% ../../nbs/networks/14_build.ipynb #46e7e420
 def build(
     name, # 'stylegan3-t', 'stylegan3-r' or 'stylegan2'
     resolution, # width and height of the image, pixels; a power of two
@@ -64,14 +64,14 @@ def build(
     **overrides, # keywords for whichever of the two has them
 ): # (generator, discriminator), untrained
     "The networks of that name with the published defaults."
-    cls, defaults = NAMES[one_of('name', name, NAMES)]
-    check_resolution(resolution)
+    cls, defaults = NAMES[one_of('name', name, list(NAMES))]
+    check_resolution(resolution); check_settings(G_kwargs=G_kwargs, D_kwargs=D_kwargs)
     check_keywords(f"build({name!r}, ...)", overrides, *accepted_by(cls), Discriminator.__init__, besides=('img_resolution', 'synthesis_kwargs'))
     G_own = {**defaults, **_for(cls, overrides), **(G_kwargs or {}), 'img_resolution': resolution}
     D_own = {'c_dim': 0, **_for(Discriminator, {k: v for k, v in overrides.items() if k != 'mapping_kwargs'}), **(D_kwargs or {}), 'img_resolution': resolution}
     return tuple(from_config({'architecture': c.architecture, 'kwargs': kw}) for c, kw in ((cls, G_own), (Discriminator, D_own)))
 
-# %% ../../nbs/networks/14_build.ipynb #c65bf83a
+# %% ../../nbs/networks/14_build.ipynb #6142f990
 def _for(cls, kwargs):
     "Those keywords that a class has."
     known = {k for f in accepted_by(cls) for k in inspect.signature(f).parameters}

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['DiscriminatorBlock', 'minibatch_std', 'DiscriminatorEpilogue', 'Discriminator']
 
-# %% ../../nbs/networks/13_discriminator.ipynb #a313e0dd
+# %% ../../nbs/networks/13_discriminator.ipynb #47e9ffc0
 import itertools
 import torch
 from torch import nn
 from fastcore.basics import patch
 from .. import ops
-from .layers import (Conv2dLayer, FullyConnected, MappingNetwork, check_counts, check_keywords, check_labels, check_resolution,
-    check_shape, parse_dtype, place, plain_kwargs, precision, uses_half)
+from .layers import (Conv2dLayer, FullyConnected, MappingNetwork, check_keywords, check_labels, check_resolution,
+    check_settings, check_shape, parse_dtype, place, plain_kwargs, precision, uses_half)
 
-# %% ../../nbs/networks/13_discriminator.ipynb #d4a2cc5d
+# %% ../../nbs/networks/13_discriminator.ipynb #22388c00
 class DiscriminatorBlock(nn.Module):
     "Halves the resolution; the first block also reads the image."
     def __init__(self,
@@ -32,7 +32,7 @@ class DiscriminatorBlock(nn.Module):
         self.conv1 = Conv2dLayer(in_channels, out_channels, 3, **lrelu, down=2, trainable=next(trainable))
         self.skip = Conv2dLayer(in_channels, out_channels, 1, bias=False, down=2, trainable=next(trainable))
 
-# %% ../../nbs/networks/13_discriminator.ipynb #f0a3055b
+# %% ../../nbs/networks/13_discriminator.ipynb #9bb650d0
 @patch
 def forward(self:DiscriminatorBlock,
     x, # [N, in, H, W], or the image [N, img_channels, H, W] in the first block
@@ -40,7 +40,7 @@ def forward(self:DiscriminatorBlock,
     if hasattr(self, 'fromrgb'): x = self.fromrgb(x)
     return self.skip(x, gain=0.5 ** 0.5) + self.conv1(self.conv0(x), gain=0.5 ** 0.5)
 
-# %% ../../nbs/networks/13_discriminator.ipynb #ed9b901e
+# %% ../../nbs/networks/13_discriminator.ipynb #3a3832a0
 def minibatch_std(
     x, # [N, C, H, W]
     group_size=4, # images in a group; N has to be a multiple of it, unless it is smaller
@@ -54,7 +54,7 @@ def minibatch_std(
     y = ((y - y.mean(0)).square().mean(0) + 1e-8).sqrt().mean([2, 3, 4])             # [N/G, num_channels]
     return torch.cat([x, y.repeat(g, 1)[:, :, None, None].expand(-1, -1, h, w)], 1)
 
-# %% ../../nbs/networks/13_discriminator.ipynb #eb2790e0
+# %% ../../nbs/networks/13_discriminator.ipynb #52e43de0
 class DiscriminatorEpilogue(nn.Module):
     "From 4x4 feature maps to a number, or to a vector to compare with the labels."
     def __init__(self,
@@ -65,13 +65,14 @@ class DiscriminatorEpilogue(nn.Module):
         conv_clamp=256, # largest absolute value of the convolution's output; None for no limit
     ):
         super().__init__()
-        check_counts(mbstd_group_size=mbstd_group_size, mbstd_num_channels=mbstd_num_channels)
+        check_settings(mbstd_group_size=mbstd_group_size, mbstd_num_channels=mbstd_num_channels)
+        if channels % mbstd_num_channels: raise ValueError(f"mbstd_num_channels={mbstd_num_channels!r}; accepted: a divisor of {channels}, the channels at 4 pixels")
         self.mbstd = mbstd_group_size, mbstd_num_channels
         self.conv = Conv2dLayer(channels + mbstd_num_channels, channels, 3, activation='lrelu', conv_clamp=conv_clamp)
         self.fc = FullyConnected(channels * 16, channels, 'lrelu')
         self.out = FullyConnected(channels, cmap_dim or 1)
 
-# %% ../../nbs/networks/13_discriminator.ipynb #a3ea2d1d
+# %% ../../nbs/networks/13_discriminator.ipynb #9dae8400
 @patch
 def forward(self:DiscriminatorEpilogue,
     x, # [N, channels, 4, 4]
@@ -80,7 +81,7 @@ def forward(self:DiscriminatorEpilogue,
     v = self.out(self.fc(self.conv(minibatch_std(x, *self.mbstd)).flatten(1)))
     return v if cmap is None else (v * cmap).sum(1, keepdim=True) / cmap.shape[1] ** 0.5
 
-# %% ../../nbs/networks/13_discriminator.ipynb #d2007c76
+# %% ../../nbs/networks/13_discriminator.ipynb #872a7fb0
 class Discriminator(nn.Module):
     "How real images look: one logit each, positive for real."
     architecture = 'Discriminator'
@@ -100,7 +101,10 @@ class Discriminator(nn.Module):
         channels_last=None, # order in memory; None: channels last in half precision only
     ):
         super().__init__()
-        check_resolution(img_resolution); check_counts(img_channels=img_channels, channel_base=channel_base, channel_max=channel_max); check_counts(0, c_dim=c_dim)
+        img_resolution = check_resolution(img_resolution)
+        check_settings(c_dim=c_dim, img_channels=img_channels, channel_base=channel_base, channel_max=channel_max, num_fp16_res=num_fp16_res,
+                       conv_clamp=conv_clamp, cmap_dim=cmap_dim, block_kwargs=block_kwargs, mapping_kwargs=mapping_kwargs,
+                       epilogue_kwargs=epilogue_kwargs, channels_last=channels_last)
         self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
         self.dtype, self.channels_last = parse_dtype(dtype), channels_last
         self.num_fp16_res = 4 if num_fp16_res is None and self.dtype == torch.float16 else num_fp16_res
@@ -110,13 +114,13 @@ class Discriminator(nn.Module):
             mapping_kwargs=kwargs[1], epilogue_kwargs=kwargs[2], dtype=dtype, channels_last=channels_last))
         self._build(*kwargs, channel_base, channel_max, conv_clamp, cmap_dim)
 
-# %% ../../nbs/networks/13_discriminator.ipynb #ca335105
+# %% ../../nbs/networks/13_discriminator.ipynb #37bd0ff0
 def _freeze(freeze_layers=0): # how many of the first layers stay as they are
     "For each layer in turn, whether it is trained."
-    check_counts(0, freeze_layers=freeze_layers)
+    check_settings(freeze_layers=freeze_layers)
     return itertools.chain(itertools.repeat(False, freeze_layers), itertools.repeat(True))
 
-# %% ../../nbs/networks/13_discriminator.ipynb #c0ce98fc
+# %% ../../nbs/networks/13_discriminator.ipynb #36248a70
 @patch
 def _build(self:Discriminator, block_kwargs, mapping_kwargs, epilogue_kwargs, channel_base, channel_max, conv_clamp, cmap_dim):
     "Make the blocks, the labels' mapping and the end."
@@ -132,7 +136,7 @@ def _build(self:Discriminator, block_kwargs, mapping_kwargs, epilogue_kwargs, ch
     self.mapping = MappingNetwork(0, self.c_dim, cmap_dim, None, **mapping_kwargs) if self.c_dim else None
     self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim, conv_clamp=conv_clamp, **epilogue_kwargs)
 
-# %% ../../nbs/networks/13_discriminator.ipynb #f94976fb
+# %% ../../nbs/networks/13_discriminator.ipynb #8c039910
 @patch
 def features(self:Discriminator,
     x, # images [N, img_channels, img_resolution, img_resolution], about -1 to 1
@@ -144,7 +148,7 @@ def features(self:Discriminator,
         x = getattr(self, f'b{r}')(place(x, dtype, self.channels_last))
         yield x
 
-# %% ../../nbs/networks/13_discriminator.ipynb #310964fa
+# %% ../../nbs/networks/13_discriminator.ipynb #006501f0
 @patch
 def forward(self:Discriminator,
     img, # images [N, img_channels, img_resolution, img_resolution], about -1 to 1

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['NOISE_MODES', 'SynthesisLayer', 'ToRGB', 'SynthesisBlock', 'SynthesisNetwork', 'StyleGAN2Generator']
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #cdbb3878
+# %% ../../nbs/networks/12_stylegan2.ipynb #9e4cda40
 import torch
 from torch import nn
 from fastcore.basics import patch
 from .. import ops
-from .layers import (FullyConnected, Generator, check_counts, check_resolution, check_shape, modulated_conv2d,
+from .layers import (FullyConnected, Generator, check_resolution, check_settings, check_shape, modulated_conv2d,
     parse_dtype, place, precision, uses_half)
 from ..ops.dispatch import one_of
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #106fbf63
+# %% ../../nbs/networks/12_stylegan2.ipynb #c90f6740
 NOISE_MODES = ('random', 'const', 'none')
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #071017b4
+# %% ../../nbs/networks/12_stylegan2.ipynb #37d6f7b0
 class SynthesisLayer(nn.Module):
     "Modulated 3x3 convolution, noise, bias, activation."
     def __init__(self,
@@ -37,7 +37,7 @@ class SynthesisLayer(nn.Module):
         self.register_buffer('noise_const', torch.randn(resolution, resolution))
         self.register_buffer('resample_filter', ops.setup_filter([1, 3, 3, 1]))
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #1cddcc65
+# %% ../../nbs/networks/12_stylegan2.ipynb #bb138bb0
 @patch
 def noise(self:SynthesisLayer,
     mode, # one of NOISE_MODES
@@ -48,7 +48,7 @@ def noise(self:SynthesisLayer,
     plane = self.noise_const if mode == 'const' else torch.randn(len(x), 1, *x.shape[2:], device=x.device, dtype=self.noise_const.dtype)
     return (plane * self.noise_strength).to(x.dtype)
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #f71496e3
+# %% ../../nbs/networks/12_stylegan2.ipynb #c7270b20
 @patch
 def forward(self:SynthesisLayer,
     x, # [N, in, H, W], in the type to compute in
@@ -60,7 +60,7 @@ def forward(self:SynthesisLayer,
     if noise is not None: x = x + noise
     return ops.bias_act(x, self.bias, act='lrelu', clamp=self.conv_clamp)
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #8386d328
+# %% ../../nbs/networks/12_stylegan2.ipynb #c7078360
 class ToRGB(nn.Module):
     "From feature maps to a picture."
     def __init__(self,
@@ -75,7 +75,7 @@ class ToRGB(nn.Module):
         self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(img_channels))
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #47ad407f
+# %% ../../nbs/networks/12_stylegan2.ipynb #42e6b890
 @patch
 def forward(self:ToRGB,
     x, # [N, in, H, W]
@@ -84,7 +84,7 @@ def forward(self:ToRGB,
     x = modulated_conv2d(x, self.weight, self.affine(w) / x.shape[1] ** 0.5, demodulate=False)
     return ops.bias_act(x, self.bias, clamp=self.conv_clamp)
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #3d693358
+# %% ../../nbs/networks/12_stylegan2.ipynb #2c66a700
 class SynthesisBlock(nn.Module):
     "Two layers at one resolution (one in the first block, which starts from a constant), and its RGB."
     def __init__(self,
@@ -103,7 +103,7 @@ class SynthesisBlock(nn.Module):
         self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, 1, conv_clamp)
         self.torgb = ToRGB(out_channels, img_channels, w_dim, conv_clamp)
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #6da33ef5
+# %% ../../nbs/networks/12_stylegan2.ipynb #a4f140c0
 @patch
 def forward(self:SynthesisBlock,
     x, # [N, in, H/2, W/2] in the type to compute in; in the first block, anything of that type and order
@@ -117,7 +117,7 @@ def forward(self:SynthesisBlock,
     rgb = place(self.torgb(x, next(w)), ws.dtype, False)
     return x, rgb if img is None else ops.upsample2d(img, self.resample_filter) + rgb
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #3d6ad0d5
+# %% ../../nbs/networks/12_stylegan2.ipynb #7f035a80
 class SynthesisNetwork(nn.Module):
     "Blocks from 4 pixels to the image: from ws to images."
     def __init__(self,
@@ -132,7 +132,9 @@ class SynthesisNetwork(nn.Module):
         channels_last=None, # order in memory; None: channels last in half precision only
     ):
         super().__init__()
-        check_resolution(img_resolution); check_counts(w_dim=w_dim, img_channels=img_channels, channel_max=channel_max, channel_base=channel_base)
+        img_resolution = check_resolution(img_resolution)
+        check_settings(w_dim=w_dim, img_channels=img_channels, channel_max=channel_max, channel_base=channel_base, conv_clamp=conv_clamp,
+                       num_fp16_res=num_fp16_res, channels_last=channels_last)
         self.w_dim, self.img_resolution, self.dtype, self.channels_last = w_dim, img_resolution, parse_dtype(dtype), channels_last
         self.num_fp16_res = 4 if num_fp16_res is None and self.dtype == torch.float16 else num_fp16_res
         self.resolutions = [2 ** i for i in range(2, img_resolution.bit_length())]
@@ -141,13 +143,13 @@ class SynthesisNetwork(nn.Module):
         for r, i, o in zip(self.resolutions, channels, channels[1:]):
             setattr(self, f'b{r}', SynthesisBlock(i, o, w_dim, r, img_channels, conv_clamp))
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #1a868d2f
+# %% ../../nbs/networks/12_stylegan2.ipynb #1a46f1e0
 @patch(cls_method=True)
 def keywords(cls:SynthesisNetwork):
     "Functions whose parameters are keywords of this network."
     return cls.__init__,
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #41020d74
+# %% ../../nbs/networks/12_stylegan2.ipynb #1effde20
 @patch
 def pictures(self:SynthesisNetwork,
     ws, # [N, num_ws, w_dim]
@@ -162,7 +164,7 @@ def pictures(self:SynthesisNetwork,
         i += block.num_convs
         yield img
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #8e4c3d8f
+# %% ../../nbs/networks/12_stylegan2.ipynb #323a7350
 @patch
 def forward(self:SynthesisNetwork,
     ws, # [N, num_ws, w_dim]
@@ -176,7 +178,7 @@ def forward(self:SynthesisNetwork,
         for img in self.pictures(ws.to(self.b4.const.dtype), noise_mode, half): pass
     return img
 
-# %% ../../nbs/networks/12_stylegan2.ipynb #0f44e1f6
+# %% ../../nbs/networks/12_stylegan2.ipynb #372607f0
 class StyleGAN2Generator(Generator):
     "StyleGAN2 with skip connections and 8 mapping layers."
     architecture, _synthesis, _mapping_layers = 'StyleGAN2Generator', SynthesisNetwork, 8

@@ -6,18 +6,18 @@
 __all__ = ['Band', 'layer_bands', 'LayerGeometry', 'layer_table', 'layer_filters', 'SynthesisInput', 'SynthesisLayer',
            'SynthesisNetwork', 'StyleGAN3Generator']
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #fad6d202
+# %% ../../nbs/networks/11_stylegan3.ipynb #11f6fdd0
 from dataclasses import dataclass
 import math
 import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
 from .. import ops
-from .layers import (FullyConnected, Generator, check_counts, check_keywords, check_resolution, check_shape,
+from .layers import (FullyConnected, Generator, check_keywords, check_resolution, check_settings, check_shape,
     modulated_conv2d, parse_dtype, place, precision, uses_half)
-from ..ops.dispatch import one_of
+from ..ops.dispatch import one_of, whole
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #d0f62710
+# %% ../../nbs/networks/11_stylegan3.ipynb #1358dbc0
 @dataclass(frozen=True)
 class Band:
     "What a feature map holds: a band of frequencies, in so many samples and channels."
@@ -28,7 +28,7 @@ class Band:
     size: int # samples across the feature map, margins included
     channels: int # feature maps
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #5fcf4385
+# %% ../../nbs/networks/11_stylegan3.ipynb #fe644f30
 def layer_bands(
     img_resolution, # R, pixels
     img_channels=3, # channels of the image
@@ -42,16 +42,20 @@ def layer_bands(
     margin_size=10, # samples beyond the image on each side
 ): # num_layers + 1 bands, that of ToRGB last
     "Frequencies, samples and channels of every layer's output (SG3 §3.2)."
+    check_settings(img_channels=img_channels, channel_base=channel_base, channel_max=channel_max, first_cutoff=first_cutoff,
+                   first_stopband=first_stopband, last_stopband_rel=last_stopband_rel, margin_size=margin_size)
+    if not first_cutoff < min(first_stopband, img_resolution / 2):
+        raise ValueError(f"first_cutoff={first_cutoff!r}; accepted: a number below first_stopband={first_stopband!r} and img_resolution/2={img_resolution / 2}")
     e = np.minimum(np.arange(num_layers + 1) / (num_layers - num_critical), 1)
     cutoff = first_cutoff * (img_resolution / 2 / first_cutoff) ** e
     stopband = first_stopband * (img_resolution / 2 * last_stopband_rel / first_stopband) ** e
     rate = np.exp2(np.ceil(np.log2(np.minimum(stopband * 2, img_resolution))))
     size = rate + 2 * margin_size; size[-2:] = img_resolution
-    channels = np.rint(np.minimum(channel_base / 2 / cutoff, channel_max)); channels[-1] = img_channels
+    channels = np.maximum(np.rint(np.minimum(channel_base / 2 / cutoff, channel_max)), 1); channels[-1] = img_channels
     columns = cutoff, stopband, rate, np.maximum(stopband, rate / 2) - cutoff, size, channels
     return [Band(float(c), float(t), int(s), float(h), int(n), int(k)) for c, t, s, h, n, k in zip(*columns)]
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #f8aa26ff
+# %% ../../nbs/networks/11_stylegan3.ipynb #ca6342a0
 @dataclass(frozen=True)
 class LayerGeometry:
     "How a layer gets from its input's band to its output's."
@@ -71,7 +75,7 @@ class LayerGeometry:
     @property
     def rate(self): return self.inp.rate * self.up
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #8c17cf7e
+# %% ../../nbs/networks/11_stylegan3.ipynb #ee48a1f0
 def _geometry(i, inp, out, last, critical, conv_kernel, filter_size, lrelu_upsampling):
     k, rate = (1, max(inp.rate, out.rate)) if last else (conv_kernel, max(inp.rate, out.rate) * lrelu_upsampling)
     up, down = rate // inp.rate, rate // out.rate
@@ -80,7 +84,7 @@ def _geometry(i, inp, out, last, critical, conv_kernel, filter_size, lrelu_upsam
     low = (total + up) // 2
     return LayerGeometry(i, inp, out, last, critical, k, up, down, up_taps, down_taps, (low, total - low) * 2)
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #6d12bacb
+# %% ../../nbs/networks/11_stylegan3.ipynb #07887990
 def layer_table(
     img_resolution, # R, pixels; a power of two
     conv_kernel=3, # width of the convolutions, samples; 1 in StyleGAN3-r
@@ -91,14 +95,14 @@ def layer_table(
     **bands, # see `layer_bands`
 ): # one LayerGeometry a layer, ToRGB last
     "Everything about sizes in StyleGAN3's synthesis, for any resolution."
-    check_resolution(img_resolution)
-    check_counts(conv_kernel=conv_kernel, filter_size=filter_size, lrelu_upsampling=lrelu_upsampling, num_layers=num_layers)
-    if not 1 <= num_critical < num_layers: raise ValueError(f"num_critical={num_critical!r}; accepted: 1 to num_layers - 1 = {num_layers - 1}")
+    img_resolution = check_resolution(img_resolution)
+    check_settings(conv_kernel=conv_kernel, filter_size=filter_size, lrelu_upsampling=lrelu_upsampling, num_layers=num_layers)
+    if not whole(num_critical) or not 1 <= num_critical < num_layers: raise ValueError(f"num_critical={num_critical!r}; accepted: 1 to num_layers - 1 = {num_layers - 1}")
     outs = layer_bands(img_resolution, num_layers=num_layers, num_critical=num_critical, **bands)
     return [_geometry(i, outs[max(i - 1, 0)], out, i == num_layers, i >= num_layers - num_critical, conv_kernel, filter_size, lrelu_upsampling)
             for i, out in enumerate(outs)]
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #d5d5fe32
+# %% ../../nbs/networks/11_stylegan3.ipynb #f0f886e0
 def layer_filters(
     layer, # a LayerGeometry
     use_radial_filters=False, # StyleGAN3-r
@@ -108,7 +112,7 @@ def layer_filters(
     up = ops.design_lowpass_filter(layer.up_taps, layer.inp.cutoff, layer.inp.half_width * 2, layer.rate)
     return up, ops.design_lowpass_filter(layer.down_taps, layer.out.cutoff, layer.out.half_width * 2, layer.rate, radial)
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #a9b279c2
+# %% ../../nbs/networks/11_stylegan3.ipynb #702cbba0
 class SynthesisInput(nn.Module):
     "Fourier features that every sample rotates and translates."
     def __init__(self,
@@ -128,7 +132,7 @@ class SynthesisInput(nn.Module):
         self.weight = nn.Parameter(torch.randn(channels, channels))
         self.affine = FullyConnected(w_dim, 4, weight_init=0, bias_init=[1, 0, 0, 0])
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #cd2885c5
+# %% ../../nbs/networks/11_stylegan3.ipynb #2aad5d60
 @patch
 def motion(self:SynthesisInput,
     w, # [N, w_dim]
@@ -141,7 +145,7 @@ def motion(self:SynthesisInput,
     translation = torch.stack([one, zero, -tx, zero, one, -ty, zero, zero, one], 1).unflatten(1, (3, 3))
     return rotation @ translation @ self.transform
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #6b642115
+# %% ../../nbs/networks/11_stylegan3.ipynb #b5007630
 @patch
 def waves(self:SynthesisInput,
     w, # [N, w_dim]
@@ -154,7 +158,7 @@ def waves(self:SynthesisInput,
     grid = torch.cartesian_prod(g, g).flip(1)                                               # rows of (x, y)
     return torch.sin(2 * math.pi * (grid @ freqs.mT + phases[:, None])) * amplitude[:, None]
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #ac6e53c3
+# %% ../../nbs/networks/11_stylegan3.ipynb #7a40b900
 @patch
 def forward(self:SynthesisInput,
     w, # [N, w_dim]
@@ -162,11 +166,11 @@ def forward(self:SynthesisInput,
     x = self.waves(w) @ (self.weight / self.channels ** 0.5).t()
     return x.mT.unflatten(2, (self.size, self.size))
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #c2826b42
+# %% ../../nbs/networks/11_stylegan3.ipynb #a1446e60
 @patch
 def extra_repr(self:SynthesisInput): return f'channels={self.channels}, size={self.size}, rate={self.rate}, bandwidth={self.bandwidth:g}'
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #7a426f3f
+# %% ../../nbs/networks/11_stylegan3.ipynb #7f348510
 class SynthesisLayer(nn.Module):
     "Modulated convolution, then a leaky ReLU between two low-pass filters."
     def __init__(self,
@@ -185,17 +189,18 @@ class SynthesisLayer(nn.Module):
         self.register_buffer('magnitude_ema', torch.ones([]))
         for name, taps in zip(('up_filter', 'down_filter'), layer_filters(geometry, use_radial_filters)): self.register_buffer(name, taps)
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #eddfed43
+# %% ../../nbs/networks/11_stylegan3.ipynb #79678870
 @patch
 def track_magnitude(self:SynthesisLayer,
     x, # [N, in, H, W]
 ):
-    "Let the running mean square follow this batch."
+    "Let the running mean square follow this batch; an empty one leaves it alone."
+    if not x.numel(): return
     rows = x.detach().permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else x.detach()   # as they lie in memory
     power = torch.linalg.vector_norm(rows.flatten(2), dim=2).to(self.magnitude_ema.dtype).square().sum() / x.numel()
     self.magnitude_ema.copy_(power.lerp(self.magnitude_ema, self.magnitude_ema_beta))
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #e7226808
+# %% ../../nbs/networks/11_stylegan3.ipynb #37181370
 @patch
 def convolve(self:SynthesisLayer,
     x, # [N, in, H, W]
@@ -207,7 +212,7 @@ def convolve(self:SynthesisLayer,
     return modulated_conv2d(x, self.weight, styles, demodulate=not torgb, normalize=not torgb,
                             gain=self.magnitude_ema.rsqrt(), padding=k - 1)
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #a2c44ef9
+# %% ../../nbs/networks/11_stylegan3.ipynb #ebe72d40
 @patch
 def forward(self:SynthesisLayer,
     x, # [N, in, H, W], in the type to compute in
@@ -220,13 +225,13 @@ def forward(self:SynthesisLayer,
     return ops.filtered_lrelu(x, fu=self.up_filter, fd=self.down_filter, b=self.bias, up=g.up, down=g.down,
                               padding=list(g.padding), gain=gain, slope=slope, clamp=self.conv_clamp)
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #96a38b31
+# %% ../../nbs/networks/11_stylegan3.ipynb #b3885e70
 @patch
 def extra_repr(self:SynthesisLayer):
     g = self.geometry
     return f'{g.inp.channels} x {g.inp.size}² -> {g.out.channels} x {g.out.size}², kernel={g.kernel}, up={g.up}, down={g.down}, cutoff={g.out.cutoff:.3g}'
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #37518386
+# %% ../../nbs/networks/11_stylegan3.ipynb #73707280
 class SynthesisNetwork(nn.Module):
     "Input and layers in a row: from ws to images."
     def __init__(self,
@@ -243,7 +248,9 @@ class SynthesisNetwork(nn.Module):
         **geometry, # see `layer_table` and `layer_bands`
     ):
         super().__init__()
-        check_keywords('SynthesisNetwork', geometry, *self.keywords()); check_counts(w_dim=w_dim, img_channels=img_channels)
+        check_keywords('SynthesisNetwork', geometry, *self.keywords())
+        check_settings(w_dim=w_dim, img_channels=img_channels, output_scale=output_scale, use_radial_filters=use_radial_filters, conv_clamp=conv_clamp,
+                       magnitude_ema_beta=magnitude_ema_beta, num_fp16_res=num_fp16_res, channels_last=channels_last)
         self.w_dim, self.img_resolution, self.output_scale = w_dim, img_resolution, output_scale
         self.dtype, self.channels_last = parse_dtype(dtype), channels_last
         self.num_fp16_res = 4 if num_fp16_res is None and self.dtype == torch.float16 else num_fp16_res
@@ -252,13 +259,13 @@ class SynthesisNetwork(nn.Module):
         self.input = SynthesisInput(w_dim, first.channels, first.size, first.rate, first.cutoff)
         for l in layers: setattr(self, l.name, SynthesisLayer(w_dim, l, use_radial_filters, conv_clamp, magnitude_ema_beta))
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #fe0865c0
+# %% ../../nbs/networks/11_stylegan3.ipynb #6e5b6e00
 @patch(cls_method=True)
 def keywords(cls:SynthesisNetwork):
     "Functions whose parameters are keywords of this network."
     return cls.__init__, layer_table, layer_bands
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #27bae64e
+# %% ../../nbs/networks/11_stylegan3.ipynb #1f171290
 @patch
 def forward(self:SynthesisNetwork,
     ws, # [N, num_ws, w_dim]: the first for the input, then one a layer
@@ -277,7 +284,7 @@ def forward(self:SynthesisNetwork,
             x = layer(place(x, dtype, self.channels_last), w, update_emas)
         return place(x, full, False) * self.output_scale
 
-# %% ../../nbs/networks/11_stylegan3.ipynb #0e081ddc
+# %% ../../nbs/networks/11_stylegan3.ipynb #99360b10
 class StyleGAN3Generator(Generator):
     "StyleGAN3: version t by default; version r with conv_kernel=1, use_radial_filters=True and twice the channels."
     architecture, _synthesis, _mapping_layers = 'StyleGAN3Generator', SynthesisNetwork, 2
