@@ -129,11 +129,68 @@ def test_full_disk(tmp_path, monkeypatch):
 @pytest.mark.parametrize('wrong,match', [
     (dict(progress={'loss': float('nan')}), r"progress\['loss'\] is float 'nan'"), (dict(provenance={'file': object()}), r"provenance\['file'\] is object"),
     (dict(provenance={'x': {1: 2}}), 'words as keys'), (dict(licence=None), 'licence=None; accepted: words'), (dict(progress=None), 'progress=None; accepted: a dict'),
-    (dict(dtype=torch.int8), 'accepted: None, torch.float16'), (dict(G=torch.nn.Linear(1, 1)), 'G is a Linear'), (dict(G='net'), 'G is a str'), (dict(G=None), 'at least one')])
+    (dict(dtype=torch.int8), 'accepted: None, torch.float16'), (dict(G=torch.nn.Linear(1, 1)), 'G is a Linear'), (dict(G='net'), 'G is a str'), (dict(G=None), 'at least one'),
+    (dict(G=networks.StyleGAN3Generator), 'G is a type; accepted'), (dict(licence='CC\udcff'), r"licence is str 'CC\\udcff'; accepted: words in UTF-8"), (dict(provenance={'file\ud800': 1}), 'provenance is dict with the keys'),
+    (dict(provenance={'by': ['\ud800']}), r"provenance\['by'\]\[0\] is str"), (dict(progress={'seed': 2**64}), r"progress\['seed'\] is int of 65 bits; .* below 2\^64"), (dict(progress={'seed': -10**9000}), 'is int of 29898 bits')])
 def test_wrong_arguments_write_nothing(tmp_path, wrong, match):
     with pytest.raises(ValueError, match=match): save(tmp_path/'x.safetensors', **{**ABOUT, 'G': small()[0], **wrong})
     with pytest.raises(ValueError, match='ends in .safetensors'): save(tmp_path/'x.pkl', G=small()[0], **ABOUT)
     assert lonely(tmp_path) == []
+
+def test_an_object_that_looks_like_ours(tmp_path):
+    class Fake(torch.nn.Linear): architecture = 'Discriminator'
+    class Odd(torch.nn.Linear): architecture = []
+    for fake in Fake(1, 1), Odd(1, 1):
+        with pytest.raises(ValueError, match=f'D is a {type(fake).__name__}; accepted: StyleGAN3Generator'): save(tmp_path/'x.safetensors', D=fake, **ABOUT)
+    assert lonely(tmp_path) == []
+
+def test_roles(tmp_path, file):
+    "Generators and discriminators in each other's places, on the way in and on the way out"
+    G, D = small()
+    for role, net in dict(G=D, D=G, G_ema=D).items():
+        with pytest.raises(ValueError, match=f'^{role} is a {net.architecture}; accepted: '): save(tmp_path/'x.safetensors', **{role: net}, **ABOUT)
+    assert lonely(tmp_path) == []
+    header, numbers = header_of(file.read_bytes())
+    swap = {'D': 'G', 'G_ema': 'D'}
+    nets = json.loads(header['__metadata__']['networks'])
+    header['__metadata__']['networks'] = json.dumps({swap[r]: n for r, n in nets.items()})
+    header = {k if k == '__metadata__' else f"{swap[k.split('/')[0]]}/{k.split('/', 1)[1]}": v for k, v in header.items()}
+    refuse(tmp_path, pack(header, numbers), 'G is a Discriminator|D is a StyleGAN3Generator')
+
+@pytest.mark.parametrize('kwargs,match', [(dict(margin_size=-20), 'G asks for margin_size=-20; accepted: 0 to 256'), (dict(margin_size=300), 'G asks for margin_size=300'), (dict(num_layers=65), 'num_layers=65')])
+def test_what_load_refuses_is_not_saved(tmp_path, kwargs, match):
+    G, _ = small()
+    G.init_kwargs = {**G.init_kwargs, **kwargs}
+    old = save(tmp_path/'x.safetensors', D=small()[1], **ABOUT).read_bytes()
+    with pytest.raises(ValueError, match=match): save(tmp_path/'x.safetensors', G, **ABOUT)
+    assert lonely(tmp_path) == ['x.safetensors'] and (tmp_path/'x.safetensors').read_bytes() == old
+
+def test_changed_networks_are_not_saved(tmp_path):
+    "Tensors that do not follow from the keywords could not be loaded"
+    _, D = small()
+    D.register_buffer('more', torch.zeros(1))
+    with pytest.raises(ValueError, match='D has 1 tensors that its architecture does not: more'): save(tmp_path/'x.safetensors', D=D, **ABOUT)
+    D = small()[1]; D.b4.out.bias = torch.nn.Parameter(torch.zeros(2))
+    with pytest.raises(ValueError, match=r'b4.out.bias is \[2\] and should be \[1\]'): save(tmp_path/'x.safetensors', D=D, **ABOUT)
+    assert lonely(tmp_path) == []
+
+def test_the_deepest_metadata_and_the_longest(tmp_path, monkeypatch):
+    "What may be saved may be loaded, at the limits, too"
+    deep = 1
+    for _ in range(16): deep = {'x': deep}
+    about = {**ABOUT, 'provenance': deep, 'progress': {'seed': 2**64-1, 'least': 1-2**64}}
+    D = small()[1]
+    c = load(save(tmp_path/'x.safetensors', D=D, **about))
+    assert {k: c.meta[k] for k in about} == about
+    with pytest.raises(ValueError, match='provenance'): save(tmp_path/'y.safetensors', D=D, **{**ABOUT, 'provenance': {'x': deep}})
+    monkeypatch.setattr(checkpoints, '_LONGEST', 1000)
+    with pytest.raises(ValueError, match='a header of .* accepted: up to 1000'): save(tmp_path/'y.safetensors', D=D, **ABOUT)
+    assert lonely(tmp_path) == ['x.safetensors']
+
+def test_saving_draws_nothing(tmp_path):
+    D = small()[1]
+    torch.manual_seed(1); expected = torch.rand(3); torch.manual_seed(1); save(tmp_path/'x.safetensors', D=D, **ABOUT)
+    assert torch.equal(torch.rand(3), expected)
 
 def test_endless_metadata(tmp_path):
     loop = {}; loop['loop'] = loop
@@ -147,10 +204,34 @@ def test_folders(tmp_path):
     save(tmp_path/'link.safetensors', G=small()[0], **ABOUT)
     assert (tmp_path/'link.safetensors').is_symlink() and load(tmp_path/'real'/'x.safetensors')
 
+@pytest.mark.parametrize('function', ['open', 'replace'])
+def test_errors_name_the_file_and_not_its_part(tmp_path, monkeypatch, function):
+    real = open
+    def denied(path, *a, **k):
+        if not str(path).endswith('.part'): return real(path, *a, **k)
+        raise OSError(errno.EACCES, 'Permission denied', path, None, *a[:1] if function == 'replace' else ())
+    monkeypatch.setattr(*(('builtins.open', denied) if function == 'open' else (os, 'replace', denied)))
+    with pytest.raises(PermissionError) as e: save(tmp_path/'x.safetensors', G=small()[0], **ABOUT)
+    monkeypatch.undo()
+    assert str(e.value) == f"[Errno {errno.EACCES}] Permission denied: '{tmp_path/'x.safetensors'}'" and lonely(tmp_path) == []
+
+def test_a_name_too_long(tmp_path):
+    with pytest.raises(OSError) as e: save(tmp_path/f'{"x"*235}.safetensors', G=small()[0], **ABOUT)
+    assert '.part' not in str(e.value) and 'xxx.safetensors' in str(e.value)
+
+@pytest.mark.parametrize('wrong', [None, 3, b'x.safetensors', ['x.safetensors']])
+def test_no_paths(tmp_path, wrong):
+    for f, name in [(load, 'path'), (checkpoints.sha256, 'path'), (lambda p: save(p, G=small()[0], **ABOUT), 'path'), (lambda p: checkpoints.convert(p, tmp_path/'y.safetensors'), 'src'),
+                    (lambda p: checkpoints.convert(tmp_path/'x.pkl', p), 'dst'), (lambda p: checkpoints.atomic(p).__enter__(), 'path')]:
+        with pytest.raises(ValueError) as e: f(wrong)
+        assert str(e.value) == f'{name}={wrong!r}; accepted: a str or a Path'
+
 SAVER = """
 import os, sys; sys.path.insert(0, {tests!r})
 from test_checkpoints import *
+torch.set_num_threads(1)
 G, D = small()
+save({path!r}, G, D, G, **ABOUT)   # the first one takes a second, and all that follow a twentieth
 print('ready', flush=True)
 for line in sys.stdin:
     pid = os.fork()   # a fresh process to kill, without the seconds that importing torch takes
@@ -175,7 +256,7 @@ def test_kill(tmp_path):
             if attempt % 5 == 4:   # catch it in the act
                 deadline = time.time() + 10
                 while not any(n.endswith('.part') for n in lonely(tmp_path)) and time.time() < deadline: pass
-            else: time.sleep(rng.uniform(0, .03))
+            else: time.sleep(rng.uniform(0, .2))
             os.kill(pid, signal.SIGKILL)
             assert p.stdout.readline() == 'gone\n'
             parts += any(n.endswith('.part') for n in lonely(tmp_path))
@@ -237,7 +318,8 @@ CHANGES = {
     'unknown keyword': (config('D', wings=2), 'wings'), 'wide': (config('G_ema', channel_max=16), 'lacks'), 'wide D': (config('D', channel_max=16), 'should be'), 'wrong type': (config('G_ema', img_resolution='16'), 'cannot be built'),
     'deep kwargs': (lambda h: h['__metadata__'].update(networks=h['__metadata__']['networks'].replace('{"c_dim', '{"x": ' + '{"x": '*900 + '1' + '}'*900 + ', "c_dim', 1)), 'accepted'),
     'deep progress': (changed(meta={'progress': '{"x": '*900 + '1' + '}'*900}), 'its metadata'), 'list': (config('D', img_resolution=[1]), 'has a list for img_resolution'),
-    'NaN in progress': (changed(meta={'progress': '{"kimg": NaN}'}), "is float 'nan'"), 'endless layers': (config('G_ema', num_layers=10**9), 'accepted: 0 to 64'), 'huge filter': (config('G_ema', filter_size=10**5), 'accepted: 0 to 32'), 'architecture': (changed(meta={'networks': '{"D": {"architecture": "os.system", "kwargs": {}}, "G_ema": {"architecture": [], "kwargs": {}}}'}), 'accepted: an architecture'),
+    'NaN in progress': (changed(meta={'progress': '{"kimg": NaN}'}), "is float 'nan'"), 'huge number': (config('G_ema', z_dim=10**400), 'is int of 1329 bits'), 'huge progress': (changed(meta={'progress': '{"kimg": 1' + '0'*400 + '}'}), 'int of 1329 bits'),
+    'architecture a list': (changed(meta={'networks': '{"D": {"architecture": [], "kwargs": {}}, "G_ema": {"architecture": [], "kwargs": {}}}'}), 'accepted: an architecture'), 'endless layers': (config('G_ema', num_layers=10**9), 'accepted: 0 to 64'), 'huge filter': (config('G_ema', filter_size=10**5), 'accepted: 0 to 32'), 'architecture': (changed(meta={'networks': '{"D": {"architecture": "os.system", "kwargs": {}}, "G_ema": {"architecture": [], "kwargs": {}}}'}), 'accepted: an architecture'),
 }
 
 @pytest.mark.parametrize('what', CHANGES)
@@ -308,7 +390,8 @@ def test_wrong_paths(tmp_path):
     for name in 'x.safetensors', 'x.pkl':
         with pytest.raises(FileNotFoundError, match='give the path of a checkpoint'): load(tmp_path/name)
     (tmp_path/'y.safetensors').mkdir()
-    with pytest.raises(FileNotFoundError): load(tmp_path/'y.safetensors')
+    for folder in tmp_path, tmp_path/'y.safetensors':
+        with pytest.raises(ValueError, match='is a folder; give the name of a file'): load(folder)
     for name in 'x.pt', 'x', 'x.SAFETENSOR': 
         with pytest.raises(ValueError, match='accepted: .safetensors, .pkl'): load(tmp_path/name)
 

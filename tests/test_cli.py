@@ -55,6 +55,18 @@ def test_sample(run, net):
     assert (pixels[16:, 32:] == expected).all()
     assert sorted(os.listdir()) == ['a.png', 'b.png', net]
 
+def test_sample_replaces_only_by_force(run, net):
+    assert run('sample', net)[0] == 0
+    with open('sample.png', 'rb') as f: old = f.read()
+    mistake(run, 'sample', net, '--seeds', '1', says='sample.png exists; give another name, or --force to replace it')
+    with open('sample.png', 'rb') as f: assert f.read() == old
+    assert run('sample', net, '--seeds', '1', '--force')[0] == 0
+    with open('sample.png', 'rb') as f: assert f.read() != old
+
+def test_greatest_seed(run):
+    assert run('new', 'stylegan2', *SMALL, '--seed', 2**32-1, 'x.safetensors')[0] == 0
+    assert checkpoints.load('x.safetensors').meta['provenance']['seed'] == 2**32-1
+
 def test_truncation_and_columns(run, net):
     G = checkpoints.load(net)
     G.G_ema.mapping.w_avg.normal_()
@@ -91,11 +103,16 @@ def test_hostile_pickle(run):
 @pytest.mark.parametrize('argv,says', [
     (('paint',), "invalid choice: 'paint'"), ((), 'COMMAND'), (('info',), 'file'), (('info', 'no.safetensors'), 'no file no.safetensors'), (('info', 'no.pt'), 'accepted: .safetensors, .pkl'),
     (('sample', 'net.safetensors', '--seeds', '5-1'), '5-1'), (('sample', 'net.safetensors', '--seeds', ''), 'is no seed'), (('sample', 'net.safetensors', '--out', 'a.jpg'), 'ends in .png'),
-    (('sample', 'net.safetensors', '--out', 'no/a.png'), 'make it first'), (('sample', 'net.safetensors', '--truncation-psi', 'nan'), 'accepted: a number'), (('sample', 'net.safetensors', '--columns', '0'), 'above 0'),
+    (('sample', 'net.safetensors', '--out', 'no/a.png'), 'make it first'), (('sample', 'net.safetensors', '--truncation-psi', 'nan'), 'accepted: a number'), (('sample', 'net.safetensors', '--columns', '0'), 'accepted: a whole number from 1'),
     (('sample', 'net.safetensors', '--label', '0'), 'has no labels'), (('new', 'stylegan9', '--resolution', '16', 'x.safetensors'), 'stylegan9'), (('new', 'stylegan2', '--resolution', '17', 'x.safetensors'), '17'),
     (('new', 'stylegan2', 'x.safetensors'), '--resolution'), (('new', 'stylegan2', '--resolution', '16', '--set', 'wings=2', 'x.safetensors'), 'wings'), (('new', 'stylegan2', *SMALL, 'net.safetensors'), '--force'),
     (('new', 'stylegan2', '--resolution', '16', '--set', 'channel_max', 'x.safetensors'), 'accepted: name=value'), (('new', 'stylegan2', *SMALL, 'x.pt'), 'ends in .safetensors'), (('convert', 'no.pkl', 'x.safetensors'), 'no file no.pkl'),
-    (('convert', 'net.safetensors', 'x.pkl'), 'ends in .safetensors'), (('sample', 'net.safetensors', '--frob'), '--frob')])
+    (('convert', 'net.safetensors', 'x.pkl'), 'ends in .safetensors'), (('sample', 'net.safetensors', '--frob'), '--frob'),
+    (('new', 'stylegan2', *SMALL, '--seed', '-1', 'x.safetensors'), "--seed: '-1'; accepted: a whole number from 0 to 4294967295"), (('new', 'stylegan2', *SMALL, '--seed', '4294967296', 'x.safetensors'), "'4294967296'; accepted"),
+    (('new', 'stylegan2', *SMALL, '--seed', '9'*5000, 'x.safetensors'), 'accepted: a whole number from 0'), (('new', 'stylegan2', *SMALL, '--seed', '1.5', 'x.safetensors'), "'1.5'; accepted"),
+    (('sample', 'net.safetensors', '--label', 'x'), "--label: 'x'; accepted: a whole number from 0"), (('new', 'stylegan3-t', *SMALL, '--set', 'margin_size=-20', 'x.safetensors'), 'margin_size=-20; accepted: '),
+    (('new', 'stylegan3-t', *SMALL, '--set', 'margin_size=300', 'x.safetensors'), 'margin_size=300'), (('new', 'stylegan2', *SMALL, '--licence', '\udcff', 'x.safetensors'), 'licence is str'),
+    (('info', '.'), 'is a folder'), (('sample', '.'), 'is a folder'), (('new', 'stylegan2', *SMALL, '.'), 'is a folder')])
 def test_mistakes(run, net, argv, says): mistake(run, *argv, says=says)
 
 def test_debug_shows_where(run):
@@ -136,3 +153,10 @@ def test_as_a_command(net, tmp_path):
     assert good.returncode == 0 and 'StyleGAN3Generator' in good.stdout and good.stderr == ''
     assert bad.returncode == 2 and bad.stderr.count('\n') == 1
     assert version.stdout == f'cleftgan_nb {__version__}\n'
+
+def test_as_a_module(tmp_path):
+    "`python -m cleftgan_nb` is the command line, with its exit code"
+    def command(*argv): return subprocess.run([sys.executable, '-m', 'cleftgan_nb', *argv], capture_output=True, text=True, cwd=tmp_path, env=ENV)
+    good, bad = command('--help'), command('info', 'no.pkl')
+    assert good.returncode == 0 and good.stdout.startswith('usage: cleftgan ')
+    assert bad.returncode == 2 and bad.stderr.startswith('cleftgan: error: no file no.pkl')

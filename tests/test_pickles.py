@@ -333,6 +333,9 @@ def test_missing_and_surplus_tensors(alarm):
 
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match='no file'): pickles.read(tmp_path/'x.pkl')
+    with pytest.raises(ValueError, match='is a folder; give the name of a file'): pickles.read(tmp_path)
+    for wrong in None, 3, b'x.pkl':
+        with pytest.raises(ValueError, match=f'path={wrong!r}; accepted: a str or a Path'): pickles.read(wrong)
 
 def test_not_finite_is_flagged(tmp_path):
     _, D = small('stylegan2', 8)

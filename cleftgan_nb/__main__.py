@@ -1,0 +1,2 @@
+from cleftgan_nb.cli import main
+if __name__ == '__main__': raise SystemExit(main())
