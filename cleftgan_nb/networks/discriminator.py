@@ -81,7 +81,7 @@ def forward(self:DiscriminatorEpilogue,
     v = self.out(self.fc(self.conv(minibatch_std(x, *self.mbstd)).flatten(1)))
     return v if cmap is None else (v * cmap).sum(1, keepdim=True) / cmap.shape[1] ** 0.5
 
-# %% ../../nbs/networks/13_discriminator.ipynb #872a7fb0
+# %% ../../nbs/networks/13_discriminator.ipynb #19df9cc0
 class Discriminator(nn.Module):
     "How real images look: one logit each, positive for real."
     architecture = 'Discriminator'
@@ -102,17 +102,16 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         img_resolution = check_resolution(img_resolution)
-        check_settings(c_dim=c_dim, img_channels=img_channels, channel_base=channel_base, channel_max=channel_max, num_fp16_res=num_fp16_res,
-                       conv_clamp=conv_clamp, cmap_dim=cmap_dim, block_kwargs=block_kwargs, mapping_kwargs=mapping_kwargs,
-                       epilogue_kwargs=epilogue_kwargs, channels_last=channels_last)
+        given = dict(c_dim=c_dim, img_channels=img_channels, channel_base=channel_base, channel_max=channel_max, num_fp16_res=num_fp16_res,
+                     conv_clamp=conv_clamp, cmap_dim=cmap_dim, block_kwargs=block_kwargs, mapping_kwargs=mapping_kwargs,
+                     epilogue_kwargs=epilogue_kwargs, channels_last=channels_last)
+        check_settings(**given)
         self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
         self.dtype, self.channels_last = parse_dtype(dtype), channels_last
         self.num_fp16_res = 4 if num_fp16_res is None and self.dtype == torch.float16 else num_fp16_res
-        kwargs = [dict(k or {}) for k in (block_kwargs, mapping_kwargs, epilogue_kwargs)]
-        self.init_kwargs = plain_kwargs(dict(c_dim=c_dim, img_resolution=img_resolution, img_channels=img_channels, channel_base=channel_base,
-            channel_max=channel_max, num_fp16_res=num_fp16_res, conv_clamp=conv_clamp, cmap_dim=cmap_dim, block_kwargs=kwargs[0],
-            mapping_kwargs=kwargs[1], epilogue_kwargs=kwargs[2], dtype=dtype, channels_last=channels_last))
-        self._build(*kwargs, channel_base, channel_max, conv_clamp, cmap_dim)
+        nested = {k: dict(given[k] or {}) for k in ('block_kwargs', 'mapping_kwargs', 'epilogue_kwargs')}
+        self.init_kwargs = plain_kwargs({**given, **nested, 'img_resolution': img_resolution, 'dtype': dtype})
+        self._build(*nested.values(), channel_base, channel_max, conv_clamp, cmap_dim)
 
 # %% ../../nbs/networks/13_discriminator.ipynb #37bd0ff0
 def _freeze(freeze_layers=0): # how many of the first layers stay as they are

@@ -38,7 +38,7 @@ def _slope(act, alpha): return {'linear': 1, 'relu': 0, 'lrelu': alpha}.get(act)
 # %% ../../nbs/ops/06_bias_act.ipynb #5f65d9d0
 def _identity(size): return cpu.fir_stage(None, (1, 1), (1, 1), [0] * 4, True, 1, size)
 
-# %% ../../nbs/ops/06_bias_act.ipynb #57a08160
+# %% ../../nbs/ops/06_bias_act.ipynb #eb469b90
 def bias_act(
     x, # any shape, floating point
     b=None, # [x.shape[dim]]
@@ -53,9 +53,11 @@ def bias_act(
     _check(x, b, dim, one_of('act', act, tuple(ACTIVATIONS)), clamp)
     alpha, gain = [default if v is None else v for v, default in zip((alpha, gain), ACTIVATIONS[act][1:])]
     check_number(alpha=alpha, gain=gain); slope = _slope(act, alpha)
-    if choose(impl, x) == 'definition' or slope is None or x.ndim != 4 or dim % 4 != 1: return definition(x, b, dim % max(x.ndim, 1), act, alpha, gain, clamp)
-    s = _identity(x.shape[:1:-1]) if x.numel() else None
-    return FilteredLReLU.apply(x, b, s, s, (gain, gain * slope, float('inf') if clamp is None else clamp)) if s else definition(x, b, dim % 4, act, alpha, gain, clamp)
+    dim = 1 if b is None else dim % x.ndim
+    one_pass = slope is not None and x.ndim == 4 and dim == 1 and x.numel() > 0
+    if choose(impl, x) == 'definition' or not one_pass: return definition(x, b, dim, act, alpha, gain, clamp)
+    s = _identity(x.shape[:1:-1])
+    return FilteredLReLU.apply(x, b, s, s, (gain, gain * slope, float('inf') if clamp is None else clamp))
 
 # %% ../../nbs/ops/06_bias_act.ipynb #9526b790
 def _check(x, b, dim, act, clamp):

@@ -280,7 +280,7 @@ def result_size(
     if any(h < t for h, t in zip(have, taps)): raise ValueError(f"{made}, smaller than the filter of {taps[0]}x{taps[1]}; accepted: at least the filter's size")
     return tuple((h - t) // d + 1 for h, t, d in zip(have, taps, down))
 
-# %% ../../nbs/ops/03_cpu.ipynb #f95e37d0
+# %% ../../nbs/ops/03_cpu.ipynb #0fe81b80
 def fir_stage(
     f, # filter tensor or None
     up, down, # (x, y)
@@ -288,11 +288,10 @@ def fir_stage(
     flip, # True: correlate with `f`; False: convolve
     gain, # factor in total
     size, # (width, height) of the input
-    name='x', # what to call it in a message
 ): # Fir
     "Describe a stage; a `ValueError` if nothing is left of the image."
     taps = np.ones(1) if f is None else f.detach().double().numpy()
-    out = result_size(size, up, down, padding, (taps.shape[-1], taps.shape[0]), name)
+    out = result_size(size, up, down, padding, (taps.shape[-1], taps.shape[0]))
     return Fir(taps.shape, (taps if flip else np.flip(taps)).tobytes(), float(gain), up, down, (padding[0], padding[2]), tuple(size), out)
 
 # %% ../../nbs/ops/03_cpu.ipynb #e2e586c0
