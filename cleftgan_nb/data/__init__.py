@@ -1,0 +1,1 @@
+"Cohorts: a digital phantom, photographs, datasets, cards"
