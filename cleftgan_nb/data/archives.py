@@ -160,7 +160,7 @@ class Folder:
         "The first `limit` bytes of a file, or all"
         with open(self.path/name, 'rb') as f: return f.read(limit)
 
-# %% ../../nbs/data/26a_archives.ipynb #0c73bb50
+# %% ../../nbs/data/26a_archives.ipynb #d4c0be00
 class Zip:
     "Members of a zip"
     def __init__(self, path):
@@ -169,18 +169,18 @@ class Zip:
             with zipfile.ZipFile(path) as z: infos = [i for i in z.infolist() if not i.is_dir()]
         except (zipfile.BadZipFile, NotImplementedError, UnicodeError, struct.error) as e:
             raise ValueError(f'{path} is no zip, damaged or cut off ({e}); copy or download it again, or check it with: python -m zipfile -t {path.name}') from None
-        self.members = {}
+        self.members, self._stamp = {}, self._state(os.stat(path))
         for i in infos: self._enter(i, check_path(i.filename, path))
         self.names = set(filter(_visible, self.members))
-        self._stamp = self._state(os.stat(path))
 
     def _state(self, stat): return stat.st_size, stat.st_mtime_ns
 
-# %% ../../nbs/data/26a_archives.ipynb #2988da20
+# %% ../../nbs/data/26a_archives.ipynb #963c28d0
 @patch
 def _enter(self:Zip, info, name):
     "Note where a member lies"
     if name in self.members: raise ValueError(f'{self.path} has two files called {name!r}; make the archive again')
+    if not 0 <= info.header_offset <= self._stamp[0] - info.compress_size: raise ValueError(f'{self.path}: {name} lies outside the file; the zip is damaged, copy or download it again')
     if info.flag_bits & 1: raise ValueError(f'{self.path}: {name} is encrypted; accepted: zips without a password')
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED): raise ValueError(f'{self.path}: {name} is compressed by method {info.compress_type}; accepted: stored (best, zip -0) or deflated')
     self.members[name] = info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type

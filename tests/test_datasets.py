@@ -1,0 +1,554 @@
+"""Datasets: the published layout, the same bytes everywhere, whole or not at all, an order that resumes, and a named error for whatever else is in a file."""
+import errno, io, json, os, pickle, resource, signal, subprocess, sys, time, zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np, pytest, torch
+from hypothesis import HealthCheck, given, settings, strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+from cleftgan_nb.data import archives, datasets
+from cleftgan_nb.data.datasets import (DatasetWriter, ImageFolderDataset, InfiniteSampler, about, convert, fingerprint, manifest, shrink, verify,
+                                       write_dataset)
+
+ABOUT = dict(kind='test', licence='CC0-1.0', seeds=[0, 1], parameters={'severity': .5})
+NAMES = ['lip_left', 'age', 'lip_right']
+ENV = {**os.environ, 'PYTHONPATH': str(Path(archives.__file__).parents[2])}   # of processes started here, wherever the library lies
+
+def image(i, size=16, channels=3): return np.random.default_rng(i).integers(0, 256, (size, size, channels), np.uint8).squeeze()
+
+def rows(n=12, size=16, labels=True):
+    for i in range(n):
+        yield image(i, size), [i/2, 30 + i, -i] if labels else None, dict(seed=i, side=[None, 'left', 'right, far'][i % 3], age=i/3, ok=i % 2 == 0, x_nose=i/2, y_nose=3.)
+
+def make(path, n=12, **kw): return write_dataset(path, rows(n), about=ABOUT, label_names=NAMES, **kw)
+
+@pytest.fixture(scope='module')
+def zipped(tmp_path_factory): return make(tmp_path_factory.mktemp('zip')/'set.zip')
+
+def names(folder): return sorted(p.name for p in folder.iterdir())
+
+def images(ds): return ds.batch(range(len(ds)))[0]
+
+# ---- round trips
+
+@pytest.mark.parametrize('name', ['set', 'set.zip', 'set.v1', 'Ä set.ZIP'])
+def test_round_trip(tmp_path, name):
+    path = make(tmp_path/name)
+    assert names(tmp_path) == [name] and path.is_dir() == (not name.lower().endswith('.zip'))
+    ds = ImageFolderDataset(path, use_labels=True)
+    assert np.array_equal(images(ds).permute(0, 2, 3, 1), [image(i) for i in range(12)])
+    assert ds.labels(range(12)).tolist() == [[i/2, 30. + i, -float(i)] for i in range(12)] and ds.label_names == NAMES
+    for row, (_, _, given) in zip(manifest(path), rows(), strict=True): assert {k: row[k] for k in given} == given and {type(row[k]) for k in given} == {type(v) for v in given.values()}
+    assert verify(path) == 12
+    assert {k: about(path)[k] for k in ABOUT} == ABOUT and about(path)['images'] == 12 and about(path)['resolution'] == 16 and about(path)['channels'] == 3
+
+@pytest.mark.parametrize('shape', [(16, 16), (16, 16, 1)])
+def test_grey(tmp_path, shape):
+    path = write_dataset(tmp_path/'grey.zip', [(image(0, channels=1).reshape(shape), None, {})], about=ABOUT)
+    ds = ImageFolderDataset(path)
+    assert ds.image_shape == (1, 16, 16) and about(path)['channels'] == 1 and np.array_equal(ds[0][0][0], image(0, channels=1)) and verify(path) == 1
+
+def test_folder_and_zip_say_the_same(tmp_path, zipped):
+    path = make(tmp_path/'set')
+    with zipfile.ZipFile(zipped) as z:
+        assert {n: z.read(n) for n in z.namelist()} == {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob('*') if p.is_file()}
+    assert fingerprint(path) == fingerprint(zipped)
+
+def test_numpy_values_and_nothing_to_say(tmp_path):
+    row = dict(a=np.float64(.1), b=np.int64(3), c=np.bool_(True), d=np.str_('x,"'), e=None)
+    path = write_dataset(tmp_path/'x.zip', [(image(0), None, row), (image(1), None, dict.fromkeys(row))], about=ABOUT)
+    a, b = manifest(path)
+    assert {k: a[k] for k in row} == dict(a=.1, b=3, c=True, d='x,"', e=None) and not any(b[k] for k in row)
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.one_of(st.none(), st.text(st.characters(blacklist_categories=['Cs', 'Cc']), min_size=1)), st.one_of(st.none(), st.floats(allow_nan=False)),
+                          st.one_of(st.none(), st.integers(-2**70, 2**70)), st.one_of(st.none(), st.booleans())), min_size=1, max_size=5))
+def test_manifest_comes_back(values):
+    given = [dict(zip('abcd', v)) for v in values]
+    text, kinds = datasets._table(given)
+    assert datasets._untable(text, kinds, 'x') == given
+
+# ---- the published layout, made by hand as the published tool writes it
+
+def published(path, labels, size=8, n=5):
+    "What dataset_tool.py leaves: stored zip or folder, uncompressed PNGs, dataset.json last"
+    to = zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) if path.suffix == '.zip' else None
+    for i in range(n):
+        data = io.BytesIO()
+        Image.fromarray(image(i, size), 'RGB').save(data, format='png', compress_level=0, optimize=False)
+        put(path, to, f'00000/img{i:08d}.png', data.getvalue())
+    put(path, to, 'dataset.json', json.dumps({'labels': labels}).encode())
+    if to: to.close()
+    return path
+
+def put(path, to, name, data):
+    if to: return to.writestr(name, data)
+    (path/name).parent.mkdir(parents=True, exist_ok=True); (path/name).write_bytes(data)
+
+@pytest.mark.filterwarnings('ignore:.*mode.*:DeprecationWarning')
+@pytest.mark.parametrize('name', ['ffhq', 'ffhq.zip'])
+@pytest.mark.parametrize('labels,expected', [(None, []), ([3, 0, 1, 1, 0], [0, 0, 0, 1]), ([[.5, 2]]*5, [.5, 2])])
+def test_published_layout(tmp_path, name, labels, expected):
+    listed = labels and [[f'00000/img{i:08d}.png', l] for i, l in enumerate(labels)]
+    ds = ImageFolderDataset(published(tmp_path/name, listed), resolution=8, use_labels=labels is not None, mirror=True)
+    assert len(ds) == 10 and ds.label_dim == len(expected)
+    x, c = ds[0]
+    assert x.dtype == torch.uint8 and c.dtype == torch.float32 and c.tolist() == expected
+    assert np.array_equal(images(ds)[:5].permute(0, 2, 3, 1), [image(i, 8) for i in range(5)])
+    assert torch.equal(images(ds)[5:], images(ds)[:5].flip(3)) and torch.equal(ds.labels(range(5)), ds.labels(range(5, 10)))
+    with pytest.raises(ValueError, match='not written by this library; convert'): manifest(tmp_path/name)
+    small = convert(tmp_path/name, tmp_path/'small.zip', 4)
+    assert verify(small) == 5 and about(small)['licence'].startswith('unknown')
+    if labels: assert torch.equal(ImageFolderDataset(small, use_labels=True).labels(range(5)), ds.labels(range(5)))
+
+def test_ours_read_by_the_published_rules(zipped):
+    "As training/dataset.py reads: names sorted, labels looked up by name; the tool's own members come first"
+    with zipfile.ZipFile(zipped) as z:
+        pictures = sorted(n for n in z.namelist() if os.path.splitext(n)[1].lower() in Image.registered_extensions())
+        assert pictures == [f'00000/img{i:08d}.png' for i in range(12)] and not any(i.compress_type for i in z.infolist())
+        labels = dict(json.loads(z.read('dataset.json'))['labels'])
+        assert np.array([labels[n] for n in pictures]).dtype == float
+        assert np.array_equal(np.array(Image.open(z.open(pictures[3]))), image(3))
+
+def test_other_formats_folders_and_hidden_files(tmp_path):
+    for name, kw in [('b.jpg', {}), ('a/c.PNG', {}), ('d.bmp', {}), ('e.webp', {'lossless': True}), ('f.tif', {}), ('g.png', {'bits': 4})]:
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        im = Image.fromarray(image(1))
+        (im.quantize(16) if 'bits' in kw else im).save(tmp_path/name, **kw)
+    for name in ('.hidden.png', '__MACOSX/b.png', '.cache/x.png'):
+        (tmp_path/name).parent.mkdir(exist_ok=True); (tmp_path/name).write_bytes(b'no picture')
+    (tmp_path/'notes.txt').touch()
+    ds = ImageFolderDataset(tmp_path)
+    assert ds.names == ['a/c.PNG', 'b.jpg', 'd.bmp', 'e.webp', 'f.tif', 'g.png'] and np.array_equal(ds[3][0].permute(1, 2, 0), image(1)) and len(images(ds)) == 6
+
+def test_one_bit_and_small_depths_are_grey(tmp_path):
+    grey = np.uint8([[0, 255], [255, 0]])
+    Image.fromarray(grey).convert('1').save(tmp_path/'a.png'); Image.fromarray(grey).save(tmp_path/'b.png')
+    a, b = images(ImageFolderDataset(tmp_path))
+    assert torch.equal(a, b) and a.tolist() == [grey.tolist()]
+
+def test_max_size_takes_what_the_published_code_takes(zipped):
+    order = np.arange(12); np.random.RandomState(3).shuffle(order)
+    ds = ImageFolderDataset(zipped, max_size=5, seed=3, mirror=True, use_labels=True)
+    assert np.array_equal(images(ds)[:5].permute(0, 2, 3, 1), [image(i) for i in np.sort(order[:5])]) and len(ds) == 10
+    assert ds.labels(range(5))[:, 1].tolist() == [30. + i for i in np.sort(order[:5])]
+    assert len(ImageFolderDataset(zipped, max_size=99)) == 12
+
+def test_classes_keep_their_number_in_a_subset(tmp_path):
+    path = write_dataset(tmp_path/'x.zip', [(image(i), i, {}) for i in range(6)], about=ABOUT)
+    assert ImageFolderDataset(path, use_labels=True, max_size=2).label_dim == 6
+
+# ---- mirroring
+
+def test_mirrored_labels(zipped):
+    ds = ImageFolderDataset(zipped, mirror=True, use_labels=True)
+    assert ds.labels([5, 17]).tolist() == [[2.5, 35, -5], [-5, 35, 2.5]]
+    assert torch.equal(ds[17][0], ds[5][0].flip(2)) and ds[17][1].tolist() == [-5, 35, 2.5]
+
+def test_mirrored_classes(tmp_path):
+    path = write_dataset(tmp_path/'x.zip', [(image(i), i % 3, {}) for i in range(4)], about=ABOUT, label_names=['left', 'none', 'right', 'both'])
+    ds = ImageFolderDataset(path, mirror=True, use_labels=True)
+    assert ds.label_dim == 4 and ds.labels([0, 1, 2, 4, 5, 6]).argmax(1).tolist() == [0, 1, 2, 2, 1, 0]
+
+@pytest.mark.parametrize('wrong', [['lip_left', 'age', 'x'], ['a', 'a', 'b'], ['a', 'b'], 'abc', [1, 2, 3]])
+def test_label_names(tmp_path, wrong):
+    with pytest.raises(ValueError, match='label_names'): write_dataset(tmp_path/'x.zip', rows(), about=ABOUT, label_names=wrong)
+    assert names(tmp_path) == []
+
+# ---- the same bytes everywhere
+
+def test_same_bytes_in_another_process(tmp_path, zipped):
+    code = f'import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from test_datasets import *; make(Path({str(tmp_path/"x.zip")!r}))'
+    subprocess.run([sys.executable, '-c', code], check=True, env={**ENV, 'PYTHONHASHSEED': '7', 'TZ': 'Asia/Tokyo'}, umask=0o077)
+    assert (tmp_path/'x.zip').read_bytes() == zipped.read_bytes()
+
+def test_png_is_canonical():
+    "Bytes that no library made: signature, IHDR, one stored stream, IEND"
+    assert archives.png(np.uint8([[7]])).hex() == ('89504e470d0a1a0a' '0000000d4948445200000001000000010800000000' '3a7e9b55'
+                                                   '0000000d49444154' '7801' '010200fdff0007' '00090008' 'b9ac8687' '0000000049454e44ae426082')
+
+@pytest.mark.parametrize('size', [1, 2, 147, 148, 300])   # stored blocks end at 65,535 bytes
+@pytest.mark.parametrize('channels', [1, 3])
+def test_png(size, channels):
+    a = image(0, size, channels).reshape((size, size, 3) if channels == 3 else (size, size))
+    with Image.open(io.BytesIO(archives.png(a))) as im: assert np.array_equal(np.asarray(im), a) and im.format == 'PNG'
+
+# ---- whole or not at all
+
+@pytest.mark.parametrize('target', ['x', 'x.zip'])
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), MemoryError(), ValueError('no'), OSError(errno.ENOSPC, 'No space left on device')])
+def test_failures_leave_the_old_set(tmp_path, target, error):
+    old = fingerprint(make(tmp_path/target))
+    def broken():
+        yield from rows(5)
+        raise error
+    with pytest.raises(type(error)): write_dataset(tmp_path/target, broken(), about=ABOUT, overwrite=True)
+    with pytest.raises(type(error)): write_dataset(tmp_path/f'new_{target}', broken(), about=ABOUT)
+    assert names(tmp_path) == [target] and fingerprint(tmp_path/target) == old and verify(tmp_path/target) == 12
+
+@pytest.mark.parametrize('target', ['x', 'x.zip'])
+@pytest.mark.parametrize('where', ['_finish', 'rename'])
+def test_failures_at_the_end(tmp_path, monkeypatch, target, where):
+    def fail(*a, **k): raise OSError(errno.EIO, 'Input/output error')
+    monkeypatch.setattr(*(DatasetWriter, '_finish') if where == '_finish' else (archives, '_replace'), fail)
+    with pytest.raises(OSError, match='Input/output error'): make(tmp_path/target)
+    monkeypatch.undo()
+    assert names(tmp_path) == [] and verify(make(tmp_path/target)) == 12
+
+KILLED = '''
+import sys; sys.path.insert(0, {tests!r}); from test_datasets import *
+def slow():
+    for k, row in enumerate(rows(12)):
+        if k == {at}: print('now', flush=True); time.sleep(60)
+        yield row
+write_dataset(Path({path!r}), slow(), about=ABOUT, label_names=NAMES, overwrite=True)
+'''
+
+@pytest.mark.skipif(os.name == 'nt', reason='SIGKILL')
+@pytest.mark.parametrize('target', ['x', 'x.zip'])
+@pytest.mark.parametrize('exists', [False, True])
+def test_killed_writer(tmp_path, target, exists):
+    if exists: old = fingerprint(write_dataset(tmp_path/target, rows(3), about=ABOUT))
+    p = subprocess.Popen([sys.executable, '-c', KILLED.format(tests=os.path.dirname(__file__), at=7, path=str(tmp_path/target))], stdout=subprocess.PIPE, env=ENV)
+    assert p.stdout.readline() == b'now\n'
+    p.send_signal(signal.SIGKILL); p.wait()
+    assert (tmp_path/target).exists() == exists and len(names(tmp_path)) == 1 + exists   # its unfinished part lies there, hidden
+    if exists: assert fingerprint(tmp_path/target) == old
+    assert verify(make(tmp_path/target, overwrite=True)) == 12 and names(tmp_path) == [target]
+
+def test_killed_between_two_renames(tmp_path):
+    "The old folder had been moved away, the new one was not in place yet"
+    old = fingerprint(make(tmp_path/'x'))
+    os.rename(tmp_path/'x', archives._part(tmp_path/'x', 2**30, 'old'))
+    archives._part(tmp_path/'x', 2**30).mkdir()
+    with pytest.raises(ValueError, match='exists; give another name'): make(tmp_path/'x')
+    assert names(tmp_path) == ['x'] and fingerprint(tmp_path/'x') == old
+
+@pytest.mark.skipif(os.name == 'nt', reason='RLIMIT_FSIZE')
+def test_full_disk(tmp_path):
+    old = make(tmp_path/'x.zip').read_bytes()
+    code = KILLED.format(tests=os.path.dirname(__file__), at=-1, path=str(tmp_path/'x.zip')).replace('def slow', 'signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\ndef slow')
+    p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=ENV)
+    assert p.returncode == 1 and 'File too large' in p.stderr and 'Exception ignored' not in p.stderr, p.stderr
+    assert names(tmp_path) == ['x.zip'] and (tmp_path/'x.zip').read_bytes() == old
+
+def test_nothing_of_others_is_replaced(tmp_path, zipped):
+    (tmp_path/'home').mkdir(); (tmp_path/'home'/'thesis.txt').write_text('years')
+    published(tmp_path/'ffhq.zip', None); (tmp_path/'note.zip').write_text('no zip')
+    before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+    for name in ('home', 'ffhq.zip', 'note.zip'):
+        with pytest.raises(ValueError, match='exists; give another name'): make(tmp_path/name)
+        with pytest.raises(ValueError, match='no dataset of ours'): make(tmp_path/name, overwrite=True)
+    assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} == before
+
+def test_where_it_is_written(tmp_path):
+    with pytest.raises(FileNotFoundError, match='make it first'): make(tmp_path/'no'/'x.zip')
+    for wrong in (None, 3, b'x', ''):
+        with pytest.raises(ValueError, match='accepted: a str or a Path'): make(wrong)
+        with pytest.raises(ValueError, match='accepted: a str or a Path'): ImageFolderDataset(wrong)
+    with DatasetWriter(tmp_path/'x.zip', about=ABOUT) as w:
+        w.add(image(0))
+        with pytest.raises(ValueError, match='being written'): make(tmp_path/'x.zip')
+    assert verify(tmp_path/'x.zip') == 1
+    (tmp_path/'empty').mkdir()
+    assert verify(make(tmp_path/'empty', overwrite=True)) == 12
+    (tmp_path/'link.zip').symlink_to(tmp_path/'x.zip')
+    make(tmp_path/'link.zip', overwrite=True)
+    assert (tmp_path/'link.zip').is_symlink() and verify(tmp_path/'x.zip') == 12 and names(tmp_path) == ['empty', 'link.zip', 'x.zip']
+
+# ---- what may be written
+
+@pytest.mark.parametrize('bad,said', [
+    ((image(0).astype(float), None, {}), 'image 1 is float64'), ((image(0)[:5], None, {}), r'shape \[5, 16, 3\]'), ((np.zeros((16, 16, 4), np.uint8), None, {}), r'\[S,S,3\]'),
+    ((image(0, 8), None, {}), r'image 1 has the shape \[8, 8, 3\]'), ((image(0)[..., 0], None, {}), 'one size and kind'), ((image(0), 1, {}), 'image 1 has the label 1, the first image None'),
+    ((image(0), [math_nan := float('nan')], {}), 'finite numbers'), ((image(0), 'left', {}), "label 'left'"), ((image(0), None, {'a': 1}), 'row 1 and row 0 disagree about a'),
+    ((image(0), None, {'file': 'x'}), "other than 'file'"), ((image(0), None, 'row'), 'accepted: a dict'), (('no image', None, {}), 'image 1 is <U8')])
+@pytest.mark.parametrize('target', ['x', 'x.zip'])
+def test_what_may_be_written(tmp_path, bad, said, target):
+    with pytest.raises(ValueError, match=said): write_dataset(tmp_path/target, [(image(0), None, {}), bad], about=ABOUT)
+    assert names(tmp_path) == []
+
+@pytest.mark.parametrize('row,said', [({'a': [1]}, "row 0's 'a' is a list"), ({'a': ''}, 'nothing to say'), ({'a': 'x\ny'}, 'without line breaks'), ({'a': '\ud800'}, 'without line breaks'), ({3: 1}, 'accepted: a dict'), ({'a': np.zeros(2)}, 'is a ndarray')])
+def test_rows(tmp_path, row, said):
+    with pytest.raises(ValueError, match=said): write_dataset(tmp_path/'x', [(image(0), None, row)], about=ABOUT)
+
+@pytest.mark.parametrize('wrong', [None, {}, {'kind': 'x'}, {'kind': '', 'licence': 'x'}, {**ABOUT, 'p': float('inf')}, {**ABOUT, 'p': {1, 2}}, {**ABOUT, 'p': Path('x')}])
+def test_about(tmp_path, wrong):
+    with pytest.raises(ValueError, match='about'): write_dataset(tmp_path/'x.zip', rows(), about=wrong)
+
+# ---- reading: workers, threads, caches
+
+@pytest.mark.parametrize('kind', ['folder', 'zip', 'deflated'])
+@pytest.mark.parametrize('cache', [True, False, 5*16*16*3])
+def test_workers_give_the_same(tmp_path, zipped, kind, cache):
+    path = zipped if kind == 'zip' else make(tmp_path/'set')
+    if kind == 'deflated':
+        with zipfile.ZipFile(tmp_path/'packed.zip', 'w', zipfile.ZIP_DEFLATED) as z:
+            for p in sorted(path.rglob('*')): z.write(p, p.relative_to(path).as_posix())
+        path = tmp_path/'packed.zip'
+    expected = ImageFolderDataset(zipped, mirror=True, use_labels=True)
+    ds = ImageFolderDataset(path, mirror=True, use_labels=True, cache=cache)
+    sampler = InfiniteSampler(ds, seed=3, position=7)
+    for workers in (0, 2):
+        loader = DataLoader(ds, batch_size=5, sampler=sampler, num_workers=workers)
+        for (x, c), k in zip(loader, range(8)):
+            indices = sampler.take(7 + 5*k, 5)
+            assert torch.equal(x, expected.batch(indices)[0]) and torch.equal(c, expected.labels(indices))
+
+def test_spawned_workers(zipped):
+    "A fresh process gets a dataset without file and memory"
+    ds = ImageFolderDataset(zipped, use_labels=True).fill()
+    assert len(pickle.dumps(ds)) < 8000
+    [x], [c] = zip(*DataLoader(ds, batch_size=12, num_workers=1, multiprocessing_context='spawn'))
+    assert torch.equal(x, images(ds)) and torch.equal(c, ds.labels(range(12)))
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='fork')
+def test_forked_workers_share_what_they_decode(zipped):
+    ds = ImageFolderDataset(zipped)
+    for _ in DataLoader(ds, batch_size=3, num_workers=2, multiprocessing_context='fork'): pass
+    assert ds._cache.sums.all() and not ds._cache.known.any()
+    ds.source.read = None   # nothing is decoded any more
+    assert torch.equal(images(ds), images(ImageFolderDataset(zipped)))
+
+def test_a_torn_picture_in_memory_is_decoded_again(zipped):
+    ds = ImageFolderDataset(zipped).fill()
+    ds._cache.known[:] = False; ds._cache.pixels[4, 1, 2, 3] ^= 255
+    assert np.array_equal(ds[4][0].permute(1, 2, 0), image(4))
+
+@pytest.mark.parametrize('cache', [True, False])
+def test_threads(zipped, cache):
+    ds, expected = ImageFolderDataset(zipped, cache=cache), images(ImageFolderDataset(zipped))
+    with ThreadPoolExecutor(8) as pool: found = list(pool.map(lambda k: ds[k % 12][0], range(400)))
+    assert all(torch.equal(x, expected[k % 12]) for k, x in enumerate(found))
+
+@pytest.mark.parametrize('cache,kept', [('auto', 12), (True, 12), (False, 0), (0, 0), (16*16*3*5 + 1, 5), (10**12, 12)])
+def test_cache_is_bounded(zipped, cache, kept):
+    ds = ImageFolderDataset(zipped, cache=cache)
+    assert ds._cache.pixels.nbytes == kept*16*16*3 and f'{kept} kept' in repr(ds)
+    assert torch.equal(images(ds), images(ds))
+
+def test_auto_leaves_large_sets_out(zipped, monkeypatch):
+    monkeypatch.setattr(datasets, 'CACHE', 16*16*3*2)
+    assert ImageFolderDataset(zipped)._cache.n == 2
+
+def test_what_is_given_may_be_changed(zipped):
+    ds = ImageFolderDataset(zipped, mirror=True).fill()
+    before = images(ds).clone()
+    for k in (0, 12): ds[k][0].zero_()
+    ds.batch([1, 2])[0].zero_()
+    assert torch.equal(images(ds), before)
+
+def test_indices(zipped):
+    ds = ImageFolderDataset(zipped)
+    for wrong in ([12], [-1], [[0]], 3):
+        with pytest.raises(IndexError, match='0 to 11'): ds.batch(wrong)
+    assert ds.batch([])[0].shape == (0, 3, 16, 16) and len(list(ds)) == 12 and ds.sheet(columns=4).size == (64, 48)
+
+@pytest.mark.parametrize('given,said', [(dict(cache='all'), "cache='all'"), (dict(cache=-1), 'cache=-1'), (dict(cache=None), 'cache=None'), (dict(max_size=0), 'max_size=0'),
+                                        (dict(resolution=32), r'is 16x16, asked for was resolution=32'), (dict(max_size=2.5), 'max_size=2.5')])
+def test_settings(zipped, given, said):
+    with pytest.raises(ValueError, match=said): ImageFolderDataset(zipped, **given)
+
+def test_a_zip_that_changes_is_noticed(tmp_path):
+    ds = ImageFolderDataset(make(tmp_path/'x.zip'), cache=False)
+    expected, sent = images(ds), pickle.dumps(ds)
+    write_dataset(tmp_path/'x.zip', rows(5), about=ABOUT, overwrite=True)
+    assert torch.equal(images(ds), expected)   # the open file is still the old one
+    with pytest.raises(ValueError, match='has changed since it was opened'): pickle.loads(sent)[0]
+
+# ---- the order
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 40), seed=st.integers(0, 2**32), position=st.integers(0, 10**6), count=st.integers(0, 50), world=st.integers(1, 5))
+def test_resume_and_ranks(n, seed, position, count, world):
+    whole = InfiniteSampler(n, seed)
+    straight = whole.take(position, world*count)
+    assert [whole.take(position + k, 1)[0] for k in range(world*count)] == list(straight)
+    parts = [InfiniteSampler(n, seed, rank=r, world=world).take(position, count) for r in range(world)]
+    assert np.array_equal(np.stack(parts, 1).ravel(), straight)
+    resumed = InfiniteSampler(n, seed, position=position)
+    assert [i for i, _ in zip(resumed, range(count))] == list(straight[:count])
+    epoch = -(-position//n)
+    assert sorted(whole.take(epoch*n, n)) == list(range(n))
+
+def test_orders_differ_and_never_change():
+    orders = [tuple(InfiniteSampler(50, seed).order(epoch)) for seed in (0, 1) for epoch in (0, 1, 2)]
+    assert len(set(orders)) == 6
+    assert InfiniteSampler(10, 5).take(2**40, 4).tolist() == FAR and InfiniteSampler(4, shuffle=False).take(2, 4).tolist() == [2, 3, 0, 1]
+
+FAR = [7, 1, 9, 3]
+
+def test_order_is_even():
+    "Every image at every place, about equally often"
+    counts = np.zeros((6, 6))
+    s = InfiniteSampler(6, 1)
+    for epoch in range(3000): counts[np.arange(6), s.order(epoch)] += 1
+    assert abs(counts/500 - 1).max() < .2   # 4.9 standard deviations
+
+@pytest.mark.parametrize('given', [dict(n=0), dict(n=3, seed=-1), dict(n=3, position=-1), dict(n=3, position=1.), dict(n=3, rank=2, world=2), dict(n=3, world=0), dict(n=True)])
+def test_sampler_settings(given):
+    with pytest.raises(ValueError, match='accepted'): InfiniteSampler(**given)
+
+# ---- hostile and broken files
+
+def pack(path, members, method=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, 'w', method) as z:
+        for name, data in members: z.writestr(name, data)
+    return path
+
+GOOD = archives.png(image(0))
+
+@pytest.mark.parametrize('name', ['../x.png', 'a/../../x.png', '/etc/x.png', 'C:/x.png', '..\\x.png', '\\\\server\\x.png', 'a\nb.png'])
+def test_names_that_lead_out(tmp_path, name):
+    with pytest.raises(ValueError, match='leads out of it'): ImageFolderDataset(pack(tmp_path/'x.zip', [('a.png', GOOD), (name, GOOD)]))
+
+@pytest.mark.filterwarnings('ignore:Duplicate name')
+@pytest.mark.parametrize('twice', ['a.png', './a.png'])
+def test_names_twice(tmp_path, twice):
+    with pytest.raises(ValueError, match="two files called 'a.png'"): ImageFolderDataset(pack(tmp_path/'x.zip', [('a.png', GOOD), (twice, GOOD)]))
+
+def test_truncated_zips(tmp_path, zipped):
+    data = zipped.read_bytes()
+    for n in [0, 1, 100, len(data)//2, len(data) - 1]:
+        (tmp_path/'x.zip').write_bytes(data[:n])
+        with pytest.raises(ValueError, match='x.zip is no zip, damaged or cut off'): ImageFolderDataset(tmp_path/'x.zip')
+
+def test_every_damage_to_a_zip_is_a_named_error(tmp_path, zipped):
+    "Single bytes changed all over the file: read right, or refused by name; no other error"
+    data, refused = zipped.read_bytes(), 0
+    expected = {x.numpy().tobytes() for x in images(ImageFolderDataset(zipped))}
+    rng = np.random.default_rng(0)
+    for k in [*rng.integers(0, len(data), 250), *range(len(data) - 900, len(data), 3)]:
+        (tmp_path/'x.zip').write_bytes(data[:k] + bytes([data[k] ^ int(rng.integers(1, 256))]) + data[k+1:])
+        try: found = images(ImageFolderDataset(tmp_path/'x.zip'))
+        except ValueError as e:
+            assert 'x.zip' in str(e), e
+            refused += 1
+        else: assert {x.numpy().tobytes() for x in found} <= expected   # a name may have changed, and with it the order
+    assert refused > 200
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_damaged_pixels_are_refused_in_every_format(tmp_path):
+    "Single bytes of pictures changed: some picture or a named error"
+    for suffix in ('png', 'jpg', 'bmp', 'webp', 'tif', 'ppm'):
+        f = io.BytesIO(); Image.fromarray(image(0)).save(f, {'jpg': 'jpeg', 'tif': 'tiff'}.get(suffix, suffix))
+        data, rng = f.getvalue(), np.random.default_rng(0)
+        for _ in range(60):
+            k = rng.integers(0, len(data))
+            (tmp_path/f'x.{suffix}').write_bytes(data[:k] + bytes([rng.integers(256)]) + data[k+1:rng.choice([None, k+50])])
+            try: assert ImageFolderDataset(tmp_path)[0][0].dtype == torch.uint8
+            except ValueError as e: assert f'x.{suffix} is' in str(e), e
+        (tmp_path/f'x.{suffix}').unlink()
+
+@pytest.mark.parametrize('name,data,said', [
+    ('b.png', b'', 'b.png is no readable picture'), ('b.png', b'GIF89a', 'no readable picture'), ('b.png', GOOD[:200], 'no readable picture'),
+    ('b.png', archives.png(image(0, 8)), 'b.png is 8x8, the pictures before it are 16x16'), ('b.png', archives.png(image(0)[..., 0]), 'b.png is 16x16 with 1 channel'),
+    ('b.jpg', GOOD, None)])
+def test_broken_pictures(tmp_path, name, data, said):
+    path = pack(tmp_path/'x.zip', [('a.png', GOOD), (name, data)])
+    if said is None: assert len(images(ImageFolderDataset(path))) == 2   # what is inside counts, not the suffix
+    else:
+        with pytest.raises(ValueError, match=said): images(ImageFolderDataset(path))
+
+@pytest.mark.parametrize('mode,said', [('RGBA', 'alpha'), ('LA', 'alpha'), ('I;16', '16 bits'), ('CMYK', 'color model')])
+def test_modes(tmp_path, mode, said):
+    Image.new(mode, (8, 8)).save(tmp_path/('x.jpg' if mode == 'CMYK' else 'x.png'))
+    with pytest.raises(ValueError, match=f'x....* is 8x8 with .*{said}.*accepted: grey or RGB of 8 bits'): ImageFolderDataset(tmp_path)
+
+def test_oblong_and_giant(tmp_path):
+    (tmp_path/'x.png').write_bytes(archives.png(image(0)[:9]))
+    with pytest.raises(ValueError, match='x.png is 16x9; accepted: square'): ImageFolderDataset(tmp_path)
+    data = bytearray(GOOD); data[16:24] = b'\0\1\0\0'*2   # claims 65536 x 65536
+    (tmp_path/'x.png').write_bytes(data)
+    with pytest.raises(ValueError, match='up to 8192x8192'): ImageFolderDataset(tmp_path)
+
+def test_bombs(tmp_path):
+    pack(tmp_path/'x.zip', [('a.png', GOOD), ('dataset.json', b' '*(2**28 + 1))], zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match='dataset.json has 268435457 bytes'): ImageFolderDataset(tmp_path/'x.zip', use_labels=True)
+    data = bytearray(pack(tmp_path/'y.zip', [('a.png', GOOD + b'\0'*10**6)], zipfile.ZIP_DEFLATED).read_bytes())
+    k = data.index(b'PK\1\2'); data[k+24:k+28] = (5000).to_bytes(4, 'little')   # claims 5,000 bytes and unpacks to a million
+    (tmp_path/'y.zip').write_bytes(data)
+    with pytest.raises(ValueError, match='checksum differs'): images(ImageFolderDataset(tmp_path/'y.zip'))
+
+def test_encrypted_and_other_compression(tmp_path):
+    with pytest.raises(ValueError, match='compressed by method 14; accepted: stored'): ImageFolderDataset(pack(tmp_path/'x.zip', [('a.png', GOOD)], zipfile.ZIP_LZMA))
+    data = bytearray(pack(tmp_path/'y.zip', [('a.png', GOOD)]).read_bytes()); data[data.index(b'PK\1\2') + 8] |= 1
+    (tmp_path/'y.zip').write_bytes(data)
+    with pytest.raises(ValueError, match='encrypted'): ImageFolderDataset(tmp_path/'y.zip')
+
+@pytest.mark.parametrize('text,said', [
+    (b'{"labels": [', 'dataset.json is no JSON'), (b'\xff\xfe', 'no JSON'), (b'[]', 'holds a list'), (b'{"labels": {"a.png": 1}}', 'accepted: null or a list'), (b'[' * 100_000, 'no JSON'),
+    (b'{"labels": [["a.png"]]}', 'accepted: null or a list'), (b'{"labels": [["a.png", 0]]}', r'no label for b.png \(1 of 2'), (b'{"labels": [["a.png", 0], ["b.png", 1.5]]}', 'b.png has the label 1.5'),
+    (b'{"labels": [["a.png", 0], ["b.png", -1]]}', 'label -1'), (b'{"labels": [["a.png", 0], ["b.png", true]]}', 'label True'), (b'{"labels": [["a.png", 0], ["b.png", "x"]]}', "label 'x'"),
+    (b'{"labels": [["a.png", 0], ["b.png", null]]}', 'different kinds'), (b'{"labels": [["a.png", [1]], ["b.png", [1, 2]]]}', 'different kinds or lengths'), (b'{"labels": [["a.png", [[1]]], ["b.png", [[1]]]]}', 'label'),
+    (b'{"labels": [["a.png", [NaN]], ["b.png", [1]]]}', 'finite'), (b'{"labels": [["a.png", 0], ["b.png", 99999999]]}', '99999999'), (b'{"labels": [["a.png", 0], ["a.png", 1], ["b.png", 1]]}', 'two labels for one file'),
+    (b'{"labels": [["a.png", []], ["b.png", []]]}', 'label'), (b'{"labels": null}', 'has no labels'), (b'{}', 'has no labels'), (None, 'has no labels'),
+    (b'{"labels": [["a.png", 0], ["b.png", 1]], "label_names": ["one"]}', '1 label_names for labels of 2'), (b'{"labels": [["a.png", 0], ["b.png", 1]], "label_names": 3}', 'label_names')])
+@pytest.mark.parametrize('kind', ['folder', 'x.zip'])
+def test_wrong_labels(tmp_path, text, said, kind):
+    members = [('a.png', GOOD), ('b.png', GOOD)] + [('dataset.json', text)]*(text is not None)
+    if kind == 'folder': [(tmp_path/n).write_bytes(d) for n, d in members]
+    else: pack(tmp_path/kind, members)
+    path = tmp_path if kind == 'folder' else tmp_path/kind
+    with pytest.raises(ValueError, match=said) as e: ImageFolderDataset(path, use_labels=True, mirror=True)
+    assert str(path) in str(e.value)
+    if text in (None, b'{}', b'{"labels": null}'): assert len(ImageFolderDataset(path)) == 2
+
+def test_labels_of_files_that_are_not_there_are_ignored(tmp_path):
+    "As published: a part of a set can be used with the whole set's labels"
+    pack(tmp_path/'x.zip', [('a.png', GOOD), ('dataset.json', json.dumps({'labels': [['a.png', 1], ['b.png', 4]]}))])
+    assert ImageFolderDataset(tmp_path/'x.zip', use_labels=True).label_dim == 2
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no dataset'): ImageFolderDataset(tmp_path/'x.zip')
+    with pytest.raises(ValueError, match='has no images; accepted: files that end in .png'): ImageFolderDataset(tmp_path)
+    with pytest.raises(ValueError, match='has no images'): ImageFolderDataset(pack(tmp_path/'x.zip', [('words.txt', b'')]))
+    (tmp_path/'y.tar').write_bytes(b'no')
+    with pytest.raises(ValueError, match='y.tar is no zip'): ImageFolderDataset(tmp_path/'y.tar')
+
+# ---- checking and converting
+
+def test_verify_tells(tmp_path):
+    path = make(tmp_path/'x')
+    for change, said in [(lambda: (path/'00000/img00000003.png').write_bytes(archives.png(image(99))), 'img00000003.png differs'),
+                         (lambda: (path/'00000/img00000004.png').unlink(), 'img00000004.png is missing'),
+                         (lambda: (path/'00000/new.png').write_bytes(GOOD), 'new.png is not in the manifest'),
+                         (lambda: (path/'manifest.csv').write_text((path/'manifest.csv').read_text().replace('left', 'right')), 'manifest.csv differs'),
+                         (lambda: (path/'dataset.json').write_text((path/'dataset.json').read_text().replace('30.0', '31.0')), 'dataset.json differs')]:
+        change()
+        with pytest.raises(ValueError, match=said): verify(path)
+
+def test_verify_takes_a_picture_in_another_file(tmp_path):
+    "The checksum is that of the pixels"
+    path = make(tmp_path/'x')
+    Image.fromarray(image(3)).save(path/'00000/img00000003.png', optimize=True)
+    assert verify(path) == 12
+
+@pytest.mark.parametrize('text', ['no JSON', '[]', '{}', '{"columns": 3, "sha256": 3}', '{"columns": {"seed": "bool"}}', '{"columns": {"seed": "fruit"}}'])
+def test_wrong_about(tmp_path, text):
+    path = make(tmp_path/'x'); (path/'about.json').write_text(text)
+    with pytest.raises(ValueError): verify(path)
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(s=st.integers(1, 24), data=st.data(), channels=st.sampled_from([1, 3]))
+def test_area_means(s, data, channels):
+    "Against the same means by exact repetition"
+    r = data.draw(st.integers(1, s))
+    a = np.random.default_rng(s).integers(0, 256, (s, s, channels)).astype(np.uint8)
+    big = np.repeat(np.repeat(a, r, 0), r, 1).astype(np.int64).reshape(r, s, r, s, channels).sum((1, 3))
+    assert np.array_equal(shrink(a, r), (2*big + s*s)//(2*s*s)) and np.array_equal(shrink(a[..., 0], r), shrink(a, r)[..., 0])
+
+def test_convert(tmp_path, zipped):
+    path = convert(zipped, tmp_path/'small', 4, max_size=7)
+    a, b = ImageFolderDataset(zipped, use_labels=True, max_size=7), ImageFolderDataset(path, use_labels=True)
+    assert torch.equal(a.labels(range(7)), b.labels(range(7))) and b.label_names == NAMES and b.image_shape == (3, 4, 4) and verify(path) == 7
+    assert np.array_equal(images(b)[2].permute(1, 2, 0), shrink(images(a)[2].permute(1, 2, 0).numpy(), 4))
+    whole = {r['file']: r for r in manifest(zipped)}
+    for row in manifest(path):
+        old = whole[row['source_file']]
+        assert row['x_nose'] == old['x_nose']/4 and row['y_nose'] == .75 and row['seed'] == old['seed'] and row['side'] == old['side']
+    assert about(path)['converted'] == {'from': 'set.zip', 'resolution': 16, 'images': 7, 'by': 'area means'} and about(path)['seeds'] == [0, 1]
+    twice = convert(path, tmp_path/'tiny.zip', 2)
+    assert verify(twice) == 7
+    for wrong in (17, 0, -3, 4., '4', True):
+        with pytest.raises(ValueError, match='resolution=.*accepted: 1 to 16'): convert(zipped, tmp_path/'y.zip', wrong)
