@@ -14,7 +14,7 @@ from PIL import Image
 
 # %% auto #0
 __all__ = ['ASSETS', 'Edges', 'SLIT', 'ANCESTRIES', 'AGES', 'NEWBORN', 'OPPOSITES', 'NOT_CHANCE', 'GENTLER', 'SHAPES', 'CLINIC',
-           'CALM', 'CHILDISH', 'EYEBALLS', 'stream', 'mesh', 'texture', 'row', 'edges', 'linear_step',
+           'CALM', 'INFANT', 'CHILDISH', 'EYEBALLS', 'stream', 'mesh', 'texture', 'row', 'edges', 'linear_step',
            'catmull_clark_step', 'Topology', 'topology', 'morphs', 'morph', 'age_mix', 'macro_amounts', 'pairs',
            'sample_age', 'Identity', 'sample_identity', 'amounts', 'eyes', 'Head', 'build_head']
 
@@ -167,7 +167,7 @@ def morph(
     used = [names[n] for n, a in amounts.items() if a]
     return mesh()['V'] + (columns[:, used] @ np.array([a for a in amounts.values() if a], float)).reshape(-1, 3)
 
-# %% ../../nbs/data/20_phantom_head.ipynb #a8863250
+# %% ../../nbs/data/20_phantom_head.ipynb #6f95ea20
 ANCESTRIES = 'african', 'asian', 'caucasian'
 AGES = {'baby': 1, 'child': 10, 'young': 25, 'old': 90}   # years of MakeHuman's models
 
@@ -179,7 +179,7 @@ def age_mix(
     if age < 1: return {'baby': 1 + NEWBORN*(1-age), 'child': -NEWBORN*(1-age), 'young': 0., 'old': 0.}
     return {n: float(np.interp(age, years, np.eye(4)[i])) for i, n in enumerate(names)}
 
-NEWBORN = .3   # how far beyond the one-year-old, of the way from ten years to one; growth is about three times as fast as later
+NEWBORN = .12   # how far beyond the one-year-old, of the way from ten years to one; more makes the cheeks swell
 
 # %% ../../nbs/data/20_phantom_head.ipynb #327ffef0
 def _levels(x, name):
@@ -295,23 +295,26 @@ def _shares(ancestry):
         raise ValueError(f"ancestry={ancestry!r}; accepted: shares of {', '.join(ANCESTRIES)}, such as dict(african=1) or dict(asian=.5, caucasian=.5)")
     return {a: float(ancestry.get(a, 0) / sum(ancestry.values())) for a in ANCESTRIES}
 
-# %% ../../nbs/data/20_phantom_head.ipynb #17842380
-CALM = {}
-CHILDISH = .55, 12, 20   # amplitude of details up to 12 years, rising to 1 at 20
+# %% ../../nbs/data/20_phantom_head.ipynb #ca277120
+CALM = {'eyebrows-angle-up': .3, 'eyebrows-trans-up': .2, 'browInnerUp': .12, 'eyeWideLeft': .07, 'eyeWideRight': .07, 'mouth-angles-up': .25}
+INFANT = {'head-scale-horiz-decr': .3, 'head-age-decr': .3}   # in full up to one year, none from three
+CHILDISH = (.25, 1), (.55, 3), (.55, 12), (1, 20)   # amplitude of details at an age in years
 
 def amounts(
     who:Identity,
 )->dict:
     "All targets of a head with their amounts"
-    total = macro_amounts(who.age, who.sex, who.ancestry, who.weight, who.muscle)
-    grown = np.interp(who.age, CHILDISH[1:], (CHILDISH[0], 1))
+    infant = np.interp(who.age, (1, 3), (1, 0))
+    total = macro_amounts(who.age, who.sex, who.ancestry, who.weight - infant*(.1 + .6*(who.weight - .5)), who.muscle)
+    grown = np.interp(who.age, [y for _, y in CHILDISH], [a for a, _ in CHILDISH])
     def add(name, a): total[name] = total.get(name, 0) + a
-    for name, a in CALM.items(): add(name, a)
+    for name, a in (CALM | {n: a*infant for n, a in INFANT.items()}).items(): add(name, a)
     for name, a in who.details.items():
-        a = a*grown + who.asymmetry.get(name, 0)
+        a = a*grown + who.asymmetry.get(name, 0)*grown**.5
         add(name if a >= 0 else pairs()[name], abs(a))
-    for name, a in (who.asymmetry | who.expression).items():
-        if name not in who.details: add(name, a)
+    for name, a in who.asymmetry.items():
+        if name not in who.details: add(name, a*grown**.5)
+    for name, a in who.expression.items(): add(name, a)
     return total
 
 # %% ../../nbs/data/20_phantom_head.ipynb #9b57b970

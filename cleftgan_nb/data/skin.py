@@ -10,10 +10,10 @@ import numba as nb, numpy as np
 from .head import Identity, stream, texture, topology
 
 # %% auto #0
-__all__ = ['XYZ', 'D65', 'LUMINANCE', 'LOCUS', 'TONES', 'HAIRLINE', 'SKINS', 'HAIR_COLORS', 'IRIS_COLORS', 'BACKDROPS', 'STYLES',
-           'BLOTCHES', 'PUPIL', 'linear', 'srgb', 'to_lab', 'from_lab', 'ita', 'skin_color', 'sample_tone', 'compiled',
-           'sample', 'noise', 'regions', 'COLLAR', 'relative_skin', 'Look', 'sample_look', 'skin_albedo', 'eye_albedo',
-           'backdrop']
+__all__ = ['XYZ', 'D65', 'LUMINANCE', 'LOCUS', 'TONES', 'HAIRLINE', 'NECKLINE', 'SKINS', 'HAIR_COLORS', 'IRIS_COLORS',
+           'BACKDROPS', 'STYLES', 'BLOTCHES', 'PUPIL', 'linear', 'srgb', 'to_lab', 'from_lab', 'ita', 'skin_color',
+           'sample_tone', 'compiled', 'sample', 'noise', 'regions', 'relative_skin', 'Look', 'sample_look',
+           'skin_albedo', 'eye_albedo', 'backdrop']
 
 # %% ../../nbs/data/23b_skin.ipynb #5e454f20
 def linear(srgb):
@@ -48,16 +48,16 @@ def ita(rgb):
     l, _, b = np.moveaxis(to_lab(rgb), -1, 0)
     return np.degrees(np.arctan2(l - 50, b))
 
-# %% ../../nbs/data/23b_skin.ipynb #01083e10
+# %% ../../nbs/data/23b_skin.ipynb #a0bfa250
 #         ITA°   a*    b*
 LOCUS = np.array([
-         [-60,  7.0,  9.0],
-         [-30, 10.0, 14.0],
-         [ 10, 12.5, 20.0],
-         [ 28, 12.5, 19.0],
-         [ 41, 11.5, 18.0],
-         [ 55, 10.0, 14.5],
-         [ 65,  9.0, 11.0]])
+         [-60,  8.0, 10.5],
+         [-30, 11.5, 16.5],
+         [ 10, 13.0, 22.0],
+         [ 28, 12.5, 21.0],
+         [ 41, 11.5, 19.0],
+         [ 55, 10.0, 15.5],
+         [ 65,  9.0, 12.0]])
 
 def skin_color(
     angle:float, # ITA°, −60 to 65
@@ -69,8 +69,8 @@ def skin_color(
     b = b + yellower
     return from_lab([50 + b*np.tan(np.radians(angle)), a + redder, b])
 
-# %% ../../nbs/data/23b_skin.ipynb #32c9b080
-TONES = dict(african=(-22, 20), asian=(30, 14), caucasian=(45, 12))   # mean and standard deviation of ITA°
+# %% ../../nbs/data/23b_skin.ipynb #237d8910
+TONES = dict(african=(-32, 20), asian=(35, 13), caucasian=(52, 11))   # mean and standard deviation of ITA°
 
 def sample_tone(rng, ancestry)->float:
     "ITA° of a person of this ancestry"
@@ -122,23 +122,27 @@ def _smoothstep(low, high, x):
     t = np.clip((x - low)/(high - low), 0, 1)
     return t*t*(3 - 2*t)
 
-# %% ../../nbs/data/23b_skin.ipynb #0cbd5c50
+# %% ../../nbs/data/23b_skin.ipynb #3a9ef7a0
 @lru_cache(None)
 def regions()->dict:
     "Name → [M] number for each textured point"
     t = topology()
-    (x, y, z), u = t.base[t.seam].T, t.uv[:, 0]
-    inside = (u < .6) & (np.abs(x) < .42) & (y > 6.38) & (y < 6.95) & (z > -.2)
+    (x, y, z), (u, v) = t.base[t.seam].T, t.uv.T
+    inside, socket = (u > .7) & (v < .142), (u < .16) & (v > .53) & (v < .65)   # islands of the texture
     ear = _smoothstep(.66, .70, np.abs(x)) * (y > 6.85) * (y < 7.6)
     face = _smoothstep(.55, .65, z - .35*(y < 6.6)*(6.6 - y)) * (y > 6.12) * (1 - ear)
     scalp = _smoothstep(-.06, .1, y - np.interp(z, *HAIRLINE)) * (1 - ear)
     cheek = (np.abs(np.abs(x) - .4) < .1) & (np.abs(y - 6.95) < .1) & (z > 1.1)
-    return dict(inside=inside, ear=ear, face=face*(1 - scalp), scalp=scalp, cheek=cheek, collar=y - COLLAR(x, z))
+    return dict(inside=inside, ear=ear, face=face*(1 - scalp), scalp=scalp, cheek=cheek, socket=socket, collar=_collar(x, y, z))
 
-# %% ../../nbs/data/23b_skin.ipynb #07cd7e10
-def COLLAR(x, z):
-    "Height of a round neckline [dm]: lowest in front, where the shoulders end highest"
-    return 5.62 + .10*np.abs(x) - .12*np.clip(z, -.5, 1)
+# %% ../../nbs/data/23b_skin.ipynb #0443fad0
+NECKLINE = (0, 5.82, .12), .62   # center and radius of the ball that a shirt leaves free, dm
+
+def _collar(x, y, z):
+    "Distance above the neckline, in dm: negative where a shirt is"
+    (cx, cy, cz), radius = NECKLINE
+    d = radius - np.sqrt((x - cx)**2 + np.minimum(y - cy, 0)**2 + (z - cz)**2)
+    return np.where(y > 6.02, 1, d + np.maximum(y - 5.9, 0)*8)
 
 # %% ../../nbs/data/23b_skin.ipynb #64f6b750
 @lru_cache(None)
@@ -160,7 +164,7 @@ def _skin_names(rng, who):
 SKINS = [f'skin_{a}_lightskinned_{s}{i}' for a, s, numbers in (('young', 'female', ('', 2, 3)), ('young', 'male', ('', 2, 3)), ('middleage', 'female', ('', 2)),
          ('middleage', 'male', ('', 2)), ('old', 'female', ('', 2)), ('old', 'male', ('', 2))) for i in numbers]
 
-# %% ../../nbs/data/23b_skin.ipynb #dd6faf30
+# %% ../../nbs/data/23b_skin.ipynb #3e446c80
 @dataclass(frozen=True)
 class Look:
     "Colors and surfaces of one phantom"
@@ -168,6 +172,8 @@ class Look:
     albedo:tuple        # of the cheek, linear RGB: the skin tone
     skins:tuple         # names of a dark and a light texture
     darkness:float      # share of the dark one
+    contrast:float      # of the texture: 1 as photographed from an adult
+    lips:float          # 0 as pale as the skin … 1 red
     blotches:float      # amplitude of the noise
     freckles:float      # 0 none … 1
     roughness:float     # of the skin, GGX
@@ -188,9 +194,9 @@ class Look:
         "ITA° of the cheek's albedo: the truth, whatever the light"
         return float(ita(np.array(self.albedo)))
 
-# %% ../../nbs/data/23b_skin.ipynb #7f188140
+# %% ../../nbs/data/23b_skin.ipynb #8c6af120
 HAIR_COLORS = dict(black=(.012, .009, .008), dark=(.03, .018, .011), brown=(.07, .04, .02), blond=(.24, .15, .075), red=(.12, .04, .016))
-IRIS_COLORS = dict(brown=(.035, .017, .009), chestnut=(.07, .033, .014), hazel=(.11, .07, .03), green=(.09, .11, .06), gray=(.14, .16, .17), blue=(.09, .14, .22), ice=(.16, .23, .30))
+IRIS_COLORS = dict(brown=(.035, .017, .009), chestnut=(.07, .033, .014), hazel=(.11, .07, .03), green=(.09, .11, .06), gray=(.14, .16, .17), blue=(.09, .14, .22), ice=(.12, .17, .22))
 BACKDROPS = 'plain', 'wall', 'blurred', 'lights'
 
 def _pick(rng, of, p):
@@ -207,9 +213,9 @@ def _sample_colors(rng, who):
     gray = np.clip((who.age - 45)/25, 0, 1)*rng.uniform(.3, 1)
     return tuple(map(float, hair*(1 - gray) + np.array((.36, .36, .35))*gray)), iris
 
-# %% ../../nbs/data/23b_skin.ipynb #f0543540
-STYLES = dict(boy=('hair_short01', 'hair_short02', 'hair_short03', 'hair_short04'),
-              girl=('hair_long01', 'hair_ponytail01', 'hair_braid01', 'hair_short01'), curls=('hair_afro01',))
+# %% ../../nbs/data/23b_skin.ipynb #bf40b010
+STYLES = dict(boy=('hair_short01', 'hair_short02', 'hair_short04'),
+              girl=('hair_long01', 'hair_ponytail01', 'hair_bob02', 'hair_short01', 'hair_braid01'), curls=('hair_afro01',))
 
 def _sample_hair(rng, who):
     "Hair style and fuzz. Infants have little hair, old men may have none"
@@ -219,10 +225,10 @@ def _sample_hair(rng, who):
     styles = STYLES['curls'] if who.ancestry['african'] > .5 and v < .35 else STYLES['boy' if who.sex > .5 or who.age < 2.5 else 'girl']
     return styles[int(u*len(styles))], .8
 
-# %% ../../nbs/data/23b_skin.ipynb #ec8ebf80
+# %% ../../nbs/data/23b_skin.ipynb #a8ae8ea0
 def _iris_size(age):
     "An iris hardly grows, the opening of the lids does: the younger, the more of the eye it fills"
-    return float(np.interp(age, (0, 3, 12), (.47, .42, .38)))
+    return float(np.interp(age, (0, 3, 12, 25), (.52, .46, .41, .39)))
 
 def sample_look(
     seed:int,     # the phantom's number
@@ -237,13 +243,14 @@ def sample_look(
     young = who.age < 3
     albedo = skin_color(angle, s.normal(1.5 if young else 0, .8), s.normal(0, 1.2))
     return Look(int(seed), tuple(map(float, albedo)), _skin_names(stream(seed, 'texture'), who), float(1 - _smoothstep(-15, 30, angle)),
+        float(np.interp(who.age, (1, 20), (.45, 1))), float(s.uniform(.35, .6) + .15*(who.sex < .5)*(who.age > 14)),
         float(s.uniform(.5, 1.2)), float(s.random() < .25)*float(s.uniform(.2, 1))*(angle > 25 and who.age > 3), float(s.uniform(.42, .55)), float(s.uniform(.6, 1.1)),
         hair, color, fuzz, f'brow{s.integers(1, 13):02d}', float(s.uniform(.25, .5) if young else s.uniform(.6, 1)),
-        iris, _iris_size(who.age), tuple(map(float, e.normal(0, .03, 2))), tuple(map(float, _cloth(stream(seed, 'cloth')))), BACKDROPS[b.choice(4, p=(.3, .25, .3, .15))])
+        iris, _iris_size(who.age), tuple(map(float, e.normal(0, .015, 2))), tuple(map(float, _cloth(stream(seed, 'cloth')))), BACKDROPS[b.choice(4, p=(.3, .25, .3, .15))])
 
 def _cloth(rng): return np.clip(rng.uniform(.02, .7)*np.exp(rng.normal(0, .3, 3)), .015, .8)
 
-# %% ../../nbs/data/23b_skin.ipynb #1ccbd5e0
+# %% ../../nbs/data/23b_skin.ipynb #7be606a0
 def skin_albedo(
     look:Look,
     uv:np.ndarray, # [n,2]
@@ -253,13 +260,13 @@ def skin_albedo(
     rng = stream(look.seed, 'blotches')
     uneven = sum(a*noise(rng, uv, cells)[:, None]*np.array(tint) for a, cells, tint in BLOTCHES)
     spots = look.freckles*.35*_smoothstep(.9, 1.6, noise(rng, uv, 340))[:, None]*np.array((.6, 1, 1.1))
-    relative = np.clip(dark*look.darkness + light*(1 - look.darkness), .02, 2.2)
+    relative = np.clip(1 + look.contrast*(dark*look.darkness + light*(1 - look.darkness) - 1), .02, 2.2)
     return np.clip(relative*(1 + look.blotches*uneven - spots), .01, 2.2)*np.array(look.albedo)
 
 #           amplitude, cells over the atlas, tint: blood varies green and blue more than red
 BLOTCHES = (.030, 48, (.5, 1, 1)), (.022, 160, (.8, 1, 1.1)), (.022, 420, (1, 1, 1))
 
-# %% ../../nbs/data/23b_skin.ipynb #57614c00
+# %% ../../nbs/data/23b_skin.ipynb #585b85c0
 def eye_albedo(
     look:Look,
     off:np.ndarray, # [n,2] direction from the gaze, in eyeball radii
@@ -271,9 +278,9 @@ def eye_albedo(
     wave = (fibers[0]*np.cos(phi[:, None]*k) + fibers[1]*np.sin(phi[:, None]*k)).mean(1)*4
     inner = np.array(look.iris)*(1.15 + .25*wave - .5*(r - .5))[:, None]*(1 - .6*_smoothstep(.8, 1, r))[:, None]
     inner = np.where((r < PUPIL)[:, None], .004, np.clip(inner, .002, 1))
-    white = np.array((.62, .56, .53))*(1 - .25*_smoothstep(1.2, 2.6, r)[:, None]*np.array((.3, 1, 1)))
+    white = np.array((.56, .51, .48))*(1 - .25*_smoothstep(1.2, 2.6, r)[:, None]*np.array((.3, 1, 1)))
     edge = _smoothstep(.93, 1.07, r)[:, None]
-    return inner*(1 - edge) + white*edge
+    return (inner*(1 - edge) + white*edge)*(1 - .45*_smoothstep(-.1, .45, off[:, 1:]))   # the upper lid shades the eye
 
 PUPIL = .36   # radius of a pupil in room light, in radii of the iris
 
@@ -301,17 +308,17 @@ def _wall(rng, x, y, color):
     line = y - rng.uniform(-.6, .5) - rng.normal(0, .1)*x if rng.random() < .6 else x - rng.uniform(.4, .9)*rng.choice((-1, 1)) - rng.normal(0, .05)*y
     return color*np.exp(np.tanh(line/rng.uniform(.03, .2))[..., None]*rng.normal(0, .35, 3))
 
-# %% ../../nbs/data/23b_skin.ipynb #83413fd0
+# %% ../../nbs/data/23b_skin.ipynb #f8d51d50
 def _spots(rng, x, y, n, radius, sharp):
     "n round spots with colors of their own"
     total = np.zeros((*x.shape, 3))
-    for cx, cy, r, *c in np.column_stack([rng.uniform(-1.2, 1.2, (n, 2)), rng.uniform(*radius, n), rng.normal(0, 1, (n, 3))*.25 + rng.normal(0, .5, (n, 1))]):
+    for cx, cy, r, *c in np.column_stack([rng.uniform(-1.2, 1.2, (n, 2)), rng.uniform(*radius, n), rng.normal(0, .14, (n, 3)) + rng.normal(0, .45, (n, 1))]):
         d = ((x - cx)**2 + (y - cy)**2)/r**2
         total += (np.exp(-d**sharp))[..., None]*c
     return total
 
 def _blurred(rng, x, y, color): return color*np.exp(_spots(rng, x, y, 14, (.25, .8), 1))
 
-def _lights(rng, x, y, color): return .5*color*np.exp(_spots(rng, x, y, 8, (.4, .9), 1)) + .12*np.exp(_spots(rng, x, y, 12, (.08, .2), 4)*2) - .12
+def _lights(rng, x, y, color): return .6*color*np.exp(_spots(rng, x, y, 8, (.4, .9), 1)) + .2*np.maximum(_spots(rng, x, y, 16, (.06, .16), 4), 0)
 
 _BEHIND = dict(plain=_plain, wall=_wall, blurred=_blurred, lights=_lights)
