@@ -1,0 +1,205 @@
+"""Data cards: numbers that come from the manifest and nowhere else, small counts that are not told, pages that notice when they are no longer true."""
+import os, re, shutil, subprocess, sys
+from pathlib import Path
+import numpy as np, pytest
+from hypothesis import given, strategies as st
+from PIL import Image
+from cleftgan_nb.data import cards
+from cleftgan_nb.data.cards import AGES, BLOCKS, SKIN, card, stale
+from cleftgan_nb.data.datasets import write_dataset
+from cleftgan_nb.data.measures import MEASURES, PUBLISHED
+
+ROOT = Path(__file__).resolve().parent.parent
+CARDS = sorted(o for o in (ROOT/'data_cards').glob('*.md') if o.name != 'README.md')
+ABOUT = dict(kind='invented', licence='CC0-1.0', parameters=dict(size=8, share=.5), seeds=[0, 59], command='nobody | nothing')
+
+def rows(n=60, cleft=True, seed=0):
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        side = str(rng.choice(['left', 'right', 'bilateral'], p=[.6, .3, .1])) if cleft else None
+        on = {s: cleft and side in (s, 'bilateral') for s in ('left', 'right')}
+        code = ''.join(rng.choice(list('lL*')) if on[s] else '•' for s in ('right', 'left'))
+        row = dict(seed=i, laterality=side, lahshal=code[0] + '•'*5 + code[1], repaired=bool(cleft and i % 3 == 0), simonart=False)
+        row |= {f'{p}_{s}': float(rng.uniform(0, 1)) if on[s] else 0. for p in ('lip', 'nose') for s in on}
+        row |= dict(age=float(rng.choice([rng.uniform(0, 6), rng.uniform(6, 90)])), sex=float(rng.random()), ita=float(rng.normal(25, 30)), light_kind='window', pose_yaw=float(rng.normal()), x_sn=3., y_sn=4.)
+        row |= {f'ancestry_{k}': float(v) for k, v in zip(('african', 'asian', 'caucasian'), rng.dirichlet([1, 1, 1]))}
+        row |= {m: float(rng.normal(1, .2)) for m in MEASURES}
+        yield rng.integers(0, 256, (8, 8, 3), np.uint8), None, row
+
+def page(path, names=BLOCKS, prose='Written by people.'):
+    path.write_text(f'# Card\n{prose}\n' + '\n'.join(f'<!-- generated: begin {n} -->\n<!-- generated: end {n} -->\n{prose}' for n in names), encoding='utf-8')
+    return path
+
+@pytest.fixture(scope='module')
+def cleft(tmp_path_factory): return write_dataset(tmp_path_factory.mktemp('set')/'cleft.zip', rows(), about=ABOUT)
+
+@pytest.fixture(scope='module')
+def filled(tmp_path_factory, cleft): return card(cleft, page(tmp_path_factory.mktemp('card')/'cleft.md'), sheet=True)
+
+@pytest.fixture
+def copy(tmp_path, filled):
+    shutil.copy(filled, tmp_path); shutil.copytree(filled.with_suffix(''), tmp_path/'cleft')
+    return tmp_path/'cleft.md'
+
+def table(text, title):
+    "First cell → the others, of the table with this first heading"
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f'| {title} |'))
+    cells = [[c.strip() for c in re.split(r'(?<!\\)\|', line)[1:-1]] for line in lines[start + 2:lines.index('', start)]]
+    return {c[0]: c[1:] for c in cells}
+
+# ---- the numbers
+
+def test_counts_are_those_of_the_manifest(filled):
+    text, all_rows = filled.read_text(), [r for *_, r in rows()]
+    n = lambda key, value: sum(r[key] == value for r in all_rows)
+    for side, published in dict(left='60 %', right='30 %', bilateral='10 %').items():
+        assert table(text, 'side of the cleft')[side] == [str(n('laterality', side)), f'{n("laterality", side)/60:.0%}', published]
+    assert table(text, 'LAHSHAL code of the lip') == {c: [str(n('lahshal', c)), f'{n("lahshal", c)/60:.0%}'] for c in {r['lahshal'] for r in all_rows}}
+    assert table(text, 'sex')['male'][0] == str(sum(r['sex'] >= .5 for r in all_rows))
+    assert table(text, 'age')['3 to 11 months'][0] == str(sum(.25 <= r['age'] < 1 for r in all_rows))
+    assert table(text, 'skin tone (ITA°)')['tan, 10° to 28°'][0] == str(sum(10 <= r['ita'] < 28 for r in all_rows))
+    complete = sum('L' in r['lahshal'] for r in all_rows)
+    assert table(text, 'extent, worse side')['complete'][0] == str(complete)
+    lip = [max(r['lip_left'], r['lip_right']) for r in all_rows]
+    assert table(text, 'severity of the lip, worse side')['0.4 to 0.6'][0] == str(sum(.4 <= v < .6 for v in lip))
+    assert f'Under 6 years: {sum(r["age"] < 6 for r in all_rows)/60:.0%}.' in text
+    for title in ('age', 'sex', 'skin tone (ITA°)', 'side of the cleft', 'extent, worse side', 'severity of the nose, worse side'):
+        assert sum(int(c[0]) for c in table(text, title).values()) == 60, title
+
+def test_facts(filled, cleft):
+    facts = table(filled.read_text(), '')
+    assert facts['images'] == ['60 of 8 x 8 pixels, RGB, 8 bits'] and facts['licence'] == ['CC0-1.0'] and facts['seeds'] == ['0, 59'] and facts['parameters'] == ['share = 0.5, size = 8']
+    assert facts['command'] == [r'nobody \| nothing'] and facts['checksum of the manifest'] == [f'`{cards.fingerprint(cleft)}`']
+    assert 'x_sn' not in facts['known of each image'][0] and 'landmarks' in facts['known of each image'][0]
+
+@pytest.mark.parametrize('shift,scale,said', [(0, 1, 'yes'), (.45, 1, 'yes'), (-.45, 1.45, 'yes'), (.55, 1, 'no'), (0, 1.6, 'no'), (0, .6, 'no')])
+@pytest.mark.parametrize('when', PUBLISHED)
+def test_within_half_an_sd_and_a_factor(shift, scale, said, when):
+    for name, (mean, sd) in PUBLISHED[when].items():
+        given = [{name: mean + sd*(shift + s*scale), 'laterality': 'left', 'repaired': when == 'after'} for s in [-1, 1]*5]
+        [line] = table(cards.measures(given, {}, ''), f'measure, one side, {"repaired" if when == "after" else "not operated"}').values()
+        assert line[-1] == said and line[0] == '10'
+
+def test_clefts_of_both_sides_have_no_other_side():
+    given = [{'nostril_width_ratio': v, 'laterality': side, 'repaired': False} for side, v in [('left', 1.5), ('right', 1.9), ('bilateral', 9.)]*5]
+    [line] = table(cards.measures(given, {}, ''), 'measure, one side, not operated').values()
+    assert line[0] == '10' and line[2] == '1.70 ± 0.20'
+
+def test_controls_are_not_compared_with_clefts():
+    text = cards.measures([r for *_, r in rows(cleft=False)], {}, '')
+    assert 'published' not in text and 'nostril width ratio' in text
+
+@given(st.floats(-90, 90))
+def test_skin(ita):
+    "The thresholds as printed"
+    [name] = cards._groups([ita], SKIN)
+    low, high = {'dark': (-99, -30), 'brown': (-30, 10), 'tan': (10, 28), 'intermediate': (28, 41), 'light': (41, 55), 'very light': (55, 99)}[name.split(',')[0]]
+    assert low <= ita < high
+
+@given(st.floats(0, 120))
+def test_every_age_has_a_group(age):
+    [name] = cards._groups([age], AGES)
+    assert age < AGES[name] and all(limit <= age for other, limit in AGES.items() if limit < AGES[name])
+
+# ---- small counts
+
+def test_small_counts_are_not_told(tmp_path, cleft):
+    out = card(cleft, page(tmp_path/'clinic.md'), smallest=5)
+    text = out.read_text()
+    counts = [m[1] for m in re.finditer(r'^\| [^|]+ \| ([^|]+) \| *(?:\d+%|) \|', text, re.M)]
+    assert len(counts) > 20 and all(c == '0' or c == 'under 5' or int(c) >= 5 for c in counts) and 'under 5' in counts
+    assert [p.name for p in tmp_path.iterdir()] == ['clinic.md'] and '![' not in text and '| least |' not in text and '| most |' not in text
+    assert stale(out, cleft) == []
+    with pytest.raises(ValueError, match='images tell more than small counts'): card(cleft, page(tmp_path/'clinic.md'), smallest=5, sheet=True)
+
+# ---- still true?
+
+def test_a_filled_card_is_true(filled, cleft, tmp_path):
+    assert stale(filled) == [] and stale(filled, cleft) == [] and filled.read_text().count('Written by people.') == 1 + len(BLOCKS)
+    assert stale(filled, write_dataset(tmp_path/'folder', rows(), about=ABOUT)) == []   # the same set in a folder
+
+def test_filling_again_changes_nothing(copy, cleft):
+    before = {p: p.read_bytes() for p in copy.parent.rglob('*') if p.is_file()}
+    card(cleft, copy, sheet=True)
+    assert {p: p.read_bytes() for p in copy.parent.rglob('*') if p.is_file()} == before
+
+def test_prose_may_change(copy, cleft):
+    copy.write_text(copy.read_text().replace('Written by people.', 'Written by other people.'))
+    assert stale(copy, cleft) == []
+
+@pytest.mark.parametrize('change,said', [
+    (lambda t: t.replace('| left |', '| left side |', 1), 'clefts was changed by hand'), (lambda t: t.replace('CC0-1.0', 'CC-BY-4.0'), 'facts was changed by hand'),
+    (lambda t: re.sub(r'Under 6 years: \d+%', 'Under 6 years: 50%', t), 'people was changed by hand'), (lambda t: re.sub(' text=\\w+', '', t), 'facts is empty; fill it')])
+def test_typing_is_noticed(copy, change, said):
+    copy.write_text(change(copy.read_text()))
+    assert said in stale(copy)[0]
+
+def test_another_dataset_is_noticed(copy, tmp_path):
+    for k, other in enumerate([rows(seed=1), rows(59)]):
+        found = stale(copy, write_dataset(tmp_path/f'other{k}.zip', other, about=ABOUT))
+        assert len(found) == len(BLOCKS) and all('is about the dataset' in o for o in found)
+    changed = write_dataset(tmp_path/'about.zip', rows(), about={**ABOUT, 'licence': 'CC-BY-4.0'})   # same images, other words
+    assert stale(copy, changed) == ['facts would be written differently now; run card again']
+
+def test_missing_plots_and_empty_blocks(copy, tmp_path):
+    (tmp_path/'cleft'/'people.png').unlink()
+    assert stale(copy) == ['people shows people.png, which is missing; run card again']
+    assert stale(page(tmp_path/'new.md', ['facts', 'people'])) == ["facts is empty; fill it with card(dataset, 'new.md')", "people is empty; fill it with card(dataset, 'new.md')"]
+
+# ---- what is drawn
+
+def test_plots(filled):
+    shown = set(re.findall(r'!\[[^\]]+\]\(cleft/(\w+\.png)\)', filled.read_text()))
+    assert shown == {p.name for p in filled.with_suffix('').iterdir()} == {'people.png', 'clefts.png', 'measures.png', 'sheet.png'}
+    for p in filled.with_suffix('').iterdir():
+        with Image.open(p) as im: assert np.asarray(im.convert('L')).std() > 15 and p.stat().st_size < 150_000 and not im.info.get('Software')
+
+def test_controls(tmp_path):
+    "No clefts to draw; the measures' plot has the controls"
+    path = write_dataset(tmp_path/'normal.zip', rows(cleft=False), about=ABOUT)
+    out = card(path, page(tmp_path/'normal.md'))
+    assert {p.name for p in (tmp_path/'normal').iterdir()} == {'people.png', 'clefts.png', 'measures.png'} and stale(out, path) == []
+    fig = cards.plot_measures([r for *_, r in rows(cleft=False)])
+    assert all(ax.patches for ax in fig.axes) and [t.get_text() for t in fig.legends[0].get_texts()] == ['no cleft']
+
+@pytest.mark.parametrize('row', [{}, {'age': None}, {'age': 3., 'sex': 'female'}, {'laterality': 'left'}, {'ita': 20., 'ancestry_african': 1.}, {'cleft_width_ratio': .4}, {'lip_left': .5}])
+@pytest.mark.parametrize('smallest', [1, 5])
+def test_short_manifests(tmp_path, row, smallest):
+    path = write_dataset(tmp_path/'x.zip', [(np.full((4, 4), i, np.uint8), None, dict(row)) for i in range(6)], about=ABOUT)
+    out = card(path, page(tmp_path/'x.md'), smallest=smallest)
+    assert stale(out, path) == [] and ('no columns' in out.read_text()) and 'nan' not in out.read_text()
+
+def test_another_place(tmp_path, cleft):
+    (tmp_path/'there').mkdir()
+    template = page(tmp_path/'template.md', ['people'])
+    before = template.read_text()
+    out = card(cleft, template, tmp_path/'there'/'clinic.md')
+    assert template.read_text() == before and '](clinic/people.png)' in out.read_text() and (tmp_path/'there'/'clinic'/'people.png').is_file() and stale(out, cleft) == []
+
+@pytest.mark.parametrize('text,said', [('# no blocks', 'has no blocks'), ('<!-- generated: begin people -->', 'no blocks'), ('<!-- generated: begin fun -->\n<!-- generated: end fun -->', "the block 'fun'; accepted: facts"),
+                                       ('<!-- generated: begin people -->\n<!-- generated: end people -->\n'*2, 'without its end, or one twice')])
+def test_wrong_templates(tmp_path, cleft, text, said):
+    (tmp_path/'x.md').write_text(text)
+    for f in (lambda: card(cleft, tmp_path/'x.md'), lambda: stale(tmp_path/'x.md')):
+        with pytest.raises(ValueError, match=said): f()
+    for wrong in (tmp_path/'missing.md', tmp_path, cleft):
+        with pytest.raises(ValueError, match='template=.*ends in .md'): card(cleft, wrong)
+
+def test_reading_needs_no_plotting():
+    code = "import sys, cleftgan_nb.data.cards; assert not {'matplotlib', 'seaborn', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, '-c', code], check=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+
+# ---- the cards of this repository
+
+@pytest.mark.parametrize('path', CARDS, ids=lambda p: p.stem)
+def test_our_cards(path):
+    "Whole, and either not filled yet or filled by the program"
+    found, text = stale(path), path.read_text(encoding='utf-8')
+    assert not [o for o in found if 'is empty' not in o], found
+    for said in ('licence', 'consent', 'Limits', 'must not be used', 'diagnosis', 'Keeping it'): assert re.search(said, text, re.I), said
+    assert not re.search(r'\bdeform|\bvictim|\bsuffer|\bdefect', text, re.I)
+
+def test_readme_lists_every_card():
+    text = (ROOT/'data_cards'/'README.md').read_text(encoding='utf-8')
+    assert {p.name for p in CARDS} == set(re.findall(r'^\| \[([\w-]+\.md)\]', text, re.M)) and not [o for o in re.findall(r'\]\(([^)]+)\)', text) if not (ROOT/'data_cards'/o).exists()]
