@@ -12,15 +12,15 @@ from .head import Head, edges, eyes, mesh, row, stream, texture, topology
 from .skin import LUMINANCE, Look, backdrop, compiled, eye_albedo, noise, regions, sample, sample_look, skin_albedo, srgb
 
 # %% auto #0
-__all__ = ['MATERIALS', 'CLOTH_LIFT', 'FAR', 'DROP', 'TEETH', 'WING', 'BOWL', 'WORN_WIDTH', 'WINDOW', 'EMPTY', 'KINDS', 'MUCOSA',
-           'GUM', 'SCAR', 'LIPS', 'HEM', 'GAZE', 'GOLDEN', 'SHADOW', 'BIAS', 'LEAST', 'BOUNCE', 'SCATTER', 'SOFT',
-           'FACING', 'MIDDLE', 'BLUR', 'NOISE', 'Part', 'halves', 'normals', 'worn', 'head_parts', 'Camera', 'rotation',
-           'crop', 'sample_camera', 'frontal', 'Frame', 'visible', 'opacities', 'Surface', 'surface', 'Light',
-           'sample_light', 'illuminate', 'scatter', 'metered', 'Picture', 'render']
+__all__ = ['MATERIALS', 'CLOTH_LIFT', 'FAR', 'DROP', 'TEETH', 'CROWN', 'WING', 'BOWL', 'WORN_WIDTH', 'WINDOW', 'EMPTY', 'KINDS',
+           'MUCOSA', 'GUM', 'SCAR', 'LIPS', 'HEM', 'GAZE', 'TOOTH', 'GOLDEN', 'F0', 'SHADOW', 'BIAS', 'LEAST', 'BOUNCE',
+           'SCATTER', 'SOFT', 'FACING', 'ADAPTED', 'MIDDLE', 'BLUR', 'NOISE', 'Part', 'halves', 'normals', 'worn',
+           'head_parts', 'Camera', 'rotation', 'crop', 'sample_camera', 'frontal', 'Frame', 'visible', 'opacities',
+           'Surface', 'surface', 'Light', 'sample_light', 'illuminate', 'scatter', 'metered', 'Picture', 'render']
 
-# %% ../../nbs/data/23_render.ipynb #588f04e0
+# %% ../../nbs/data/23_render.ipynb #b097f5c0
 MATERIALS = dict(            # roughness (GGX), gloss, light that creeps around the edge
-    skin=(.48, 1., 0.), cloth=(.9, .15, 0.), eye=(.09, 1.2, 0.), teeth=(.3, 1., 0.), gum=(.24, 1.3, 0.), cavity=(.5, .4, 0.),
+    skin=(.48, 1., 0.), cloth=(.9, .15, 0.), eye=(.09, 1.2, 0.), teeth=(.35, .5, 0.), gum=(.34, .8, 0.), cavity=(.5, .4, 0.),
     brow=(.6, .2, 0.), lash=(.6, .2, 0.), hair=(.45, .9, .4))
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def normals(points, cells):
     _add_normals(np.ascontiguousarray(points, float), cells, out)
     return out / (np.linalg.norm(out, axis=1, keepdims=True) + 1e-12)
 
-# %% ../../nbs/data/23_render.ipynb #e5fa0550
+# %% ../../nbs/data/23_render.ipynb #0c2ab110
 CLOTH_LIFT = .02       # dm
 FAR = 100.             # dm, the half-width of a cut that takes all on one side
 
@@ -82,8 +82,9 @@ def _skin_triangles():
     "Triangles of skin and of cloth, and those that cast their shadow: into textured points"
     t, collar = topology(), regions()['collar']
     first = np.zeros(len(t.base), np.int64); first[t.seam] = np.arange(len(t.seam))
+    bare = first[t.middle]; bare = bare[collar[bare].min(1) > 0]   # a shirt on the skin needs no shadow from that skin
     low, high = (f(collar[t.textured], axis=1) for f in (np.min, np.max))
-    return tuple(halves(q).astype(np.int32) for q in (t.textured[high > -.1], t.textured[low < 0], first[t.middle]))
+    return tuple(halves(q).astype(np.int32) for q in (t.textured[high > -.1], t.textured[low < 0], bare))
 
 # %% ../../nbs/data/23_render.ipynb #bcad8360
 @lru_cache(None)
@@ -135,12 +136,13 @@ def _cap(rings=20, around=36, reach=1.75):
     quads = np.stack([i*around + j, (i+1)*around + j, (i+1)*around + k, i*around + k], -1).reshape(-1, 4)
     return d, halves(np.concatenate([quads, np.array([[0, around//3, 2*around//3, 2*around//3]])]))
 
-# %% ../../nbs/data/23_render.ipynb #87c9d910
+# %% ../../nbs/data/23_render.ipynb #ee2911e0
 def _eyeballs(head):
     d, triangles = _cap()
     return [Part(c + r*d, triangles, d[:, :2], 'eye', d) for c, r in zip(*eyes(head.coarse))]
 
 TEETH = .7   # years; before that the ridges are gum
+CROWN = .09  # dm, height of a tooth; the rest of the ridge is gum
 
 WING = .169    # dm from the midline to the wing of the neutral nose: unit of size
 BOWL = .32, 1.25, .35, .18   # half-width, half-height in lip heights, depth, distance of its rim behind the lips
@@ -154,7 +156,8 @@ def _mouth(head):
     unit = abs(wing[0] - sn[0])/WING
     d, bowl = _cap(8, 24, 1.5)
     depth = (sn + slit)/2 + d*(BOWL[0]*unit, BOWL[1]*abs(sn[1] - slit[1]), -BOWL[2]*unit) - (0, 0, BOWL[3]*unit)
-    return [Part(ridge, t.reshape(-1, 3), np.zeros((len(ridge), 2)), 'gum' if head.identity.age < TEETH else 'teeth'),
+    root = np.clip((np.abs(ridge[:, 1] - slit[1])/unit - CROWN)/.03 + .5, 0, 1)
+    return [Part(ridge, t.reshape(-1, 3), ridge[:, :2]/unit, 'gum' if head.identity.age < TEETH else 'teeth', tint={'root': root}),
             Part(depth, bowl[:, ::-1], np.zeros((len(depth), 2)), 'cavity')]
 
 # %% ../../nbs/data/23_render.ipynb #a75cb4f0
@@ -236,7 +239,7 @@ def rotation(yaw, pitch, roll):
     nod = np.array([[1, 0, 0], [0, d, -t], [0, t, d]])
     return np.array([[e, -u, 0], [u, e, 0], [0, 0, 1]]) @ nod @ turn
 
-# %% ../../nbs/data/23_render.ipynb #79dc0120
+# %% ../../nbs/data/23_render.ipynb #a1936500
 def crop(head, zoom=1.):
     "Center and half-width of the usual crop of a head, dm"
     (left, right), _ = eyes(head.coarse)
@@ -250,7 +253,7 @@ def sample_camera(
     "The camera of phantom `seed`: frontal within a few degrees, as a clinic asks for"
     rng = stream(seed, 'camera')
     center, half = crop(head, rng.uniform(.95, 1.06))
-    angles = tuple(float(a) for a in rng.normal(0, (6, 3.5, 2)))
+    angles = tuple(float(a) for a in rng.normal(0, (3, 3, 2)))
     return Camera(center, rotation(*angles), half / np.tan(np.radians(rng.uniform(13, 24)/2)), half, tuple(map(float, rng.normal(0, .02, 2))), angles)
 
 def frontal(head)->Camera:
@@ -258,9 +261,9 @@ def frontal(head)->Camera:
     center, half = crop(head)
     return Camera(center, np.eye(3), half/np.tan(np.radians(9)), half, (0., 0.), (0., 0., 0.))
 
-# %% ../../nbs/data/23_render.ipynb #3d5bdc00
+# %% ../../nbs/data/23_render.ipynb #906e76f0
 @compiled
-def _raster(x, y, z, triangles, uv, cut, opacity, part, depth, owner, cell, bu, bv):
+def _raster(x, y, z, triangles, uv, cut, opacity, part, depth, owner, cell, bu, bv, hole):
     h, w = depth.shape
     oh, ow = opacity.shape
     for t in range(len(triangles)):
@@ -280,14 +283,17 @@ def _raster(x, y, z, triangles, uv, cut, opacity, part, depth, owner, cell, bu, 
                 if near >= depth[j, i]: continue
                 u, v = u*near/z[b], v*near/z[c]
                 if len(cut):
-                    if abs(cut[a, 0] + u*(cut[b, 0]-cut[a, 0]) + v*(cut[c, 0]-cut[a, 0])) < cut[a, 1] + u*(cut[b, 1]-cut[a, 1]) + v*(cut[c, 1]-cut[a, 1]): continue
+                    width = cut[a, 1] + u*(cut[b, 1]-cut[a, 1]) + v*(cut[c, 1]-cut[a, 1])
+                    if abs(cut[a, 0] + u*(cut[b, 0]-cut[a, 0]) + v*(cut[c, 0]-cut[a, 0])) < width:
+                        if width < FAR/2: hole[j, i] = min(hole[j, i], near)
+                        continue
                 if oh:
                     s = uv[a, 0] + u*(uv[b, 0]-uv[a, 0]) + v*(uv[c, 0]-uv[a, 0])
                     r = 1 - (uv[a, 1] + u*(uv[b, 1]-uv[a, 1]) + v*(uv[c, 1]-uv[a, 1]))
                     if opacity[min(max(int(r*oh), 0), oh-1), min(max(int(s*ow), 0), ow-1)] < ((i*7 + j*13 + (i//2)*5 + (j//2)*11 + t % 3) % 16 + .5)/16: continue
                 depth[j, i], owner[j, i], cell[j, i], bu[j, i], bv[j, i] = near, part, t, u, v
 
-# %% ../../nbs/data/23_render.ipynb #873a2ab0
+# %% ../../nbs/data/23_render.ipynb #4755f770
 @dataclass
 class Frame:
     "What each sample of a picture sees"
@@ -296,8 +302,9 @@ class Frame:
     cell:np.ndarray   # [h,w] its triangle
     u:np.ndarray      # [h,w] weights of the triangle's second
     v:np.ndarray      # [h,w] and third corner
+    hole:np.ndarray   # [h,w] depth of the nearest place that a gap took away
 
-# %% ../../nbs/data/23_render.ipynb #de5a50e0
+# %% ../../nbs/data/23_render.ipynb #c5a7a480
 EMPTY = 1e9
 _NONE2, _OPAQUE = np.zeros((0, 2)), np.zeros((0, 0), np.float32)
 
@@ -308,15 +315,15 @@ def visible(
     opacity=lambda part: None, # opacity texture of a part, or None
 )->Frame:
     "The nearest part, triangle and place in it for every sample"
-    f = Frame(np.full((size, size), EMPTY), np.full((size, size), -1, np.int16), np.zeros((size, size), np.int32), *np.zeros((2, size, size)))
+    f = Frame(np.full((size, size), EMPTY), np.full((size, size), -1, np.int16), np.zeros((size, size), np.int32), *np.zeros((2, size, size)), np.full((size, size), EMPTY))
     for k, p in enumerate(parts):
         xy, z = camera.project(p.points, size), camera.distance - camera.view(p.points)[:, 2]
         o = opacity(p)
         _raster(np.ascontiguousarray(xy[:, 0]), np.ascontiguousarray(xy[:, 1]), z, np.asarray(p.triangles, np.int32), np.asarray(p.uv, float),
-                _NONE2 if p.cut is None else np.asarray(p.cut, float), _OPAQUE if o is None else o, k, f.depth, f.part, f.cell, f.u, f.v)
+                _NONE2 if p.cut is None else np.asarray(p.cut, float), _OPAQUE if o is None else o, k, f.depth, f.part, f.cell, f.u, f.v, f.hole)
     return f
 
-# %% ../../nbs/data/23_render.ipynb #39cdbb20
+# %% ../../nbs/data/23_render.ipynb #2bc1f630
 @lru_cache(None)
 def _opaque(name, power, density):
     o = np.float32(density)*(texture(name)[..., 3].astype(np.float32)/np.float32(255))**np.float32(power)
@@ -325,7 +332,7 @@ def _opaque(name, power, density):
 
 def opacities(look):
     "Opacity textures of what a look wears"
-    worn = dict(brow=(look.brow, 1., round(look.brow_density, 3)), lash=('lash', 1., 1.), hair=(look.hair, .8, 1.))
+    worn = dict(brow=(look.brow, 1., round(look.brow_density, 3)), lash=('lash', 1., round(.35 + .6*look.brow_density, 3)), hair=(look.hair, .8, 1.))
     return lambda part: _opaque(*worn[part.material]) if part.material in worn else None
 
 # %% ../../nbs/data/23_render.ipynb #18e90750
@@ -386,24 +393,26 @@ def _blend(s, mine, weight, albedo, roughness, gloss):
 
 def _tone(look): return float(np.interp(look.ita, (-60, 40), (.55, 1)))   # mucosa is darker under dark skin, but much less than the skin
 
-# %% ../../nbs/data/23_render.ipynb #4ea6e7d0
+# %% ../../nbs/data/23_render.ipynb #94032900
 MUCOSA, GUM, SCAR = np.array((.40, .115, .105)), np.array((.47, .175, .165)), np.array((1.22, 1.08, 1.1))
 LIPS = 'mask_lips'
 
-def _lip_hue(look):
-    "Lips as a multiple of the skin around: redder, on dark skin less so"
-    return np.array((.92, .52, .54)) + (1 - _tone(look))*np.array((.1, .35, .3))
+def _lip_color(look, base):
+    "Lips: the skin's tone, redder (on dark skin less so), with half the contrast of the texture there"
+    red = np.array((.92, .46, .48)) + (1 - _tone(look))*np.array((.1, .4, .35))
+    detail = np.sqrt(base @ LUMINANCE / (look.albedo @ LUMINANCE))[:, None]
+    return np.array(look.albedo)*(1 + look.lips*(red - 1))*np.minimum(detail, 1.1)
 
 @lru_cache(None)
 def _lips(): return texture(LIPS)[..., :1].astype(np.float32)/np.float32(255)
 
 def _paint_skin(s, mine, look, uv, tint):
     base = skin_albedo(look, uv)
-    s.albedo[mine], s.roughness[mine], s.gloss[mine] = base, look.roughness, look.gloss
+    s.albedo[mine], s.roughness[mine], s.gloss[mine] = base, look.roughness, look.gloss*_tone(look)**2
     zero = np.zeros(len(mine))
     lips, mucosa = sample(_lips(), uv)[:, 0], tint.get('mucosa', zero)
     _blend(s, mine, tint.get('scalp', zero)*look.fuzz*_strands(look, uv), np.array(look.hair_color), .6, .3)
-    _blend(s, mine, look.lips*lips, base*_lip_hue(look), look.roughness*.8, look.gloss)
+    _blend(s, mine, .85*lips, _lip_color(look, base), look.roughness*.8, s.gloss[mine])
     _blend(s, mine, .9*tint.get('inside', zero), MUCOSA*_tone(look)*.6, .3, 1.)
     _blend(s, mine, .92*mucosa, MUCOSA*_tone(look), .26, 1.3)
     _blend(s, mine, .8*tint.get('scar', zero), base*SCAR + np.array((.05, .026, .026))*_tone(look), .34, 1.2)
@@ -456,9 +465,19 @@ GAZE = .7   # how far eyes follow the camera when the head turns away
 def _paint_eye(s, mine, look, uv, tint):
     s.albedo[mine], s.kind[mine] = eye_albedo(look, uv), KINDS.index('eyes')
 
-# %% ../../nbs/data/23_render.ipynb #31c1df40
+# %% ../../nbs/data/23_render.ipynb #43c481b0
+def _paint_teeth(s, mine, look, uv, tint):
+    "Ivory, darker between the teeth, gum at the roots"
+    between = np.exp(-((np.abs(uv[:, 0]) % TOOTH)/.008)**2)[:, None]
+    s.albedo[mine] = np.array((.62, .54, .42))*(1 - .4*between)
+    _blend(s, mine, tint['root'], GUM*_tone(look), *MATERIALS['gum'][:2])
+    s.kind[mine] = KINDS.index('mouth')
+
+TOOTH = .08   # dm, width of a tooth
+
+# %% ../../nbs/data/23_render.ipynb #cf8e4960
 _PAINT = dict(skin=_paint_skin, cloth=_paint_cloth, eye=_paint_eye, hair=_paint_hair,
-    teeth=_plain('mouth', lambda look: (.55, .47, .36)), gum=_plain('gap', lambda look: GUM*_tone(look)), cavity=_plain('gap', lambda look: (.055, .014, .012)),
+    teeth=_paint_teeth, gum=_plain('mouth', lambda look: GUM*_tone(look)), cavity=_plain('mouth', lambda look: (.15, .042, .036)),
     brow=_plain('brows', lambda look: np.array(look.hair_color)*.8 + .003), lash=_plain('brows', lambda look: (.008, .006, .005)))
 
 # %% ../../nbs/data/23_render.ipynb #998b8620
@@ -547,7 +566,9 @@ def _occluders(parts, camera, opacity):
     near = np.linalg.norm(points, axis=1) < 2.3*camera.half
     return points, triangles[near[triangles].all(1)].astype(np.int32)
 
-# %% ../../nbs/data/23_render.ipynb #3587b090
+# %% ../../nbs/data/23_render.ipynb #2c10a600
+F0 = .028   # mirrored at normal incidence by skin, whose refractive index is about 1.4
+
 @compiled
 def _shade(pos, nor, view, rough, wrap, l, c, right, up, radius, shadow, bias, least, diffuse, mirror):
     size = shadow.shape[0]
@@ -572,7 +593,7 @@ def _shade(pos, nor, view, rough, wrap, l, c, right, up, radius, shadow, bias, l
         r = max(rough[n], least)
         a2, k, f5 = r*r*r*r, (r + 1)*(r + 1)/8, (1 - vh)*(1 - vh)
         d, q = a2/(np.pi*(nh*nh*(a2 - 1) + 1)**2), ((nl*(1-k) + k)*(nv*(1-k) + k)*4)
-        m = d/q*(.04 + .96*f5*f5*(1 - vh))*nl*lit
+        m = d/q*(F0 + (1 - F0)*f5*f5*(1 - vh))*nl*lit
         for e in range(3): diffuse[n, e] += w*lit*c[e]; mirror[n, e] += m*c[e]
 
 # %% ../../nbs/data/23_render.ipynb #04688750
@@ -613,16 +634,17 @@ def scatter(surf, irradiance, soft, size, pixel):
         out[soft, c] = (blur(plane.reshape(size, size)) / np.maximum(share, 1e-3)).ravel()[surf.where[soft]]
     return out
 
-# %% ../../nbs/data/23_render.ipynb #f21d43c0
+# %% ../../nbs/data/23_render.ipynb #3759faf0
 FACING = np.array([[0, 0, 1], [.5, 0, .866], [-.5, 0, .866], [0, .5, .866]])   # normals that a light meter averages
 
 def metered(look, light)->float:
     "The factor from scene light to the picture's"
     y = float(np.array(look.albedo) @ LUMINANCE)
     e = float((np.maximum(FACING @ light.directions.T, 0) @ light.colors).mean(0) @ LUMINANCE)
-    return light.exposure * MIDDLE*(y/.42)**.4 / (y*e)
+    return light.exposure * MIDDLE*(y/.42)**ADAPTED / (y*e)
 
-MIDDLE = .42   # luminance of light skin in the picture, before shadows
+ADAPTED = .5   # 0: every skin comes out equally bright, 1: as bright as it is
+MIDDLE = .42    # luminance of light skin in the picture, before shadows
 
 # %% ../../nbs/data/23_render.ipynb #9dbaf4d0
 @dataclass(frozen=True)
@@ -651,7 +673,7 @@ def _masks(kind, size, samples):
     most = counts.argmax(0)
     return {name: most == k for k, name in enumerate(KINDS)}
 
-# %% ../../nbs/data/23_render.ipynb #05e6c2b0
+# %% ../../nbs/data/23_render.ipynb #5b6ef880
 def render(
     parts:list,     # of `Part`, as `head_parts` makes them
     look:Look,
@@ -671,7 +693,8 @@ def render(
     color = (surf.albedo*diffuse + surf.gloss[:, None]*mirror)*metered(look, light)
     scene, kind = np.zeros((n*n, 3), np.float32), np.zeros(n*n, np.int8)
     scene[surf.where], kind[surf.where] = np.minimum(1.1*color/(1 + .25*color), 1.2), surf.kind
-    behind = backdrop(look, size)*_shrink((kind == 0).reshape(n, n).astype(np.float32), samples)[..., None]
+    kind[(frame.hole < frame.depth).ravel()] = KINDS.index('gap')
+    behind = backdrop(look, size)*_shrink((frame.part < 0).astype(np.float32), samples)[..., None]
     return Picture(_develop(_shrink(scene.reshape(n, n, 3), samples) + behind, look, size), _masks(kind.reshape(n, n), size, samples))
 
 # %% ../../nbs/data/23_render.ipynb #504c9520

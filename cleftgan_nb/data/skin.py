@@ -69,8 +69,8 @@ def skin_color(
     b = b + yellower
     return from_lab([50 + b*np.tan(np.radians(angle)), a + redder, b])
 
-# %% ../../nbs/data/23b_skin.ipynb #237d8910
-TONES = dict(african=(-32, 20), asian=(35, 13), caucasian=(52, 11))   # mean and standard deviation of ITA°
+# %% ../../nbs/data/23b_skin.ipynb #5e0e9250
+TONES = dict(african=(-45, 20), asian=(33, 13), caucasian=(56, 11))   # mean and standard deviation of ITA°
 
 def sample_tone(rng, ancestry)->float:
     "ITA° of a person of this ancestry"
@@ -225,7 +225,7 @@ def _sample_hair(rng, who):
     styles = STYLES['curls'] if who.ancestry['african'] > .5 and v < .35 else STYLES['boy' if who.sex > .5 or who.age < 2.5 else 'girl']
     return styles[int(u*len(styles))], .8
 
-# %% ../../nbs/data/23b_skin.ipynb #a8ae8ea0
+# %% ../../nbs/data/23b_skin.ipynb #cda64c50
 def _iris_size(age):
     "An iris hardly grows, the opening of the lids does: the younger, the more of the eye it fills"
     return float(np.interp(age, (0, 3, 12, 25), (.52, .46, .41, .39)))
@@ -243,7 +243,7 @@ def sample_look(
     young = who.age < 3
     albedo = skin_color(angle, s.normal(1.5 if young else 0, .8), s.normal(0, 1.2))
     return Look(int(seed), tuple(map(float, albedo)), _skin_names(stream(seed, 'texture'), who), float(1 - _smoothstep(-15, 30, angle)),
-        float(np.interp(who.age, (1, 20), (.45, 1))), float(s.uniform(.35, .6) + .15*(who.sex < .5)*(who.age > 14)),
+        float(np.interp(who.age, (1, 20), (.45, 1))), float(s.uniform(.55, .85) + .15*(who.sex < .5)*(who.age > 14)),
         float(s.uniform(.5, 1.2)), float(s.random() < .25)*float(s.uniform(.2, 1))*(angle > 25 and who.age > 3), float(s.uniform(.42, .55)), float(s.uniform(.6, 1.1)),
         hair, color, fuzz, f'brow{s.integers(1, 13):02d}', float(s.uniform(.25, .5) if young else s.uniform(.6, 1)),
         iris, _iris_size(who.age), tuple(map(float, e.normal(0, .015, 2))), tuple(map(float, _cloth(stream(seed, 'cloth')))), BACKDROPS[b.choice(4, p=(.3, .25, .3, .15))])
@@ -266,7 +266,7 @@ def skin_albedo(
 #           amplitude, cells over the atlas, tint: blood varies green and blue more than red
 BLOTCHES = (.030, 48, (.5, 1, 1)), (.022, 160, (.8, 1, 1.1)), (.022, 420, (1, 1, 1))
 
-# %% ../../nbs/data/23b_skin.ipynb #585b85c0
+# %% ../../nbs/data/23b_skin.ipynb #613dfed0
 def eye_albedo(
     look:Look,
     off:np.ndarray, # [n,2] direction from the gaze, in eyeball radii
@@ -278,7 +278,7 @@ def eye_albedo(
     wave = (fibers[0]*np.cos(phi[:, None]*k) + fibers[1]*np.sin(phi[:, None]*k)).mean(1)*4
     inner = np.array(look.iris)*(1.15 + .25*wave - .5*(r - .5))[:, None]*(1 - .6*_smoothstep(.8, 1, r))[:, None]
     inner = np.where((r < PUPIL)[:, None], .004, np.clip(inner, .002, 1))
-    white = np.array((.56, .51, .48))*(1 - .25*_smoothstep(1.2, 2.6, r)[:, None]*np.array((.3, 1, 1)))
+    white = np.array((.42, .38, .355))*(1 - .25*_smoothstep(1.2, 2.6, r)[:, None]*np.array((.3, 1, 1)))
     edge = _smoothstep(.93, 1.07, r)[:, None]
     return (inner*(1 - edge) + white*edge)*(1 - .45*_smoothstep(-.1, .45, off[:, 1:]))   # the upper lid shades the eye
 
