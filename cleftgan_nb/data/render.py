@@ -393,8 +393,8 @@ def _blend(s, mine, weight, albedo, roughness, gloss):
 
 def _tone(look): return float(np.interp(look.ita, (-60, 40), (.55, 1)))   # mucosa is darker under dark skin, but much less than the skin
 
-# %% ../../nbs/data/23_render.ipynb #94032900
-MUCOSA, GUM, SCAR = np.array((.40, .115, .105)), np.array((.47, .175, .165)), np.array((1.22, 1.08, 1.1))
+# %% ../../nbs/data/23_render.ipynb #16ac8070
+MUCOSA, GUM, SCAR = np.array((.42, .098, .092)), np.array((.47, .175, .165)), np.array((1.22, 1.08, 1.1))
 LIPS = 'mask_lips'
 
 def _lip_color(look, base):

@@ -1,0 +1,249 @@
+"""The phantom's heads and renderer: properties of subdivision, projection and visibility, the same bytes everywhere, errors in words."""
+import hashlib, subprocess, sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from cleftgan_nb.data import head as H, render as R, skin as S
+
+SEED = 4
+
+PORTRAIT = '''
+import hashlib
+from cleftgan_nb.data import head as H, render as R, skin as S
+def portrait(seed, size):
+    head = H.build_head(H.sample_identity(seed)); look = S.sample_look(seed, head.identity)
+    return R.render(R.head_parts(head, look), look, R.sample_light(seed), R.sample_camera(seed, head), size)
+def digest(seed, size):
+    p = portrait(seed, size)
+    return hashlib.sha256(p.image.tobytes() + b''.join(p.masks[k].tobytes() for k in sorted(p.masks))).hexdigest()
+'''
+exec(PORTRAIT)
+
+
+@pytest.fixture(scope='module')
+def scene():
+    head = H.build_head(H.sample_identity(SEED))
+    return head, replace(S.sample_look(SEED, head.identity), hair=None), R.sample_light(SEED), R.sample_camera(SEED, head)
+
+
+@pytest.fixture(scope='module')
+def picture(scene):
+    head, look, light, camera = scene
+    return R.render(R.head_parts(head, look), look, light, camera, 96)
+
+
+# --- subdivision
+
+def grid(n):
+    "A flat sheet of n × n quads"
+    i = np.arange(n*(n + 1)).reshape(n, n + 1)[:, :-1].ravel()
+    x, y = np.meshgrid(np.arange(n + 1.), np.arange(n + 1.))
+    return np.stack([x.ravel(), y.ravel(), 0*x.ravel()], 1), np.stack([i, i + 1, i + n + 2, i + n + 1], 1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 6), st.lists(st.floats(-2, 2), min_size=3, max_size=3))
+def test_subdivision_keeps_planes_and_moves_with_the_points(n, slope):
+    points, quads = grid(n)
+    points[:, 2] = points[:, :2] @ slope[:2] + slope[2]
+    step, finer = H.catmull_clark_step(quads, len(points))
+    np.testing.assert_allclose(np.asarray(step.sum(1)).ravel(), 1, atol=1e-12)
+    p = step @ points
+    np.testing.assert_allclose(p[:, 2], p[:, :2] @ slope[:2] + slope[2], atol=1e-9)
+    assert len(finer) == 4*len(quads) and len(p) == len(points) + len(quads) + 2*n*(n + 1)
+
+
+def test_cube_approaches_the_published_limit():
+    points = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
+    quads = np.array([[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]])
+    for _ in range(5):
+        step, quads = H.catmull_clark_step(quads, len(points))
+        points = step @ points
+    # limit of a vertex of valence n: (n² v + 4 Σ edge neighbours + Σ face neighbours) / (n (n+5)); cube's corner, n = 3
+    corner = (9*np.ones(3) + 4*np.ones(3) + (-np.ones(3))) / 24
+    np.testing.assert_allclose(np.abs(points[:8]), np.broadcast_to(corner, (8, 3)), atol=2e-3)
+    np.testing.assert_allclose(np.abs(points).max(), points[:, 2].max(), atol=1e-12)
+
+
+def test_labels_stay_and_fine_points_start_with_the_coarse():
+    t, n = H.topology(), len(H.mesh()['V'])
+    np.testing.assert_allclose(t.base[:n], H.mesh()['V'], atol=1e-6)
+    assert t.quads.max() < len(t.base) and t.textured.max() < len(t.seam) and t.middle.max() < len(t.base)
+    np.testing.assert_array_equal(t.seam[t.textured], t.quads)
+
+
+# --- identities
+
+def test_what_is_given_changes_nothing_else():
+    one, two = H.sample_identity(7), H.sample_identity(7, age=.4, sex=0, ancestry=dict(asian=1))
+    assert (one.weight, one.muscle, one.details, one.asymmetry, one.expression) == (two.weight, two.muscle, two.details, two.asymmetry, two.expression)
+    assert H.sample_identity(7, age=one.age, sex=one.sex, ancestry=one.ancestry) == one
+
+
+def test_half_are_under_six():
+    ages = np.array([H.sample_age(H.stream(s, 'age')) for s in range(3000)])
+    assert .5 <= (ages < 6).mean() <= .57 and .24 < (ages < 1).mean() < .32 and ages.min() >= .25
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6))
+def test_heads_are_finite_and_eyes_stay_in_place(seed):
+    head = H.build_head(H.sample_identity(seed))
+    assert np.isfinite(head.fine).all()
+    np.testing.assert_allclose(H.eyes(head.coarse)[0].mean(0), H.eyes(H.mesh()['V'].astype(float))[0].mean(0), atol=1e-6)
+    wings = head.fine[[head.vertex(7099), head.vertex(7099, 'right')], 0]
+    assert wings[0] > 0 > wings[1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(-60, 65))
+def test_skin_has_the_angle_that_was_asked_for(angle):
+    color = S.skin_color(angle)
+    assert abs(S.ita(color) - angle) < 1e-6 and (0 < color).all() and (color < 1).all() and color[0] > color[1] > color[2]
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_the_truth_is_the_cheeks_albedo(seed):
+    look = S.sample_look(seed, H.sample_identity(seed))
+    cheek = S.skin_albedo(look, H.topology().uv[S.regions()['cheek']]).mean(0)
+    assert abs(S.ita(cheek) - look.ita) < 2
+
+
+# --- pictures
+
+def test_same_bytes_in_another_process():
+    code = PORTRAIT + "print(digest(5, 48), digest(6, 32))"
+    other = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
+    assert other == [digest(5, 48), digest(6, 32)]
+    assert other[0] != digest(7, 48)
+
+
+def test_masks_partition_the_picture(picture):
+    assert set(picture.masks) == set(R.KINDS)
+    assert all(m.dtype == bool and m.shape == (96, 96) for m in picture.masks.values())
+    assert (sum(m.astype(int) for m in picture.masks.values()) == 1).all()
+    assert picture.masks['face skin'].mean() > .15 and picture.masks['lips'].sum() > 30 and picture.masks['eyes'].sum() > 20
+    assert not picture.masks['gap'].any()
+
+
+def test_landmarks_project_to_where_they_are_drawn(scene):
+    head, look, _, camera = scene
+    n = 384
+    frame = R.visible(R.head_parts(head, look), camera, n)
+    for v, side in ((297, 'left'), (466, 'left'), (7216, 'left'), (7216, 'right'), (5225, 'left')):
+        point = head.fine[head.vertex(v, side)]
+        x, y = camera.project(point[None], n)[0]
+        depth = camera.distance - camera.view(point[None])[0, 2]
+        assert frame.part[int(y), int(x)] == 0 and abs(frame.depth[int(y), int(x)] - depth) < .02, (v, side)
+
+
+def test_projection_scales_with_the_size(scene):
+    head, camera = scene[0], scene[3]
+    np.testing.assert_allclose(camera.project(head.fine[:50], 64)*4, camera.project(head.fine[:50], 256))
+
+
+def test_lips_and_eyes_lie_where_their_landmarks_are(scene, picture):
+    head, camera = scene[0], scene[3]
+    for name, want in (('lips', head.coarse[[head.vertex(466), head.vertex(492)]].mean(0)), ('eyes', H.eyes(head.coarse)[0].mean(0))):
+        y, x = np.nonzero(picture.masks[name])
+        assert np.hypot(*(np.array([x.mean() + .5, y.mean() + .5]) - camera.project(want[None], 96)[0])) < 5, name
+
+
+def square(z, material, cut=None, half=1.):
+    p = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])*half + (0, 0, z)
+    return R.Part(p, np.array([[0, 1, 2], [0, 2, 3]]), p[:, :2], material, cut=cut)
+
+
+AHEAD = R.Camera(np.zeros(3), np.eye(3), 10., 2., (0., 0.), (0., 0., 0.))
+
+
+@pytest.mark.parametrize('order', (1, -1))
+def test_the_nearer_part_hides_the_other(order):
+    parts = [square(0, 'skin'), square(-1, 'gum', half=.5)][::order]
+    frame = R.visible(parts, AHEAD, 64)
+    assert set(np.unique(frame.part)) == {-1, 0 if order == 1 else 1}
+    parts = [square(0, 'skin'), square(1, 'gum', half=.5)][::order]
+    assert (R.visible(parts, AHEAD, 64).part == (1 if order == 1 else 0)).sum() > 200
+
+
+@pytest.mark.parametrize('half_width', (.1, .3, .7))
+def test_a_cut_removes_as_much_as_it_says(half_width):
+    cut = np.array([[-1, half_width], [1, half_width], [1, half_width], [-1, half_width]])
+    n = 200
+    whole, opened = ((R.visible([square(0, 'skin', c)], AHEAD, n).part == 0).sum() for c in (None, cut))
+    assert abs(1 - opened/whole - half_width) < .02
+    behind = R.visible([square(0, 'skin', cut), square(-.5, 'gum', half=2)], AHEAD, n)
+    assert ((behind.hole < behind.depth) == ((behind.part == 1) & (behind.hole < 1e8))).all() and (behind.hole < behind.depth).any()
+
+
+def test_a_gap_changes_nothing_far_away(scene, picture):
+    head, look, light, camera = scene
+    p, peak, nose = head.fine, head.coarse[head.vertex(7216)], head.coarse[head.vertex(5072)]
+    lip = H.topology().upper & (p[:, 1] < nose[1]) & (p[:, 2] > nose[2] - .25)
+    cut = np.stack([p[:, 0] - peak[0], .04*lip], 1)
+    opened = R.render(R.head_parts(head, look, cut=cut), look, light, camera, 96)
+    assert 5 < opened.masks['gap'].sum() < 200
+    apart = np.abs(opened.image.astype(int) - picture.image).max(-1)
+    different = apart > 3   # a little more or less light may reach the cheek
+    y, x = np.nonzero(different)
+    assert different.any() and (apart[:30] == 0).all() and np.hypot(*(camera.project(peak[None], 96)[0][:, None] - (x, y))).max() < 25
+    assert opened.image[opened.masks['gap']].mean() < picture.image[opened.masks['gap']].mean()
+
+
+def test_tints_show(scene, picture):
+    head, look, light, camera = scene
+    cheek = np.exp(-np.square((head.fine - head.fine[head.vertex(7099)])[:, :2] - (.25, 0)).sum(1)/.1**2) * (head.fine[:, 2] > .8)
+    red, pale = (R.render(R.head_parts(head, look, tint={k: cheek}), look, light, camera, 96).image.astype(float) for k in ('mucosa', 'scar'))
+    spot = (np.abs(red - picture.image) > 8).any(-1)
+    assert spot.sum() > 20
+    assert (red[spot][:, 0]/red[spot][:, 1]).mean() > 1.1*(picture.image[spot][:, 0]/picture.image[spot][:, 1]).mean()
+    assert pale[spot].mean() > picture.image[spot].mean()
+
+
+@pytest.mark.parametrize('what', ('points', 'light', 'look'))
+def test_aspects_are_independent(scene, what):
+    head, look, light, camera = scene
+    small = lambda head=head, look=look, light=light: R.render(R.head_parts(head, look), look, light, camera, 32)
+    changed = dict(points=lambda: small(H.Head(head.identity, head.coarse, head.fine*1.02)), light=lambda: small(light=R.sample_light(9)),
+                   look=lambda: small(look=replace(look, iris=(.1, .2, .3))))[what]()
+    still = small()
+    corner = still.masks['background'] & changed.masks['background']
+    corner[2:] &= corner[:-2]; corner[:, 2:] &= corner[:, :-2]; corner[:-2] &= corner[2:]; corner[:, :-2] &= corner[:, 2:]
+    assert (still.image[corner] == changed.image[corner]).all() and (still.image != changed.image).any()
+
+
+# --- errors
+
+@pytest.mark.parametrize('call, words', (
+    (lambda: H.stream('a', 'light'), "seed='a'; accepted: a whole number from 0 up"),
+    (lambda: H.sample_identity(1, age=91), 'age=91; accepted: a number from 0 to 90'),
+    (lambda: H.sample_identity(1, sex='f'), "sex='f'; accepted: a number from 0 to 1"),
+    (lambda: H.sample_identity(1, ancestry=dict(european=1)), 'accepted: shares of african, asian, caucasian'),
+    (lambda: H.build_head(3), 'int is not an identity; accepted: what sample_identity'),
+    (lambda: H.row(20000), 'vertex 20000 of hm08 is not part of the head'),
+    (lambda: H.row(297, 'up'), "side='up'; accepted: 'left', 'right'"),
+    (lambda: H.morph({'nose-longer': 1}), "no morph target 'nose-longer'"),
+    (lambda: S.sample_look(1, 'me'), 'str is not an identity'),
+    (lambda: square(0, 'glass'), "material='glass'; accepted: skin, cloth"),
+    (lambda: square(0, 'skin', np.zeros((3, 2))), 'cut of the skin is [3, 2]; accepted: [4, 2]'),
+    (lambda: R.Part(np.zeros((4, 3)), np.array([[0, 1, 2]]), np.zeros((4, 2)), 'gum', tint=dict(scar=np.zeros(3))), "tint 'scar' of the gum is [3]; accepted: [4]"),
+))
+def test_errors_say_what_is_accepted(call, words):
+    with pytest.raises(ValueError) as e: call()
+    assert words in str(e.value)
+
+
+def test_errors_of_parts_and_pictures(scene):
+    head, look, light, camera = scene
+    for call, words in (
+            (lambda: R.head_parts(head, look, head.coarse), 'points are [6181, 3]; accepted: [78109, 3]'),
+            (lambda: R.head_parts(head, look, cut=np.zeros((5, 2))), 'cut has 5 rows; accepted: 78109'),
+            (lambda: R.head_parts(head, look, tint=dict(scar=np.zeros(5))), 'scar has 5 rows; accepted: 78109'),
+            (lambda: R.render([], look, light, camera), 'parts: accepted: a list of Part'),
+            (lambda: R.render([square(0, 'skin')], look, light, camera, 7), 'size=7; accepted: a whole number of pixels from 8 to 2048'),
+            (lambda: R.render([square(0, 'skin')], look, light, camera, 32, 0), 'samples=0; accepted: a whole number from 1 to 8')):
+        with pytest.raises(ValueError) as e: call()
+        assert words in str(e.value)
