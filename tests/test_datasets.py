@@ -75,7 +75,7 @@ def published(path, labels, size=8, n=5):
     to = zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) if path.suffix == '.zip' else None
     for i in range(n):
         data = io.BytesIO()
-        Image.fromarray(image(i, size), 'RGB').save(data, format='png', compress_level=0, optimize=False)
+        Image.fromarray(image(i, size)).save(data, format='png', compress_level=0, optimize=False)
         put(path, to, f'00000/img{i:08d}.png', data.getvalue())
     put(path, to, 'dataset.json', json.dumps({'labels': labels}).encode())
     if to: to.close()
@@ -85,7 +85,6 @@ def put(path, to, name, data):
     if to: return to.writestr(name, data)
     (path/name).parent.mkdir(parents=True, exist_ok=True); (path/name).write_bytes(data)
 
-@pytest.mark.filterwarnings('ignore:.*mode.*:DeprecationWarning')
 @pytest.mark.parametrize('name', ['ffhq', 'ffhq.zip'])
 @pytest.mark.parametrize('labels,expected', [(None, []), ([3, 0, 1, 1, 0], [0, 0, 0, 1]), ([[.5, 2]]*5, [.5, 2])])
 def test_published_layout(tmp_path, name, labels, expected):
@@ -261,7 +260,7 @@ def test_where_it_is_written(tmp_path):
 @pytest.mark.parametrize('bad,said', [
     ((image(0).astype(float), None, {}), 'image 1 is float64'), ((image(0)[:5], None, {}), r'shape \[5, 16, 3\]'), ((np.zeros((16, 16, 4), np.uint8), None, {}), r'\[S,S,3\]'),
     ((image(0, 8), None, {}), r'image 1 has the shape \[8, 8, 3\]'), ((image(0)[..., 0], None, {}), 'one size and kind'), ((image(0), 1, {}), 'image 1 has the label 1, the first image None'),
-    ((image(0), [math_nan := float('nan')], {}), 'finite numbers'), ((image(0), 'left', {}), "label 'left'"), ((image(0), None, {'a': 1}), 'row 1 and row 0 disagree about a'),
+    ((image(0), [float('nan')], {}), 'finite numbers'), ((image(0), 'left', {}), "label 'left'"), ((image(0), None, {'a': 1}), 'row 1 and row 0 disagree about a'),
     ((image(0), None, {'file': 'x'}), "other than 'file'"), ((image(0), None, 'row'), 'accepted: a dict'), (('no image', None, {}), 'image 1 is <U8')])
 @pytest.mark.parametrize('target', ['x', 'x.zip'])
 def test_what_may_be_written(tmp_path, bad, said, target):

@@ -160,16 +160,16 @@ class Folder:
         "The first `limit` bytes of a file, or all"
         with open(self.path/name, 'rb') as f: return f.read(limit)
 
-# %% ../../nbs/data/26a_archives.ipynb #d4c0be00
+# %% ../../nbs/data/26a_archives.ipynb #23718100
 class Zip:
     "Members of a zip"
     def __init__(self, path):
-        self.path, self._file, self._lock = path, None, threading.Lock()
+        self.path, self._file, self._lock, self._stamp = path, None, threading.Lock(), self._state(os.stat(path))
         try:
             with zipfile.ZipFile(path) as z: infos = [i for i in z.infolist() if not i.is_dir()]
         except (zipfile.BadZipFile, NotImplementedError, UnicodeError, struct.error) as e:
             raise ValueError(f'{path} is no zip, damaged or cut off ({e}); copy or download it again, or check it with: python -m zipfile -t {path.name}') from None
-        self.members, self._stamp = {}, self._state(os.stat(path))
+        self.members = {}
         for i in infos: self._enter(i, check_path(i.filename, path))
         self.names = set(filter(_visible, self.members))
 

@@ -72,18 +72,22 @@ def _column(rows, *names):
 
 def _in_order(values, limits): return [k for k in [*limits, 'not known'] if k in values or k != 'not known']
 
-# %% ../../nbs/data/28_cards.ipynb #e5a01e30
+# %% ../../nbs/data/28_cards.ipynb #ed4391a0
+def _lines(words, above=''):
+    "Everything of `about.json`, one line each"
+    return [line for k, v in words.items() for line in (_lines(v, f'{above}{k}, ') if isinstance(v, dict) else [[above + k, _words(v)]])]
+
 def _words(value):
-    "Anything of `about.json` in a cell"
-    if isinstance(value, dict): return ', '.join(f'{k} = {_words(v)}' for k, v in value.items())
+    "A value in a cell"
     if isinstance(value, list): return ', '.join(map(_words, value[:12])) + f' … ({len(value)} in all)'*(len(value) > 12)
     return f'{value:g}' if isinstance(value, float) else str(value)
 
 def facts(rows, words, digest, smallest=1):
     "What the dataset says about itself"
     shape = f'{words["resolution"]} x {words["resolution"]} pixels, {"RGB" if words["channels"] == 3 else "grey"}, 8 bits'
-    lines = [['images', f'{len(rows)} of {shape}']] + [[k, _words(v)] for k, v in words.items() if k not in ('images', 'resolution', 'channels', 'columns', 'sha256')]
-    return _table(['', ''], lines + [['known of each image', ', '.join(c for c in rows[0] if not re.match('[xy]_', c)) + ', landmarks'*('x_sn' in rows[0])], ['checksum of the manifest', f'`{digest}`']]).replace('---:', '---')
+    lines = _lines({k: v for k, v in words.items() if k not in ('images', 'resolution', 'channels', 'columns', 'sha256')})
+    known = ', '.join(c for c in rows[0] if not re.match('[xy]_', c)) + ', landmarks'*('x_sn' in rows[0])
+    return _table(['', ''], [['images', f'{len(rows)} of {shape}'], *lines, ['known of each image', known], ['checksum of the manifest', f'`{digest}`']]).replace('---:', '---')
 
 # %% ../../nbs/data/28_cards.ipynb #02ed5a70
 def people(rows, words, digest, smallest=1):
@@ -102,8 +106,8 @@ def people(rows, words, digest, smallest=1):
 
 def _sex(v): return v if isinstance(v, str) else 'not known' if v is None else 'male' if v >= .5 else 'female'
 
-# %% ../../nbs/data/28_cards.ipynb #5ab19a40
-SIDES = dict(left='60 %', right='30 %', bilateral='10 %')   # of clefts of the lip alone, 6 : 3 : 1 (South West Cleft Service); with the palate about 53, 27, 20 %
+# %% ../../nbs/data/28_cards.ipynb #8a480fc0
+SIDES = dict(left='60 or 53%', right='30 or 27%', bilateral='10 or 20%')   # of the lip alone, 6 : 3 : 1 (South West Cleft Service), or with the palate (derived)
 
 def _extent(code):
     "The worse side of a LAHSHAL code in words"
@@ -263,10 +267,10 @@ def _plot_measure(ax, rows, name):
         if name in PUBLISHED.get(when, {}): _plot_published(ax, *PUBLISHED[when][name], when)
     ax.set(title=name.replace('_', ' '), yticks=[]); ax.grid(False)
 
-# %% ../../nbs/data/28_cards.ipynb #896c8d10
+# %% ../../nbs/data/28_cards.ipynb #7ae05380
 def plot_measures(rows):
     "The measures beside the published figures, as a figure"
-    names = [m for m in MEASURES if m in rows[0] and len(_known(r[m] for r in rows)) > 4]
+    names = [m for m in MEASURES if m in rows[0] and len(v := _known(r[m] for r in rows)) > 4 and np.ptp(v) > 1e-3]   # else there is nothing to see, such as no gap in any control
     if not names: return None
     import matplotlib.pyplot as plt
     wide, high = min(4, len(names)), -(-len(names)//4)

@@ -317,7 +317,7 @@ def get(self:_Cache, i):
     if not self.known[i]: self.known[i] = bool(self.sums[i]) and self.sums[i] == _sum(self.pixels[i])
     return self.pixels[i] if self.known[i] else None
 
-# %% ../../nbs/data/26_datasets.ipynb #91030c80
+# %% ../../nbs/data/26_datasets.ipynb #f859db00
 CACHE = 2**30   # bytes that 'auto' may use: room for the 70,000 faces of FFHQ at 64 pixels
 
 class ImageFolderDataset(torch.utils.data.Dataset):
@@ -325,7 +325,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
     def __init__(self,
         path,             # a folder or a zip
         resolution=None,  # pixels that the images must have; None: as they are
-        mirror=False,     # append the mirrored images; their labels have left and right exchanged
+        mirror=False,     # append the mirrored images; in their labels, what `label_names` call left and right is exchanged
         use_labels=False, # otherwise labels have no entries
         cache='auto',     # decoded images in memory: 'auto' up to 1 GiB, True all, False none, or a number of bytes
         max_size=None,    # take so many images, chosen at random
