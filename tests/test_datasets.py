@@ -255,6 +255,16 @@ def test_where_it_is_written(tmp_path):
     make(tmp_path/'link.zip', overwrite=True)
     assert (tmp_path/'link.zip').is_symlink() and verify(tmp_path/'x.zip') == 12 and names(tmp_path) == ['empty', 'link.zip', 'x.zip']
 
+def test_a_writer_that_is_not_open(tmp_path):
+    w = DatasetWriter(tmp_path/'x', about=ABOUT)
+    with pytest.raises(ValueError, match='not open; add images inside the block'): w.add(image(0))
+    with w:
+        w.add(image(0))
+        with pytest.raises(ValueError, match='one size'): w.add(image(1, 8))   # refused, and nothing of it is kept
+        assert w.add(image(2)) == '00000/img00000001.png'
+    with pytest.raises(ValueError, match='not open'): w.add(image(0))
+    assert verify(tmp_path/'x') == 2
+
 # ---- what may be written
 
 @pytest.mark.parametrize('bad,said', [
@@ -267,11 +277,11 @@ def test_what_may_be_written(tmp_path, bad, said, target):
     with pytest.raises(ValueError, match=said): write_dataset(tmp_path/target, [(image(0), None, {}), bad], about=ABOUT)
     assert names(tmp_path) == []
 
-@pytest.mark.parametrize('row,said', [({'a': [1]}, "row 0's 'a' is a list"), ({'a': ''}, 'nothing to say'), ({'a': 'x\ny'}, 'without line breaks'), ({'a': '\ud800'}, 'without line breaks'), ({3: 1}, 'accepted: a dict'), ({'a': np.zeros(2)}, 'is a ndarray')])
+@pytest.mark.parametrize('row,said', [({'a': [1]}, "row 0's 'a' is a list"), ({'a': ''}, 'nothing to say'), ({'a': 'x\ny'}, 'without line breaks'), ({'a': '\ud800'}, 'without line breaks'), ({3: 1}, 'accepted: a dict'), ({'a\n': 1}, 'accepted: a dict'), ({'a': 'x'*10_001}, 'up to 10,000'), ({'a': np.zeros(2)}, 'is a ndarray')])
 def test_rows(tmp_path, row, said):
     with pytest.raises(ValueError, match=said): write_dataset(tmp_path/'x', [(image(0), None, row)], about=ABOUT)
 
-@pytest.mark.parametrize('wrong', [None, {}, {'kind': 'x'}, {'kind': '', 'licence': 'x'}, {**ABOUT, 'p': float('inf')}, {**ABOUT, 'p': {1, 2}}, {**ABOUT, 'p': Path('x')}])
+@pytest.mark.parametrize('wrong', [None, {}, {'kind': 'x'}, {'kind': '', 'licence': 'x'}, {**ABOUT, 'p': float('inf')}, {**ABOUT, 'p': {1, 2}}, {**ABOUT, 'p': Path('x')}, {**ABOUT, 'images': 3}])
 def test_about(tmp_path, wrong):
     with pytest.raises(ValueError, match='about'): write_dataset(tmp_path/'x.zip', rows(), about=wrong)
 

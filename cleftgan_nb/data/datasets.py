@@ -58,12 +58,14 @@ def _check_label(label, where, like=None):
     if a.ndim == 1 and a.size and a.dtype.kind in 'iuf' and np.isfinite(a).all(): return [float(v) for v in a]
     raise ValueError(f'{where} has the label {label!r:.60}; accepted: None, a class from 0 to {_CLASSES - 1}, or a list of finite numbers')
 
-# %% ../../nbs/data/26_datasets.ipynb #b9dab590
+# %% ../../nbs/data/26_datasets.ipynb #df8fccf0
+_WORD = re.compile('[^\0-\x1f\ud800-\udfff]{1,10000}')   # what any reader of CSV takes
+
 def _plain(value, where):
     "A value that a CSV file can hold"
     if isinstance(value, np.generic): value = value.item()
-    if value is None or isinstance(value, (bool, int, float)) or isinstance(value, str) and value and not re.search('[\0-\x1f\ud800-\udfff]', value): return value
-    if isinstance(value, str): raise ValueError(f'{where} is {value!r:.60}; accepted: words without line breaks, and None where there is nothing to say')
+    if value is None or isinstance(value, (bool, int, float)) or isinstance(value, str) and _WORD.fullmatch(value): return value
+    if isinstance(value, str): raise ValueError(f'{where} is {value!r:.60}; accepted: words of up to 10,000 letters without line breaks, and None where there is nothing to say')
     raise ValueError(f'{where} is a {type(value).__name__}; accepted: a word, a number, True, False or None; give the parts of larger things columns of their own')
 
 def _kind(values, name):
@@ -95,20 +97,23 @@ def _untable(text, kinds, where):
         return [{c: _READ[kinds.get(c, 'str')](v) if v else None for c, v in r.items()} for r in rows]
     except (ValueError, KeyError, TypeError, csv.Error) as e: raise ValueError(f'{where} is damaged ({type(e).__name__}: {str(e)[:80]}); get it again, or write the dataset again') from None
 
-# %% ../../nbs/data/26_datasets.ipynb #25b95c10
+# %% ../../nbs/data/26_datasets.ipynb #f8f3bc10
 def _json(value, where):
     "`value` as JSON with a fixed order"
     try: return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1)
     except (TypeError, ValueError, RecursionError) as e: raise ValueError(f'{where} is no JSON ({e}); accepted: words, finite numbers, lists and dicts of them') from None
 
+_COUNTED = {'images', 'resolution', 'channels', 'columns', 'sha256'}
+
 def _check_about(about):
     "The words about a dataset"
     if not isinstance(about, dict) or not all(isinstance(about.get(k), str) and about[k].strip() for k in ('kind', 'licence')):
         raise ValueError(f"about={about!r:.80}; accepted: a dict with at least 'kind' and 'licence' in words, such as {{'kind': 'cleft', 'licence': 'CC0-1.0'}}")
+    if taken := about.keys() & _COUNTED: raise ValueError(f'about has {sorted(taken)[0]!r}, which is counted from the images; leave it out')
     _json(about, 'about')
     return about
 
-# %% ../../nbs/data/26_datasets.ipynb #68686780
+# %% ../../nbs/data/26_datasets.ipynb #0d37f0a0
 class DatasetWriter:
     "Write a dataset image by image; it appears when the `with` block ends well"
     def __init__(self,
@@ -119,7 +124,7 @@ class DatasetWriter:
         overwrite=False,  # replace an existing dataset of ours
     ):
         self.path, self.about, self.label_names, self.overwrite = as_path(path), _check_about(about), _check_names(label_names), overwrite
-        self.rows, self.labels, self.shape = [], [], None
+        self.rows, self.labels, self.shape, self._to = [], [], None, None
 
 # %% ../../nbs/data/26_datasets.ipynb #f0bb8170
 @patch
@@ -132,18 +137,19 @@ def __enter__(self:DatasetWriter):
         raise
     return self
 
-# %% ../../nbs/data/26_datasets.ipynb #035bb990
+# %% ../../nbs/data/26_datasets.ipynb #5e154910
 @patch
 def __exit__(self:DatasetWriter, kind, error, trace):
+    to, self._to = self._to, None
     with self._stack as stack:
         if error is None:
-            try: self._finish()
-            finally: self._to.close()
+            try: self._finish(to)
+            finally: to.close()
         else:
-            with contextlib.suppress(Exception): self._to.close()
+            with contextlib.suppress(Exception): to.close()
             stack.__exit__(kind, error, trace)
 
-# %% ../../nbs/data/26_datasets.ipynb #254aa2d0
+# %% ../../nbs/data/26_datasets.ipynb #635f7e80
 @patch
 def add(self:DatasetWriter,
     image,      # uint8 [S,S,3] or [S,S]
@@ -151,21 +157,22 @@ def add(self:DatasetWriter,
     row=None,   # what is known about the image: name → word, number, truth value or None
 )->str:         # the image's name in the dataset
     "Add one image"
+    if self._to is None: raise ValueError(f'{self.path} is not open; add images inside the block: with DatasetWriter(…) as w: w.add(…)')
     i = len(self.rows)
     image = _check_image(image, f'image {i}', self.shape)
     label = self._like(label, f'image {i}')
     name = f'{i//1000:05d}/img{i:08d}.png'
-    self.rows.append(self._row(name, image, row or {}))
-    self.labels.append(label); self.shape = image.shape
+    row = self._row(name, image, row or {})
     self._to.put(name, png(image))
+    self.rows.append(row); self.labels.append(label); self.shape = image.shape
     return name
 
-# %% ../../nbs/data/26_datasets.ipynb #ba4a7570
+# %% ../../nbs/data/26_datasets.ipynb #57f94670
 @patch
 def _row(self:DatasetWriter, name, image, row):
     "A row of the manifest"
     found = {'file': name, 'sha256': hashlib.sha256(np.ascontiguousarray(image)).hexdigest()}
-    if not isinstance(row, dict) or (taken := row.keys() & found.keys()) or not all(isinstance(k, str) and k for k in row):
+    if not isinstance(row, dict) or (taken := row.keys() & found.keys()) or not all(isinstance(k, str) and _WORD.fullmatch(k) for k in row):
         raise ValueError(f"row {len(self.rows)} is {row!r:.80}; accepted: a dict whose keys are words other than 'file' and 'sha256'")
     found.update({k: _plain(v, f"row {len(self.rows)}'s {k!r}") for k, v in row.items()})
     if self.rows and (odd := self.rows[0].keys() ^ found.keys()): raise ValueError(f'row {len(self.rows)} and row 0 disagree about {", ".join(sorted(odd))}; accepted: the same columns in every row, None where there is nothing to say')
@@ -183,9 +190,9 @@ def _like(self:DatasetWriter, label, where):
         raise ValueError(f'{where} has the label {label!r:.60}, but label_names are {n}: {", ".join(self.label_names)[:80]}')
     return label
 
-# %% ../../nbs/data/26_datasets.ipynb #8742d6f0
+# %% ../../nbs/data/26_datasets.ipynb #b590cf30
 @patch
-def _finish(self:DatasetWriter):
+def _finish(self:DatasetWriter, to):
     "Write what is about all images"
     if not self.rows: raise ValueError(f'no images for {self.path}; give at least one')
     table, kinds = _table(self.rows)
@@ -194,7 +201,7 @@ def _finish(self:DatasetWriter):
     files = {'dataset.json': words.encode(), 'manifest.csv': table.encode()}
     about = {**self.about, 'images': len(self.rows), 'resolution': self.shape[0], 'channels': len(self.shape)*2 - 3, 'columns': kinds,
              'sha256': {k: hashlib.sha256(v).hexdigest() for k, v in files.items()}}
-    for name, data in {**files, 'about.json': _json(about, 'about').encode()}.items(): self._to.put(name, data)
+    for name, data in {**files, 'about.json': _json(about, 'about').encode()}.items(): to.put(name, data)
 
 # %% ../../nbs/data/26_datasets.ipynb #a91be150
 def write_dataset(
@@ -591,7 +598,7 @@ def _ahead(f, n):
             if len(waiting) > 2*workers: yield waiting.popleft().result()
         while waiting: yield waiting.popleft().result()
 
-# %% ../../nbs/data/26_datasets.ipynb #450cc6c0
+# %% ../../nbs/data/26_datasets.ipynb #494b05d0
 def convert(
     src,             # a folder or a zip of images
     dst,             # a folder, or a name that ends in .zip
@@ -606,7 +613,7 @@ def convert(
     words, known = _words(ds.source, 'dataset.json') or {}, _words(ds.source, 'about.json') or {}
     pairs = _pairs(words, ds.path) or {}
     rows = {r['file']: r for r in manifest(src)} if 'columns' in known else {}
-    about = about or {k: v for k, v in known.items() if k not in ('images', 'resolution', 'channels', 'columns', 'sha256')} or {'kind': ds.path.stem, 'licence': 'unknown: the source has no about.json'}
+    about = about or {k: v for k, v in known.items() if k not in _COUNTED} or {'kind': ds.path.stem, 'licence': 'unknown: the source has no about.json'}
     made = {'from': ds.path.name, 'resolution': ds.resolution, 'images': len(ds), 'by': 'area means'}
     def smaller(i):
         name, image = ds.names[i], ds._pixels(i).transpose(1, 2, 0)
