@@ -214,8 +214,8 @@ def pairs()->dict:
     both = {n: f'{head}-{OPPOSITES[end]}' for n, (head, _, end) in split.items() if end in OPPOSITES}
     return {n: other for n, other in both.items() if other in names}
 
-# %% ../../nbs/data/20_phantom_head.ipynb #0efdd020
-GENTLER = (('ear', .7), ('trans', .5), ('mouth-scale', .5), ('head', .7), ('cleft', .3), ('neck', .3), ('lip', .6), ('eye-scale', .6))
+# %% ../../nbs/data/20_phantom_head.ipynb #5dc81330
+GENTLER = (('brows-angle', .5), ('ear', .7), ('trans', .5), ('mouth-scale', .5), ('head', .7), ('cleft', .3), ('neck', .3), ('lip', .6), ('eye-scale', .6))
 SHAPES = [f'head-{s}' for s in ('round', 'oval', 'square', 'rectangular', 'triangular', 'diamond', 'invertedtriangular')]
 
 def _sample_details(rng):
@@ -295,8 +295,8 @@ def _shares(ancestry):
         raise ValueError(f"ancestry={ancestry!r}; accepted: shares of {', '.join(ANCESTRIES)}, such as dict(african=1) or dict(asian=.5, caucasian=.5)")
     return {a: float(ancestry.get(a, 0) / sum(ancestry.values())) for a in ANCESTRIES}
 
-# %% ../../nbs/data/20_phantom_head.ipynb #ca277120
-CALM = {'eyebrows-angle-up': .3, 'eyebrows-trans-up': .2, 'browInnerUp': .12, 'eyeWideLeft': .07, 'eyeWideRight': .07, 'mouth-angles-up': .25}
+# %% ../../nbs/data/20_phantom_head.ipynb #cd141f30
+CALM = {'eyebrows-angle-up': .4, 'eyebrows-trans-up': .2, 'browInnerUp': .12, 'eyeWideLeft': .07, 'eyeWideRight': .07, 'mouth-angles-up': .25}
 INFANT = {'head-scale-horiz-decr': .3, 'head-age-decr': .3}   # in full up to one year, none from three
 CHILDISH = (.25, 1), (.55, 3), (.55, 12), (1, 20)   # amplitude of details at an age in years
 

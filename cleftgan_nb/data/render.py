@@ -12,11 +12,12 @@ from .head import Head, edges, eyes, mesh, row, stream, texture, topology
 from .skin import LUMINANCE, Look, backdrop, compiled, eye_albedo, noise, regions, sample, sample_look, skin_albedo, srgb
 
 # %% auto #0
-__all__ = ['MATERIALS', 'CLOTH_LIFT', 'FAR', 'DROP', 'TEETH', 'CROWN', 'WING', 'BOWL', 'WORN_WIDTH', 'WINDOW', 'EMPTY', 'KINDS',
-           'MUCOSA', 'GUM', 'SCAR', 'LIPS', 'HEM', 'GAZE', 'TOOTH', 'GOLDEN', 'F0', 'SHADOW', 'BIAS', 'LEAST', 'BOUNCE',
-           'SCATTER', 'SOFT', 'FACING', 'ADAPTED', 'MIDDLE', 'BLUR', 'NOISE', 'Part', 'halves', 'normals', 'worn',
-           'head_parts', 'Camera', 'rotation', 'crop', 'sample_camera', 'frontal', 'Frame', 'visible', 'opacities',
-           'Surface', 'surface', 'Light', 'sample_light', 'illuminate', 'scatter', 'metered', 'Picture', 'render']
+__all__ = ['MATERIALS', 'CLOTH_LIFT', 'FAR', 'DROP', 'TEETH', 'CROWN', 'WING', 'BOWL', 'WORN_WIDTH', 'WINDOW', 'REACH', 'EMPTY',
+           'VEILS', 'LASHES', 'KINDS', 'MUCOSA', 'GUM', 'SCAR', 'LIPS', 'HEM', 'GAZE', 'TOOTH', 'GOLDEN', 'F0',
+           'SHADOW', 'BIAS', 'LEAST', 'BOUNCE', 'SCATTER', 'SOFT', 'FACING', 'ADAPTED', 'MIDDLE', 'BLUR', 'NOISE',
+           'Part', 'halves', 'normals', 'worn', 'head_parts', 'Camera', 'rotation', 'crop', 'sample_camera', 'frontal',
+           'Frame', 'visible', 'opacities', 'Surface', 'surface', 'Light', 'sample_light', 'illuminate', 'scatter',
+           'metered', 'Picture', 'render']
 
 # %% ../../nbs/data/23_render.ipynb #b097f5c0
 MATERIALS = dict(            # roughness (GGX), gloss, light that creeps around the edge
@@ -293,7 +294,30 @@ def _raster(x, y, z, triangles, uv, cut, opacity, part, depth, owner, cell, bu, 
                     if opacity[min(max(int(r*oh), 0), oh-1), min(max(int(s*ow), 0), ow-1)] < ((i*7 + j*13 + (i//2)*5 + (j//2)*11 + t % 3) % 16 + .5)/16: continue
                 depth[j, i], owner[j, i], cell[j, i], bu[j, i], bv[j, i] = near, part, t, u, v
 
-# %% ../../nbs/data/23_render.ipynb #4755f770
+# %% ../../nbs/data/23_render.ipynb #a83e0570
+@compiled
+def _veil(x, y, z, triangles, uv, opacity, depth, veil):
+    h, w = depth.shape
+    oh, ow = opacity.shape
+    for t in range(len(triangles)):
+        a, b, c = triangles[t]
+        left, right = max(int(np.ceil(min(x[a], x[b], x[c]) - .5)), 0), min(int(np.floor(max(x[a], x[b], x[c]) - .5)), w - 1)
+        top, bottom = max(int(np.ceil(min(y[a], y[b], y[c]) - .5)), 0), min(int(np.floor(max(y[a], y[b], y[c]) - .5)), h - 1)
+        ex, ey, fx, fy = x[b]-x[a], y[b]-y[a], x[c]-x[a], y[c]-y[a]
+        area = ex*fy - fx*ey
+        if left > right or top > bottom or area == 0: continue
+        for j in range(top, bottom + 1):
+            for i in range(left, right + 1):
+                px, py = i + .5 - x[a], j + .5 - y[a]
+                u, v = (px*fy - fx*py)/area, (ex*py - px*ey)/area
+                if u < 0 or v < 0 or u + v > 1 or z[a] + u*(z[b]-z[a]) + v*(z[c]-z[a]) > depth[j, i] + REACH: continue
+                s = uv[a, 0] + u*(uv[b, 0]-uv[a, 0]) + v*(uv[c, 0]-uv[a, 0])
+                r = 1 - (uv[a, 1] + u*(uv[b, 1]-uv[a, 1]) + v*(uv[c, 1]-uv[a, 1]))
+                veil[j, i] = 1 - (1 - veil[j, i])*(1 - opacity[min(max(int(r*oh), 0), oh-1), min(max(int(s*ow), 0), ow-1)])
+
+REACH = .006   # dm that a hair may lie below the skin and still be seen
+
+# %% ../../nbs/data/23_render.ipynb #2d89b210
 @dataclass
 class Frame:
     "What each sample of a picture sees"
@@ -303,9 +327,11 @@ class Frame:
     u:np.ndarray      # [h,w] weights of the triangle's second
     v:np.ndarray      # [h,w] and third corner
     hole:np.ndarray   # [h,w] depth of the nearest place that a gap took away
+    veil:dict         # 'brow', 'lash' → [h,w] how much of the sample they cover
 
-# %% ../../nbs/data/23_render.ipynb #c5a7a480
+# %% ../../nbs/data/23_render.ipynb #e0ab9480
 EMPTY = 1e9
+VEILS = 'brow', 'lash'
 _NONE2, _OPAQUE = np.zeros((0, 2)), np.zeros((0, 0), np.float32)
 
 def visible(
@@ -315,24 +341,28 @@ def visible(
     opacity=lambda part: None, # opacity texture of a part, or None
 )->Frame:
     "The nearest part, triangle and place in it for every sample"
-    f = Frame(np.full((size, size), EMPTY), np.full((size, size), -1, np.int16), np.zeros((size, size), np.int32), *np.zeros((2, size, size)), np.full((size, size), EMPTY))
-    for k, p in enumerate(parts):
+    f = Frame(np.full((size, size), EMPTY), np.full((size, size), -1, np.int16), np.zeros((size, size), np.int32), *np.zeros((2, size, size)),
+              np.full((size, size), EMPTY), {m: np.zeros((size, size)) for m in VEILS})
+    for k in sorted(range(len(parts)), key=lambda k: parts[k].material in VEILS):
+        p, o = parts[k], opacity(parts[k])
         xy, z = camera.project(p.points, size), camera.distance - camera.view(p.points)[:, 2]
-        o = opacity(p)
-        _raster(np.ascontiguousarray(xy[:, 0]), np.ascontiguousarray(xy[:, 1]), z, np.asarray(p.triangles, np.int32), np.asarray(p.uv, float),
-                _NONE2 if p.cut is None else np.asarray(p.cut, float), _OPAQUE if o is None else o, k, f.depth, f.part, f.cell, f.u, f.v, f.hole)
+        at = *np.ascontiguousarray(xy.T), z, np.asarray(p.triangles, np.int32), np.asarray(p.uv, float)
+        if p.material not in VEILS: _raster(*at, _NONE2 if p.cut is None else np.asarray(p.cut, float), _OPAQUE if o is None else o, k, f.depth, f.part, f.cell, f.u, f.v, f.hole)
+        elif o is not None: _veil(*at, o, f.depth, f.veil[p.material])
     return f
 
-# %% ../../nbs/data/23_render.ipynb #2bc1f630
+# %% ../../nbs/data/23_render.ipynb #e7237ce0
 @lru_cache(None)
 def _opaque(name, power, density):
     o = np.float32(density)*(texture(name)[..., 3].astype(np.float32)/np.float32(255))**np.float32(power)
     o.flags.writeable = False
     return o
 
+LASHES = .9   # opacity of the lashes beside that of the brows: thin in infants
+
 def opacities(look):
     "Opacity textures of what a look wears"
-    worn = dict(brow=(look.brow, 1., round(look.brow_density, 3)), lash=('lash', 1., round(.35 + .6*look.brow_density, 3)), hair=(look.hair, .8, 1.))
+    worn = dict(brow=(look.brow, 1., round(look.brow_density, 3)), lash=('lash', 1., round(LASHES*look.brow_density, 3)), hair=(look.hair, .8, 1.))
     return lambda part: _opaque(*worn[part.material]) if part.material in worn else None
 
 # %% ../../nbs/data/23_render.ipynb #18e90750
@@ -357,7 +387,7 @@ class Surface:
 
 KINDS = 'background', 'face skin', 'other skin', 'lips', 'mouth', 'gap', 'eyes', 'brows', 'hair', 'clothes'
 
-# %% ../../nbs/data/23_render.ipynb #880ef150
+# %% ../../nbs/data/23_render.ipynb #17c3cf00
 def surface(parts, look, camera, frame)->Surface:
     "What the samples of a frame show"
     where = np.flatnonzero(frame.part.ravel() >= 0)
@@ -366,6 +396,7 @@ def surface(parts, look, camera, frame)->Surface:
     for k, p in enumerate(parts):
         mine = np.flatnonzero(owner == k)
         if len(mine): _fill(s, mine, p, look, camera, [a.ravel()[where[mine]] for a in (frame.cell, frame.u, frame.v)])
+    for m, veil in frame.veil.items(): _paint_veil(s, look, m, veil.ravel()[where])
     s.normal[(s.normal*(np.array([0, 0, camera.distance]) - s.position)).sum(1) < 0] *= -1
     return s
 
@@ -393,8 +424,8 @@ def _blend(s, mine, weight, albedo, roughness, gloss):
 
 def _tone(look): return float(np.interp(look.ita, (-60, 40), (.55, 1)))   # mucosa is darker under dark skin, but much less than the skin
 
-# %% ../../nbs/data/23_render.ipynb #16ac8070
-MUCOSA, GUM, SCAR = np.array((.42, .098, .092)), np.array((.47, .175, .165)), np.array((1.22, 1.08, 1.1))
+# %% ../../nbs/data/23_render.ipynb #c2fb04b0
+MUCOSA, GUM, SCAR = np.array((.42, .098, .092)), np.array((.52, .145, .13)), np.array((1.22, 1.08, 1.1))
 LIPS = 'mask_lips'
 
 def _lip_color(look, base):
@@ -449,6 +480,14 @@ def _paint_hair(s, mine, look, uv, tint):
     s.albedo[mine] = np.clip(np.array(look.hair_color)*np.clip(.3 + .75*sample(_hair_shade(look.hair), uv), .15, 3), 0, 1)
     s.kind[mine] = KINDS.index('hair')
 
+# %% ../../nbs/data/23_render.ipynb #742c7120
+def _paint_veil(s, look, material, veil):
+    "Brows in the color of the hair, lashes darker, over what lies below"
+    color = np.array(look.hair_color)*dict(brow=.8, lash=.3)[material] + .003
+    on = np.flatnonzero(veil)
+    _blend(s, on, veil[on], color, *MATERIALS[material][:2])
+    s.kind[veil > .5] = KINDS.index('brows')
+
 # %% ../../nbs/data/23_render.ipynb #90dcf5a0
 def _eye_uv(part, look, camera):
     "Directions on an eyeball relative to where it looks, [p,2]"
@@ -475,10 +514,9 @@ def _paint_teeth(s, mine, look, uv, tint):
 
 TOOTH = .08   # dm, width of a tooth
 
-# %% ../../nbs/data/23_render.ipynb #cf8e4960
+# %% ../../nbs/data/23_render.ipynb #78bd1230
 _PAINT = dict(skin=_paint_skin, cloth=_paint_cloth, eye=_paint_eye, hair=_paint_hair,
-    teeth=_paint_teeth, gum=_plain('mouth', lambda look: GUM*_tone(look)), cavity=_plain('mouth', lambda look: (.15, .042, .036)),
-    brow=_plain('brows', lambda look: np.array(look.hair_color)*.8 + .003), lash=_plain('brows', lambda look: (.008, .006, .005)))
+    teeth=_paint_teeth, gum=_plain('mouth', lambda look: GUM*_tone(look)), cavity=_plain('mouth', lambda look: (.15, .042, .036)))
 
 # %% ../../nbs/data/23_render.ipynb #998b8620
 @dataclass(frozen=True)
