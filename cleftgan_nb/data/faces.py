@@ -119,7 +119,7 @@ def _surround(
     out += (ndimage.gaussian_filter(out, (blur, blur, 0)) - out)*np.clip(far*3 + 3*blur/max(*pads[0], *pads[1], 1), 0, 1)
     return out + (np.median(pixels, (0, 1)) - out)*np.clip(far, 0, 1)
 
-# %% ../../nbs/data/25a_faces.ipynb #3a947700
+# %% ../../nbs/data/25a_faces.ipynb #73447f30
 def align(
     pixels, # [H, W, 3] uint8
     crop,
@@ -127,7 +127,8 @@ def align(
 ):          # [size, size, 3] uint8
     "Cut the square out of a photograph, upright, at `size` pixels"
     scale = 2*crop.half/size
-    k, n = max(1, int(scale)), 2 if scale > 1 else 1
+    k = max(1, int(scale))
+    n = 2 if scale > k else 1
     corners = crop.to_photo([(0, 0), (size, 0), (size, size), (0, size)], size)
     low, high = np.floor(corners.min(0)/k).astype(int)*k - 4*k, np.ceil(corners.max(0)/k).astype(int)*k + 4*k
     a, b = np.clip(low, 0, pixels.shape[1::-1]), np.clip(high, 0, pixels.shape[1::-1])
