@@ -48,11 +48,11 @@ def ita(rgb):
     l, _, b = np.moveaxis(to_lab(rgb), -1, 0)
     return np.degrees(np.arctan2(l - 50, b))
 
-# %% ../../nbs/data/23b_skin.ipynb #a0bfa250
+# %% ../../nbs/data/23b_skin.ipynb #b63118e0
 #         ITA°   a*    b*
 LOCUS = np.array([
-         [-60,  8.0, 10.5],
-         [-30, 11.5, 16.5],
+         [-60, 10.0, 13.5],
+         [-30, 12.5, 18.0],
          [ 10, 13.0, 22.0],
          [ 28, 12.5, 21.0],
          [ 41, 11.5, 19.0],
@@ -122,18 +122,18 @@ def _smoothstep(low, high, x):
     t = np.clip((x - low)/(high - low), 0, 1)
     return t*t*(3 - 2*t)
 
-# %% ../../nbs/data/23b_skin.ipynb #3a9ef7a0
+# %% ../../nbs/data/23b_skin.ipynb #8a2db8a0
 @lru_cache(None)
 def regions()->dict:
     "Name → [M] number for each textured point"
     t = topology()
     (x, y, z), (u, v) = t.base[t.seam].T, t.uv.T
-    inside, socket = (u > .7) & (v < .142), (u < .16) & (v > .53) & (v < .65)   # islands of the texture
+    inside = (u > .7) & (v < .142)   # an island of the texture
     ear = _smoothstep(.66, .70, np.abs(x)) * (y > 6.85) * (y < 7.6)
     face = _smoothstep(.55, .65, z - .35*(y < 6.6)*(6.6 - y)) * (y > 6.12) * (1 - ear)
     scalp = _smoothstep(-.06, .1, y - np.interp(z, *HAIRLINE)) * (1 - ear)
     cheek = (np.abs(np.abs(x) - .4) < .1) & (np.abs(y - 6.95) < .1) & (z > 1.1)
-    return dict(inside=inside, ear=ear, face=face*(1 - scalp), scalp=scalp, cheek=cheek, socket=socket, collar=_collar(x, y, z))
+    return dict(inside=inside, ear=ear, face=face*(1 - scalp), scalp=scalp, cheek=cheek, collar=_collar(x, y, z))
 
 # %% ../../nbs/data/23b_skin.ipynb #0443fad0
 NECKLINE = (0, 5.82, .12), .62   # center and radius of the ball that a shirt leaves free, dm
@@ -266,7 +266,7 @@ def skin_albedo(
 #           amplitude, cells over the atlas, tint: blood varies green and blue more than red
 BLOTCHES = (.030, 48, (.5, 1, 1)), (.022, 160, (.8, 1, 1.1)), (.022, 420, (1, 1, 1))
 
-# %% ../../nbs/data/23b_skin.ipynb #613dfed0
+# %% ../../nbs/data/23b_skin.ipynb #2ccc1200
 def eye_albedo(
     look:Look,
     off:np.ndarray, # [n,2] direction from the gaze, in eyeball radii
@@ -279,6 +279,7 @@ def eye_albedo(
     inner = np.array(look.iris)*(1.15 + .25*wave - .5*(r - .5))[:, None]*(1 - .6*_smoothstep(.8, 1, r))[:, None]
     inner = np.where((r < PUPIL)[:, None], .004, np.clip(inner, .002, 1))
     white = np.array((.42, .38, .355))*(1 - .25*_smoothstep(1.2, 2.6, r)[:, None]*np.array((.3, 1, 1)))
+    white = white*np.interp(look.ita, (-60, 40), (.65, 1))   # what meters dark skin makes the white glare
     edge = _smoothstep(.93, 1.07, r)[:, None]
     return (inner*(1 - edge) + white*edge)*(1 - .45*_smoothstep(-.1, .45, off[:, 1:]))   # the upper lid shades the eye
 
