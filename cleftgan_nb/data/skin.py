@@ -204,23 +204,23 @@ def _pick(rng, of, p):
     p = np.array(p, float)
     return list(of)[rng.choice(len(p), p=p/p.sum())]
 
-# %% ../../nbs/data/23b_skin.ipynb #6ae4f9c0
+# %% ../../nbs/data/23b_skin.ipynb #f0fdc8b0
 def _sample_colors(rng, who):
-    "Hair and iris: dark for most people, anything where European ancestry prevails"
+    "Hair and iris: dark for most people, anything where European ancestry prevails (weights declared, not counted)"
     fair = who.ancestry['caucasian']**2
     hair = np.array(HAIR_COLORS[_pick(rng, HAIR_COLORS, (1 - fair, .5, .45*fair, .3*fair, .08*fair))])
     iris = IRIS_COLORS[_pick(rng, IRIS_COLORS, (1 - .8*fair, .45, .2*fair, .12*fair, .12*fair, .3*fair, .1*fair))]
     gray = np.clip((who.age - 45)/25, 0, 1)*rng.uniform(.3, 1)
     return tuple(map(float, hair*(1 - gray) + np.array((.36, .36, .35))*gray)), iris
 
-# %% ../../nbs/data/23b_skin.ipynb #bf40b010
+# %% ../../nbs/data/23b_skin.ipynb #0dfe3600
 STYLES = dict(boy=('hair_short01', 'hair_short02', 'hair_short04'),
               girl=('hair_long01', 'hair_ponytail01', 'hair_bob02', 'hair_short01', 'hair_braid01'), curls=('hair_afro01',))
 
 def _sample_hair(rng, who):
     "Hair style and fuzz. Infants have little hair, old men may have none"
     u, v, bald = rng.random(3)
-    if who.age < 1.2: return None, float(.1 + .5*u)
+    if who.age < 1.2: return ('hair_short04' if who.age > .6 and bald < .2 else None), float(.1 + .8*u*u)
     if bald < (.3 if who.age < 2.5 else .06 if who.age < 40 or who.sex < .5 else .35): return None, float(.15 + .7*u)
     styles = STYLES['curls'] if who.ancestry['african'] > .5 and v < .35 else STYLES['boy' if who.sex > .5 or who.age < 2.5 else 'girl']
     return styles[int(u*len(styles))], .8
