@@ -9,7 +9,8 @@ from pathlib import Path
 from . import __version__
 
 # %% auto #0
-__all__ = ['parse_seeds', 'picture', 'grid', 'save_png', 'convert', 'info', 'new', 'sample', 'main']
+__all__ = ['parse_seeds', 'picture', 'grid', 'save_png', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'prepare',
+           'card', 'main']
 
 # %% ../nbs/17_cli.ipynb #151358c0
 def _range(part):
@@ -138,6 +139,32 @@ def sample(args):
     save_png(grid(images, args.columns), args.out, _recipe(args, c, seeds))
     print(f'{args.out}: {len(seeds)} synthetic pictures')
 
+# %% ../nbs/17_cli.ipynb #39f01a80
+def phantom(args):
+    from cleftgan_nb.data import phantom
+    if Path(args.out).suffix != '.png': raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
+    _may_write(args.out, args.force)
+    seeds = parse_seeds(args.seeds)
+    drawn = [phantom(seed, args.severity, args.laterality, args.size, repaired=args.repaired) for seed in seeds]
+    recipe = {'title': f'{len(seeds)} digital phantoms: no real person', 'kind': 'synthetic', 'command': 'cleftgan phantom', 'seeds': seeds, 'severity': args.severity,
+              'laterality': args.laterality, 'repaired': args.repaired, 'size': args.size, 'columns': args.columns, 'licence': 'CC0-1.0', 'version': __version__}
+    save_png(grid([image for image, _ in drawn], args.columns), args.out, recipe)
+    for _, t in drawn: print(f'seed {t.seed}: {t.lahshal} severity {t.severity:g}, {t.age:.1f} years, ITA {t.ita:.0f} degrees')
+
+# %% ../nbs/17_cli.ipynb #166a44b0
+def cohort(args):
+    from cleftgan_nb.data import cohort
+    path = cohort(args.kind, args.n, args.out, size=args.size, seed=args.seed, workers=args.workers, overwrite=args.force, progress=sys.stderr.isatty())
+    print(f'{path}: {args.n} {args.kind} phantoms of {args.size} pixels')
+
+def prepare(args):
+    from cleftgan_nb.data import prepare
+    print(prepare(args.folder, args.out, args.size, anonymize=args.anonymize, secret=args.secret, color=not args.keep_color, blur=not args.keep_background, progress=sys.stderr.isatty()))
+
+def card(args):
+    from cleftgan_nb.data.cards import card
+    print(card(args.dataset, args.template, args.out, sheet=args.sheet, smallest=args.smallest))
+
 # %% ../nbs/17_cli.ipynb #253b7d00
 class _Parser(argparse.ArgumentParser):
     "Complains in one line"
@@ -213,17 +240,63 @@ def _add_sample(commands):
     p.add_argument('--columns', type=_whole(1), help='pictures in a row (default: a square)')
     _forces(p)
 
-# %% ../nbs/17_cli.ipynb #edfe99b0
+# %% ../nbs/17_cli.ipynb #59007980
+def _add_phantom(commands):
+    p = _command(commands, phantom, 'draw portraits of people who do not exist, with a cleft lip of known severity',
+                 '--seeds 0-7 --severity 0.6 --laterality left --out left.png', '--seeds 12 --size 512 --out someone.png')
+    p.add_argument('--seeds', default='0', help='such as 0-7,12 (default: 0)')
+    p.add_argument('--severity', type=_finite, default=0., help='0: no cleft, 1: the widest (default: 0)')
+    p.add_argument('--laterality', choices=['left', 'right', 'bilateral'], help="the patient's side (default: by chance)")
+    p.add_argument('--repaired', action='store_true', help='a closed lip with its scar')
+    p.add_argument('--size', type=_whole(16), default=256, help='pixels (default: 256)')
+    p.add_argument('--out', default='phantom.png', help='the picture to write (default: phantom.png)')
+    p.add_argument('--columns', type=_whole(1), help='pictures in a row (default: a square)')
+    _forces(p)
+
+# %% ../nbs/17_cli.ipynb #ba8ccea0
+def _add_cohort(commands):
+    p = _command(commands, cohort, 'draw a cohort of phantoms as a dataset with its manifest', 'cleft --n 514 --out cleft.zip', 'normal --n 10000 --size 64')
+    p.add_argument('kind', choices=['normal', 'cleft'], help='without a cleft, or with one')
+    p.add_argument('--n', type=_whole(1), default=514, help='people (default: 514, as in the paper)')
+    p.add_argument('--size', type=_whole(16), default=64, help='pixels (default: 64)')
+    p.add_argument('--seed', type=_whole(), default=0, help='of the cohort (default: 0)')
+    p.add_argument('--out', help='folder or .zip (default: KIND-N-SIZE.zip here)')
+    p.add_argument('--workers', type=_whole(1), help='processes (default: one a core)')
+    _forces(p)
+
+# %% ../nbs/17_cli.ipynb #876a5690
+def _add_prepare(commands):
+    p = _command(commands, prepare, "turn a folder of consented photographs into a dataset and a report on every file",
+                 'photographs', 'photographs --out prepared --size 128 --anonymize')
+    p.add_argument('folder', help='with photographs; it is only read')
+    p.add_argument('--out', help="folder to make (default: the folder's name and -prepared, beside it)")
+    p.add_argument('--size', type=_whole(16), default=256, help='pixels (default: 256)')
+    p.add_argument('--anonymize', action='store_true', help='replace file names by keyed hashes; faces stay faces')
+    p.add_argument('--secret', help='the key of the hashes (default: random and forgotten)')
+    p.add_argument('--keep-color', action='store_true', help="leave the lamp's color in")
+    p.add_argument('--keep-background', action='store_true', help='do not blur the background')
+
+# %% ../nbs/17_cli.ipynb #9fbc0060
+def _add_card(commands):
+    p = _command(commands, card, "fill a data card's tables and plots from a dataset", 'cleft.zip data_cards/phantom-cleft.md --sheet', 'prepared/dataset.zip clinic.md --smallest 5')
+    p.add_argument('dataset', help='folder or .zip with a manifest')
+    p.add_argument('template', help='the card: prose with blocks to fill')
+    p.add_argument('--out', help='where to write it (default: into the card itself)')
+    p.add_argument('--sheet', action='store_true', help='show images: for phantoms only')
+    p.add_argument('--smallest', type=_whole(1), default=1, help='smaller counts are not told; 5 or more where people are in the images (default: 1)')
+
+# %% ../nbs/17_cli.ipynb #32f72f40
 def _parser():
     "The parser of the whole command line"
-    parser = _Parser(prog='cleftgan', description='StyleGAN networks for cleft-lip image synthesis: convert, inspect, make, sample.',
-                     epilog="examples:\n  cleftgan new stylegan3-t --resolution 64 untrained.safetensors\n"
+    parser = _Parser(prog='cleftgan', description='Cohorts and StyleGAN networks for cleft-lip image synthesis.',
+                     epilog="examples:\n  cleftgan phantom --seeds 0-8 --severity 0.6 --out phantoms.png\n"
+                            "  cleftgan new stylegan3-t --resolution 64 untrained.safetensors\n"
                             "  cleftgan sample untrained.safetensors --seeds 0-7 --out grid.png\n\n"
                             "'cleftgan COMMAND --help' says more.")
     parser.add_argument('--debug', action='store_true', help='show where an error came from')
     parser.add_argument('--version', action='version', version=f'cleftgan_nb {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for add in _add_convert, _add_info, _add_new, _add_sample: add(commands)
+    for add in _add_phantom, _add_cohort, _add_prepare, _add_card, _add_convert, _add_info, _add_new, _add_sample: add(commands)
     return parser
 
 # %% ../nbs/17_cli.ipynb #f8cf3770

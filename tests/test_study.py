@@ -14,7 +14,8 @@ from cleftgan_nb.study import read_recipe, sha256
 
 root = Path(__file__).resolve().parent.parent
 smoke = root / 'workflow/profiles/smoke.yaml'
-made = ['samples.png', 'samples.png.json', 'samples.csv', 'samples.csv.json', 'untrained.safetensors']
+figures = ['samples.png', 'samples.csv', 'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv']
+made = [*figures, *(f'{o}.json' for o in figures), 'untrained.safetensors', 'cleft.zip', 'normal.zip']
 pytestmark = pytest.mark.slow
 needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakemake needs Python 3.11')
 
@@ -63,13 +64,20 @@ def test_table_has_a_row_for_each_image(runs):
 @needs_snakemake
 def test_manifest_lists_what_is_there(runs):
     listed = json.loads((runs[0] / 'manifest.json').read_text())['files']
-    assert {'samples.png', 'samples.csv'} <= listed.keys()
+    assert listed.keys() == set(figures)
     for name, entry in listed.items(): assert entry['sha256'] == sha256(runs[0] / name)
 
 
 @needs_snakemake
+def test_cohort_figures_say_that_they_show_phantoms(runs):
+    for name in ('cleft.png', 'normal.png', 'measures.png'): assert 'no patient' in read_recipe(runs[0] / name)['data']
+    rows = list(csv.DictReader((runs[0] / 'measures.csv').open()))
+    assert {o['measure'] for o in rows} >= {'cleft_width_ratio', 'nostril_width_ratio'} and {o['when'] for o in rows} == {'before', 'after'}
+
+
+@needs_snakemake
 def test_nothing_else_is_left_behind(runs):
-    assert {o.name for o in runs[0].iterdir()} == {*made, 'manifest.json', '01_sample.ipynb', '01_sample.log', 'untrained.log'}
+    assert {o.name for o in runs[0].iterdir()} == {*made, 'manifest.json', '01_cohort.ipynb', '01_cohort.log', 'cleft.log', 'normal.log', '02_sample.ipynb', '02_sample.log', 'untrained.log'}
 
 
 @needs_snakemake
@@ -94,7 +102,7 @@ def test_workflow_wants_a_profile(tmp_path):
 ])
 def test_notebook_refuses(tmp_path, given, told):
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(root / 'nbs/study/01_sample.ipynb', tmp_path / 'run.ipynb', dict(folder=str(tmp_path)) | given,
+        papermill.execute_notebook(root / 'nbs/study/02_sample.ipynb', tmp_path / 'run.ipynb', dict(folder=str(tmp_path)) | given,
                                    progress_bar=False, cwd=tmp_path)
     assert told in str(caught.value.evalue)
     assert not list(tmp_path.glob('*.png'))

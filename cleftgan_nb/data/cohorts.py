@@ -125,11 +125,12 @@ def cohort(
     rows = tqdm(_drawn(tasks, min(workers or os.cpu_count() or 1, n)), total=n, unit='img', desc=f'{kind} phantoms', disable=not progress)
     return write_dataset(path or f'{kind}-{n}-{size}.zip', rows, about=_about(kind, n, size, seed, recipe), label_names=LABELS if kind == 'cleft' else None, overwrite=overwrite)
 
-# %% ../../nbs/data/27_cohorts.ipynb #c8c4f4c0
+# %% ../../nbs/data/27_cohorts.ipynb #3c19f480
 def _about(kind, n, size, seed, recipe):
     "What a cohort says about itself"
+    drawn = asdict(recipe) if kind == 'cleft' else dict(normal=recipe.normal)
     return dict(kind=f'phantom-{kind}', licence='CC0-1.0', synthetic=True, note='Digital phantoms: no patient is shown. Severity is a parameter of the drawing, not a clinical grade.',
-                parameters=dict(n=int(n), size=int(size), seed=int(seed), recipe=asdict(recipe)), command=f'cleftgan cohort {kind} --n {n} --size {size} --seed {seed}',
+                parameters=dict(n=int(n), size=int(size), seed=int(seed), recipe=drawn), command=f'cleftgan cohort {kind} --n {n} --size {size} --seed {seed}',
                 versions=dict(cleftgan_nb=__version__, python=platform.python_version(), numpy=np.__version__))
 
 # %% ../../nbs/data/27_cohorts.ipynb #ce066fa0
