@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from cleftgan_nb.data import head as H, render as R, skin as S
+from cleftgan_nb.data.view import visible
 
 SEED = 4
 
@@ -132,7 +133,7 @@ def test_masks_partition_the_picture(picture):
 def test_landmarks_project_to_where_they_are_drawn(scene):
     head, look, _, camera = scene
     n = 384
-    frame = R.visible(R.head_parts(head, look), camera, n)
+    frame = visible(R.head_parts(head, look), camera, n)
     for v, side in ((297, 'left'), (466, 'left'), (7216, 'left'), (7216, 'right'), (5225, 'left')):
         point = head.fine[head.vertex(v, side)]
         x, y = camera.project(point[None], n)[0]
@@ -163,19 +164,19 @@ AHEAD = R.Camera(np.zeros(3), np.eye(3), 10., 2., (0., 0.), (0., 0., 0.))
 @pytest.mark.parametrize('order', (1, -1))
 def test_the_nearer_part_hides_the_other(order):
     parts = [square(0, 'skin'), square(-1, 'gum', half=.5)][::order]
-    frame = R.visible(parts, AHEAD, 64)
+    frame = visible(parts, AHEAD, 64)
     assert set(np.unique(frame.part)) == {-1, 0 if order == 1 else 1}
     parts = [square(0, 'skin'), square(1, 'gum', half=.5)][::order]
-    assert (R.visible(parts, AHEAD, 64).part == (1 if order == 1 else 0)).sum() > 200
+    assert (visible(parts, AHEAD, 64).part == (1 if order == 1 else 0)).sum() > 200
 
 
 @pytest.mark.parametrize('half_width', (.1, .3, .7))
 def test_a_cut_removes_as_much_as_it_says(half_width):
     cut = np.array([[-1, half_width], [1, half_width], [1, half_width], [-1, half_width]])
     n = 200
-    whole, opened = ((R.visible([square(0, 'skin', c)], AHEAD, n).part == 0).sum() for c in (None, cut))
+    whole, opened = ((visible([square(0, 'skin', c)], AHEAD, n).part == 0).sum() for c in (None, cut))
     assert abs(1 - opened/whole - half_width) < .02
-    behind = R.visible([square(0, 'skin', cut), square(-.5, 'gum', half=2)], AHEAD, n)
+    behind = visible([square(0, 'skin', cut), square(-.5, 'gum', half=2)], AHEAD, n)
     assert ((behind.hole < behind.depth) == ((behind.part == 1) & (behind.hole < 1e8))).all() and (behind.hole < behind.depth).any()
 
 
@@ -191,6 +192,16 @@ def test_a_gap_changes_nothing_far_away(scene, picture):
     y, x = np.nonzero(different)
     assert different.any() and (apart[:30] == 0).all() and np.hypot(*(camera.project(peak[None], 96)[0][:, None] - (x, y))).max() < 25
     assert opened.image[opened.masks['gap']].mean() < picture.image[opened.masks['gap']].mean()
+
+
+@pytest.mark.parametrize('seed', range(60, 84))
+def test_the_mouths_depth_shows_between_the_lips_only(seed):
+    head = H.build_head(H.sample_identity(seed))
+    parts, camera = R.head_parts(head, S.sample_look(seed, head.identity)), R.frontal(head)
+    frame = visible(parts, camera, 192)
+    y, x = np.nonzero(np.isin(frame.part, [k for k, p in enumerate(parts) if p.material in ('cavity', 'gum', 'teeth')]))
+    (left, right), slit = (camera.project(head.coarse[[head.vertex(v, s) for v, s in pair]], 192) for pair in (((7099, 'left'), (7099, 'right')), ((474, 'left'), (493, 'left'))))
+    assert (abs(x - slit[0, 0]) < .9*(left[0] - right[0])).all() and (abs(y - slit[:, 1].mean()) < 12).all()
 
 
 def test_tints_show(scene, picture):

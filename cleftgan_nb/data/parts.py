@@ -14,9 +14,9 @@ from .skin import Look, compiled, regions
 __all__ = ['MATERIALS', 'CLOTH_LIFT', 'FAR', 'DROP', 'TEETH', 'CROWN', 'WING', 'BOWL', 'WORN_WIDTH', 'WINDOW', 'Part', 'halves',
            'normals', 'worn', 'head_parts']
 
-# %% ../../nbs/data/23a_parts.ipynb #b097f5c0
+# %% ../../nbs/data/23a_parts.ipynb #fff97f40
 MATERIALS = dict(            # roughness (GGX), gloss, light that creeps around the edge
-    skin=(.48, 1., 0.), cloth=(.9, .15, 0.), eye=(.09, 1.2, 0.), teeth=(.35, .5, 0.), gum=(.34, .8, 0.), cavity=(.5, .4, 0.),
+    skin=(.48, 1., 0.), cloth=(.9, .15, 0.), eye=(.09, 1.2, 0.), teeth=(.35, .3, 0.), gum=(.34, .8, 0.), cavity=(.5, .4, 0.),
     brow=(.6, .2, 0.), lash=(.6, .2, 0.), hair=(.45, .9, .4))
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _cap(rings=20, around=36, reach=1.75):
     quads = np.stack([i*around + j, (i+1)*around + j, (i+1)*around + k, i*around + k], -1).reshape(-1, 4)
     return d, halves(np.concatenate([quads, np.array([[0, around//3, 2*around//3, 2*around//3]])]))
 
-# %% ../../nbs/data/23a_parts.ipynb #ee2911e0
+# %% ../../nbs/data/23a_parts.ipynb #b0b25e70
 def _eyeballs(head):
     d, triangles = _cap()
     return [Part(c + r*d, triangles, d[:, :2], 'eye', d) for c, r in zip(*eyes(head.coarse))]
@@ -141,7 +141,7 @@ TEETH = .7   # years; before that the ridges are gum
 CROWN = .09  # dm, height of a tooth; the rest of the ridge is gum
 
 WING = .169    # dm from the midline to the wing of the neutral nose: unit of size
-BOWL = .32, 1.25, .35, .18   # half-width, half-height in lip heights, depth, distance of its rim behind the lips
+BOWL = .22, 1.25, .35, .26   # half-width, half-height in lip heights, depth, distance of its rim behind the lips
 
 def _mouth(head):
     "Teeth or gum, and the dark bowl behind"
