@@ -67,12 +67,14 @@ def _boxes(pixels):
     boxes, scores, _ = _dlib()[1].run(np.ascontiguousarray(pixels), 0, -.3)
     return [(np.array([b.left() + b.right(), b.top() + b.bottom()])/2 + .5, b.width(), s) for b, s in zip(boxes, scores)]
 
-# %% ../../nbs/data/25a_faces.ipynb #c0c3d6e0
-def _five(pixels, center, width, shifts=((0, 0), (-.04, 0), (.04, 0), (0, -.04), (0, .04))):
+# %% ../../nbs/data/25a_faces.ipynb #c9a40240
+_SHIFTS = [(0, 0)] + [(a*x, a*y) for a in (.04, .08) for x, y in ((-1, 0), (1, 0), (0, -1), (0, 1))]   # of the box, in widths
+
+def _five(pixels, center, width):
     "The five points, median over boxes shifted by a few percent"
     dlib, _, model = _dlib()
     fits = []
-    for shift in shifts:
+    for shift in _SHIFTS:
         a, b = center + np.array(shift)*width - width/2, center + np.array(shift)*width + width/2
         fits.append([(p.x + .5, p.y + .5) for p in model(pixels, dlib.rectangle(*map(round, (*a, *b)))).parts()])
     return np.median(fits, 0)

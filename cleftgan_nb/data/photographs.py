@@ -20,12 +20,12 @@ from .datasets import DatasetWriter
 __all__ = ['FORMATS', 'KNOWN', 'COLUMNS', 'Rejected', 'Photo', 'read_photo', 'Settings', 'face_region', 'prepare_photo',
            'contact_sheet', 'Report', 'prepare']
 
-# %% ../../nbs/data/25_photographs.ipynb #b6745160
+# %% ../../nbs/data/25_photographs.ipynb #9b9be990
 class Rejected(Exception):
     "A photograph that can't be used; the message says why"
 
 FORMATS = 'JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', 'JPEG2000', 'AVIF', 'MPO'
-_MOST_BYTES, _MOST_PIXELS = 1 << 28, 150_000_000   # a file of 256 MiB; a picture that needs 0.6 GB decoded
+_MOST_BYTES, _MOST_PIXELS = 1 << 28, 120_000_000   # a file of 256 MiB; a picture that needs half a gigabyte decoded, and as much again where it is transparent
 _SMALLEST, _LONGEST = 32, 4096                     # shorter side that could hold a face; longer side that is worth keeping, pixels
 
 # %% ../../nbs/data/25_photographs.ipynb #ea416ff0
@@ -119,7 +119,7 @@ def read_photo(
     notes = (f'{frames} frames, the first taken',)*(frames > 1) + (f'turned by EXIF orientation {turn}',)*(turn > 1) + ('gray',)*color.is_gray(pixels)
     return Photo(pixels, width, height, notes, hashlib.sha256(data).hexdigest())
 
-# %% ../../nbs/data/25_photographs.ipynb #1620c1a0
+# %% ../../nbs/data/25_photographs.ipynb #13df14b0
 def _decoded(im):
     "The first frame, reduced, turned, as RGB; EXIF's orientation; the number of frames"
     try:
@@ -127,8 +127,9 @@ def _decoded(im):
         if im.format in ('JPEG', 'MPO') and max(im.size) > _LONGEST: im.draft(None, (_LONGEST//2, _LONGEST//2))
         im.load()                # before asking for EXIF: Pillow would decode there and forget an error
         turn, mode = _orientation(im), im.mode
-        if max(im.size) > _LONGEST and mode in ('L', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LA'): im = im.reduce(-(-max(im.size)//_LONGEST))
-        im.info = info
+        if mode in ('P', 'PA'): im = im.convert('RGBA' if 'transparency' in info or mode == 'PA' else 'RGB')
+        if max(im.size) > _LONGEST and im.mode in ('L', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LA'): im = im.reduce(-(-max(im.size)//_LONGEST))
+        im.info = {k: v for k, v in info.items() if k == 'icc_profile' or k == 'transparency' and im.mode == mode}
         im = _rgb(im)
     except Rejected: raise
     except Exception as e: raise Rejected(f'damaged or incomplete: {type(e).__name__}') from None   # decoders raise anything, too
@@ -347,7 +348,7 @@ def _one(run, path, reason):
     run.sheets['accepted' if image is not None else 'rejected'].append((None if photo is None else _thumb(photo.pixels if image is None else image), row['reason'] or name))
     return row, image
 
-# %% ../../nbs/data/25_photographs.ipynb #adb12bc0
+# %% ../../nbs/data/25_photographs.ipynb #064b67d0
 def prepare(
     folder,           # with photographs, subfolders included; only read
     out=None,         # folder to make; None: the folder's name and '-prepared', beside it
@@ -368,6 +369,7 @@ def prepare(
     settings = Settings(size, color, blur, dominance, threshold, enlarge, invent)
     _check_settings(settings)
     source, target = _check_folders(folder, f'{os.path.abspath(as_path(folder, "folder"))}-prepared' if out is None else out)
+    if about is not None and not isinstance(about, dict): raise ValueError(f'about={about!r:.60}; accepted: a dict of words, such as {{"licence": "for this clinic only"}}')
     run, files = _Run(source, settings, _key(anonymize, secret)), _listed(source)
     if not files: raise ValueError(f'{folder} is empty; accepted: a folder with photographs ({", ".join(FORMATS[:4])}, …)')
     faces._dlib()   # says what to install before any work is done
