@@ -13,9 +13,9 @@ from .measures import SIDED, MIDDLE, NAMES, measures
 
 # %% auto #0
 __all__ = ['LINE', 'VERTEX', 'SIDES', 'PACE', 'WIDEST', 'EACH', 'HEIGHTS', 'SHARE', 'SILL_SHARE', 'Place', 'NOSTRIL', 'COLLAPSE',
-           'SHORT', 'NARROW', 'BAND', 'ARCH', 'ROWS', 'COLUMNS', 'Side', 'Cleft', 'smooth', 'fade', 'Frame',
-           'half_width', 'extent', 'completeness', 'behind', 'front', 'part', 'flatten', 'lean', 'widen', 'slide',
-           'lift', 'targets', 'Surface', 'zone', 'Middle', 'landmarks', 'aim', 'gums', 'open_cleft']
+           'SHORT', 'NARROW', 'BAND', 'ARCH', 'ROWS', 'COLUMNS', 'BACK', 'Side', 'Cleft', 'smooth', 'fade', 'Frame',
+           'half_width', 'extent', 'completeness', 'behind', 'lining', 'front', 'part', 'flatten', 'lean', 'widen',
+           'slide', 'lift', 'targets', 'Surface', 'zone', 'Middle', 'landmarks', 'aim', 'gums', 'open_cleft']
 
 # %% ../../nbs/data/21_cleft_field.ipynb #96b70a40
 @dataclass(frozen=True)
@@ -96,12 +96,16 @@ def completeness(
     "Height of the gap over the height of the lip"
     return float(min(np.interp(side.opening, *HEIGHTS), 1)) if side.lip else 0.
 
-# %% ../../nbs/data/21_cleft_field.ipynb #3ca4fda0
+# %% ../../nbs/data/21_cleft_field.ipynb #3be234f0
 @lru_cache(None)
 def behind()->np.ndarray: # [N], dm
     "How far each fine point of the neutral face lies behind the lips' outer arch"
     x, _, z = topology().base.T
     return 1.56 - 1.6*x*x - z
+
+def lining()->np.ndarray: # [N], 0 … 1
+    "The inside of the mouth"
+    return smooth(.05, .09, behind())*smooth(6.82, 6.76, topology().base[:, 1])
 
 def front()->np.ndarray: # [N], 0 … 1
     "Skin, and the lip's inner side"
@@ -272,8 +276,9 @@ def _scar(t, d, place, side, frame):
     top = min(np.interp(side.opening, *HEIGHTS), 1.05); width = .02*frame.mouth*(.7 + .6*side.opening)
     return .9*np.exp(-((d + .012*frame.mouth*np.sin(5*t))/width)**2)*smooth(-.15, .1, t)*smooth(top + .1, top - .05, t)*place.upper*place.front*(side.lip > 0)
 
-# %% ../../nbs/data/21_cleft_field.ipynb #c75250b0
-ARCH = 571, 7306, 7307, 7308, 7300           # vertices of the lip's inner side, from the midline out
+# %% ../../nbs/data/21_cleft_field.ipynb #c024a060
+ARCH = ((571, 7306, 7307, 7308, 7300), (537, 7276, 7277, 7278, 7270), (554, 7291, 7292, 7293, 7285), (588, 7321, 7322, 7323, 7315), (605, 7336, 7337, 7338, 7330))
+#        vertices of the lip's inner side, from the midline out: the row at half height, then from the border up
 ROWS, COLUMNS = 25, 61
 
 def _grid(rows, columns):
@@ -283,13 +288,15 @@ def _grid(rows, columns):
 
 def _arch(points, frame):
     "Points [ROWS·COLUMNS,3] of the closed gum, and their height from 0 to 1"
-    m, inner = frame.mouth, np.array([points[row(v, s)] for v in ARCH for s in SIDES])
+    m, inner = frame.mouth, np.array([[points[row(v, s)] for v in r for s in SIDES] for r in ARCH])
+    arch = np.polyfit(inner[0, :, 0], inner[0, :, 2], 2)
+    free = (inner[..., 2] - np.polyval(arch, inner[..., 0])).min()                  # behind every part of the lip
     x, r = np.linspace(-.8*m, .8*m, COLUMNS)[None], np.linspace(0, 1, ROWS)[:, None]
-    z = np.polyval(np.polyfit(inner[:, 0], inner[:, 2], 2), x) - .07*m + .05*m*np.sin(np.pi*np.clip(1.15*r - .05, 0, 1))
+    z = np.polyval(arch, x) + min(free, 0) - .06*m + .04*m*np.sin(np.pi*np.clip(1.15*r - .05, 0, 1))
     y = frame.line[0, 1] - .16*m + r*(frame.height + .24*m)
     return np.stack(np.broadcast_arrays(x, y, z), -1).reshape(-1, 3), np.broadcast_to(r, (ROWS, COLUMNS)).ravel()
 
-# %% ../../nbs/data/21_cleft_field.ipynb #6d2a6b20
+# %% ../../nbs/data/21_cleft_field.ipynb #f9b23000
 def gums(points, cleft, frames):
     "Points, triangles and darkness of the gum"
     frame = frames['left']; arch, r = _arch(points, frame); both = cleft.left.lip*cleft.right.lip > 0
@@ -300,10 +307,11 @@ def gums(points, cleft, frames):
         _, d = f(arch); m, w = f.mouth, .5*WIDEST*f.mouth*side.opening*(EACH if both else 1)
         slot = np.exp(-(d/(.35*w*through + .012*m))**2)*through
         moved[:, 2] -= .08*m*slot; dark = np.maximum(dark, .95*slot)
-        if not both: moved += np.outer(through*fade(d/(1.2*m)), [-f.sign*w*.5, 0, 0]) + np.outer(through*.03*m*fade((d + .12*m)/(.2*m)), [0, 0, 1])
     return moved, _grid(ROWS, COLUMNS), dark
 
-# %% ../../nbs/data/21_cleft_field.ipynb #085918e0
+# %% ../../nbs/data/21_cleft_field.ipynb #b77fb510
+BACK = .06       # dm that the lining of the mouth is taken back: in full cheeks the mesh's own would show through the skin
+
 def open_cleft(
     head:Head,   # a closed face
     cleft:Cleft, # what is asked for; `Cleft()`: none; nose and lip are then made even
@@ -316,7 +324,7 @@ def open_cleft(
     scar = np.zeros(len(face.start))
     if cleft.repaired:
         for name, f in frames.items(): scar = np.maximum(scar, _scar(*f(face.start), face.place, getattr(cleft, name), f))
-    points = _spread(face.points[:-4], head.fine)
+    points = _spread(face.points[:-4], head.fine) - np.outer(BACK*lining(), [0, 0, 1])
     tint = dict(mucosa=_spread(red[:-4]), scar=_spread(scar[:-4]))
     return Surface(points, _spread(cut[:-4], np.tile([9., 0.], (len(points), 1))), tint, landmarks(points, face.points[-4:]), gums(head.fine, shown, frames))
 
