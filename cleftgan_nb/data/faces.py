@@ -67,17 +67,23 @@ def _boxes(pixels):
     boxes, scores, _ = _dlib()[1].run(np.ascontiguousarray(pixels), 0, -.3)
     return [(np.array([b.left() + b.right(), b.top() + b.bottom()])/2 + .5, b.width(), s) for b, s in zip(boxes, scores)]
 
-# %% ../../nbs/data/25a_faces.ipynb #c9a40240
+# %% ../../nbs/data/25a_faces.ipynb #61757a70
 _SHIFTS = [(0, 0)] + [(a*x, a*y) for a in (.04, .08) for x, y in ((-1, 0), (1, 0), (0, -1), (0, 1))]   # of the box, in widths
 
-def _five(pixels, center, width):
-    "The five points, median over boxes shifted by a few percent"
+def _fitted(pixels, center, width):
+    "The five points, median over shifted boxes"
     dlib, _, model = _dlib()
-    fits = []
-    for shift in _SHIFTS:
-        a, b = center + np.array(shift)*width - width/2, center + np.array(shift)*width + width/2
-        fits.append([(p.x + .5, p.y + .5) for p in model(pixels, dlib.rectangle(*map(round, (*a, *b)))).parts()])
-    return np.median(fits, 0)
+    boxes = [dlib.rectangle(*map(round, (*(c - width/2), *(c + width/2)))) for c in center + np.array(_SHIFTS)*width]
+    return np.median([[(p.x + .5, p.y + .5) for p in model(pixels, box).parts()] for box in boxes], 0)
+
+# %% ../../nbs/data/25a_faces.ipynb #a5920400
+_MIRRORED = [2, 3, 0, 1, 4]   # the point that takes this one's place in a mirror
+
+def _five(pixels, center, width):
+    "The five points, mean of the picture's and its mirror image's"
+    flip = lambda xy: np.array([pixels.shape[1], 0]) + np.asarray(xy)*[-1, 1]
+    there = _fitted(np.ascontiguousarray(pixels[:, ::-1]), flip(center), width)
+    return (_fitted(pixels, center, width) + flip(there)[_MIRRORED])/2
 
 # %% ../../nbs/data/25a_faces.ipynb #f80ee1c0
 def _plausible(face):

@@ -148,16 +148,17 @@ class Settings:
     enlarge: float = 2.          # largest enlargement: a face with fewer pixels is too small
     invent: float = .6           # largest part of the crop that lies outside the photograph
 
-# %% ../../nbs/data/25_photographs.ipynb #fc82d6c0
+# %% ../../nbs/data/25_photographs.ipynb #48390ca0
 def _one_of(name, value, kinds, low, high):
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         raise ValueError(f'{name}={value!r}; accepted: {"a whole number" if kinds is int else "a number"} from {low} to {high}')
 
 def _check_settings(s):
-    "Complain about settings before the first photograph"
+    "The settings, or a complaint before the first photograph"
     _one_of('size', s.size, int, 16, 2048)
     if s.dominance is not None: _one_of('dominance', s.dominance, (int, float), 1, 100)
     _one_of('threshold', s.threshold, (int, float), -1, 10); _one_of('enlarge', s.enlarge, (int, float), .1, 100); _one_of('invent', s.invent, (int, float), 0, 1)
+    return s
 
 # %% ../../nbs/data/25_photographs.ipynb #9c78a280
 def _face_of(photo, settings):
@@ -348,7 +349,7 @@ def _one(run, path, reason):
     run.sheets['accepted' if image is not None else 'rejected'].append((None if photo is None else _thumb(photo.pixels if image is None else image), row['reason'] or name))
     return row, image
 
-# %% ../../nbs/data/25_photographs.ipynb #064b67d0
+# %% ../../nbs/data/25_photographs.ipynb #ff0d2830
 def prepare(
     folder,           # with photographs, subfolders included; only read
     out=None,         # folder to make; None: the folder's name and '-prepared', beside it
@@ -366,8 +367,7 @@ def prepare(
     progress=True,    # show a bar
 )->Report:
     "Turn a folder of photographs into a dataset, with a row in the report for every file"
-    settings = Settings(size, color, blur, dominance, threshold, enlarge, invent)
-    _check_settings(settings)
+    settings = _check_settings(Settings(size, color, blur, dominance, threshold, enlarge, invent))
     source, target = _check_folders(folder, f'{os.path.abspath(as_path(folder, "folder"))}-prepared' if out is None else out)
     if about is not None and not isinstance(about, dict): raise ValueError(f'about={about!r:.60}; accepted: a dict of words, such as {{"licence": "for this clinic only"}}')
     run, files = _Run(source, settings, _key(anonymize, secret)), _listed(source)
