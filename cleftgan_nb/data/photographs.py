@@ -45,13 +45,14 @@ def _bytes(path):
     except OSError as e: raise Rejected(f'the disk or network cannot read it: {e.strerror}') from None
     return data
 
-# %% ../../nbs/data/25_photographs.ipynb #5dc7f730
+# %% ../../nbs/data/25_photographs.ipynb #12d87f00
 def _opened(data):
     "A Pillow image whose pixels aren't decoded yet"
     if not data: raise Rejected('an empty file')
     named = [v for k, v in KNOWN.items() if k in data[:16]] + ['a DICOM file']*(data[128:132] == b'DICM')
     if named: raise Rejected(f'another format: {named[0]}; export it as JPEG or PNG')
-    try: im = Image.open(io.BytesIO(data), formats=FORMATS)
+    Image.init()
+    try: im = Image.open(io.BytesIO(data), formats=[o for o in FORMATS if o in Image.OPEN])   # older Pillows lack AVIF
     except Image.DecompressionBombError: raise Rejected(f'too many pixels: more than {_MOST_PIXELS/1e6:.0f} million') from None
     except Exception: raise Rejected('not a picture') from None   # Pillow's parsers raise anything on garbage
     if im.width*im.height > _MOST_PIXELS: raise Rejected(f'too many pixels: {im.width*im.height/1e6:.0f} million; accepted: up to {_MOST_PIXELS/1e6:.0f} million')
