@@ -3,6 +3,5 @@ from .cards import card
 from .cleft import Cleft, Side
 from .cohorts import Recipe, cohort
 from .datasets import ImageFolderDataset, InfiniteSampler, convert, manifest, verify, write_dataset
-from .measures import measures
 from .photographs import prepare
 from .portrait import phantom

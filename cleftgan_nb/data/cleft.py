@@ -13,9 +13,9 @@ from .measures import SIDED, MIDDLE, NAMES, measures
 
 # %% auto #0
 __all__ = ['LINE', 'VERTEX', 'SIDES', 'PACE', 'WIDEST', 'EACH', 'HEIGHTS', 'SHARE', 'SILL_SHARE', 'Place', 'NOSTRIL', 'COLLAPSE',
-           'SHORT', 'NARROW', 'BAND', 'ARCH', 'ROWS', 'COLUMNS', 'BACK', 'Side', 'Cleft', 'smooth', 'fade', 'Frame',
-           'half_width', 'extent', 'completeness', 'behind', 'lining', 'front', 'part', 'flatten', 'lean', 'widen',
-           'slide', 'lift', 'targets', 'Surface', 'zone', 'Middle', 'landmarks', 'aim', 'gums', 'open_cleft']
+           'SHORT', 'NARROW', 'BAND', 'LEAST', 'ARCH', 'ROWS', 'COLUMNS', 'BACK', 'Side', 'Cleft', 'smooth', 'fade',
+           'Frame', 'half_width', 'extent', 'completeness', 'behind', 'lining', 'front', 'part', 'flatten', 'lean',
+           'widen', 'slide', 'lift', 'targets', 'Surface', 'zone', 'Middle', 'landmarks', 'aim', 'gums', 'open_cleft']
 
 # %% ../../nbs/data/21_cleft_field.ipynb #96b70a40
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Cleft:
     repaired:bool=False # the lip is closed by an operation: a scar where the gap was
     simonart:bool=False # a band of skin bridges the gap under the nostril (Simonart's band)
 
-# %% ../../nbs/data/21_cleft_field.ipynb #96c13400
+# %% ../../nbs/data/21_cleft_field.ipynb #3377d710
 LINE = dict(border=7227, peak=7216, sill=7054, nostril=7151)     # vertices of the base mesh, left side; right: the mirrored ones
-VERTEX = dict(en=7848, ex=11722, al=7099, sbal=7119, nm=7112, nl=7086, ch=7249, prn=297, sn=343, ls=466, sto=474)
+VERTEX = dict(en=7769, ex=7754, al=7099, sbal=7119, nm=7112, nl=7086, ch=7249, prn=297, sn=343, ls=466, sto=474)
 SIDES = dict(left=1., right=-1.)
 
 def smooth(a, b, x):
@@ -57,7 +57,7 @@ def fade(x):
     "1 at 0, 0 from 1 on, flat at both"
     return np.cos(np.pi/2*np.clip(np.abs(x), 0, 1))**2
 
-# %% ../../nbs/data/21_cleft_field.ipynb #5893c0c0
+# %% ../../nbs/data/21_cleft_field.ipynb #089bb7e0
 class Frame:
     "The line of one side of a face, and the lengths that go with it"
     def __init__(self, points, side):
@@ -65,6 +65,7 @@ class Frame:
         self.line = np.stack([at(v) for v in LINE.values()])
         self.height = self.line[2, 1] - self.line[0, 1]                     # of the lip, border to sill
         self.mouth, self.nose = (abs(points[row(VERTEX[k], 'left'), 0] - points[row(VERTEX[k], 'right'), 0]) for k in ('ch', 'al'))
+        self.peak = self.t(self.line[1, 1]); self.reach = max(self.t(points[row(VERTEX['sn']), 1]) - self.peak, .25)   # t of the peak, and from there to the columella's foot
     def t(self, y): return (y - self.line[0, 1])/self.height
     def __call__(self, points):
         "Height and distance of points [n,3]"
@@ -169,15 +170,15 @@ def widen(points, at, width, frame):
     near = np.exp(-((points[:, 1] - nl[1])/(.13*unit))**2)*smooth(-.22*unit, -.06*unit, points[:, 2] - nl[2])
     return np.outer(frame.sign*near*(width - now)*np.where(reach < 1, reach, fade((reach - 1)/2.6)), [1, 0, 0])
 
-# %% ../../nbs/data/21_cleft_field.ipynb #b6156030
+# %% ../../nbs/data/21_cleft_field.ipynb #a5647380
 def slide(place, frame, t, d, by):
     "Displacement of both edges by `by` dm, positive: laterally"
-    near = fade(d/(.34*frame.mouth))*smooth(1.25, .8, t)*smooth(-1, -.4, t)*place.upper*place.front
+    near = fade(d/(.34*frame.mouth))*smooth(frame.peak + frame.reach, frame.peak, t)*smooth(-1, -.4, t)*place.upper*place.front
     return np.outer(frame.sign*by*near, [1, 0, 0])
 
 def lift(place, frame, t, d, by, medial):
     "Displacement of the peak by `by` dm upward; of the medial element only if `medial`"
-    near = fade(d/(.22*frame.mouth))*fade((t - .4)/.9)*place.upper*place.front
+    near = fade(d/(.22*frame.mouth))*fade((t - frame.peak)/frame.reach)*place.upper*place.front
     return np.outer(by*near*(np.where(d <= 0, 1, 0) if medial else 1), [0, 1, 0])
 
 # %% ../../nbs/data/21_cleft_field.ipynb #f7594f00
@@ -221,7 +222,7 @@ def _index(name, side='left'):
     if name in ('cphs', 'cphl'): return -4 + 2*(side == 'right') + (name == 'cphl')
     return int(np.searchsorted(zone(), row(VERTEX[name], side)))
 
-# %% ../../nbs/data/21_cleft_field.ipynb #1f943370
+# %% ../../nbs/data/21_cleft_field.ipynb #2894b060
 class Middle:
     "The middle of a face, while it is being moved"
     def __init__(self, head, frames):
@@ -229,7 +230,14 @@ class Middle:
         self.start = self.points = np.concatenate([head.fine[zone()], np.reshape(beside, (4, 3))])
         self.place = Place(*(np.append(label[zone()], np.ones(4)) for label in (topology().upper, front())))
     def at(self, name, side='left'): return self.points[_index(name, side)]
-    def span(self, a, b, side): return np.linalg.norm((self.at(a, side) - self.at(b, side))[:2])
+    def span(self, a, b, side, points=None):
+        "Extent in x and y from one landmark to another"
+        points = self.points if points is None else points
+        return np.abs(points[_index(a, side)] - points[_index(b, side)])[:2]
+    def own(self, a, b, n, o):
+        "The closed face's own ratio, side n over side o: nobody's mouth is quite even"
+        mine, other = (self.span(a, b, side, self.start) for side in (n, o))
+        return mine[1]/other[1] if a == 'sn' else np.hypot(*mine)/np.hypot(*other)
 
 def landmarks(points, markers):
     "name → [3] of fine points, and the markers"
@@ -252,7 +260,7 @@ def _opened(points, place, cleft, frames):
         red = np.maximum(red, _mucosa(frame.t(points[:, 1]), d, w, place, side, frame)); moved += move
     return moved, cut, red
 
-# %% ../../nbs/data/21_cleft_field.ipynb #df02d990
+# %% ../../nbs/data/21_cleft_field.ipynb #9d070f70
 def aim(face, cleft, frames):
     "Bring nose and lip to their targets"
     goal, width = targets(cleft), np.mean([np.abs(face.at('nl', n) - face.at('nm', n))[0] for n in SIDES])
@@ -267,8 +275,14 @@ def _lengths(face, goal, cleft, frames):
     "One round of `slide` and `lift`, on the side that is cleft more"
     n, o, sign = ('left', 'right', 1) if cleft.left.lip >= cleft.right.lip else ('right', 'left', -1)
     t, d = frames[n](face.start); medial = getattr(cleft, n).lip > 0 and not cleft.repaired
-    face.points = face.points + slide(face.place, frames[n], t, d, face.span('ch', 'cphl', n) - goal['length']**sign*face.span('ch', 'cphl', o))
-    face.points = face.points + lift(face.place, frames[n], t, d, face.span('sn', 'cphs', n) - goal['philtrum']**sign*face.span('sn', 'cphs', o), medial)
+    length, height = (goal[k]**sign*face.own(*pair, n, o) for k, pair in (('length', ('ch', 'cphl')), ('philtrum', ('sn', 'cphs'))))
+    (x, y), other = face.span('ch', 'cphl', n), face.span('ch', 'cphl', o)
+    across = np.sqrt(max((length*np.hypot(*other))**2 - y**2, (LEAST*other[0])**2))
+    face.points = face.points + slide(face.place, frames[n], t, d, x - across)
+    y, other = face.span('sn', 'cphs', n)[1], face.span('sn', 'cphs', o)[1]
+    face.points = face.points + lift(face.place, frames[n], t, d, y - max(height, LEAST)*other, medial)
+
+LEAST = .45              # of the other side's extent: less is not asked of a lip
 
 # %% ../../nbs/data/21_cleft_field.ipynb #73c645a0
 def _scar(t, d, place, side, frame):

@@ -36,7 +36,7 @@ def upright(
     axes = np.stack([across, [-across[1], across[0]]])
     return {name: axes @ (v - (left + right)/2) for name, v in p.items()}
 
-# %% ../../nbs/data/22_measures.ipynb #b7b5b410
+# %% ../../nbs/data/22_measures.ipynb #c0c606e0
 MEASURES = ('cleft_width_ratio', 'nostril_width_ratio', 'columellar_deviation', 'alar_base_ratio',
             'philtral_height_ratio', 'lip_length_ratio', 'lateral_lip_height_ratio', 'subnasale_deviation')
 VISIBLE = .15  # of the nose's width: a columella that shows less height than this, under a drooping tip, has no angle in a frontal picture
@@ -45,7 +45,7 @@ def _distances(p, side):
     "The lengths of one side, pixels"
     at = lambda name: p.get(f'{name}_{side}', p.get(name))
     span = lambda a, b: float(np.linalg.norm(at(a) - at(b)))
-    return dict(nostril_width_ratio=abs(at('nl')[0] - at('nm')[0]), alar_base_ratio=span('sbal', 'sn'), philtral_height_ratio=span('cphs', 'sn'),
+    return dict(nostril_width_ratio=abs(at('nl')[0] - at('nm')[0]), alar_base_ratio=span('sbal', 'sn'), philtral_height_ratio=abs(at('cphs')[1] - at('sn')[1]),
                 lip_length_ratio=span('ch', 'cphl'), lateral_lip_height_ratio=span('sbal', 'cphl'))
 
 # %% ../../nbs/data/22_measures.ipynb #173b4e20
