@@ -37,7 +37,8 @@ def test_holds_the_library_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as z:
         names = {o for o in z.namelist() if '.dist-info/' not in o}
         info = {o.split('.dist-info/')[1] for o in z.namelist() if '.dist-info/' in o}
-    assert names == {str(o.relative_to(root)) for o in (root / 'cleftgan_nb').rglob('*.py')}
+    wanted = [*(root / 'cleftgan_nb').rglob('*.py'), *(o for o in (root / 'cleftgan_nb/data/assets').rglob('*') if o.is_file())]
+    assert names == {str(o.relative_to(root)) for o in wanted}
     assert {'METADATA', 'entry_points.txt', 'licenses/LICENSE'} <= info
 
 
@@ -71,3 +72,19 @@ def test_commands_work(elsewhere):
         assert len(im.getcolors(1 << 16)) > 16, 'one color only'
         assert 'synthetic' in json.dumps(im.text)
     assert sorted(o.name for o in elsewhere['cwd'].iterdir() if o.suffix in ('.safetensors', '.png')) == ['grid.png', 'new.safetensors']
+
+
+def test_phantoms_and_cohorts_are_drawn(elsewhere):
+    told = run('cleftgan', 'phantom', '--seeds', '3-4', '--severity', '0.6', '--laterality', 'left', '--size', '64', '--out', 'phantom.png', **elsewhere)
+    assert told.count('••••••L') == 2
+    with Image.open(elsewhere['cwd'] / 'phantom.png') as im: assert im.size == (128, 64) and 'synthetic' in json.dumps(im.text)
+    run('cleftgan', 'cohort', 'cleft', '--n', '3', '--size', '32', '--out', 'three.zip', **elsewhere)
+    with zipfile.ZipFile(elsewhere['cwd'] / 'three.zip') as z: assert sum(o.endswith('.png') for o in z.namelist()) == 3
+
+
+def test_photographs_say_what_they_need(elsewhere):
+    (elsewhere['cwd'] / 'photographs').mkdir()
+    Image.new('RGB', (64, 64)).save(elsewhere['cwd'] / 'photographs/one.jpg')
+    done = subprocess.run(['cleftgan', 'prepare', 'photographs'], capture_output=True, text=True, timeout=300, **elsewhere)
+    assert done.returncode == 2 and 'cleftgan-nb[photos]' in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (elsewhere['cwd'] / 'photographs-prepared').exists()
