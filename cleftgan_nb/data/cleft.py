@@ -12,10 +12,11 @@ from .head import Head, row, topology
 from .measures import SIDED, MIDDLE, NAMES, measures
 
 # %% auto #0
-__all__ = ['LINE', 'VERTEX', 'SIDES', 'PACE', 'WIDEST', 'EACH', 'HEIGHTS', 'SHARE', 'SILL_SHARE', 'Place', 'NOSTRIL', 'COLLAPSE',
-           'SHORT', 'NARROW', 'BAND', 'LEAST', 'ARCH', 'ROWS', 'COLUMNS', 'BACK', 'Side', 'Cleft', 'smooth', 'fade',
-           'Frame', 'half_width', 'extent', 'completeness', 'behind', 'lining', 'front', 'part', 'flatten', 'lean',
-           'widen', 'slide', 'lift', 'targets', 'Surface', 'zone', 'Middle', 'landmarks', 'aim', 'gums', 'open_cleft']
+__all__ = ['LINE', 'VERTEX', 'SIDES', 'PACE', 'WIDEST', 'EACH', 'HEIGHTS', 'SHARE', 'SILL_SHARE', 'Place', 'FOOT', 'NOSTRIL',
+           'COLLAPSE', 'SHORT', 'NARROW', 'BAND', 'LEAST', 'ARCH', 'ROWS', 'COLUMNS', 'BACK', 'Side', 'Cleft', 'smooth',
+           'fade', 'Frame', 'half_width', 'extent', 'completeness', 'behind', 'lining', 'front', 'part', 'flatten',
+           'lean', 'widen', 'slide', 'lift', 'targets', 'Surface', 'zone', 'Middle', 'landmarks', 'aim', 'gums',
+           'open_cleft']
 
 # %% ../../nbs/data/21_cleft_field.ipynb #96b70a40
 @dataclass(frozen=True)
@@ -151,11 +152,14 @@ def flatten(points, at, side, frame):
     dome = bump((at('nl') + at('prn'))/2, .085)*np.array([frame.sign*.02, -.055, -.035])
     return (ala + dome)*unit*side.nose
 
-# %% ../../nbs/data/21_cleft_field.ipynb #f3d08710
+# %% ../../nbs/data/21_cleft_field.ipynb #4679a130
+FOOT = .27             # of the nose's width that the columella's foot is beside the tip at most: the other nostril must keep its floor
+
 def lean(points, at, degrees, frame):
     "Displacement that brings the columella's angle to `degrees`, positive: foot toward the patient's right"
     sn, prn, unit = at('sn'), at('prn'), frame.nose/.34
-    h = prn[1] - sn[1]; shift = h*np.tan(np.radians(degrees)) - (prn[0] - sn[0])
+    h, most = prn[1] - sn[1], FOOT*frame.nose
+    shift = np.clip(h*np.tan(np.radians(degrees)), -most, most) - (prn[0] - sn[0])
     y = (points[:, 1] - sn[1])/h
     along = np.interp(y, [-1, -.2, .2, 1, 1.8], [0, .8, .8, -.2, 0])
     axis = sn[0] + np.clip(y, 0, 1)*(prn[0] - sn[0])
