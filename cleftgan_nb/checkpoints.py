@@ -15,8 +15,8 @@ from . import __version__, networks, pickles
 from .pickles import Table, as_path
 
 # %% auto #0
-__all__ = ['FORMAT', 'ROLES', 'DTYPES', 'CEILINGS', 'UNKNOWN', 'atomic', 'blueprint', 'save', 'Checkpoint', 'load', 'sha256',
-           'convert']
+__all__ = ['FORMAT', 'ROLES', 'DTYPES', 'CEILINGS', 'UNKNOWN', 'atomic', 'write_tensors', 'blueprint', 'save', 'read_tensors',
+           'Checkpoint', 'load', 'sha256', 'convert']
 
 # %% ../nbs/networks/16_checkpoints.ipynb #b59ffa80
 def _part(path, pid): return path.with_name(f'.{path.name}.{socket.gethostname()}-{pid}.part')
@@ -123,6 +123,20 @@ def _header(
     if len(text) > _LONGEST: raise ValueError(f'a header of {len(text)} bytes; accepted: up to {_LONGEST}: keep large things out of provenance and progress')
     return struct.pack('<Q', len(text)) + text
 
+# %% ../nbs/networks/16_checkpoints.ipynb #cef0c9e0
+def write_tensors(
+    path,         # where the file will appear
+    tensors:dict, # name → contiguous tensor on the CPU
+    meta:dict,    # word → word
+)->Path:
+    "A safetensors file whose bytes depend on its content only"
+    tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
+    header = _header(tensors, meta)
+    with atomic(path) as f:
+        f.write(header)
+        for t in tensors.values(): f.write(memoryview(t.reshape(-1).view(torch.uint8).numpy()))
+    return Path(path)
+
 # %% ../nbs/networks/16_checkpoints.ipynb #e93b9850
 _HEAVY = 'weight', 'const', 'noise_const'
 
@@ -192,7 +206,7 @@ def _build(config, state, role):
     net.load_state_dict({k: t.clone(memory_format=torch.contiguous_format) for k, t in state.items()}, assign=True)
     return net.eval().requires_grad_(False) if role == 'G_ema' else net.eval()
 
-# %% ../nbs/networks/16_checkpoints.ipynb #78b74e50
+# %% ../nbs/networks/16_checkpoints.ipynb #04919c50
 def _tensors(
     nets:dict,        # role → network
     dtype=None,       # of stored weights
@@ -203,7 +217,7 @@ def _tensors(
         for name, t in net.state_dict().items():
             if t.dtype not in _CODES: raise ValueError(f'{role}/{name} is of {t.dtype}; accepted: {", ".join(map(str, _CODES))}')
             found[f'{role}/{name}'] = _halve(f'{role}/{name}', t.detach(), dtype).cpu().contiguous()
-    return dict(sorted(found.items(), key=lambda item: -item[1].element_size()))
+    return found
 
 # %% ../nbs/networks/16_checkpoints.ipynb #333cc080
 def _config(net, role):
@@ -221,7 +235,7 @@ def _metadata(nets, licence, provenance, progress, dtype):
     return {'format': 'pt', 'cleftgan_nb': FORMAT, 'networks': _json({r: _config(n, r) for r, n in nets.items()}, 'networks'), 'licence': licence,
             'provenance': _json(provenance, 'provenance'), 'progress': _json(progress, 'progress'), **({'half': _CODES[dtype]} if dtype else {})}
 
-# %% ../nbs/networks/16_checkpoints.ipynb #b0f588c0
+# %% ../nbs/networks/16_checkpoints.ipynb #cc9afe00
 def save(
     path,            # `….safetensors`; an existing file is replaced in one step
     G=None,          # generator as trained
@@ -242,12 +256,7 @@ def save(
     meta = _metadata(nets, licence, provenance, progress, dtype)
     configs = json.loads(meta['networks'])
     for role, net in nets.items(): _check_state(blueprint(configs[role], role), net.state_dict(), role)
-    tensors = _tensors(nets, dtype)
-    header = _header(tensors, meta)
-    with atomic(path) as f:
-        f.write(header)
-        for t in tensors.values(): f.write(memoryview(t.reshape(-1).view(torch.uint8).numpy()))
-    return path
+    return write_tensors(path, _tensors(nets, dtype), meta)
 
 # %% ../nbs/networks/16_checkpoints.ipynb #bab6acd0
 def _unique(pairs):
@@ -296,6 +305,17 @@ def _check_spans(header, size):
         if start != at: raise ValueError(f'{name!r:.80} {"overlaps another tensor" if start < at else "leaves a gap before it"}; {_BROKEN}')
         at = end
     if at != size: raise ValueError(f'its tensors fill {at} bytes and the file has {size} for them; {_BROKEN}')
+
+# %% ../nbs/networks/16_checkpoints.ipynb #c8ae0df0
+def read_tensors(
+    path, # a file of `write_tensors`
+)->tuple[dict, dict]: # name → tensor, word → word
+    "All of a safetensors file"
+    path = as_path(path)
+    header, start = _read_header(path)
+    meta = header.pop('__metadata__', {})
+    _check_spans(header, path.stat().st_size - start)
+    with safe_open(path, 'pt') as f: return {name: f.get_tensor(name) for name in f.keys()}, meta
 
 # %% ../nbs/networks/16_checkpoints.ipynb #19341a00
 @dataclass(repr=False)
