@@ -52,7 +52,7 @@ def picture(
     if image.shape[0] not in (1, 3): raise ValueError(f'the network makes {image.shape[0]} channels; accepted: 1 (gray) or 3 (RGB)')
     return (image*127.5 + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).squeeze(2).numpy()
 
-# %% ../nbs/17_cli.ipynb #7f643fb0
+# %% ../nbs/17_cli.ipynb #d2c54120
 def grid(
     images:list, # arrays of one shape
     columns=None, # in a row; about as many rows by default
@@ -60,7 +60,7 @@ def grid(
     "Pictures side by side"
     import numpy as np
     columns = min(columns or math.ceil(len(images)**.5), len(images))
-    images = images + [np.zeros_like(images[0])] * (-len(images) % columns)
+    images = images + [np.full_like(images[0], 255)] * (-len(images) % columns)
     return np.concatenate([np.concatenate(images[i:i+columns], 1) for i in range(0, len(images), columns)], 0)
 
 # %% ../nbs/17_cli.ipynb #3fa89c60
@@ -139,21 +139,24 @@ def sample(args):
     save_png(grid(images, args.columns), args.out, _recipe(args, c, seeds))
     print(f'{args.out}: {len(seeds)} synthetic pictures')
 
-# %% ../nbs/17_cli.ipynb #39f01a80
+# %% ../nbs/17_cli.ipynb #33b18a80
 def phantom(args):
     from cleftgan_nb.data import phantom
     if Path(args.out).suffix != '.png': raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
+    from tqdm import tqdm
     _may_write(args.out, args.force)
-    seeds = parse_seeds(args.seeds)
-    drawn = [phantom(seed, args.severity, args.laterality, args.size, repaired=args.repaired) for seed in seeds]
+    if not Path(args.out).resolve().parent.is_dir(): raise FileNotFoundError(f'no folder {Path(args.out).parent}; make it first')
+    bar = tqdm(seeds := parse_seeds(args.seeds), desc='phantoms', unit='img', disable=len(seeds) < 2 or not sys.stderr.isatty())
+    drawn = [phantom(seed, args.severity, args.laterality, args.size, repaired=args.repaired) for seed in bar]
     recipe = {'title': f'{len(seeds)} digital phantoms: no real person', 'kind': 'synthetic', 'command': 'cleftgan phantom', 'seeds': seeds, 'severity': args.severity,
               'laterality': args.laterality, 'repaired': args.repaired, 'size': args.size, 'columns': args.columns, 'licence': 'CC0-1.0', 'version': __version__}
     save_png(grid([image for image, _ in drawn], args.columns), args.out, recipe)
     for _, t in drawn: print(f'seed {t.seed}: {t.lahshal} severity {t.severity:g}, {t.age:.1f} years, ITA {t.ita:.0f} degrees')
 
-# %% ../nbs/17_cli.ipynb #166a44b0
+# %% ../nbs/17_cli.ipynb #1422fc60
 def cohort(args):
     from cleftgan_nb.data import cohort
+    if args.out and Path(args.out).exists() and not args.force: raise ValueError(f'{args.out} exists; give another name, or --force to replace it')
     path = cohort(args.kind, args.n, args.out, size=args.size, seed=args.seed, workers=args.workers, overwrite=args.force, progress=sys.stderr.isatty())
     print(f'{path}: {args.n} {args.kind} phantoms of {args.size} pixels')
 
@@ -276,14 +279,14 @@ def _add_prepare(commands):
     p.add_argument('--keep-color', action='store_true', help="leave the lamp's color in")
     p.add_argument('--keep-background', action='store_true', help='do not blur the background')
 
-# %% ../nbs/17_cli.ipynb #9fbc0060
+# %% ../nbs/17_cli.ipynb #6949cc20
 def _add_card(commands):
     p = _command(commands, card, "fill a data card's tables and plots from a dataset", 'cleft.zip data_cards/phantom-cleft.md --sheet', 'prepared/dataset.zip clinic.md --smallest 5')
     p.add_argument('dataset', help='folder or .zip with a manifest')
     p.add_argument('template', help='the card: prose with blocks to fill')
     p.add_argument('--out', help='where to write it (default: into the card itself)')
     p.add_argument('--sheet', action='store_true', help='show images: for phantoms only')
-    p.add_argument('--smallest', type=_whole(1), default=1, help='smaller counts are not told; 5 or more where people are in the images (default: 1)')
+    p.add_argument('--smallest', type=_whole(1), help='smaller counts are not told (default: 1 for phantoms, 5 for anything else)')
 
 # %% ../nbs/17_cli.ipynb #32f72f40
 def _parser():

@@ -1,8 +1,9 @@
 "The phantom: the same bytes for the same seed, equal steps for equal severities, and a truth that is in the picture"
-import hashlib, math, subprocess, sys
+import hashlib, math, subprocess, sys, time
+from pathlib import Path
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
-from cleftgan_nb.data.cleft import Cleft, Side, open_cleft, targets
+from cleftgan_nb.data.cleft import Cleft, Side, extent, open_cleft, targets
 from cleftgan_nb.data.cohorts import Recipe, against_published, cohort, person
 from cleftgan_nb.data.datasets import manifest
 from cleftgan_nb.data.head import build_head, sample_identity
@@ -147,9 +148,45 @@ def test_swapping_the_sides_inverts_the_ratios():
 @pytest.mark.parametrize('wrong, word', [
     (dict(seed=-1), 'seed'), (dict(seed=1.5), 'seed'), (dict(seed=1, severity=-.1), 'severity'), (dict(seed=1, severity=float('nan')), 'severity'), (dict(seed=1, severity='high'), 'severity'),
     (dict(seed=1, severity=.5, laterality='Left'), 'laterality'), (dict(seed=1, size=8), 'size'), (dict(seed=1, size=64.), 'size'), (dict(seed=1, severity=.5, cleft=Cleft()), 'cleft'),
-    (dict(seed=1, age=200), 'age'), (dict(seed=1, ancestry=dict(martian=1)), 'ancestry'), (dict(seed=1, severity=.5, nose=2), 'nose')])
+    (dict(seed=1, cleft=Cleft(Side(.5)), repaired=True), 'either cleft'), (dict(seed=1, cleft='left'), 'a Cleft'), (dict(seed=1, nose=.8), 'severity is 0'), (dict(seed=1, laterality='left'), 'severity is 0'),
+    (dict(seed=1, severity=.5, repaired='no'), 'repaired'), (dict(seed=1, severity=.5, nose='x'), 'nose'), (dict(seed=1, age=200), 'age'), (dict(seed=1, ancestry=dict(martian=1)), 'ancestry'), (dict(seed=1, severity=.5, nose=2), 'nose')])
 def test_wrong_arguments_are_named(wrong, word):
     with pytest.raises(ValueError, match=word): phantom(**wrong)
+
+
+@pytest.mark.parametrize('wrong, word', [(dict(lip='a'), 'lip'), (dict(lip=1.1), 'lip'), (dict(nostril=float('nan')), 'nostril'), (dict(columella=400), 'columella'), (dict(philtrum=-1), 'philtrum')])
+def test_wrong_sides_are_named(wrong, word):
+    with pytest.raises(ValueError, match=f'{word}='): Side(**wrong)
+
+
+@pytest.mark.parametrize('wrong, word', [(dict(left=.9, right=.9), 'more than everybody'), (dict(male=2), 'male=2')])
+def test_wrong_recipes_are_named(wrong, word):
+    with pytest.raises(ValueError, match=word): Recipe(**wrong)
+
+
+def test_bands_bridge_complete_clefts_only():
+    for i in range(400):
+        cleft = person('cleft', i)['cleft']
+        if cleft.simonart: assert 'complete' in [extent(s) for s in (cleft.left, cleft.right)] and not cleft.repaired
+    plain, banded = (phantom(12, cleft=Cleft(Side(.9, .9), simonart=band), size=128)[1].masks['gap'].sum() for band in (False, True))
+    assert .3*plain < banded < .95*plain
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='reads /proc')
+def test_workers_end_with_their_parent(tmp_path):
+    code = f'from cleftgan_nb.data.cohorts import cohort\nif __name__ == "__main__": cohort("normal", 400, r"{tmp_path/"x.zip"}", size=32, workers=2, progress=False)'
+    (tmp_path/'run.py').write_text(code)
+    run = subprocess.Popen([sys.executable, tmp_path/'run.py'])
+    children = lambda: {int(p) for p in Path(f'/proc/{run.pid}/task/{run.pid}/children').read_text().split()}
+    try:
+        deadline = time.time() + 60
+        while len(found := children()) < 3 and time.time() < deadline: time.sleep(.2)      # two workers and multiprocessing's tracker
+        time.sleep(4)                                                                       # until they draw
+    finally: run.terminate(); run.wait()
+    assert len(found) >= 2
+    deadline = time.time() + 30
+    while (left := [p for p in found if Path(f'/proc/{p}').exists()]) and time.time() < deadline: time.sleep(.2)
+    assert not left
 
 
 @pytest.mark.parametrize('wrong, word', [(dict(kind='x'), 'normal, cleft'), (dict(kind='cleft', n=0), 'n=0'), (dict(kind='cleft', n=2, size=5), 'size=5'), (dict(kind='cleft', n=2, workers=0), 'workers')])

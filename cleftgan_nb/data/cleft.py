@@ -12,13 +12,15 @@ from .head import Head, row, topology
 from .measures import SIDED, MIDDLE, NAMES, measures
 
 # %% auto #0
-__all__ = ['LINE', 'VERTEX', 'SIDES', 'PACE', 'WIDEST', 'EACH', 'HEIGHTS', 'SHARE', 'SILL_SHARE', 'Place', 'FOOT', 'NOSTRIL',
-           'COLLAPSE', 'SHORT', 'NARROW', 'BAND', 'LEAST', 'ARCH', 'ROWS', 'COLUMNS', 'BACK', 'Side', 'Cleft', 'smooth',
-           'fade', 'Frame', 'half_width', 'extent', 'completeness', 'behind', 'lining', 'front', 'part', 'flatten',
-           'lean', 'widen', 'slide', 'lift', 'targets', 'Surface', 'zone', 'Middle', 'landmarks', 'aim', 'gums',
-           'open_cleft']
+__all__ = ['RANGES', 'LINE', 'VERTEX', 'SIDES', 'PACE', 'WIDEST', 'EACH', 'HEIGHTS', 'SHARE', 'SILL_SHARE', 'Place', 'FOOT',
+           'NOSTRIL', 'COLLAPSE', 'SHORT', 'NARROW', 'BAND', 'LEAST', 'ARCH', 'ROWS', 'COLUMNS', 'BACK', 'Side',
+           'Cleft', 'smooth', 'fade', 'Frame', 'half_width', 'extent', 'completeness', 'behind', 'lining', 'front',
+           'part', 'flatten', 'lean', 'widen', 'slide', 'lift', 'targets', 'Surface', 'zone', 'Middle', 'landmarks',
+           'aim', 'gums', 'open_cleft']
 
-# %% ../../nbs/data/21_cleft_field.ipynb #96b70a40
+# %% ../../nbs/data/21_cleft_field.ipynb #44835480
+RANGES = dict(lip=(0, 1), nose=(0, 1), nostril=(-2, 2), columella=(-90, 90), philtrum=(-.6, 1), length=(-.6, 1))
+
 @dataclass(frozen=True)
 class Side:
     "One side of a cleft"
@@ -29,10 +31,10 @@ class Side:
     philtrum:float=0.   # added to the philtral height ratio
     length:float=0.     # added to the lip length ratio
     def __post_init__(self):
-        for name in ('lip', 'nose'):
+        for name, (low, high) in RANGES.items():
             v = getattr(self, name)
-            if not 0 <= v <= 1: raise ValueError(f'{name}={v!r}; accepted: a severity from 0 (none) to 1 (the widest)')
-
+            if isinstance(v, bool) or not isinstance(v, (int, float, np.number)) or not low <= v <= high:
+                raise ValueError(f'{name}={v!r}; accepted: a number from {low} to {high}' + (', a severity: 0 none, 1 the widest' if name in ('lip', 'nose') else ''))
     @property
     def opening(self): return float(np.interp(self.lip, *PACE))
 
@@ -42,7 +44,12 @@ class Cleft:
     left:Side=Side()
     right:Side=Side()
     repaired:bool=False # the lip is closed by an operation: a scar where the gap was
-    simonart:bool=False # a band of skin bridges the gap under the nostril (Simonart's band)
+    simonart:bool=False # a band of skin bridges a complete gap under the nostril (Simonart's band)
+    def __post_init__(self):
+        for name in ('left', 'right'):
+            if not isinstance(getattr(self, name), Side): raise ValueError(f'{name}={getattr(self, name)!r}; accepted: a Side, such as Side(lip=.5)')
+        for name in ('repaired', 'simonart'):
+            if not isinstance(getattr(self, name), bool): raise ValueError(f'{name}={getattr(self, name)!r}; accepted: True, False')
 
 # %% ../../nbs/data/21_cleft_field.ipynb #3377d710
 LINE = dict(border=7227, peak=7216, sill=7054, nostril=7151)     # vertices of the base mesh, left side; right: the mirrored ones
@@ -73,11 +80,11 @@ class Frame:
         t = self.t(points[:, 1])
         return t, self.sign*(points[:, 0] - np.interp(t, self.t(self.line[:, 1]), self.line[:, 0]))
 
-# %% ../../nbs/data/21_cleft_field.ipynb #c1fdc0c0
-PACE = [0, .25, .5, .75, 1], [0, .33, .61, .82, 1]   # severity → opening: equal steps of severity are to be equal steps of the picture (measured with the portraits)
-WIDEST = .68             # gap over mouth at lip = 1; the mouth widens with it, so that the cleft width ratio is about .5
+# %% ../../nbs/data/21_cleft_field.ipynb #1c166740
+PACE = [0, .25, .5, .75, 1], [0, .30, .57, .79, 1]   # severity → opening: equal steps of severity are to be equal steps of the picture (measured with the portraits)
+WIDEST = .73             # gap over mouth at lip = 1; the mouth widens with it, so that the cleft width ratio is about .5
 EACH = .55               # of it for each side of a bilateral cleft, where two gaps share the mouth
-HEIGHTS = [0, .3, .63, 1], [.18, .65, 1.05, 1.4]   # severity → height of the gap, in heights of the lip
+HEIGHTS = [0, .3, .63, 1], [.18, .64, 1.03, 1.24]   # severity → height of the gap, in heights of the lip
 
 def half_width(t, side, frame, both):
     "Half the width of the gap at height t, dm"
@@ -202,7 +209,7 @@ def targets(
                 columella=float(np.clip(COLLAPSE*open_*(l.nose - r.nose) + l.columella - r.columella, -45, 45)),
                 philtrum=ratio('philtrum', SHORT), length=ratio('length', NARROW))
 
-# %% ../../nbs/data/21_cleft_field.ipynb #614d7140
+# %% ../../nbs/data/21_cleft_field.ipynb #5be03ac0
 @dataclass(frozen=True)
 class Surface:
     "A face with a cleft"
@@ -212,7 +219,7 @@ class Surface:
     landmarks:dict        # name → [3], dm
     gums:tuple            # points, triangles, darkness of the gum behind the lip
 
-BAND = .92, .16, 1.     # Simonart's band: height, half its breadth (in heights of the lip), 1: whole
+BAND = .72, .86         # Simonart's band begins and is whole at these heights (in heights of the lip); it closes what lies above
 
 @lru_cache(None)
 def zone()->np.ndarray:
@@ -249,7 +256,7 @@ def landmarks(points, markers):
     at |= {f'{name}_{side}': points[row(VERTEX[name], side)] for name in SIDED if name in VERTEX for side in SIDES}
     return at | dict(zip(('cphs_left', 'cphl_left', 'cphs_right', 'cphl_right'), markers))
 
-# %% ../../nbs/data/21_cleft_field.ipynb #f9414d80
+# %% ../../nbs/data/21_cleft_field.ipynb #793e60a0
 def _opened(points, place, cleft, frames):
     "Both sides parted: points, cut and mucosa"
     both = cleft.left.lip*cleft.right.lip > 0
@@ -259,7 +266,7 @@ def _opened(points, place, cleft, frames):
         if side.lip == 0: continue
         move, d, w = part(points, place, side, frame, both)
         here = np.abs(d) < nearest; nearest = np.where(here, np.abs(d), nearest)
-        band = BAND[2]*cleft.simonart*fade((frame.t(points[:, 1]) - BAND[0])/BAND[1])        # drawn across the gap
+        band = smooth(*BAND, frame.t(points[:, 1]))*(cleft.simonart and extent(side) == 'complete')        # skin across the gap
         cut[here] = np.stack([np.where(d >= 0, 1, -1)*(np.abs(d) + w), w*(1 - band)], 1)[here]
         red = np.maximum(red, _mucosa(frame.t(points[:, 1]), d, w, place, side, frame)); moved += move
     return moved, cut, red
@@ -314,7 +321,7 @@ def _arch(points, frame):
     y = frame.line[0, 1] - .16*m + r*(frame.height + .24*m)
     return np.stack(np.broadcast_arrays(x, y, z), -1).reshape(-1, 3), np.broadcast_to(r, (ROWS, COLUMNS)).ravel()
 
-# %% ../../nbs/data/21_cleft_field.ipynb #f9b23000
+# %% ../../nbs/data/21_cleft_field.ipynb #309bad60
 def gums(points, cleft, frames):
     "Points, triangles and darkness of the gum"
     frame = frames['left']; arch, r = _arch(points, frame); both = cleft.left.lip*cleft.right.lip > 0
@@ -323,8 +330,8 @@ def gums(points, cleft, frames):
         side = getattr(cleft, name); through = smooth(.45, .75, side.opening)
         if through == 0: continue
         _, d = f(arch); m, w = f.mouth, .5*WIDEST*f.mouth*side.opening*(EACH if both else 1)
-        slot = np.exp(-(d/(.35*w*through + .012*m))**2)*through
-        moved[:, 2] -= .08*m*slot; dark = np.maximum(dark, .95*slot)
+        slot = np.exp(-(d/(.35*w*through + .02*m))**2)*through
+        moved[:, 2] -= .08*m*slot; dark = np.maximum(dark, .8*slot)
     return moved, _grid(ROWS, COLUMNS), dark
 
 # %% ../../nbs/data/21_cleft_field.ipynb #b77fb510

@@ -66,13 +66,17 @@ def worse_side(cleft):
     "The side that goes above the line of the ratios: the wider cleft, or else the stronger nose; left if there is none"
     return 'right' if (cleft.right.lip, cleft.right.nose) > (cleft.left.lip, cleft.left.nose) else 'left'
 
-# %% ../../nbs/data/24_portrait.ipynb #49a710c0
-def _arguments(severity, laterality, cleft, size):
+# %% ../../nbs/data/24_portrait.ipynb #ccc722b0
+def _arguments(severity, laterality, cleft, size, nose, repaired):
     "Complaints about arguments that do not go together"
-    if cleft is not None and (severity or laterality): raise ValueError('give either cleft=… or severity and laterality; cleft says both for each side')
-    if isinstance(severity, bool) or not isinstance(severity, (int, float, np.number)) or not 0 <= severity <= 1:
-        raise ValueError(f'severity={severity!r}; accepted: a number from 0 (no cleft) to 1 (the widest)')
+    number = lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool) and 0 <= v <= 1
+    if cleft is not None and not isinstance(cleft, Cleft): raise ValueError(f'cleft={cleft!r}; accepted: a Cleft, such as Cleft(left=Side(lip=.5))')
+    if not number(severity): raise ValueError(f'severity={severity!r}; accepted: a number from 0 (no cleft) to 1 (the widest)')
     if laterality not in (None, *LATERALITIES): raise ValueError(f'laterality={laterality!r}; accepted: {", ".join(LATERALITIES)}, or None (by chance where there is a cleft)')
+    if not isinstance(repaired, bool): raise ValueError(f'repaired={repaired!r}; accepted: True, False')
+    if nose is not None and not number(nose): raise ValueError(f'nose={nose!r}; accepted: a severity from 0 to 1, or None (that of the lip)')
+    if cleft is not None and (severity or laterality or repaired or nose is not None): raise ValueError('give either cleft=… or severity, laterality, nose and repaired; a Cleft has them all')
+    if not severity and (laterality or repaired or nose is not None) and cleft is None: raise ValueError('severity is 0, so there is no cleft to have a laterality, a nose or a repair; give severity=0.6, for example')
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 16 <= size <= 1024: raise ValueError(f'size={size!r}; accepted: 16 to 1024 pixels')
 
 # %% ../../nbs/data/24_portrait.ipynb #5bb018a0
@@ -121,10 +125,10 @@ def scene(
     head = build_head(sample_identity(seed, age=age, sex=sex, ancestry=ancestry))
     return Scene(seed, head, cleft, open_cleft(head, cleft), sample_look(seed, head.identity), sample_light(seed), sample_camera(seed, head))
 
-# %% ../../nbs/data/24_portrait.ipynb #434cb920
+# %% ../../nbs/data/24_portrait.ipynb #7de675a0
 def phantom(
     seed:int,         # the person's number; the same number, the same bytes
-    severity=0.,      # of the cleft, 0 none … 1 the widest: equal steps look equal
+    severity=0.,      # of the cleft, 0 none … 1 the widest; equal steps change the picture about equally; of a repaired lip, before the operation
     laterality=None,  # 'left', 'right' (the patient's) or 'bilateral'; None: by chance
     size=256,         # pixels
     *,
@@ -136,7 +140,7 @@ def phantom(
     ancestry=None,    # shares of african, asian, caucasian; None: by chance
 )->tuple[np.ndarray, Truth]: # uint8 [size,size,3], and what is true about it
     "The portrait of a person who does not exist, with a cleft lip of known severity"
-    _arguments(severity, laterality, cleft, size)
+    _arguments(severity, laterality, cleft, size, nose, repaired)
     if cleft is None: cleft = cleft_of(severity, laterality or draw_laterality(seed), nose, repaired) if severity else Cleft()
     who = scene(seed, cleft, age=age, sex=sex, ancestry=ancestry)
     picture = who.render(size)
@@ -152,7 +156,7 @@ def contact_sheet(
     images = list(images) + [blank]*(rows*columns - len(images))
     return np.vstack([np.hstack(images[i:i+columns]) for i in range(0, len(images), columns)])
 
-# %% ../../nbs/data/24_portrait.ipynb #9a412050
+# %% ../../nbs/data/24_portrait.ipynb #78b595e0
 def mouth_box(
     truth:Truth,
 )->tuple: # slices of rows and columns
@@ -170,4 +174,4 @@ def visible_change(
 )->np.ndarray:       # mean absolute difference to severity 0 around the mouth, gray levels
     "How much a cleft changes the picture"
     plain, truth = phantom(seed, size=size, **person); box = mouth_box(truth)
-    return np.array([np.abs(phantom(seed, s, laterality, size, **person)[0][box].astype(float) - plain[box]).mean() if s else 0. for s in severities])
+    return np.array([np.abs(phantom(seed, s, laterality if s else None, size, **person)[0][box].astype(float) - plain[box]).mean() if s else 0. for s in severities])
