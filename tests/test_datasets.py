@@ -240,6 +240,92 @@ def test_nothing_of_others_is_replaced(tmp_path, zipped):
         with pytest.raises(ValueError, match='no dataset of ours'): make(tmp_path/name, overwrite=True)
     assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} == before
 
+@pytest.mark.parametrize('target', ['x', 'x.zip'])
+@pytest.mark.parametrize('other', ['a file', 'a folder', 'a dataset', 'a link to nowhere'])
+@pytest.mark.parametrize('overwrite', [False, True])
+def test_what_appears_meanwhile_stays(tmp_path, target, other, overwrite):
+    "Another writes the name between our first look and our last image; with overwrite, only a dataset of ours gives way"
+    path = tmp_path/target
+    def meanwhile():
+        yield from rows(3)
+        if other == 'a file': path.write_text('thesis')
+        if other == 'a folder': path.mkdir(); (path/'thesis.txt').write_text('years')
+        if other == 'a dataset': archives.os.rename(make(tmp_path/f'other_{target}', 12), path)
+        if other == 'a link to nowhere': path.symlink_to(tmp_path/'nowhere')
+        before.update({p: p.read_bytes() for p in tmp_path.rglob('[!.]*') if p.is_file() and '.part' not in str(p)}, link=path.is_symlink())
+        yield next(rows(1))
+    before, write = {}, lambda: write_dataset(path, meanwhile(), about=ABOUT, overwrite=overwrite)
+    if overwrite and other == 'a dataset': assert write() == path and verify(path) == 4
+    elif overwrite and other == 'a link to nowhere':
+        with pytest.raises(ValueError, match='exists'): write()
+    else:
+        with pytest.raises(ValueError, match='no dataset of ours' if overwrite else 'exists; give another name'): write()
+        assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} | dict(link=path.is_symlink()) == before
+    assert names(tmp_path) == [target]
+
+RACER = '''
+import sys; sys.path.insert(0, {tests!r}); from test_datasets import *
+from cleftgan_nb.data import archives
+with archives.appearing(Path({path!r}), False) as part:
+    to = (archives.ToZip if {path!r}.endswith('zip') else archives.ToFolder)(part)
+    to.put('who.txt', str(os.getpid()).encode()); to.close()
+    print('ready', flush=True); sys.stdin.readline()
+'''
+
+@pytest.mark.parametrize('target', ['x', 'x.zip'])
+def test_two_writers_of_one_name(tmp_path, target):
+    "Both found it free, both are done at once: one has it, the other is told, nothing else is left"
+    code = RACER.format(tests=os.path.dirname(__file__), path=str(tmp_path/target))
+    both = [subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV) for _ in range(2)]
+    for p in both: assert p.stdout.readline() == 'ready\n'
+    for p in both: p.stdin.write('go\n'); p.stdin.flush()
+    said = {p.pid: p.communicate(timeout=60)[1] for p in both}
+    [winner], [loser] = [p for p in both if p.returncode == 0], [p for p in both if p.returncode]
+    assert f'ValueError: {tmp_path/target} exists; give another name' in said[loser.pid] and not said[winner.pid]
+    assert names(tmp_path) == [target] and archives.open_archive(tmp_path/target).read('who.txt') == str(winner.pid).encode()
+
+@pytest.mark.parametrize('target', ['x', 'x.zip'])
+@pytest.mark.parametrize('links', [True, False])
+def test_taken_in_the_last_moment(tmp_path, monkeypatch, target, links):
+    "After the last look, before the step that claims the name; also on file systems that have no links"
+    path, link, rename = tmp_path/target, os.link, os.rename
+    def theirs():
+        if path.suffix: path.write_text('theirs')
+        else: path.mkdir(); (path/'theirs').touch()
+    def late(step):
+        def f(a, b):
+            theirs()
+            if step is link and not links: raise OSError(errno.EPERM, 'Operation not permitted')
+            step(a, b)
+        return f
+    monkeypatch.setattr(os, 'link', late(link)); monkeypatch.setattr(os, 'rename', late(rename))
+    with pytest.raises(ValueError, match='exists; give another name'): make(path)
+    assert names(tmp_path) == [target] and (path.read_text() == 'theirs' if path.suffix else names(path) == ['theirs'])
+
+def test_file_systems_without_links(tmp_path, monkeypatch):
+    def no(*_): raise OSError(errno.EPERM, 'Operation not permitted')
+    monkeypatch.setattr(os, 'link', no)
+    assert verify(make(tmp_path/'x.zip')) == 12 and names(tmp_path) == ['x.zip']
+    monkeypatch.setattr(os, 'replace', no)
+    with pytest.raises(OSError, match='not permitted'): make(tmp_path/'y.zip')
+    assert names(tmp_path) == ['x.zip']
+
+def test_an_old_folder_comes_back(tmp_path, monkeypatch):
+    "The new one cannot take its place"
+    old, real = fingerprint(make(tmp_path/'x')), os.rename
+    def rename(a, b):
+        if str(a).endswith('.part'): raise OSError(errno.EIO, 'Input/output error')
+        real(a, b)
+    monkeypatch.setattr(os, 'rename', rename)
+    with pytest.raises(OSError, match='Input/output error'): make(tmp_path/'x', 3, overwrite=True)
+    assert names(tmp_path) == ['x'] and fingerprint(tmp_path/'x') == old
+
+def test_a_folder_takes_the_place_of_a_zip(tmp_path):
+    "…and the other way, with overwrite"
+    os.rename(make(tmp_path/'a.zip'), tmp_path/'x'); os.rename(make(tmp_path/'b'), tmp_path/'y.zip')
+    for name in ('x', 'y.zip'): assert verify(make(tmp_path/name, 5, overwrite=True)) == 5
+    assert names(tmp_path) == ['x', 'y.zip'] and (tmp_path/'x').is_dir() and (tmp_path/'y.zip').is_file()
+
 def test_where_it_is_written(tmp_path):
     with pytest.raises(FileNotFoundError, match='make it first'): make(tmp_path/'no'/'x.zip')
     for wrong in (None, 3, b'x', ''):
@@ -518,14 +604,21 @@ def test_nothing_there(tmp_path):
 # ---- checking and converting
 
 def test_verify_tells(tmp_path):
-    path = make(tmp_path/'x')
+    path = make(tmp_path/'x'); (path/'notes').mkdir()
     for change, said in [(lambda: (path/'00000/img00000003.png').write_bytes(archives.png(image(99))), 'img00000003.png differs'),
                          (lambda: (path/'00000/img00000004.png').unlink(), 'img00000004.png is missing'),
                          (lambda: (path/'00000/new.png').write_bytes(GOOD), 'new.png is not in the manifest'),
+                         (lambda: (path/'notes'/'x.txt').write_text('more'), 'notes/x.txt is not in the manifest'),
                          (lambda: (path/'manifest.csv').write_text((path/'manifest.csv').read_text().replace('left', 'right')), 'manifest.csv differs'),
                          (lambda: (path/'dataset.json').write_text((path/'dataset.json').read_text().replace('30.0', '31.0')), 'dataset.json differs')]:
         change()
         with pytest.raises(ValueError, match=said): verify(path)
+
+def test_verify_does_not_check_the_words(tmp_path):
+    "They hold the checksums; hidden files are nobody's"
+    path = make(tmp_path/'x')
+    (path/'about.json').write_text((path/'about.json').read_text().replace('CC0-1.0', 'CC-BY-4.0')); (path/'.DS_Store').write_bytes(b'x')
+    assert verify(path) == 12 and 'about.json' in verify.__doc__
 
 def test_verify_takes_a_picture_in_another_file(tmp_path):
     "The checksum is that of the pixels"
@@ -559,5 +652,12 @@ def test_convert(tmp_path, zipped):
     assert about(path)['converted'] == {'from': 'set.zip', 'resolution': 16, 'images': 7, 'by': 'area means'} and about(path)['seeds'] == [0, 1]
     twice = convert(path, tmp_path/'tiny.zip', 2)
     assert verify(twice) == 7
+    for src, dst in [(path, path), (path, path/'x.zip'), (path, path/'deep'/'x'), (path, tmp_path/'link'/'x.zip'), (tmp_path/'link', path/'x'), (path, tmp_path/'small'/'..'/'small'/'x'), (zipped, zipped)]:
+        if not (tmp_path/'link').exists(): (tmp_path/'link').symlink_to(path)
+        before = names(path)
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match='dst=.* is (in )?the source .*; accepted: a place outside of it'): convert(src, dst, 4, overwrite=overwrite)
+        assert names(path) == before and verify(path) == 7
+    assert verify(convert(path, tmp_path/'small-2', 2)) == 7   # a name that begins alike is another place
     for wrong in (17, 0, -3, 4., '4', True):
         with pytest.raises(ValueError, match='resolution=.*accepted: 1 to 16'): convert(zipped, tmp_path/'y.zip', wrong)

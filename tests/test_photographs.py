@@ -82,6 +82,7 @@ def odd_files():
         'wrong ending.jpg': (png, 'duplicate'), 'copy.jpg': (jpeg, None), 'plain.jpg': (jpeg, 'duplicate'), 'no ending': (saved(p.rotate(7), 'JPEG'), None),
         '.hidden.jpg': (jpeg, 'a hidden file'), 'Thumbs.db': (b'x', 'a hidden file'), 'bad exif.jpg': (saved(p.rotate(8), 'JPEG', exif=b'Exif\0\0II*\0\xff\xff\xff\xff'), None),
         'bad profile.png': (saved(p.rotate(9), 'PNG', icc_profile=b'no profile'), None), 'Jürgen 病人.jpg': (saved(p.rotate(-2), 'JPEG'), None),
+        '-1+1.jpg': (saved(p.rotate(-5), 'JPEG'), None), '=cmd().jpg': (saved(p.rotate(-5), 'JPEG'), 'duplicate'), '+ @.txt': (b'Dear parents', 'not a picture'), '@sum': (b'x', 'not a picture'),
         'line\nbreak.jpg': (saved(p.rotate(-3), 'JPEG'), None), 'sub/folder/deep.jpg': (saved(p.rotate(-4), 'JPEG'), None)}
     for turn, back in enumerate((None, 'FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE', 'ROTATE_90', 'TRANSVERSE', 'ROTATE_270'), 1):
         stored = p.rotate(.3*turn).transpose(Image.Transpose[back]) if back else p.rotate(.3)
@@ -140,7 +141,10 @@ def test_eight_orientations_give_one_picture(odd):
 def test_files_of_the_report(odd):
     _, _, _, report = odd
     with open(report.path/'report.csv', newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
-    assert [o['name'] for o in rows] == [o['name'] for o in report.rows] and tuple(rows[0]) == photographs.COLUMNS
+    assert [o['name'].removeprefix("'") for o in rows] == [o['name'] for o in report.rows] and tuple(rows[0]) == photographs.COLUMNS
+    words = [v for o in rows for k, v in o.items() if k not in ('roll', 'ita_before', 'ita_after')]   # these may be below 0
+    assert not [v for v in words if v.startswith(tuple('=+-@\t\r'))] and {"'=cmd().jpg", "'-1+1.jpg", "'+ @.txt", "'@sum"} < {o['name'] for o in rows} and any(o['roll'].startswith('-') for o in rows)
+    assert next(o['duplicate_of'] for o in rows if o['name'] == "'=cmd().jpg") == "'-1+1.jpg"
     assert sorted(o.name for o in report.path.iterdir()) == ['accepted.png', 'dataset.zip', 'rejected.png', 'report.csv']
     with zipfile.ZipFile(report.dataset) as z: assert sum(o.endswith('.png') for o in z.namelist()) == len(report.accepted) > 20
     for kind in ('accepted', 'rejected'):

@@ -65,7 +65,7 @@ def _sweep(path):
         if end == 'old' and not path.exists(): os.rename(left, path)
         else: _remove(left)
 
-# %% ../../nbs/data/26a_archives.ipynb #949774f0
+# %% ../../nbs/data/26a_archives.ipynb #12aa80c0
 def _ours(path):
     "Has `path` what only our datasets have, or is it empty?"
     if path.is_dir(): return (path/'about.json').is_file() and (path/'manifest.csv').is_file() or not any(path.iterdir())
@@ -73,24 +73,57 @@ def _ours(path):
         with zipfile.ZipFile(path) as z: return {'about.json', 'manifest.csv'} <= set(z.namelist())
     except (OSError, zipfile.BadZipFile): return False
 
+def _taken(path): return ValueError(f'{path} exists; give another name, or overwrite=True to replace it')
+
+def _check_free(path, overwrite):
+    "May something be written at `path`?"
+    if os.path.lexists(path) and not overwrite: raise _taken(path)
+    if path.exists() and not _ours(path): raise ValueError(f'{path} is no dataset of ours (no about.json and manifest.csv in it), so it is not replaced; give another name')
+
 def _target(path, overwrite):
     "Where to write: behind a link, in a folder that exists, at a place that is free"
     path = Path(os.path.realpath(as_path(path)))
     if not path.parent.is_dir(): raise FileNotFoundError(f'no folder {path.parent}; make it first')
     _sweep(path)
-    if path.exists() and not overwrite: raise ValueError(f'{path} exists; give another name, or overwrite=True to replace it')
-    if path.exists() and not _ours(path): raise ValueError(f'{path} is no dataset of ours (no about.json and manifest.csv in it), so it is not replaced; give another name')
+    _check_free(path, overwrite)
     return path
 
-# %% ../../nbs/data/26a_archives.ipynb #8083a340
-def _replace(part, path):
-    "Put `part` in the place of `path`"
-    if not path.is_dir(): return os.replace(part, path)
-    old = _part(path, os.getpid(), 'old')
-    os.rename(path, old); os.rename(part, path)   # killed between the two, `_sweep` puts the old one back
-    _remove(old)
+# %% ../../nbs/data/26a_archives.ipynb #4dd242e0
+def _claim(part, path):
+    "Give a file a name that nobody has"
+    try: os.link(part, path)
+    except FileExistsError: raise
+    except OSError:   # a file system without links: an empty file holds the place
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        try: return os.replace(part, path)
+        except BaseException: path.unlink(); raise
+    os.unlink(part)
 
-# %% ../../nbs/data/26a_archives.ipynb #ed3c4310
+def _place(part, path):
+    "Give `part` the name `path`, unless the name was taken meanwhile"
+    try:
+        if os.path.lexists(path): raise _taken(path)
+        if part.is_dir() or os.name == 'nt': os.rename(part, path)   # Windows never replaces by renaming
+        else: _claim(part, path)
+    except OSError:
+        if os.path.lexists(path): raise _taken(path) from None
+        raise
+
+# %% ../../nbs/data/26a_archives.ipynb #233aae40
+def _replace(part, path, overwrite):
+    "Put `part` in the place of `path`"
+    _check_free(path, overwrite)
+    if not path.exists(): return _place(part, path)
+    if not path.is_dir() and not part.is_dir(): return os.replace(part, path)
+    old = _part(path, os.getpid(), 'old')
+    os.rename(path, old)   # killed between the two, `_sweep` puts the old one back
+    try: _place(part, path)
+    except BaseException:
+        if not os.path.lexists(path): os.rename(old, path)
+        raise
+    finally: _remove(old)
+
+# %% ../../nbs/data/26a_archives.ipynb #6e7db1d0
 _open_parts = set()
 
 @contextlib.contextmanager
@@ -106,7 +139,7 @@ def appearing(
     _open_parts.add(part)
     try:
         yield part
-        _replace(part, path)
+        _replace(part, path, overwrite)
     except BaseException as e:
         with contextlib.suppress(OSError): _remove(part)
         if isinstance(e, OSError) and str(part) in str(e.filename): raise OSError(e.errno, e.strerror, str(path)) from None

@@ -552,17 +552,19 @@ def fingerprint(path)->str:
     if 'manifest.csv' not in source.names: raise ValueError(f'{source.path} has no manifest.csv, so it was not written by this library; convert makes a copy that has one')
     return hashlib.sha256(source.read('manifest.csv')).hexdigest()
 
-# %% ../../nbs/data/26_datasets.ipynb #2544c170
+# %% ../../nbs/data/26_datasets.ipynb #102050c0
+_TABLES = {'manifest.csv', 'dataset.json', 'about.json'}
+
 def verify(
     path, # a dataset of ours
 )->int:   # number of images
-    "Compare everything with its checksum; complain about what is missing, changed or too much"
+    "Compare the pixels with the manifest, and the manifest and the labels with their checksums; complain about what is missing, changed or too much. The words of about.json, which holds those checksums, are not checked themselves"
     ds, rows, tables = ImageFolderDataset(path, cache=False), manifest(path), about(path).get('sha256')
     tables = tables if isinstance(tables, dict) else {}
     expected, wrong = {r['file']: r['sha256'] for r in rows}, []
     for name in ('manifest.csv', 'dataset.json'):
         if name not in ds.source.names or hashlib.sha256(ds.source.read(name)).hexdigest() != tables.get(name): wrong.append(f'{name} differs from its checksum')
-    wrong += [f'{n} is missing' for n in expected if n not in ds.source.names] + [f'{n} is not in the manifest' for n in ds.names if n not in expected]
+    wrong += [f'{n} is missing' for n in expected if n not in ds.source.names] + [f'{n} is not in the manifest' for n in sorted(ds.source.names - expected.keys() - _TABLES)]
     for i, n in enumerate(ds.names):
         if n in expected and hashlib.sha256(ds._pixels(i).transpose(1, 2, 0).tobytes()).hexdigest() != expected[n]: wrong.append(f'{n} differs from its checksum')
     if wrong: raise ValueError(f'{ds.path}: {"; ".join(wrong[:5])}{f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""}. Get or make the dataset again')
@@ -598,7 +600,13 @@ def _ahead(f, n):
             if len(waiting) > 2*workers: yield waiting.popleft().result()
         while waiting: yield waiting.popleft().result()
 
-# %% ../../nbs/data/26_datasets.ipynb #494b05d0
+# %% ../../nbs/data/26_datasets.ipynb #314a4540
+def _check_apart(src, dst):
+    "Is the copy somewhere else?"
+    a, b = Path(os.path.realpath(src)), Path(os.path.realpath(dst))
+    if a == b or a.is_dir() and b.is_relative_to(a): raise ValueError(f'dst={str(dst)!r} is {"" if a == b else "in "}the source {src}; accepted: a place outside of it')
+
+# %% ../../nbs/data/26_datasets.ipynb #91719fd0
 def convert(
     src,             # a folder or a zip of images
     dst,             # a folder, or a name that ends in .zip
@@ -609,6 +617,7 @@ def convert(
 )->Path:             # where it is
     "A smaller copy of a dataset, with its labels and manifest"
     ds = ImageFolderDataset(src, cache=False, max_size=max_size)
+    _check_apart(ds.path, as_path(dst, 'dst'))
     if type(resolution) is not int or not 0 < resolution <= ds.resolution: raise ValueError(f'resolution={resolution!r}; accepted: 1 to {ds.resolution}, which {ds.path} has')
     words, known = _words(ds.source, 'dataset.json') or {}, _words(ds.source, 'about.json') or {}
     pairs = _pairs(words, ds.path) or {}

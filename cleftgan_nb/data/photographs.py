@@ -307,12 +307,18 @@ class Report:
     def __str__(self): return '\n'.join([f'{len(self.accepted)} of {len(self.rows)} files accepted: {self.path}'] + [f'{n:6d}  {reason}' for reason, n in self.reasons.most_common()])
     __repr__ = __str__
 
-# %% ../../nbs/data/25_photographs.ipynb #494f30c0
+# %% ../../nbs/data/25_photographs.ipynb #19b342c0
+def _cell(value):
+    "A value for a table that somebody opens in a spreadsheet"
+    if value is None: return ''
+    return "'" + value if isinstance(value, str) and value.startswith(('=', '+', '-', '@', '\t', '\r')) else value
+
+# %% ../../nbs/data/25_photographs.ipynb #925de430
 def _write_report(part, report, sheets):
     "The table and the contact sheets"
     with open(part/'report.csv', 'w', newline='', encoding='utf-8') as f:
         out = csv.DictWriter(f, COLUMNS, restval='', lineterminator='\n')
-        out.writeheader(); out.writerows({k: '' if v is None else v for k, v in row.items()} for row in report.rows)
+        out.writeheader(); out.writerows({k: _cell(v) for k, v in row.items()} for row in report.rows)
     for kind, entries in sheets.items():
         for i in range(0, len(entries), _PER_SHEET):
             contact_sheet(entries[i:i + _PER_SHEET]).save(part/f'{kind}{"" if i == 0 else f"-{i//_PER_SHEET + 1}"}.png')
