@@ -8,7 +8,7 @@ __all__ = ['POSITIVE', 'DECAY', 'FLAG', 'KEYWORDS', 'SETTINGS', 'HALF', 'DTYPES'
            'normalize_2nd_moment', 'MappingNetwork', 'early_padding', 'conv2d', 'resample_conv2d', 'Conv2dLayer',
            'unit_rms', 'modulation_coefficients', 'ScaleAndPad', 'modulated_conv2d', 'Generator', 'plain_kwargs']
 
-# %% ../../nbs/networks/10_layers.ipynb #e9929740
+# %% ../../nbs/networks/10_layers.ipynb #bc216ca0
 from contextlib import contextmanager, nullcontext
 from inspect import signature
 import math, numbers
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from .. import ops
 from ..ops import winograd
+from .convolution import convolve
 from ..ops.dispatch import one_of, whole
 
 # %% ../../nbs/networks/10_layers.ipynb #d44e4560
@@ -259,7 +260,7 @@ def early_padding(
     training = torch.is_grad_enabled() and weight.requires_grad and x.device.type == 'cpu'
     return max(padding - (weight.shape[-1] - 1) // 2, 0) if training else 0
 
-# %% ../../nbs/networks/10_layers.ipynb #2b3c0300
+# %% ../../nbs/networks/10_layers.ipynb #cd24db60
 def conv2d(
     x, # [N, in, H, W]
     weight, # [out, in, k, k]
@@ -269,7 +270,8 @@ def conv2d(
     "Correlation of `x` with `weight`."
     if ops.default_impl() != 'definition' and not _autocast(x) and winograd.pays(x, weight, padding, stride): return winograd.conv3x3(x, weight, padding)
     early = early_padding(x, weight, padding)
-    return F.conv2d(F.pad(x, [early] * 4) if early else x, weight, padding=padding - early, stride=stride)
+    run = F.conv2d if _autocast(x) else convolve
+    return run(F.pad(x, [early] * 4) if early else x, weight, padding=padding - early, stride=stride)
 
 # %% ../../nbs/networks/10_layers.ipynb #14e433a0
 def resample_conv2d(
