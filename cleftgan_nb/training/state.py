@@ -49,7 +49,7 @@ def _same(net, config):
     other.load_state_dict(net.state_dict())
     return other
 
-# %% ../../nbs/training/33_state.ipynb #747cfeb0
+# %% ../../nbs/training/33_state.ipynb #604defe0
 class Run:
     "A training run between two steps"
     def __init__(self,
@@ -69,7 +69,12 @@ class Run:
         self.ada = AdaptiveAugment(c.augment_p, c.ada_target, c.ada_kimg, device=self.device)
         self.pipe = None if c.augment == 'none' else AugmentPipe(**preset('bgc'))
         self.path_mean = torch.zeros([], device=self.device)
+        self.follow()
         self.sums = {}          # name → [2]: sum and count since the last line of the log
+
+    def follow(self):
+        "Augment as often as the controller says"
+        if self.pipe is not None: self.pipe.p.copy_(self.ada.p)
 
 def _trained(net): return [p for p in net.parameters() if p.requires_grad]
 
@@ -104,7 +109,7 @@ def save(self:Run,
     meta = dict(nimg=self.nimg, step=self.step, tick=self.tick, ada=self.ada.state_dict(), config=dataclasses.asdict(self.config), version=__version__, **words)
     checkpoints.write_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.tensors().items()}, {'run': json.dumps(meta)})
 
-# %% ../../nbs/training/33_state.ipynb #e94cb440
+# %% ../../nbs/training/33_state.ipynb #680217d0
 @patch
 def load(self:Run,
     path, # of `save`
@@ -119,7 +124,7 @@ def load(self:Run,
     for role in self.opt: _remember(self.opt[role], getattr(self, role), _of(found, f'opt_{role}/'))
     self.path_mean, self.sums = found['path_mean'].to(self.device), {k: v.to(self.device) for k, v in _of(found, 'sum/').items()}
     self.nimg, self.step, self.tick = words['nimg'], words['step'], words['tick']
-    self.ada.load_state_dict(words['ada'])
+    self.ada.load_state_dict(words['ada']); self.follow()
     return words
 
 FREE = ('data', 'out', 'kimg', 'keep_kimg', 'licence', 'resume_from')    # may differ between a run and its continuation
