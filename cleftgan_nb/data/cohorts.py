@@ -20,7 +20,7 @@ from .portrait import LATERALITIES, phantom, scene
 # %% auto #0
 __all__ = ['KINDS', 'LABELS', 'Recipe', 'draw_severity', 'draw_cleft', 'person', 'cohort', 'against_published']
 
-# %% ../../nbs/data/27_cohorts.ipynb #f8651720
+# %% ../../nbs/data/27_cohorts.ipynb #22ced6f0
 @dataclass(frozen=True)
 class Recipe:
     "How the people of a cleft cohort are drawn"
@@ -29,9 +29,9 @@ class Recipe:
     male:float=2/3            # share of boys and men: 2 : 1 as published
     repaired_infants:float=.05 # share of repaired lips under half a year: the repair is at 3 to 6 months (declared)
     repaired:float=.55        # …and later: the cohort mixes both, as the paper's does (declared)
-    lip:tuple=(.73, .25)      # severity of the lip before the repair, mean and spread: from the published cleft width ratio
-    nose:tuple=(.60, .22)     # of the nose: from the published nostril width ratio
-    together:float=.6         # correlation of the two: separate, but not independent (declared)
+    lip:tuple=(.85, .30)      # severity of the lip before the repair, mean and spread before cutting at 1: from the published cleft width ratio
+    nose:tuple=(.62, .24)     # of the nose: from the published nostril width ratio
+    together:float=.75        # correlation of the two before cutting: separate, but not independent (declared)
     least:float=.05           # nobody is sampled below this severity
     lesser:float=.4           # in a bilateral cleft the lesser side has at least this share of the other's severity (declared)
     simonart:float=.15        # share of Simonart's bands among complete clefts (declared)
@@ -45,15 +45,17 @@ class Recipe:
             if not isinstance(v := getattr(self, name), (int, float)) or not 0 <= v <= 1: raise ValueError(f'{name}={v!r}; accepted: a number from 0 to 1')
         if self.left + self.right > 1: raise ValueError(f'left={self.left} and right={self.right} are more than everybody; what they leave is bilateral')
 
-# %% ../../nbs/data/27_cohorts.ipynb #51bccad0
+# %% ../../nbs/data/27_cohorts.ipynb #70cb7250
 def draw_severity(
     rng:np.random.Generator,
     recipe:Recipe,
 )->tuple[float, float]: # lip and nose
     "Severities of a cleft, correlated"
-    a, b = rng.normal(size=2)
-    b = recipe.together*a + math.sqrt(1 - recipe.together**2)*b
-    return tuple(float(np.clip(mean + spread*z, recipe.least, 1)) for (mean, spread), z in ((recipe.lip, a), (recipe.nose, b)))
+    while True:
+        a, b = rng.normal(size=2)
+        b = recipe.together*a + math.sqrt(1 - recipe.together**2)*b
+        drawn = tuple(float(mean + spread*z) for (mean, spread), z in ((recipe.lip, a), (recipe.nose, b)))
+        if all(recipe.least <= v <= 1 for v in drawn): return drawn
 
 # %% ../../nbs/data/27_cohorts.ipynb #b4999390
 def _own(rng, spreads, leaning=0.):
