@@ -52,16 +52,14 @@ def picture(
     if image.shape[0] not in (1, 3): raise ValueError(f'the network makes {image.shape[0]} channels; accepted: 1 (gray) or 3 (RGB)')
     return (image*127.5 + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).squeeze(2).numpy()
 
-# %% ../nbs/17_cli.ipynb #d2c54120
+# %% ../nbs/17_cli.ipynb #70977680
 def grid(
     images:list, # arrays of one shape
     columns=None, # in a row; about as many rows by default
 ):               # one array
     "Pictures side by side"
-    import numpy as np
-    columns = min(columns or math.ceil(len(images)**.5), len(images))
-    images = images + [np.full_like(images[0], 255)] * (-len(images) % columns)
-    return np.concatenate([np.concatenate(images[i:i+columns], 1) for i in range(0, len(images), columns)], 0)
+    from cleftgan_nb.data.portrait import contact_sheet
+    return contact_sheet(images, min(columns or math.ceil(len(images)**.5), len(images)))
 
 # %% ../nbs/17_cli.ipynb #3fa89c60
 def save_png(

@@ -218,8 +218,8 @@ def test_killed_writer(tmp_path, target, exists):
 def test_killed_between_two_renames(tmp_path):
     "The old folder had been moved away, the new one was not in place yet"
     old = fingerprint(make(tmp_path/'x'))
-    os.rename(tmp_path/'x', archives._part(tmp_path/'x', 2**30, 'old'))
-    archives._part(tmp_path/'x', 2**30).mkdir()
+    os.rename(tmp_path/'x', archives.part_name(tmp_path/'x', 2**30, 'old'))
+    archives.part_name(tmp_path/'x', 2**30).mkdir()
     with pytest.raises(ValueError, match='exists; give another name'): make(tmp_path/'x')
     assert names(tmp_path) == ['x'] and fingerprint(tmp_path/'x') == old
 
