@@ -1,0 +1,1 @@
+"Measures of generated images: distances, path length, severity, equivariance."
