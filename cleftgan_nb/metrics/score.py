@@ -12,9 +12,9 @@ from fastcore.basics import patch
 # %% auto #0
 __all__ = ['Score', 'middle']
 
-# %% ../../nbs/metrics/38_score.ipynb #60adb4f0
-@dataclass(frozen=True)
-class Score:
+# %% ../../nbs/metrics/38_score.ipynb #e0052f90
+@dataclass(frozen=True, eq=False)
+class Score(float):
     "One value of one metric, with what is needed to judge it"
     name: str                                    # metric and feature network, such as 'fd_efficientnet_lite0'
     value: float                                 # the estimate
@@ -26,6 +26,9 @@ class Score:
     features: str|None = None                    # feature network with its version; None: none is used
     interval: str|None = None                    # how low and high were found: 'bootstrap of 200', 'subsets' …
     notes: dict = field(default_factory=dict)    # other numbers of the same computation: name → word or number
+
+    def __new__(cls, name, value, *args, **kwargs): return super().__new__(cls, value)
+    def __getnewargs__(self): return self.name, self.value   # for pickle and copy
 
     def __post_init__(self):
         if (self.low is None) != (self.high is None): raise ValueError(f'{self.name}: low={self.low!r}, high={self.high!r}; accepted: both, or neither where there is no interval')
