@@ -1,14 +1,16 @@
 "Training: an interrupted run ends as one that was not, two processes as one, and what goes wrong says so"
-import dataclasses, json, os, random, signal, subprocess, sys, time
+import errno, json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from cleftgan_nb import checkpoints
 from cleftgan_nb.data import cohort
-from cleftgan_nb.training.config import Config
+from cleftgan_nb.networks import build
+from cleftgan_nb.training.config import Config, load_config
 from cleftgan_nb.training.loop import Stopped, train
+from published import published
 
 SMALL = dict(channel_base=256, channel_max=8, z_dim=8, w_dim=8, num_layers=4, D_kwargs=dict(channel_max=8))
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings('ignore:r_t is')]
 
 
 @pytest.fixture(scope='module')
@@ -33,22 +35,61 @@ def same(a, b):
 def tensors(out): return checkpoints.read_tensors(Path(out)/'state.safetensors')[0]
 
 
-@pytest.mark.parametrize('network', ['stylegan3-t', 'stylegan2'])
-def test_a_killed_run_ends_like_one_that_was_not(faces, tmp_path, network):
+LIVES = """
+import os, random, signal, sys, time, traceback, warnings
+import torch; torch.set_num_threads(1); warnings.simplefilter('ignore')
+from cleftgan_nb.networks import build
+from cleftgan_nb.training.config import Config, load_config
+from cleftgan_nb.training.loop import train
+config, replace, kills, renames = {config!r}, os.replace, {kills}, {renames}
+
+def die_at(n):
+    "Die before the rename number n/2, or right after it where n is odd"
+    def counted(*args, seen=iter(range(10**6))):
+        k = next(seen)
+        if 2*k == n: os.kill(os.getpid(), signal.SIGKILL)
+        replace(*args)
+        if 2*k + 1 == n: os.kill(os.getpid(), signal.SIGKILL)
+    os.replace = counted
+
+def live(seconds=None, n=None):
+    "One life of the run in a process of its own; True if it reached its end"
+    pid = os.fork()
+    if not pid:
+        try:
+            if n is not None: die_at(n)
+            train(config, progress=False); os._exit(0)
+        except BaseException: traceback.print_exc(); os._exit(1)
+    if seconds is not None: time.sleep(seconds); os.kill(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code == 1: sys.exit('the run failed')
+    return code == 0
+
+rng = random.Random(0)
+for _ in range(kills): print('killed' if not live(rng.uniform(.2, 1.2)) else 'ended')
+for n in range(renames): print('killed' if not live(n=n) else 'ended')
+assert live()
+"""
+
+
+def lives(c, folder, kills=0, renames=0):
+    "Kill a run again and again, then let it end; says how often it was killed"
+    (folder/'lives.py').write_text(LIVES.format(config=c, kills=kills, renames=renames))
+    return subprocess.run([sys.executable, folder/'lives.py'], check=True, stdout=subprocess.PIPE, text=True, env=os.environ | dict(OMP_NUM_THREADS='1')).stdout.split().count('killed')
+
+
+@pytest.mark.parametrize('network, kills, renames', [('stylegan3-t', 20, 0), ('stylegan3-t', 0, 12), ('stylegan2', 5, 0)])
+def test_a_killed_run_ends_like_one_that_was_not(faces, tmp_path, network, kills, renames):
+    "20 times at random moments; before and after every rename of a file"
     settings = SMALL if network == 'stylegan3-t' else {k: v for k, v in SMALL.items() if k != 'num_layers'}
-    whole = train(config(faces, tmp_path/'whole', network=network, settings=settings), progress=False)
-    c = config(faces, tmp_path/'killed', network=network, settings=settings)
-    (tmp_path/'go.py').write_text(f'from cleftgan_nb.training.config import Config\nfrom cleftgan_nb.training.loop import train\ntrain({c!r}, progress=False)')
-    rng, kills = random.Random(0), 0
-    for _ in range(12):
-        run = subprocess.Popen([sys.executable, tmp_path/'go.py'])
-        try: run.wait(rng.uniform(2.5, 6)); break
-        except subprocess.TimeoutExpired: run.send_signal(signal.SIGKILL); run.wait(); kills += 1
-    else: assert subprocess.run([sys.executable, tmp_path/'go.py']).returncode == 0
-    assert kills
+    more = dict(network=network, settings=settings, **(dict(kimg=.16) if renames else {}))
+    whole = train(config(faces, tmp_path/'whole', **more), progress=False)
+    killed = lives(config(faces, tmp_path/'killed', **more), tmp_path, kills, renames)
+    assert killed >= (kills or renames) - kills//4
     a, b = tensors(whole), tensors(tmp_path/'killed')
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     same(files(whole), files(tmp_path/'killed'))
+    assert not list(tmp_path.glob('killed/.*'))
 
 
 def test_two_processes_are_one(faces, tmp_path):
@@ -93,10 +134,53 @@ def test_a_run_that_breaks_keeps_its_last_state(faces, tmp_path, monkeypatch):
     assert (out/'state.safetensors').read_bytes() == before
 
 
-@pytest.mark.parametrize('more, word', [(dict(data='nowhere.zip'), 'nowhere'), (dict(resume_from='nothing.safetensors'), 'nothing'), (dict(batch=0), 'batch=0'), (dict(freeze_d=60), 'freeze_d')])
+def test_stopping_between_two_ticks_changes_nothing(faces, tmp_path):
+    whole = train(config(faces, tmp_path/'whole', kimg=.16), progress=False)
+    c = config(faces, tmp_path/'stopped', kimg=.16, tick_kimg=.08)
+    with pytest.MonkeyPatch.context() as m:
+        from cleftgan_nb.training import loop
+        taken = iter(range(99)); go = loop.step
+        m.setattr(loop, 'step', lambda *a: (go(*a), os.kill(os.getpid(), signal.SIGINT) if next(taken) == 12 else None))
+        train(c, progress=False)
+    assert json.loads(checkpoints.read_tensors(tmp_path/'stopped/state.safetensors')[1]['run'])['nimg'] == 104
+    train(c, progress=False)
+    a, b = tensors(whole), tensors(tmp_path/'stopped')
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    same(files(whole), files(tmp_path/'stopped'))
+
+
+def test_a_full_disk_says_so_and_keeps_the_last_state(faces, tmp_path, monkeypatch):
+    from cleftgan_nb.training import loop
+    out = train(config(faces, tmp_path/'run', kimg=.08), progress=False)
+    before, write = (out/'state.safetensors').read_bytes(), checkpoints.write_tensors
+    def full(path, *args, **kw):
+        with checkpoints.atomic(path) as f: f.write(b'half'); raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(checkpoints, 'write_tensors', full)
+    with pytest.raises(Stopped, match='make room'): train(config(faces, tmp_path/'run', kimg=.24), progress=False)
+    assert (out/'state.safetensors').read_bytes() == before and not list(out.glob('.*'))
+    monkeypatch.setattr(checkpoints, 'write_tensors', write)
+    monkeypatch.setattr(loop.shutil, 'disk_usage', lambda _: type('usage', (), dict(free=1000)))
+    with pytest.raises(Stopped, match='has room for 0 MiB'): train(config(faces, tmp_path/'run', kimg=.24), progress=False)
+
+
+def test_training_goes_on_from_a_published_pickle(faces, tmp_path):
+    G, D = build('stylegan2', 16, channel_base=256, channel_max=8, z_dim=8, w_dim=8)
+    (tmp_path/'faces.pkl').write_bytes(published({}, G=G, D=D, G_ema=G, augment_p=.25))
+    out = train(config(faces, tmp_path/'run', kimg=.016, tick_kimg=.016, resume_from=str(tmp_path/'faces.pkl'), settings={}), progress=False)
+    assert load_config(out/'config.yaml').network == 'stylegan2'
+    (tmp_path/'faces.pkl').unlink()
+    train(config(faces, tmp_path/'run', kimg=.032, tick_kimg=.016, resume_from=str(tmp_path/'faces.pkl'), settings={}), progress=False)   # its networks are in the state
+
+
+@pytest.mark.parametrize('more, word', [(dict(data='nowhere.zip'), 'nowhere'), (dict(resume_from='nothing.safetensors'), 'nothing'), (dict(batch=0), 'batch=0'), (dict(freeze_d=60), 'freeze_d'),
+                                        (dict(labels=True, data='EMPTY'), 'no images'), (dict(resume_from='OTHER'), 'is for 32 pixels, 1 channels')])
 def test_wrong_configurations_say_so(faces, tmp_path, more, word):
+    if more.get('data') == 'EMPTY': (tmp_path/'empty').mkdir(); more = dict(data=str(tmp_path/'empty'))
+    if more.get('resume_from') == 'OTHER':
+        G, D = build('stylegan2', 32, channel_base=64, channel_max=4, img_channels=1)
+        checkpoints.save(tmp_path/'other.safetensors', G=G, D=D, licence='CC0-1.0', provenance={}, progress={}); more = dict(resume_from=str(tmp_path/'other.safetensors'))
     with pytest.raises((ValueError, FileNotFoundError), match=word): train(config(faces, tmp_path/'run', **more), progress=False)
-    assert not (tmp_path/'run/state.safetensors').exists()
+    assert not (tmp_path/'run').exists()
 
 
 def test_another_configuration_does_not_go_on(faces, tmp_path):

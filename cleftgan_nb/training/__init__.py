@@ -2,5 +2,6 @@
 from .ada import AdaptiveAugment
 from .augment import AugmentPipe
 from .config import Config, load_config, save_config
+from .loop import Stopped, train
 from .losses import Dmain, Dreg, Gmain, Greg, Latents
 from .steps import ema_beta, make_ema, update_ema

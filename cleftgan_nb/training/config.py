@@ -14,15 +14,15 @@ from ..networks.build import NAMES
 # %% auto #0
 __all__ = ['PRESETS', 'LIMITS', 'CHOICES', 'Config', 'settled', 'check', 'save_config', 'load_config', 'from_values']
 
-# %% ../../nbs/training/32_config.ipynb #564d5cd0
+# %% ../../nbs/training/32_config.ipynb #9328e8b0
 @dataclass(frozen=True)
 class Config:
     "A training run"
     data:str                       # dataset: folder or .zip
     out:str                        # folder of the run
     # networks
-    network:str='stylegan3-t'      # 'stylegan3-t', 'stylegan3-r' or 'stylegan2'
-    resume_from:str|None=None      # checkpoint to start from (ours or a published pickle); None: random weights
+    network:str|None=None          # 'stylegan3-t', 'stylegan3-r' or 'stylegan2'; None: that of resume_from, or stylegan3-t
+    resume_from:str|None=None      # checkpoint to start from (ours, one that ships, or a published pickle); None: random weights
     settings:dict=field(default_factory=dict) # keywords of `networks.build`: channel_base, channel_max, …
     dtype:str='bfloat16'           # of the computation; weights stay float32
     labels:bool=False              # condition on the dataset's labels
@@ -54,7 +54,7 @@ class Config:
     keep_kimg:float=200.           # checkpoint that is kept
     licence:str='unknown: not stated when the run was started' # of the weights
 
-# %% ../../nbs/training/32_config.ipynb #bd5d5990
+# %% ../../nbs/training/32_config.ipynb #32775a50
 PRESETS = {'stylegan3-t': dict(g_lr=.0025, path_length=0., style_mixing=0., blur_sigma=0.),
            'stylegan3-r': dict(g_lr=.0025, path_length=0., style_mixing=0., blur_sigma=10.),
            'stylegan2': dict(g_lr=.002, blur_sigma=0.)}
@@ -62,8 +62,11 @@ PRESETS = {'stylegan3-t': dict(g_lr=.0025, path_length=0., style_mixing=0., blur
 def settled(
     config:Config,
     resolution:int, # of the data, pixels
+    found=None,     # kind of the networks in `resume_from`
 )->Config:
     "The configuration with every None decided"
+    if found and config.network not in (None, found): raise ValueError(f'network={config.network!r}, but {config.resume_from} has a {found}; leave network out')
+    config = dataclasses.replace(config, network=config.network or found or 'stylegan3-t')
     preset, b, resumed = PRESETS[config.network], config.batch, config.resume_from is not None
     rules = dict(g_lr=preset['g_lr'], gamma=.0002*resolution**2/b, ema_kimg=b*10/32, blur_sigma=preset['blur_sigma'], blur_kimg=b*200/32, ada_kimg=100. if resumed else 500.)
     fixed = {k: preset[k] for k in ('path_length', 'style_mixing') if k in preset}
