@@ -135,7 +135,7 @@ def test_warnings_are_one_line(run, net):
     code, out, err = run('info', net)
     assert code == 0 and 'NOT FINITE' in out and err.startswith('cleftgan: warning: net.safetensors: not finite') and err.count('\n') == 1
 
-@pytest.mark.parametrize('command', [(), ('convert',), ('info',), ('new',), ('sample',)])
+@pytest.mark.parametrize('command', [(), ('convert',), ('info',), ('new',), ('sample',), ('train',)])
 def test_help(run, command):
     code, out, err = run(*command, '--help')
     assert code == 0 and 'examples:\n  cleftgan ' in out and all(f'cleftgan {c}' in out for c in command)
@@ -160,3 +160,28 @@ def test_as_a_module(tmp_path):
     good, bad = command('--help'), command('info', 'no.pkl')
     assert good.returncode == 0 and good.stdout.startswith('usage: cleftgan ')
     assert bad.returncode == 2 and bad.stderr.startswith('cleftgan: error: no file no.pkl')
+
+SETTINGS = [o for pair in ('tick_kimg=.016', 'settings.channel_base=256', 'settings.channel_max=8') for o in ('--set', pair)]
+
+@pytest.mark.slow
+def test_train(run, tmp_path):
+    "A dataset, then the folder of the run, then what is printed as a file"
+    assert run('cohort', 'normal', '--n', 8, '--size', 16, '--workers', 1, '--out', 'faces.zip')[0] == 0
+    code, out, err = run('train', 'faces.zip', '--out', 'run', '--network', 'stylegan2', '--batch', 8, '--kimg', .016, *SETTINGS)
+    assert code == 0 and 'after 0.016 kimg' in out and (tmp_path/'run/network-000000.016.safetensors').exists()
+    code, out, err = run('train', 'run', '--kimg', .032)
+    assert code == 0 and 'after 0.032 kimg' in out
+    code, out, err = run('train', 'run', '--show')
+    assert code == 0 and 'network: stylegan2' in out and 'gamma: 0.0064' in out
+    (tmp_path/'again.yaml').write_text(out.replace('out: run', 'out: again'))
+    assert run('train', 'again.yaml')[0] == 0
+    assert (tmp_path/'again/log.jsonl').read_bytes() == (tmp_path/'run/log.jsonl').read_bytes()
+    code, out, err = run('train', 'run', '--set', 'd_lr=1')
+    assert code == 2 and 'd_lr: 0.002, now 1' in err
+    assert run('info', 'run/network-000000.032.safetensors')[0] == 0
+
+@pytest.mark.parametrize('args, word', [(('faces.zip',), 'out is missing'), (('none.zip', '--out', 'x'), 'no dataset none.zip'), (('none.yaml',), 'none.yaml'), (('a.zip', '--out', 'x', '--set', 'bach=4'), 'did you mean batch?'),
+                                        (('a.zip', '--out', 'x', '--network', 'stylegan4'), 'stylegan3-t'), (('a.zip', '--out', 'x', '--set', 'gamma'), 'name=value'), (('a.zip', '--out', 'x', '--batch', '0'), '--batch')])
+def test_train_complains(run, tmp_path, args, word):
+    code, out, err = run('train', *args)
+    assert code == 2 and word in err and err.count('\n') == 1 and not (tmp_path/'x').exists()

@@ -298,7 +298,7 @@ def train(
     try: return _train(config, team, progress and team.rank == 0, on_tick)
     finally: team.close()
 
-# %% ../../nbs/training/34_loop.ipynb #d27baf80
+# %% ../../nbs/training/34_loop.ipynb #e7fdf770
 def begin(
     config:Config,
     team:Team,
@@ -311,7 +311,7 @@ def begin(
     if team.rank: run.sums = {k: torch.zeros_like(v) for k, v in run.sums.items()}     # they are all processes' sums already
     if team.rank == 0:
         out.mkdir(parents=True, exist_ok=True); check_room(run, out)
-        if run.tick == 0: save_config(run.config, out/'config.yaml')
+        save_config(run.config, out/'config.yaml')
     return run, data
 
 def _train(config, team, progress, on_tick):

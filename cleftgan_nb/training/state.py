@@ -66,7 +66,7 @@ def check_fit(
     words = '{} pixels, {} channels and {} label entries'.format
     raise ValueError(f'{where} is for {words(*has)}; the data have {words(*shape)}. Take another checkpoint, or `cleftgan_nb.data.convert` the dataset to {has[0]} pixels')
 
-# %% ../../nbs/training/33_state.ipynb #bfad6880
+# %% ../../nbs/training/33_state.ipynb #75add550
 class Run:
     "A training run between two steps"
     def __init__(self,
@@ -79,6 +79,7 @@ class Run:
     ):
         self.device, self.nimg, self.step, self.tick, self.sums = torch.device(device), 0, 0, 0, {} # sums: name → [sum, count] since the last line of the log
         found, words = read_state(state) if state else (None, None)
+        if state: config = dataclasses.replace(config, resume_from=words['config']['resume_from'])     # a run began where it began
         nets = {role: from_config(net) for role, net in words['networks'].items()} if state else known_networks(config.resume_from, config.dtype) if config.resume_from else None
         self.config = c = settled(config, resolution, kind_of(nets['G']) if nets else None)
         nets = nets or new_networks(c, resolution, channels, labels)
