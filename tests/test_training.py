@@ -21,7 +21,7 @@ def config(faces, out, **more):
     return Config(**dict(data=str(faces), out=str(out), batch=8, kimg=.32, tick_kimg=.08, keep_kimg=.16, dtype='float32', settings=SMALL, augment_p=.3) | more)
 
 
-def files(out): return {p.name: p.read_bytes() for p in sorted(Path(out).iterdir()) if p.name not in ('time.jsonl', 'config.yaml')}
+def files(out): return {p.name: p.read_bytes() for p in sorted(Path(out).iterdir()) if p.is_file() and p.name not in ('time.jsonl', 'config.yaml')}
 
 
 def same(a, b):
@@ -97,7 +97,7 @@ def test_two_processes_are_one(faces, tmp_path):
     c = config(faces, tmp_path/'two', kimg=.032, tick_kimg=.032, augment='none')
     (tmp_path/'go.py').write_text(f'from cleftgan_nb.training.config import Config\nfrom cleftgan_nb.training.loop import train\ntrain({c!r}, progress=False)')
     env = os.environ | dict(OMP_NUM_THREADS='1')
-    subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29611', tmp_path/'go.py'], check=True, env=env, timeout=300)
+    subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', tmp_path/'go.py'], check=True, env=env, timeout=300)
     a, b = tensors(one), tensors(tmp_path/'two')
     for k in a:
         if k.startswith(('G/', 'D/', 'G_ema/')) and a[k].is_floating_point(): torch.testing.assert_close(a[k], b[k], rtol=2e-2, atol=2e-4, msg=k)
