@@ -16,11 +16,12 @@ from .datasets import ImageFolderDataset, about, fingerprint, manifest
 from .measures import MEASURES, PUBLISHED
 
 # %% auto #0
-__all__ = ['AGES', 'TENTHS', 'SKIN', 'SIDES', 'LESSER', 'BLOCKS', 'facts', 'people', 'clefts', 'measures', 'pictures',
-           'plot_people', 'plot_clefts', 'plot_measures', 'card', 'stale']
+__all__ = ['AGES', 'TENTHS', 'SKIN', 'SIDES', 'LESSER', 'BLOCKS', 'table', 'facts', 'people', 'clefts', 'measures', 'pictures',
+           'plot_people', 'plot_clefts', 'plot_measures', 'find_blocks', 'write_block', 'read_page', 'place_page',
+           'draft_folder', 'publish', 'card', 'check_block', 'stale']
 
-# %% ../../nbs/data/28_cards.ipynb #9669aa60
-def _table(
+# %% ../../nbs/data/28_cards.ipynb #78dfd7a0
+def table(
     head:list,  # names of the columns
     lines:list, # lists of cells
 )->str:
@@ -28,7 +29,7 @@ def _table(
     cell = lambda v: str(v).replace('|', '\\|').replace('\n', ' ').replace('<!--', '&lt;!--')
     return '\n'.join('| ' + ' | '.join(map(cell, line)) + ' |' for line in [head, ['---'] + ['---:']*(len(head) - 1), *lines]) + '\n'
 
-# %% ../../nbs/data/28_cards.ipynb #7d6ee5d0
+# %% ../../nbs/data/28_cards.ipynb #6f51b820
 def _count(n, total, smallest):
     "A number and its share, unless it is too small to be told"
     return [f'under {smallest}', ''] if 0 < n < smallest else [n, f'{n/total:.0%}']
@@ -43,9 +44,9 @@ def _counts(
     "How often is what?"
     found = {v: values.count(v) for v in order or sorted(set(values), key=lambda v: (-values.count(v), str(v)))}
     lines = [[v] + _count(n, len(values), smallest) + [published.get(v, '')]*bool(published) for v, n in found.items()]
-    return _table([title, 'images', 'share'] + ['published']*bool(published), lines)
+    return table([title, 'images', 'share'] + ['published']*bool(published), lines)
 
-# %% ../../nbs/data/28_cards.ipynb #59c34f50
+# %% ../../nbs/data/28_cards.ipynb #c6cbddc0
 def _apart(
     title:str,    # of the first column
     values:list,  # one for each image
@@ -57,9 +58,9 @@ def _apart(
     if not repaired: return _counts(title, values, smallest, order)
     groups = [[v for v, r in zip(values, repaired) if bool(r) == after] for after in (False, True)]
     lines = [[v] + sum([_count(g.count(v), max(len(g), 1), smallest) for g in groups], []) for v in order]
-    return _table([title, 'not operated', 'share', 'repaired', 'share'], lines)
+    return table([title, 'not operated', 'share', 'repaired', 'share'], lines)
 
-# %% ../../nbs/data/28_cards.ipynb #4a852b00
+# %% ../../nbs/data/28_cards.ipynb #549a9eb0
 def _numbers(
     columns:dict, # what → numbers, None where there is none
     smallest=1,   # above 1, extremes are left out: they are single people
@@ -70,7 +71,7 @@ def _numbers(
     lines = [[name, len(v), *(show(v) or ['']*7)] for name, v in {k: _known(v) for k, v in columns.items()}.items()]
     keep = [0, 1, 2, 3, 5, 6, 7] if smallest > 1 else range(9)
     head = ['', 'images', 'mean', 'SD', 'least', '5 %', 'median', '95 %', 'most']
-    return _table([head[k] for k in keep], [[line[k] for k in keep] for line in lines])
+    return table([head[k] for k in keep], [[line[k] for k in keep] for line in lines])
 
 def _known(values): return np.array([v for v in values if v is not None and math.isfinite(v)], float)
 
@@ -96,7 +97,7 @@ def _column(rows, *names):
 
 def _in_order(values, limits): return [k for k in [*limits, 'not known'] if k in values or k != 'not known']
 
-# %% ../../nbs/data/28_cards.ipynb #ed4391a0
+# %% ../../nbs/data/28_cards.ipynb #b32b7420
 def _lines(words, above=''):
     "Everything of `about.json`, one line each"
     return [line for k, v in words.items() for line in (_lines(v, f'{above}{k}, ') if isinstance(v, dict) else [[above + k, _words(v)]])]
@@ -111,7 +112,7 @@ def facts(rows, words, digest, smallest=1):
     shape = f'{words["resolution"]} x {words["resolution"]} pixels, {"RGB" if words["channels"] == 3 else "grey"}, 8 bits'
     lines = _lines({k: v for k, v in words.items() if k not in ('images', 'resolution', 'channels', 'columns', 'sha256')})
     known = ', '.join(c for c in rows[0] if not re.match('[xy]_', c)) + ', landmarks'*('x_sn' in rows[0])
-    return _table(['', ''], [['images', f'{len(rows)} of {shape}'], *lines, ['known of each image', known], ['checksum of the manifest', f'`{digest}`']]).replace('---:', '---')
+    return table(['', ''], [['images', f'{len(rows)} of {shape}'], *lines, ['known of each image', known], ['checksum of the manifest', f'`{digest}`']]).replace('---:', '---')
 
 # %% ../../nbs/data/28_cards.ipynb #02ed5a70
 def people(rows, words, digest, smallest=1):
@@ -149,7 +150,7 @@ def _flags(rows):
     found |= {f'severity of the {part} exactly 1, where the range ends': [v == 1 for v in worst] for part in ('lip', 'nose') if len(_known(worst := _worse(rows, part)))}
     return {name: v for name, v in found.items() if v}
 
-# %% ../../nbs/data/28_cards.ipynb #4f1e3c90
+# %% ../../nbs/data/28_cards.ipynb #1851cf50
 def clefts(rows, words, digest, smallest=1):
     "Side, extent and severity"
     parts, shown, repaired = [], dict(smallest=smallest), _column(rows, 'repaired')
@@ -160,10 +161,10 @@ def clefts(rows, words, digest, smallest=1):
     for part in ('lip', 'nose'):
         if len(_known(worst := _worse(rows, part))): parts.append(_apart(f'severity of the {part}, worse side', g := _groups(worst, TENTHS), repaired, order=_in_order(g, TENTHS), **shown))
     if repaired and (ages := _column(rows, 'age')): parts.append(_apart('age group', g := _groups(ages, AGES), repaired, order=_in_order(g, AGES), **shown))
-    if flags := _flags(rows): parts.append(_table(['', 'images', 'share'], [[name, *_count(sum(map(bool, v)), len(v), smallest)] for name, v in flags.items()]))
+    if flags := _flags(rows): parts.append(table(['', 'images', 'share'], [[name, *_count(sum(map(bool, v)), len(v), smallest)] for name, v in flags.items()]))
     return '\n'.join(parts)
 
-# %% ../../nbs/data/28_cards.ipynb #ce65ac70
+# %% ../../nbs/data/28_cards.ipynb #4218b9f0
 _TITLES = dict(before='not operated', after='repaired')
 
 def _compared(rows, few):
@@ -172,7 +173,7 @@ def _compared(rows, few):
     found = [o for o in against_published(whole) if o['n'] >= few]
     for when in _TITLES:
         lines = [_beside(o) for o in found if o['when'] == when]
-        if lines: yield _table([f'measure, one side, {_TITLES[when]}', 'images', 'published', 'here', 'distance in SDs', 'ratio of SDs', 'within'], lines)
+        if lines: yield table([f'measure, one side, {_TITLES[when]}', 'images', 'published', 'here', 'distance in SDs', 'ratio of SDs', 'within'], lines)
 
 def _beside(o):
     "A line: ours beside the published"
@@ -184,7 +185,7 @@ def _operated(rows):
     rows = [r for r in rows if r.get('laterality', 'left') in ('left', 'right')]
     return dict(before=[r for r in rows if not r.get('repaired')], after=[r for r in rows if r.get('repaired')])
 
-# %% ../../nbs/data/28_cards.ipynb #8b118920
+# %% ../../nbs/data/28_cards.ipynb #8bbe1720
 LESSER = dict(nostril_width_ratio=(1.29, 1.39, 1.55), columellar_deviation=(11.5, 14.5, 18.2), alar_base_ratio=(1.10, 1.20, 1.31),
               lateral_lip_height_ratio=(.942, .851, .87))   # means of lesser, half and two-thirds forms; of the last, of mini-, micro- and minor forms
 
@@ -193,7 +194,7 @@ def _lesser(rows, few):
     some = [r for r in _operated(rows)['before'] if _extent(r.get('lahshal') or '') == 'incomplete']
     found = {m: _known(r.get(m) for r in some) for m in LESSER}
     lines = [[m.replace('_', ' '), len(v), ' / '.join(f'{x:g}' for x in LESSER[m]), f'{v.mean():.2f} ± {v.std(ddof=1):.2f}'] for m, v in found.items() if len(v) >= few]
-    return [_table(['measure, one side, incomplete, not operated', 'images', 'published means of lesser forms', 'here'], lines)]*bool(lines)
+    return [table(['measure, one side, incomplete, not operated', 'images', 'published means of lesser forms', 'here'], lines)]*bool(lines)
 
 # %% ../../nbs/data/28_cards.ipynb #f4d43ac0
 def _missing(columns, words, smallest):
@@ -348,37 +349,60 @@ def _draw(rows, folder, names):
         plt.close(fig)
         yield name
 
-# %% ../../nbs/data/28_cards.ipynb #f5a63bd0
+# %% ../../nbs/data/28_cards.ipynb #46f54620
 _BLOCK = re.compile(r'<!-- generated: begin (?P<name>\w+)(?P<notes>[^>]*?) *-->\n(?P<text>.*?)<!-- generated: end (?P=name) -->', re.S)
 
-def _blocks(text, where):
-    "Name → match of every block"
+def find_blocks(
+    text:str, # of a page
+    where,    # how messages call it
+    known,    # names that a block may have
+)->dict:      # name → match with the groups `notes` and `text`
+    "The generated blocks of a page"
     found = {m['name']: m for m in _BLOCK.finditer(text)}
     if not found or text.count('<!-- generated:') != 2*len(found): raise ValueError(f'{where} has {"no blocks" if not found else "a block without its end, or one twice"}; accepted: lines <!-- generated: begin NAME --> and <!-- generated: end NAME -->, each once')
-    if odd := found.keys() - BLOCKS.keys(): raise ValueError(f'{where} has the block {sorted(odd)[0]!r}; accepted: {", ".join(BLOCKS)}')
+    if odd := found.keys() - set(known): raise ValueError(f'{where} has the block {sorted(odd)[0]!r}; accepted: {", ".join(known)}')
     return found
 
-# %% ../../nbs/data/28_cards.ipynb #60041240
+# %% ../../nbs/data/28_cards.ipynb #c4e12a60
 def _short(text): return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-def _block(name, data, smallest, picture, folder):
+def write_block(
+    name:str,
+    text:str,     # Markdown
+    folder:str,   # name of the folder with the page's pictures
+    picture=None, # its name without .png
+    said='',      # the picture in words
+    **notes,      # what the block is about, such as a checksum; words without spaces
+)->str:
     "A block between its markers"
+    text = text.strip('\n')
+    if picture: text += f'\n\n![{said}]({quote(folder)}/{picture}.png)'   # a space would end the link
+    text, notes = f'\n{text}\n\n', notes | dict(picture=picture or 'none', text=_short(f'\n{text}\n\n'))
+    return f'<!-- generated: begin {name} {" ".join(f"{k}={v}" for k, v in notes.items())} -->\n{text}<!-- generated: end {name} -->'
+
+# %% ../../nbs/data/28_cards.ipynb #bf3fb3b0
+def _block(name, data, smallest, picture, folder):
+    "A block of a data card"
     text = BLOCKS[name](*data, smallest).strip('\n') or 'The manifest has no columns for this.'
-    if picture: text += f'\n\n![{_SAID[picture]}]({quote(folder)}/{picture}.png)'   # a space would end the link
-    text = f'\n{text}\n\n'
-    return f'<!-- generated: begin {name} dataset={data[2]} smallest={smallest} picture={picture or "none"} text={_short(text)} -->\n{text}<!-- generated: end {name} -->'
+    return write_block(name, text, folder, picture, _SAID.get(picture), dataset=data[2], smallest=smallest)
 
 def _data(dataset): return manifest(dataset), about(dataset), fingerprint(dataset)
 
-# %% ../../nbs/data/28_cards.ipynb #10c02f90
-def _read(path, name):
+# %% ../../nbs/data/28_cards.ipynb #d626aa80
+def read_page(
+    path, # of a card
+    name, # of the argument, for messages
+)->tuple[Path, str]: # its path and text
     "The text of a page"
     path = as_path(path, name)
     if path.suffix != '.md' or not path.is_file(): raise ValueError(f'{name}={str(path)!r}; accepted: a card that exists, whose name ends in .md')
     return path, path.read_text(encoding='utf-8')
 
-# %% ../../nbs/data/28_cards.ipynb #3f31c7e0
-def _place(path):
+# %% ../../nbs/data/28_cards.ipynb #530ef8c0
+def place_page(
+    path,     # `….md`
+    pictures, # names of all pictures that a card of this kind may have
+)->Path:
     "Where a card may be written, or an error that says why not"
     path, accepted = as_path(path, 'out'), 'accepted: a name that ends in .md, free or that of a card'
     if path.suffix != '.md': raise ValueError(f'out={str(path)!r}; {accepted}')
@@ -386,29 +410,36 @@ def _place(path):
     folder, exists = path.with_suffix(''), os.path.lexists(path)
     if exists and not _is_card(path): raise ValueError(f'out={str(path)!r} is there and is no card (it has no generated blocks), so it is not replaced; {accepted}')
     if os.path.lexists(folder) and not folder.is_dir(): raise ValueError(f'{folder} is no folder, but the pictures of {path.name} belong into one of this name; move it or give another out')
-    if not exists and (other := [n for n in _SAID if (folder/f'{n}.png').exists()]): raise ValueError(f'{folder}/{other[0]}.png is there without the card {path.name}; move it or give another out')
+    if not exists and (other := [n for n in pictures if (folder/f'{n}.png').exists()]): raise ValueError(f'{folder}/{other[0]}.png is there without the card {path.name}; move it or give another out')
     return path
 
 def _is_card(path):
     "Has a page generated blocks?"
     return path.is_file() and b'<!-- generated: begin ' in path.read_bytes()
 
-# %% ../../nbs/data/28_cards.ipynb #44c886e0
+# %% ../../nbs/data/28_cards.ipynb #67434720
 @contextmanager
-def _draft(out):
+def draft_folder(
+    out:Path, # the card
+):
     "A folder to draw and write in, which vanishes"
     draft = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
     try: yield draft
     finally: shutil.rmtree(draft, ignore_errors=True)
 
-def _publish(draft, out, text):
+def publish(
+    draft:Path, # folder with the new pictures
+    out:Path,   # the card
+    text:str,   # of it
+    pictures,   # names of all pictures that a card of this kind may have
+):
     "Move a page and its pictures to their place; pictures of before that it doesn't show go"
     (draft/out.name).write_text(text, encoding='utf-8', newline='\n')
     folder, new = out.with_suffix(''), {p.name for p in draft.glob('*.png')}
     if new: folder.mkdir(exist_ok=True)
     for name in sorted(new): os.replace(draft/name, folder/name)
     os.replace(draft/out.name, out)
-    for name in {f'{n}.png' for n in _SAID} - new: (folder/name).unlink(missing_ok=True)
+    for name in {f'{n}.png' for n in pictures} - new: (folder/name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
 
 # %% ../../nbs/data/28_cards.ipynb #61521400
@@ -421,7 +452,7 @@ def _check_told(sheet, smallest, words, dataset):
     if sheet and smallest > 1: raise ValueError(f'sheet=True with smallest={smallest}; accepted: either, since images tell more than small counts')
     return smallest
 
-# %% ../../nbs/data/28_cards.ipynb #962ffba0
+# %% ../../nbs/data/28_cards.ipynb #ac08e320
 def card(
     dataset,       # a dataset of ours
     template,      # the page: prose with empty or filled blocks
@@ -430,15 +461,15 @@ def card(
     smallest=None, # smaller counts are not told; above 1 there are no plots either. None: 1 for synthetic sets, 5 for all others
 )->Path:           # the card
     "Fill the generated blocks of a data card from the dataset's manifest"
-    template, text = _read(template, 'template')
-    blocks, out = _blocks(text, template), _place(template if out is None else out)
+    template, text = read_page(template, 'template')
+    blocks, out = find_blocks(text, template, BLOCKS), place_page(template if out is None else out, _SAID)
     data = _data(dataset)
     smallest = _check_told(sheet, smallest, data[1], dataset)
-    with _draft(out) as draft:
+    with draft_folder(out) as draft:
         drawn = {n: n for n in _draw(data[0], draft, blocks)} if smallest == 1 else {}
         if sheet and 'pictures' in blocks: drawn['pictures'] = _sheet(dataset, draft)
         for name, m in blocks.items(): text = text.replace(m[0], _block(name, data, smallest, drawn.get(name), out.stem))
-        _publish(draft, out, text)
+        publish(draft, out, text, _SAID)
     return out
 
 # %% ../../nbs/data/28_cards.ipynb #9ccd1780
@@ -450,19 +481,32 @@ def _sheet(dataset, folder):
     page.save(folder/'sheet.png', optimize=True)
     return 'sheet'
 
-# %% ../../nbs/data/28_cards.ipynb #f97fb8f0
+# %% ../../nbs/data/28_cards.ipynb #b9b2c180
+def check_block(
+    m,      # match of a block, from `find_blocks`
+    path,   # of the page
+    needed, # names of notes that a filled block has
+    fill,   # the call that fills it, in words
+    source, # of its numbers, in words
+)->tuple[dict, str]: # its notes; what is wrong with it, or nothing
+    "What can be said of a block without its source"
+    notes, name, call = dict(re.findall(r'(\w+)=(\S+)', m['notes'])), m['name'], fill.partition('(')[0]
+    if not {*needed, 'picture', 'text'} <= notes.keys(): return notes, f'{name} is empty; fill it with {fill}'
+    if notes['text'] != _short(m['text']): return notes, f'{name} was changed by hand; its numbers come from the {source}: run {call} again'
+    if notes['picture'] != 'none' and not (path.with_suffix('')/f'{notes["picture"]}.png').is_file(): return notes, f'{name} shows {notes["picture"]}.png, which is missing; run {call} again'
+    return notes, ''
+
+# %% ../../nbs/data/28_cards.ipynb #59856f20
 def stale(
     card,         # a filled card
     dataset=None, # the dataset that it should be about, if it is at hand
 )->list:          # what is wrong, in words; empty if nothing is
     "Find blocks that are empty, were typed over, or are about another dataset"
-    path, page = _read(card, 'card')
+    path, page = read_page(card, 'card')
     found, data = [], dataset and _data(dataset)
-    for name, m in _blocks(page, path).items():
-        notes = dict(re.findall(r'(\w+)=(\S+)', m['notes']))
-        if not {'dataset', 'smallest', 'picture', 'text'} <= notes.keys(): found.append(f'{name} is empty; fill it with card(dataset, {path.name!r})')
-        elif notes['text'] != _short(m['text']): found.append(f'{name} was changed by hand; its numbers come from the manifest: run card again')
-        elif notes['picture'] != 'none' and not (path.with_suffix('')/f'{notes["picture"]}.png').is_file(): found.append(f'{name} shows {notes["picture"]}.png, which is missing; run card again')
+    for name, m in find_blocks(page, path, BLOCKS).items():
+        notes, wrong = check_block(m, path, ('dataset', 'smallest'), f'card(dataset, {path.name!r})', 'manifest')
+        if wrong: found.append(wrong)
         elif data and notes['dataset'] != data[2]: found.append(f'{name} is about the dataset {notes["dataset"][:16]}…, not {data[2][:16]}…; run card again')
         elif data and m[0] != _block(name, data, int(notes['smallest']), {'none': None}.get(notes['picture'], notes['picture']), path.stem): found.append(f'{name} would be written differently now; run card again')
     return found
