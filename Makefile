@@ -37,6 +37,7 @@ check: env  ## what must agree: notebooks and library, notebooks and README, who
 
 study: env workflow/profiles/$(PROFILE).yaml  ## run the study: make study PROFILE=smoke (minutes on a CPU)
 	@python -c 'import snakemake' 2>/dev/null || { echo "The study runs by snakemake, which needs Python 3.11 or newer: make clean, then make study PYTHON=python3.11"; exit 1; }
+	$(if $(filter smoke,$(PROFILE)),rm -rf outputs/smoke/runs)
 	snakemake --snakefile workflow/Snakefile --configfile workflow/profiles/$(PROFILE).yaml --cores $(JOBS) $(if $(filter smoke,$(PROFILE)),--forceall)
 
 workflow/profiles/%.yaml:

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['commit', 'versions', 'processor', 'machine', 'recipe', 'save_figure', 'read_recipe', 'sheet', 'save_table',
-           'check_parameters', 'save_manifest']
+           'check_parameters', 'run_folder', 'save_manifest']
 
-# %% ../nbs/60_study.ipynb #56f54e3c
-import csv, difflib, io, json, platform, subprocess
+# %% ../nbs/60_study.ipynb #1a51a4d0
+import csv, difflib, hashlib, io, json, platform, subprocess
+from dataclasses import asdict, replace
 from numbers import Integral, Real
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -15,10 +16,13 @@ from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 import cleftgan_nb
-from .checkpoints import atomic, sha256
+from .checkpoints import atomic, find, sha256
 from .cli import save_png
+from .data.datasets import fingerprint
+from .training.config import Config
+from .training.state import FREE
 
-# %% ../nbs/60_study.ipynb #0f7a26df
+# %% ../nbs/60_study.ipynb #c2d744a0
 def commit()->str|None: # None for an installed library, or where there is no git
     "The commit of the running library."
     git = ['git', '-C', str(Path(cleftgan_nb.__file__).parent)]
@@ -28,7 +32,7 @@ def commit()->str|None: # None for an installed library, or where there is no gi
     except OSError: return None
     return run.stdout.strip() or None
 
-# %% ../nbs/60_study.ipynb #5f328815
+# %% ../nbs/60_study.ipynb #820b5330
 def versions()->dict: # package → version
     "Versions of what the numbers depend on."
     def of(name):
@@ -36,7 +40,7 @@ def versions()->dict: # package → version
         except PackageNotFoundError: return 'not installed'
     return dict(cleftgan_nb=cleftgan_nb.__version__, python=platform.python_version(), **{o: of(o) for o in ('torch', 'numba', 'numpy', 'scipy', 'pillow')})
 
-# %% ../nbs/60_study.ipynb #110b318b
+# %% ../nbs/60_study.ipynb #28b3aaf0
 def processor()->str: # such as 'Intel(R) Xeon(R) ...'
     "The model of this machine's CPU."
     try: lines = Path('/proc/cpuinfo').read_text().splitlines()
@@ -44,7 +48,7 @@ def processor()->str: # such as 'Intel(R) Xeon(R) ...'
     names = [o.split(':', 1)[1].strip() for o in lines if o.startswith('model name')]
     return names[0] if names else platform.processor() or platform.machine()
 
-# %% ../nbs/60_study.ipynb #401d24d6
+# %% ../nbs/60_study.ipynb #388e75b0
 def machine(
     device='cpu', # where the network ran
 )->dict:
@@ -53,7 +57,7 @@ def machine(
     gpu = dict(gpu=torch.cuda.get_device_name(device)) if device.type == 'cuda' else {}
     return dict(system=f'{platform.system()} {platform.machine()}', processor=processor(), threads=torch.get_num_threads(), device=device.type, **gpu)
 
-# %% ../nbs/60_study.ipynb #52b65448
+# %% ../nbs/60_study.ipynb #3a6dd8d0
 def recipe(
     title:str, # what the figure or table shows, in a few words
     parameters:dict, # the notebook's, as `check_parameters` returned them
@@ -65,14 +69,14 @@ def recipe(
     return dict(title=title, kind='synthetic', **more, parameters=parameters, inputs={k: sha256(v) for k,v in (inputs or {}).items()},
                 commit=commit(), versions=versions(), machine=machine(device))
 
-# %% ../nbs/60_study.ipynb #0fbde172
+# %% ../nbs/60_study.ipynb #6bbb0580
 def _save(path:Path, text:str):
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as f: f.write(text.encode())
 
 def _save_recipe(path:Path, recipe:dict): _save(path.with_name(path.name + '.json'), json.dumps(recipe, indent=2, ensure_ascii=False) + '\n')
 
-# %% ../nbs/60_study.ipynb #ed663e6d
+# %% ../nbs/60_study.ipynb #20b00af0
 def _pixels(figure)->np.ndarray:
     if isinstance(figure, Image.Image): return np.asarray(figure)
     if not hasattr(figure, 'savefig'): raise ValueError(f'figure: got {type(figure).__name__}; a matplotlib figure or a PIL image is accepted')
@@ -83,7 +87,7 @@ def _drawn(figure)->Image.Image:
     figure.savefig(file, format='png', dpi=150, bbox_inches='tight')
     return Image.open(file).convert('RGB')
 
-# %% ../nbs/60_study.ipynb #60dd02a7
+# %% ../nbs/60_study.ipynb #c154d3d0
 def save_figure(
     figure, # a matplotlib figure or a PIL image
     path, # ends in `.png`; its folder is made
@@ -96,7 +100,7 @@ def save_figure(
     save_png(pixels, path, recipe)
     return path
 
-# %% ../nbs/60_study.ipynb #ed549dd7
+# %% ../nbs/60_study.ipynb #9b6d0d50
 def read_recipe(
     path, # a `.png` that `save_figure` wrote
 )->dict:
@@ -105,7 +109,7 @@ def read_recipe(
     if text is None: raise ValueError(f'{Path(path).name} carries no recipe: it was not saved by save_figure, or a program has dropped the text')
     return json.loads(text)
 
-# %% ../nbs/60_study.ipynb #c0bda862
+# %% ../nbs/60_study.ipynb #397e8b50
 def sheet(
     images, # uint8 [N,H,W,3] or [N,H,W]
     labels, # N short texts
@@ -124,7 +128,7 @@ def sheet(
     figure.suptitle(title, fontsize=9)
     return _drawn(figure)
 
-# %% ../nbs/60_study.ipynb #ce325eaa
+# %% ../nbs/60_study.ipynb #bf364d70
 def save_table(
     rows:list, # one dict a row, all with the same keys in the same order
     path, # ends in `.csv`; its folder is made
@@ -142,7 +146,7 @@ def save_table(
     _save(path, file.getvalue())
     return path
 
-# %% ../nbs/60_study.ipynb #5f452dd5
+# %% ../nbs/60_study.ipynb #56fe1ef0
 def _rule(rule)->str:
     if isinstance(rule, type): return f'a {rule.__name__}'
     if isinstance(rule, list): return 'one of ' + ', '.join(map(repr, rule))
@@ -154,7 +158,7 @@ def _accepts(rule, value)->bool:
     number = int if isinstance(rule[0], int) else (int, float)
     return isinstance(value, number) and not isinstance(value, bool) and rule[0] <= value <= rule[1]
 
-# %% ../nbs/60_study.ipynb #5b72fddb
+# %% ../nbs/60_study.ipynb #6e5488f0
 def check_parameters(
     namespace:dict, # the notebook's `globals()`, in the cell after the one tagged `parameters`
     **rules, # a parameter's name → `(lowest, highest)` (both int: whole numbers only), a list of choices, or a type
@@ -171,7 +175,19 @@ def check_parameters(
         if not _accepts(rule, namespace[name]): raise ValueError(f'{name}: got {namespace[name]!r}; {_rule(rule)} is accepted')
     return {k: namespace[k] for k in rules}
 
-# %% ../nbs/60_study.ipynb #9ff29071
+# %% ../nbs/60_study.ipynb #d70cdc60
+def run_folder(
+    config:Config, # of training; `out` is the folder of the study
+    name:str,      # of the run
+)->Config:         # with `out` = OUT/runs/NAME-CHECKSUM
+    "The place of a run: the same settings and data lead to the same"
+    settings = {k: v for k, v in asdict(config).items() if k not in FREE}
+    data = Path(config.data)
+    inputs = [fingerprint(data) if data.is_dir() else sha256(data), sha256(find(config.resume_from)) if config.resume_from else None]
+    short = hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()[:8]
+    return replace(config, out=str(Path(config.out)/'runs'/f'{name}-{short}'))
+
+# %% ../nbs/60_study.ipynb #de356840
 def save_manifest(
     folder, # the profile's folder of results
     profile:dict, # its parameters, as the workflow read them

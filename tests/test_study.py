@@ -6,16 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import papermill
 import pytest
 import yaml
+from PIL import Image
 
+from cleftgan_nb import checkpoints
 from cleftgan_nb.study import read_recipe, sha256
 
 root = Path(__file__).resolve().parent.parent
 smoke = root / 'workflow/profiles/smoke.yaml'
-figures = ['samples.png', 'samples.csv', 'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv']
-made = [*figures, *(f'{o}.json' for o in figures), 'untrained.safetensors', 'cleft.zip', 'normal.zip']
+trained = [f'{run}{o}' for run in ('base-stylegan3-t', 'finetuned') for o in ('.png', '-lapse.png', '-curves.png', '.csv')]
+figures = [*trained, 'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv']
+made = [*figures, *(f'{o}.json' for o in figures), 'base-stylegan3-t.safetensors', 'finetuned.safetensors', 'finetuned.gif', 'cleft.zip', 'normal.zip']
 pytestmark = pytest.mark.slow
 needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakemake needs Python 3.11')
 
@@ -46,25 +50,33 @@ def test_two_runs_make_the_same_bytes(runs, name):
 
 @needs_snakemake
 def test_picture_carries_its_recipe(runs):
-    recipe = read_recipe(runs[0] / 'samples.png')
-    assert recipe == json.loads((runs[0] / 'samples.png.json').read_text())
-    assert recipe['kind'] == 'synthetic' and recipe['training'] == 'untrained' and 'untrained' in recipe['title']
-    assert recipe['inputs'] == {'checkpoint': sha256(runs[0] / 'untrained.safetensors')}
-    assert recipe['parameters']['images'] == yaml.safe_load(smoke.read_text())['sample']['images']
+    recipe = read_recipe(runs[0] / 'finetuned-lapse.png')
+    assert recipe == json.loads((runs[0] / 'finetuned-lapse.png.json').read_text())
+    assert recipe['kind'] == 'synthetic' and 'no patient' in recipe['data'] and '0.16 thousand images' in recipe['title']
+    assert recipe['inputs'] == {'base': sha256(runs[0] / 'base-stylegan3-t.safetensors'), 'data': sha256(runs[0] / 'cleft.zip')}
+    assert recipe['parameters']['kimg'] == yaml.safe_load(smoke.read_text())['finetune']['kimg']
     assert {'cleftgan_nb', 'torch', 'python'} <= recipe['versions'].keys() and recipe['machine']['processor']
 
 
 @needs_snakemake
-def test_table_has_a_row_for_each_image(runs):
-    rows = list(csv.DictReader((runs[0] / 'samples.csv').open()))
-    assert [int(o['seed']) for o in rows] == list(range(8))
-    assert len({o['sha256'] for o in rows}) == 8, 'two seeds, one image'
+def test_log_has_a_row_for_each_tick(runs):
+    rows = list(csv.DictReader((runs[0] / 'finetuned.csv').open()))
+    assert [float(o['kimg']) for o in rows] == [.04, .08, .12, .16]
+
+
+@needs_snakemake
+def test_fine_tuning_starts_from_the_base(runs):
+    base, tuned = [checkpoints.load(runs[0] / f'{o}.safetensors') for o in ('base-stylegan3-t', 'finetuned')]
+    assert base.meta['provenance']['data'] == 'normal.zip' and tuned.meta['provenance']['data'] == 'cleft.zip' and tuned.meta['licence'] == 'CC0-1.0'
+    first = sorted((runs[0] / 'runs').glob('finetuned-*'))[0] / 'fakes-000000.png'
+    last = max(sorted((runs[0] / 'runs').glob('base-*'))[0].glob('fakes-*.png'))
+    assert abs(np.asarray(Image.open(first), float) - np.asarray(Image.open(last), float)).mean() < 1    # but for half precision
 
 
 @needs_snakemake
 def test_manifest_lists_what_is_there(runs):
     listed = json.loads((runs[0] / 'manifest.json').read_text())['files']
-    assert listed.keys() == set(figures)
+    assert listed.keys() == {*figures, 'finetuned.gif'}
     for name, entry in listed.items(): assert entry['sha256'] == sha256(runs[0] / name)
 
 
@@ -77,13 +89,13 @@ def test_cohort_figures_say_that_they_show_phantoms(runs):
 
 @needs_snakemake
 def test_nothing_else_is_left_behind(runs):
-    assert {o.name for o in runs[0].iterdir()} == {*made, 'manifest.json', '01_cohort.ipynb', '01_cohort.log', 'cleft.log', 'normal.log', '02_sample.ipynb', '02_sample.log', 'untrained.log'}
+    assert {o.name for o in runs[0].iterdir()} == {*made, 'manifest.json', 'runs', 'cleft.log', 'normal.log', *(f'{o}.{e}' for o in ('01_cohort', '02_base', '03_finetune') for e in ('ipynb', 'log'))}
 
 
 @needs_snakemake
 def test_dry_run_makes_nothing(tmp_path):
     run = workflow(tmp_path, '--dry-run')
-    assert run.returncode == 0 and 'rule sample' in run.stdout + run.stderr
+    assert run.returncode == 0 and 'rule finetune' in run.stdout + run.stderr
     assert not (tmp_path / 'outputs').exists()
 
 
@@ -95,14 +107,15 @@ def test_workflow_wants_a_profile(tmp_path):
 
 
 @pytest.mark.parametrize('given, told', [
-    (dict(truncation_spi=.5), 'truncation_spi: this notebook has no such parameter (did you mean truncation_psi?)'),
-    (dict(images=0), 'images: got 0; a whole number from 1 to'),
-    (dict(truncation_psi='half'), "truncation_psi: got 'half'; a number from"),
-    (dict(checkpoint='nowhere.safetensors'), 'nowhere.safetensors'),
+    (dict(kimgs=.5), 'kimgs: this notebook has no such parameter (did you mean kimg?)'),
+    (dict(batch=0), 'batch: got 0; a whole number from 1 to'),
+    (dict(freeze_d='half'), "freeze_d: got 'half'; a whole number from"),
+    (dict(base='nowhere.safetensors', data='faces.zip'), 'nowhere.safetensors'),
 ])
 def test_notebook_refuses(tmp_path, given, told):
+    (tmp_path / 'faces.zip').write_bytes(b'none')
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(root / 'nbs/study/02_sample.ipynb', tmp_path / 'run.ipynb', dict(folder=str(tmp_path)) | given,
+        papermill.execute_notebook(root / 'nbs/study/03_finetune.ipynb', tmp_path / 'run.ipynb', dict(folder=str(tmp_path)) | given,
                                    progress_bar=False, cwd=tmp_path)
     assert told in str(caught.value.evalue)
     assert not list(tmp_path.glob('*.png'))

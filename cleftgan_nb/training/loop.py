@@ -23,7 +23,7 @@ from .watch import Board
 
 # %% auto #0
 __all__ = ['latents_of', 'share', 'Team', 'batches', 'step', 'Stopped', 'line_of', 'judge', 'check_room', 'saying_full',
-           'name_at', 'side', 'picture', 'tick', 'passed', 'keep', 'stoppable', 'train', 'begin', 'pause']
+           'name_at', 'side', 'picture', 'show', 'tick', 'passed', 'keep', 'stoppable', 'train', 'begin', 'pause']
 
 # %% ../../nbs/training/34_loop.ipynb #3d63c2e0
 def latents_of(
@@ -203,7 +203,7 @@ def name_at(
     "Thousands of images, as files are called"
     return f'{nimg//1000:06d}' + (f'.{nimg%1000:03d}' if nimg % 1000 else '')
 
-# %% ../../nbs/training/34_loop.ipynb #38212e00
+# %% ../../nbs/training/34_loop.ipynb #923dfd80
 def side(resolution): return max(2, min(8, 1024//resolution))   # images in a row of the picture
 
 def picture(
@@ -218,14 +218,16 @@ def picture(
     grid = (images*127.5 + 128).clamp(0, 255).byte().cpu().unflatten(0, (k, k)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
     return Image.fromarray(grid.squeeze(-1).numpy())
 
-def _png(run, image, path):
-    "A picture that says what it is"
+def show(run, data):
+    "Write the picture, which says what it is"
+    c = run.config; image = picture(run, data.labels(range(side(data.resolution)**2)) if c.labels else None)
     text = PngInfo()
     words = dict(Source='synthetic', Software=f'cleftgan_nb {__version__}', tile=run.G_ema.img_resolution, kimg=run.nimg/1000, seed=run.config.seed)
     for key, value in words.items(): text.add_text(key, str(value))
-    with checkpoints.atomic(path) as f: image.save(f, 'PNG', pnginfo=text)
+    with checkpoints.atomic(Path(c.out)/f'fakes-{name_at(run.nimg)}.png') as f: image.save(f, 'PNG', pnginfo=text)
+    return image
 
-# %% ../../nbs/training/34_loop.ipynb #b9af7dd0
+# %% ../../nbs/training/34_loop.ipynb #66aa5060
 def _lines(path): return path.read_text(encoding='utf-8').splitlines() if path.exists() else []
 
 def _append(path, row, keep):
@@ -250,8 +252,7 @@ def tick(
     with saying_full(out):
         _append(out/'log.jsonl', row, run.tick - 1)
         _append(out/'time.jsonl', dict(kimg=row['kimg']) | took, run.tick - 1)
-        image = picture(run, data.labels(range(side(data.resolution)**2)) if c.labels else None)
-        _png(run, image, out/f'fakes-{name_at(run.nimg)}.png')
+        image = show(run, data)
         if last or passed(run, c.keep_kimg, before=c.tick_kimg): keep(run, out/f'network-{name_at(run.nimg)}.safetensors', data)
         run.save(out/'state.safetensors')
         if board: board.add(row, image)
@@ -302,7 +303,7 @@ def train(
     try: return _train(config, team, progress and team.rank == 0, on_tick)
     finally: team.close()
 
-# %% ../../nbs/training/34_loop.ipynb #f19d2740
+# %% ../../nbs/training/34_loop.ipynb #6d2387f0
 def begin(
     config:Config,
     team:Team,
@@ -316,6 +317,7 @@ def begin(
     if team.rank == 0:
         out.mkdir(parents=True, exist_ok=True); check_room(run, out)
         save_config(run.config, out/'config.yaml')
+        if run.nimg == 0: show(run, data)
     return run, data
 
 def _train(config, team, progress, on_tick):
