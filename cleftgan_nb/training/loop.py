@@ -258,7 +258,7 @@ def tick(
         if board: board.add(row, image)
     return row
 
-# %% ../../nbs/training/34_loop.ipynb #fd7223a0
+# %% ../../nbs/training/34_loop.ipynb #dd16dfc0
 def passed(
     run:Run,
     kimg:float,  # of a milestone, and of each of its multiples
@@ -274,7 +274,9 @@ def keep(
     data:ImageFolderDataset,
 ):
     "A checkpoint of the networks"
-    about = dict(data=Path(data.path).name, images=len(data.names), config=dataclasses.asdict(run.config), version=__version__)
+    c, name = run.config, lambda path: path and Path(path).name          # folders are nobody's business
+    config = dataclasses.asdict(c) | dict(data=name(c.data), out=name(c.out), resume_from=name(c.resume_from))
+    about = dict(data=name(data.path), images=len(data.names), config=config, version=__version__, torch=torch.__version__)
     checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, licence=run.config.licence, provenance=about, progress=dict(kimg=run.nimg/1000, augment_p=float(run.ada.p)))
 
 # %% ../../nbs/training/34_loop.ipynb #038aa320
