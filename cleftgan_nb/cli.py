@@ -151,7 +151,7 @@ def phantom(args):
     save_png(grid([image for image, _ in drawn], args.columns), args.out, recipe)
     for _, t in drawn: print(f'seed {t.seed}: {t.lahshal} severity {t.severity:g}, {t.age:.1f} years, ITA {t.ita:.0f} degrees')
 
-# %% ../nbs/17_cli.ipynb #1422fc60
+# %% ../nbs/17_cli.ipynb #3737b620
 def cohort(args):
     from cleftgan_nb.data import cohort
     if args.out and Path(args.out).exists() and not args.force: raise ValueError(f'{args.out} exists; give another name, or --force to replace it')
@@ -163,8 +163,17 @@ def prepare(args):
     print(prepare(args.folder, args.out, args.size, anonymize=args.anonymize, secret=args.secret, color=not args.keep_color, blur=not args.keep_background, progress=sys.stderr.isatty()))
 
 def card(args):
+    "Of a dataset, or of a model"
+    from cleftgan_nb.checkpoints import shipped
+    if args.what in shipped() or Path(args.what).suffix in ('.safetensors', '.pkl'): return _model_card(args)
     from cleftgan_nb.data.cards import card
-    print(card(args.dataset, args.template, args.out, sheet=args.sheet, smallest=args.smallest))
+    if args.run_folder or args.cohort: raise ValueError(f'--run and --cohort are for the card of a model; {args.what} is a dataset')
+    print(card(args.what, args.template, args.out, sheet=args.sheet, smallest=args.smallest))
+
+def _model_card(args):
+    from cleftgan_nb.training.model_card import model_card
+    if args.sheet or args.smallest: raise ValueError(f'--sheet and --smallest are for the card of a dataset; {args.what} is a model')
+    print(model_card(args.what, args.template, run=args.run_folder, cohort=args.cohort, out=args.out))
 
 # %% ../nbs/17_cli.ipynb #86b42170
 def _values(pairs, option='--set'):
@@ -336,14 +345,17 @@ def _add_prepare(commands):
     p.add_argument('--keep-color', action='store_true', help="leave the lamp's color in")
     p.add_argument('--keep-background', action='store_true', help='do not blur the background')
 
-# %% ../nbs/17_cli.ipynb #6949cc20
+# %% ../nbs/17_cli.ipynb #c5449e00
 def _add_card(commands):
-    p = _command(commands, card, "fill a data card's tables and plots from a dataset", 'cleft.zip data_cards/phantom-cleft.md --sheet', 'prepared/dataset.zip clinic.md --smallest 5')
-    p.add_argument('dataset', help='folder or .zip with a manifest')
+    p = _command(commands, card, "fill the tables and plots of a data card from a dataset, or of a model card from a checkpoint",
+                 'cleft.zip data_cards/phantom-cleft.md --sheet', 'prepared/dataset.zip clinic.md --smallest 5', 'phantom-64-stylegan3-t data_cards/phantom-64-stylegan3-t.md --run run --cohort faces.zip')
+    p.add_argument('what', help='a dataset (folder or .zip with a manifest), or a checkpoint')
     p.add_argument('template', help='the card: prose with blocks to fill')
     p.add_argument('--out', help='where to write it (default: into the card itself)')
-    p.add_argument('--sheet', action='store_true', help='show images: for phantoms only')
-    p.add_argument('--smallest', type=_whole(1), help='smaller counts are not told (default: 1 for phantoms, 5 for anything else)')
+    p.add_argument('--sheet', action='store_true', help='of a dataset: show images; for phantoms only')
+    p.add_argument('--smallest', type=_whole(1), help='of a dataset: smaller counts are not told (default: 1 for phantoms, 5 for anything else)')
+    p.add_argument('--run', dest='run_folder', help='of a model: the folder of its training, for curves and pace')
+    p.add_argument('--cohort', help='of a model: the dataset that it was trained on')
 
 # %% ../nbs/17_cli.ipynb #94c18e70
 def _parser():
