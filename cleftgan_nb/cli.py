@@ -151,7 +151,7 @@ def phantom(args):
     save_png(grid([image for image, _ in drawn], args.columns), args.out, recipe)
     for _, t in drawn: print(f'seed {t.seed}: {t.lahshal} severity {t.severity:g}, {t.age:.1f} years, ITA {t.ita:.0f} degrees')
 
-# %% ../nbs/17_cli.ipynb #3737b620
+# %% ../nbs/17_cli.ipynb #c2a65620
 def cohort(args):
     from cleftgan_nb.data import cohort
     if args.out and Path(args.out).exists() and not args.force: raise ValueError(f'{args.out} exists; give another name, or --force to replace it')
@@ -171,7 +171,7 @@ def card(args):
     print(card(args.what, args.template, args.out, sheet=args.sheet, smallest=args.smallest))
 
 def _model_card(args):
-    from cleftgan_nb.training.model_card import model_card
+    from cleftgan_nb.training.model_cards import model_card
     if args.sheet or args.smallest: raise ValueError(f'--sheet and --smallest are for the card of a dataset; {args.what} is a model')
     print(model_card(args.what, args.template, run=args.run_folder, cohort=args.cohort, out=args.out))
 

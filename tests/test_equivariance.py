@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from cleftgan_nb.metrics.equivariance import (HALF, KINDS, MovedConstant, decibels, equivariance, lanczos_shift, limit, motion_errors, motions, moved, octagon,
+from cleftgan_nb.metrics.motion import (HALF, KINDS, MovedConstant, decibels, equivariance, lanczos_shift, limit, motion_errors, motions, moved, octagon,
     octagon_filter, shift_matrix, shifted_pair, turn, turn_matrix, turned_places)
 from cleftgan_nb.networks import build
 from cleftgan_nb.networks.stylegan3 import SynthesisInput

@@ -8,7 +8,7 @@ from cleftgan_nb.data import cohort
 from cleftgan_nb.training import model_card as module
 from cleftgan_nb.training.config import Config
 from cleftgan_nb.training.loop import train
-from cleftgan_nb.training.model_card import MODEL_BLOCKS, check_run, model_card, pace, sample_one, save_small, stale_model_card, train_command
+from cleftgan_nb.training.model_cards import MODEL_BLOCKS, check_run, model_card, pace, sample_one, save_small, stale_model_card, train_command
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = dict(channel_base=256, channel_max=8, z_dim=8, w_dim=8, num_layers=4, D_kwargs=dict(channel_max=8))

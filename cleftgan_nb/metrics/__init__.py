@@ -1,1 +1,9 @@
 "Measures of generated images: distances, path length, severity, equivariance."
+from .distances import density_coverage, frechet_distance, frechet_infinity, kernel_distance, precision_recall
+from .divergence import dish
+from .features import efficientnet_lite0, inception_2015
+from .motion import equivariance
+from .path_length import ppl, slerp
+from .perceptual import lpips_vgg16, stlpips
+from .score import Score
+from .severity import load_regression
