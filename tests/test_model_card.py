@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 from PIL import Image
 from cleftgan_nb import checkpoints, cli
 from cleftgan_nb.data import cohort
-from cleftgan_nb.training import model_card as module
+from cleftgan_nb.training import model_cards as module
 from cleftgan_nb.training.config import Config
 from cleftgan_nb.training.loop import train
 from cleftgan_nb.training.model_cards import MODEL_BLOCKS, check_run, model_card, pace, sample_one, save_small, stale_model_card, train_command
