@@ -187,7 +187,7 @@ def suspects(
     check_count(n=n)
     return np.argsort(found.ratio, kind='stable')[:n]
 
-# %% ../../nbs/metrics/46_memorization.ipynb #05999d60
+# %% ../../nbs/metrics/46_memorization.ipynb #7726c710
 def plot_neighbors(
     found:Memorized,
     generated, training, held_out, # the images that `memorization` was given; held_out no more than training
@@ -198,7 +198,7 @@ def plot_neighbors(
     import matplotlib.pyplot as plt
     which = suspects(found) if which is None else np.asarray(which)
     columns = min(columns, len(which)); rows = -(-len(which)//columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(2.7*columns, 1.15*rows), layout='constrained', squeeze=False)
+    fig, axes = plt.subplots(rows, columns, figsize=(1.95*columns, .9*rows), layout='constrained', squeeze=False)
     for ax in axes.flat: ax.axis('off')
     for ax, i in zip(axes.flat, which):
         near = [mirrored(s[[k]])[0] if m else s[k] for s, k, m in ((training, found.nearest[i], found.mirrored[i]), (held_out, found.held_out[i], found.held_out_mirrored[i]))]
