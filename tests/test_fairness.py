@@ -9,7 +9,7 @@ from cleftgan_nb.data.cleft import Cleft, Side
 from cleftgan_nb.data.portrait import phantom
 from cleftgan_nb.data.skin import ita, skin_color
 from cleftgan_nb.data.colorspace import srgb
-from cleftgan_nb.metrics.fairness import (LATERALITIES, SEVERITIES, compare_groups, difference, fairness, laterality, laterality_index, plot_composition,
+from cleftgan_nb.metrics.composition import (LATERALITIES, SEVERITIES, compare_groups, difference, fairness, laterality, laterality_index, plot_composition,
                                           severity_groups, skin_tone, tone_groups, tone_shift)
 from cleftgan_nb.metrics.severity import load_regression
 from cleftgan_nb.study import recipe, save_table

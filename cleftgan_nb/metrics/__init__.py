@@ -1,4 +1,6 @@
-"Measures of generated images: distances, path length, severity, equivariance."
+"Measures of generated images: distances, path length, severity, equivariance, copies, composition."
+from .composition import fairness
+from .copies import memorization
 from .distances import density_coverage, frechet_distance, frechet_infinity, kernel_distance, precision_recall
 from .divergence import dish
 from .features import efficientnet_lite0, inception_2015

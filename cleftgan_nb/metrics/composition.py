@@ -9,7 +9,7 @@ from scipy.stats import wasserstein_distance
 from ..data.cards import SKIN
 from ..data.colorspace import ita_of, to_lab
 from .divergence import check_severities
-from .memorization import wilson
+from .copies import wilson
 from .samples import check_count, image_batches
 from .score import Score, middle
 
