@@ -426,15 +426,15 @@ def find(
     others = f", the name of one that ships ({', '.join(shipped())})" if shipped() else ''
     raise FileNotFoundError(f"no file {path}; give the path of a checkpoint{others}, or make an untrained one with 'cleftgan new'")
 
-# %% ../nbs/networks/16_checkpoints.ipynb #0d6c3990
+# %% ../nbs/networks/16_checkpoints.ipynb #25444480
 def load(
     path, # a `.safetensors` of `save`, a published `.pkl`, or the name of a model that ships
 )->Checkpoint:
     "Load networks in evaluation mode; nothing in the file is executed"
     path = as_path(path)
-    if path.suffix and path.suffix not in _READERS and not path.is_dir(): raise ValueError(f'{path.name!r} ends in {path.suffix!r}; accepted: {", ".join(_READERS)}')
+    if path.suffix not in _READERS and str(path) not in shipped() and not path.is_dir():
+        raise ValueError(f'{path.name!r} ends in {path.suffix!r}; accepted: {", ".join([*_READERS, *shipped()])}')
     path = find(path)
-    if path.suffix not in _READERS: raise ValueError(f'{path.name!r} ends in {path.suffix!r}; accepted: {", ".join(_READERS)}')
     try: return _READERS[path.suffix](path)
     except ValueError as e: raise ValueError(str(e) if str(e).startswith(path.name) else f'{path.name} cannot be loaded: {e}') from e.__cause__
 

@@ -83,7 +83,7 @@ def test_a_killed_run_ends_like_one_that_was_not(faces, tmp_path, network, kills
     "20 times at random moments; before and after every rename of a file"
     settings = SMALL if network == 'stylegan3-t' else {k: v for k, v in SMALL.items() if k != 'num_layers'}
     more = dict(network=network, settings=settings, **(dict(kimg=.16) if renames else {}))
-    whole = train(config(faces, tmp_path/'whole', **more), progress=False)
+    lives(config(faces, whole := tmp_path/'whole', **more), tmp_path)
     killed = lives(config(faces, tmp_path/'killed', **more), tmp_path, kills, renames)
     assert killed >= (kills or renames) - kills//4
     a, b = tensors(whole), tensors(tmp_path/'killed')

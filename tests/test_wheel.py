@@ -37,7 +37,7 @@ def test_holds_the_library_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as z:
         names = {o for o in z.namelist() if '.dist-info/' not in o}
         info = {o.split('.dist-info/')[1] for o in z.namelist() if '.dist-info/' in o}
-    wanted = [*(root / 'cleftgan_nb').rglob('*.py'), *(o for o in (root / 'cleftgan_nb/data/assets').rglob('*') if o.is_file())]
+    wanted = [*(root / 'cleftgan_nb').rglob('*.py'), *(o for folder in ('assets', 'data/assets') for o in (root / 'cleftgan_nb' / folder).rglob('*') if o.is_file())]
     assert names == {str(o.relative_to(root)) for o in wanted}
     assert {'METADATA', 'entry_points.txt', 'licenses/LICENSE'} <= info
 
