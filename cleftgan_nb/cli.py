@@ -9,8 +9,7 @@ from pathlib import Path
 from . import __version__
 
 # %% auto #0
-__all__ = ['parse_seeds', 'picture', 'grid', 'save_png', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'prepare',
-           'card', 'train', 'main']
+__all__ = ['parse_seeds', 'grid', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'prepare', 'card', 'train', 'main']
 
 # %% ../nbs/17_cli.ipynb #151358c0
 def _range(part):
@@ -34,23 +33,8 @@ def _label(G, label):
     "The one-hot label of a conditional network"
     import torch
     if not G.c_dim and label is None: return None
-    if G.c_dim and label is not None and 0 <= label < G.c_dim: return torch.eye(G.c_dim)[label:label+1]
+    if G.c_dim and label is not None and 0 <= label < G.c_dim: return torch.eye(G.c_dim)[label]
     raise ValueError(f'--label {label}: this network ' + (f'needs a label from 0 to {G.c_dim-1}' if G.c_dim else 'has no labels; leave it out'))
-
-# %% ../nbs/17_cli.ipynb #1e644b10
-def picture(
-    G,                 # a generator
-    seed:int,          # of z
-    truncation_psi=1., # 1: as trained; less: closer to the average face
-    label=None,        # of a conditional network
-):                     # uint8 array, [H,W] or [H,W,3]
-    "One picture of a generator"
-    import numpy as np, torch
-    z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim)).float()
-    fixed = {'noise_mode': 'const'} if G.architecture == 'StyleGAN2Generator' else {}
-    with torch.inference_mode(): image = G(z, _label(G, label), truncation_psi=truncation_psi, **fixed)[0].float()
-    if image.shape[0] not in (1, 3): raise ValueError(f'the network makes {image.shape[0]} channels; accepted: 1 (gray) or 3 (RGB)')
-    return (image*127.5 + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).squeeze(2).numpy()
 
 # %% ../nbs/17_cli.ipynb #70977680
 def grid(
@@ -60,22 +44,6 @@ def grid(
     "Pictures side by side"
     from cleftgan_nb.data.portrait import contact_sheet
     return contact_sheet(images, min(columns or math.ceil(len(images)**.5), len(images)))
-
-# %% ../nbs/17_cli.ipynb #3fa89c60
-def save_png(
-    image,       # uint8 array
-    path,        # `….png`
-    recipe:dict, # how to make it again
-):
-    "Write a picture with its recipe inside, in one step"
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-    from cleftgan_nb.checkpoints import atomic
-    text = PngInfo()
-    words = {'Title': recipe['title'], 'Software': f'cleftgan_nb {__version__}', 'Source': 'synthetic',
-             'recipe': json.dumps(recipe, sort_keys=True, ensure_ascii=False)}
-    for key, value in words.items(): text.add_itxt(key, value)
-    with atomic(path) as f: Image.fromarray(image).save(f, format='png', pnginfo=text)
 
 # %% ../nbs/17_cli.ipynb #3889e610
 def convert(args):
@@ -128,12 +96,14 @@ def _recipe(args, checkpoint, seeds):
 def sample(args):
     from tqdm import tqdm
     from cleftgan_nb import checkpoints
+    from cleftgan_nb.pictures import sample_one, save_png
     seeds = parse_seeds(args.seeds)
     if Path(args.out).suffix != '.png': raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
     _may_write(args.out, args.force)
     c = checkpoints.load(args.file)
+    label = _label(c.sampler, args.label)
     bar = tqdm(seeds, desc='pictures', unit='picture', disable=len(seeds) < 2 or not sys.stderr.isatty())
-    images = [picture(c.sampler, seed, args.truncation_psi, args.label) for seed in bar]
+    images = [sample_one(c.sampler, seed, args.truncation_psi, label) for seed in bar]
     save_png(grid(images, args.columns), args.out, _recipe(args, c, seeds))
     print(f'{args.out}: {len(seeds)} synthetic pictures')
 
@@ -142,6 +112,7 @@ def phantom(args):
     from cleftgan_nb.data import phantom
     if Path(args.out).suffix != '.png': raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
     from tqdm import tqdm
+    from cleftgan_nb.pictures import save_png
     _may_write(args.out, args.force)
     if not Path(args.out).resolve().parent.is_dir(): raise FileNotFoundError(f'no folder {Path(args.out).parent}; make it first')
     bar = tqdm(seeds := parse_seeds(args.seeds), desc='phantoms', unit='img', disable=len(seeds) < 2 or not sys.stderr.isatty())
@@ -215,10 +186,10 @@ def train(args):
 
 def _ended(out, config):
     "What there is now"
-    from cleftgan_nb.training.watch import read_log
-    kimg, kept = read_log(out)['kimg'][-1] if (out/'log.jsonl').exists() else 0, sorted(out.glob('network-*.safetensors'))
+    from cleftgan_nb.training.watch import kept, read_log
+    kimg = read_log(out)['kimg'][-1] if (out/'log.jsonl').exists() else 0
     if kimg < config.kimg: return f"{out}: stopped; 'cleftgan train {out}' goes on"
-    return f"{kept[-1]}: after {kimg:g} kimg; 'cleftgan train {out} --kimg {2*kimg:g}' goes on"
+    return f"{list(kept(out).values())[-1]}: after {kimg:g} kimg; 'cleftgan train {out} --kimg {2*kimg:g}' goes on"
 
 # %% ../nbs/17_cli.ipynb #253b7d00
 class _Parser(argparse.ArgumentParser):

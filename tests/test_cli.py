@@ -3,7 +3,7 @@ import json, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from cleftgan_nb import __version__, checkpoints, cli, networks
+from cleftgan_nb import __version__, checkpoints, cli, pictures, networks
 from published import published
 
 ENV = {**os.environ, 'PYTHONPATH': str(Path(cli.__file__).parents[1])}   # of processes started here, wherever the library lies
@@ -120,12 +120,12 @@ def test_debug_shows_where(run):
     with pytest.raises(FileNotFoundError): cli.main(['--debug', 'info', 'no.safetensors'])
 
 def test_a_bug_is_one_line_too(run, net, monkeypatch):
-    monkeypatch.setattr(cli, 'picture', lambda *a: 1/0)
+    monkeypatch.setattr(pictures, 'sample_one', lambda *a: 1/0)
     mistake(run, 'sample', net, says='ZeroDivisionError: division by zero; this should not happen')
 
 def test_interrupt(run, net, monkeypatch):
     def interrupt(*a): raise KeyboardInterrupt
-    monkeypatch.setattr(cli, 'picture', interrupt)
+    monkeypatch.setattr(pictures, 'sample_one', interrupt)
     assert run('sample', net)[0] == 130 and not os.path.exists('sample.png')
 
 def test_warnings_are_one_line(run, net):

@@ -12,7 +12,8 @@ from torch import nn
 from cleftgan_nb.data import ImageFolderDataset, write_dataset
 from cleftgan_nb.metrics import features as F, inception
 from cleftgan_nb.metrics.distances import distances, frechet_distance, kernel_distance
-from cleftgan_nb.metrics.samples import dataset_images, image_batches, latents, sample_batches, samples, to_uint8
+from cleftgan_nb.metrics.samples import dataset_images, image_batches, latents, sample_batches, samples
+from cleftgan_nb.pictures import to_uint8
 from cleftgan_nb.metrics.weights import package_file
 from cleftgan_nb.networks import build
 

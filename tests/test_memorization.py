@@ -4,7 +4,8 @@ from hypothesis import given, settings, strategies as st
 from scipy.spatial.distance import cdist
 
 from cleftgan_nb.metrics import copies as module
-from cleftgan_nb.metrics.copies import Pixels, memorization, mirrored, nearest, plot_neighbors, ratios, suspects, wilson
+from cleftgan_nb.metrics.copies import Pixels, memorization, mirrored, nearest, plot_neighbors, ratios, suspects
+from cleftgan_nb.metrics.score import wilson
 from cleftgan_nb.metrics.score import Score
 
 

@@ -12,6 +12,7 @@ from fastcore.basics import patch
 from .samples import check_count, image_batches, latents
 from .perceptual import stlpips
 from ..networks.layers import Generator
+from ..pictures import to_uint8
 
 # %% auto #0
 __all__ = ['FACE', 'MOUTH', 'AROUND', 'BEYOND', 'YCBCR', 'ellipse', 'windows', 'weighted_error', 'seen_distance', 'coarse',
@@ -229,7 +230,7 @@ def normalize(self:Adaptation,
 )->tuple:          # faces uint8 [N,R,R,3], heatmaps [N,R,R], best iterations [N]
     "The faces as they might be without a cleft, and where they differ"
     faces, maps, best = zip(*self._normalized(images, progress))
-    return (torch.cat(faces)*127.5 + 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy(), np.concatenate(maps), np.array(best)
+    return to_uint8(torch.cat(faces)), np.concatenate(maps), np.array(best)
 
 @patch
 def normality(self:Adaptation, images, progress=False)->np.ndarray: # [N], -log10 A

@@ -9,9 +9,8 @@ from scipy.stats import wasserstein_distance
 from ..data.cards import SKIN
 from ..data.colorspace import ita_of, to_lab
 from .divergence import check_severities
-from .copies import wilson
 from .samples import check_count, image_batches
-from .score import Score, middle
+from .score import Score, middle, wilson
 
 # %% auto #0
 __all__ = ['FACE', 'LIT', 'PHANTOMS', 'CLOSED', 'ONE_SIDED', 'LATERALITIES', 'SEVERITIES', 'skin_pixels', 'skin_tone',

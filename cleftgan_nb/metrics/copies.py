@@ -10,12 +10,10 @@ from ..data.colorspace import to_lab
 from .distances import BLOCK, check_features, described, metric_name, squared_distances
 from .features import FeatureNetwork, resize
 from .samples import check_count, check_images, dataset_images
-from .score import Score, middle
-from scipy.stats import norm
+from .score import Score, middle, wilson
 
 # %% auto #0
-__all__ = ['Pixels', 'mirrored', 'both_ways', 'nearest', 'ratios', 'wilson', 'Memorized', 'memorization', 'suspects',
-           'plot_neighbors']
+__all__ = ['Pixels', 'mirrored', 'both_ways', 'nearest', 'ratios', 'Memorized', 'memorization', 'suspects', 'plot_neighbors']
 
 # %% ../../nbs/metrics/46_memorization.ipynb #5ed4aa50
 @dataclass(frozen=True)
@@ -73,17 +71,6 @@ def ratios(
     "How much closer one set is than the other"
     out = np.where(a > 0, np.inf, 1.)
     return np.divide(a, b, out=out, where=b > 0)
-
-# %% ../../nbs/metrics/46_memorization.ipynb #cc9eb900
-def wilson(
-    k,         # images that are so
-    n,         # of so many
-    level=.95,
-)->tuple:      # low, high
-    "Interval of a share"
-    p, z = k/n, norm.ppf((1 + level)/2)
-    center, half = (p + z*z/(2*n))/(1 + z*z/n), z*np.sqrt(p*(1 - p)/n + z*z/(4*n*n))/(1 + z*z/n)
-    return float(min(max(center - half, 0), p)), float(max(min(center + half, 1), p))
 
 # %% ../../nbs/metrics/46_memorization.ipynb #36a1c590
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np, torch
 from scipy import linalg
 from scipy.stats import norm
 from .samples import check_count
-from .score import Score
+from .score import Score, wilson
 
 # %% auto #0
 __all__ = ['SHARES', 'BLOCK', 'GROUPS', 'check_features', 'check_pair', 'metric_name', 'described', 'Cloud', 'cloud',
@@ -246,17 +246,11 @@ def _spread(values):
     g = len(values)
     return (g - 1)/g*((np.array(values) - np.mean(values))**2).sum()
 
-def _wilson(p, n, level):
-    "The interval of a share that was seen in n images"
-    z = norm.ppf((1 + level)/2)
-    middle, half = (p + z*z/(2*n))/(1 + z*z/n), z*np.sqrt(p*(1 - p)/n + z*z/(4*n*n))/(1 + z*z/n)
-    return middle - half, middle + half
-
 # %% ../../nbs/metrics/41_distances.ipynb #7f443290
 def _share(metric, value, spread, n, share, level, **about):
     "A share (or a density) with its interval, which is never narrower than that of n independent answers"
     low, high = _around(value, spread, level, 0, 1 if share else np.inf)
-    if share: w = _wilson(value, n, level); low, high = max(min(low, w[0]), 0.), min(max(high, w[1]), 1.)
+    if share: w = wilson(value*n, n, level); low, high = min(low, w[0]), max(high, w[1])
     return Score(metric_name(metric, about['network']), value, low, high, level=level, sizes=about['sizes'], seed=about['seed'], features=described(about['network']), interval=f'jackknife over {GROUPS} groups', notes=dict(k=about['k']))
 
 def _neighbors(feats_a, feats_b, k, seed):

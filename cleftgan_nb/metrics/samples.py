@@ -6,11 +6,13 @@
 from __future__ import annotations
 import numpy as np, torch
 from tqdm.auto import tqdm
-from ..networks.layers import check_labels, check_shape
+from fastcore.meta import delegates
+from ..networks.layers import check_labels
 from ..ops.dispatch import whole
+from ..pictures import to_uint8
 
 # %% auto #0
-__all__ = ['check_count', 'latents', 'to_uint8', 'sample_batches', 'samples', 'check_images', 'image_batches', 'dataset_images']
+__all__ = ['check_count', 'latents', 'sample_batches', 'samples', 'check_images', 'image_batches', 'dataset_images']
 
 # %% ../../nbs/metrics/39_samples.ipynb #d6b0f530
 def check_count(
@@ -31,15 +33,6 @@ def latents(
     check_count(0, seed=seed)
     rows = [np.random.default_rng([seed, i]).standard_normal(z_dim) for i in index]
     return torch.from_numpy(np.array(rows, dtype=np.float32).reshape(len(rows), z_dim))
-
-# %% ../../nbs/metrics/39_samples.ipynb #a1383f80
-def to_uint8(
-    images, # tensor [n,C,H,W], about -1 to 1
-)->np.ndarray: # uint8 [n,H,W,C]
-    "Images as they would be stored"
-    check_shape('images', images, 'n', 'C', 'H', 'W')
-    if not images.isfinite().all(): raise ValueError(f'images: {int((~images.isfinite()).any((1, 2, 3)).sum())} of {len(images)} hold NaN or infinity; the network that made them is broken, or was given broken latents')
-    return (images.float()*127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 # %% ../../nbs/metrics/39_samples.ipynb #d4a0c740
 def _labels(G, labels, n):
@@ -62,27 +55,23 @@ def sample_batches(
     "Images of a generator, batch by batch, for sets that should not be in memory as a whole"
     check_count(n=n, batch=batch)
     labels, device = _labels(G, labels, n), next(G.parameters()).device
-    fixed = {'noise_mode': 'const'} if G.architecture == 'StyleGAN2Generator' else {}
     with tqdm(total=n, unit='images', desc='samples', disable=None if progress else True) as bar:
         for first in range(0, n, batch):
             index = range(first, min(first + batch, n))
             c = None if labels is None else labels[first:index.stop].to(device)
-            with torch.inference_mode(): images = G(latents(seed, index, G.z_dim).to(device), c, truncation_psi=truncation_psi, **fixed)
+            with torch.inference_mode(): images = G(latents(seed, index, G.z_dim).to(device), c, truncation_psi=truncation_psi, noise_mode='const')
             yield to_uint8(images)
             bar.update(len(index))
 
 # %% ../../nbs/metrics/39_samples.ipynb #88ff5630
+@delegates(sample_batches)
 def samples(
-    G,                # a generator
-    n,                # images
-    seed=0,           # of the set
-    batch=32,         # images at once; changes nothing but speed and memory
-    truncation_psi=1.,# 1: as trained; less: closer to the average face. Metrics are defined at 1
-    labels=None,      # of a conditional network: one [c_dim] or one for each image [n, c_dim]
-    progress=True,    # show a bar
-)->np.ndarray:        # uint8 [n,H,W,C]
+    G,       # a generator
+    n,       # images
+    **kwargs # of `sample_batches`
+)->np.ndarray: # uint8 [n,H,W,C]
     "Images of a generator: image i is the one that (seed, i) stands for"
-    return np.concatenate(list(sample_batches(G, n, seed, batch, truncation_psi, labels, progress)))
+    return np.concatenate(list(sample_batches(G, n, **kwargs)))
 
 # %% ../../nbs/metrics/39_samples.ipynb #d7ec6640
 def check_images(

@@ -7,10 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 import math
 import numpy as np
+from scipy.stats import norm
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['Score', 'middle']
+__all__ = ['Score', 'middle', 'wilson']
 
 # %% ../../nbs/metrics/38_score.ipynb #e0052f90
 @dataclass(frozen=True, eq=False)
@@ -63,3 +64,14 @@ def middle(
     v = np.asarray(values, dtype=np.float64)
     if v.ndim != 1 or len(v) < 2 or not np.isfinite(v).all(): raise ValueError(f'values: {v.size} numbers, {int((~np.isfinite(v)).sum())} of them not finite; accepted: at least 2 finite numbers')
     return tuple(float(q) for q in np.quantile(v, [(1 - level)/2, (1 + level)/2]))
+
+# %% ../../nbs/metrics/38_score.ipynb #5866a2bb
+def wilson(
+    k,         # images that are so
+    n,         # of so many
+    level=.95,
+)->tuple:      # low, high
+    "Interval of a share"
+    p, z = k/n, norm.ppf((1 + level)/2)
+    center, half = (p + z*z/(2*n))/(1 + z*z/n), z*np.sqrt(p*(1 - p)/n + z*z/(4*n*n))/(1 + z*z/n)
+    return float(min(max(center - half, 0), p)), float(max(min(center + half, 1), p))

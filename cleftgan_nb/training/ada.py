@@ -31,13 +31,12 @@ class AdaptiveAugment:
 # %% ../../nbs/training/31b_ada.ipynb #56ce1590
 @patch
 def step(self:AdaptiveAugment,
-    signs, # [2]: sum of signs and how many, of this step's real images
-    across=None, # adds up a tensor over all processes, where there are several
+    signs, # [2]: sum of signs and how many, of this step's real images, over all processes
 ): # True where p was updated, every `interval` steps
     "Count a step, and move p when it is time."
     self.signs, self.steps = self.signs + check_shape('signs', signs, 2), self.steps + 1
     if self.steps < self.interval: return False
-    total, count = self.signs if across is None else across(self.signs)
+    total, count = self.signs
     self.r_t = total / count
     move = (self.r_t - self.target).sign() * count / (self.speed_kimg * 1000)
     self.p = torch.where(count > 0, self.p + move, self.p).clamp(min=0)

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 from .. import __version__, checkpoints
 from ..data.datasets import ImageFolderDataset, InfiniteSampler
+from ..data.portrait import contact_sheet
+from ..pictures import png, to_uint8
 from . import losses
 from .chance import bits, normals, uniforms
 from .config import Config, check, from_values, load_config, save_config
@@ -215,16 +216,13 @@ def picture(
     z = normals(run.config.seed, 'fixed', torch.arange(k*k), G.z_dim).to(run.device)
     parts = [None]*-(-k*k//8) if labels is None else labels.to(run.device).split(8)
     with torch.inference_mode(): images = torch.cat([G(part, c, noise_mode='const') for part, c in zip(z.split(8), parts)]).float()
-    grid = (images*127.5 + 128).clamp(0, 255).byte().cpu().unflatten(0, (k, k)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
-    return Image.fromarray(grid.squeeze(-1).numpy())
+    return Image.fromarray(contact_sheet(list(to_uint8(images)), k))
 
 def show(run, data):
     "Write the picture, which says what it is"
     c = run.config; image = picture(run, data.labels(range(side(data.resolution)**2)) if c.labels else None)
-    text = PngInfo()
-    words = dict(Source='synthetic', Software=f'cleftgan_nb {__version__}', tile=run.G_ema.img_resolution, kimg=run.nimg/1000, seed=run.config.seed)
-    for key, value in words.items(): text.add_text(key, str(value))
-    with checkpoints.atomic(Path(c.out)/f'fakes-{name_at(run.nimg)}.png') as f: image.save(f, 'PNG', pnginfo=text)
+    words = dict(tile=run.G_ema.img_resolution, kimg=run.nimg/1000, seed=run.config.seed)
+    with checkpoints.atomic(Path(c.out)/f'fakes-{name_at(run.nimg)}.png') as f: f.write(png(image, words))
     return image
 
 # %% ../../nbs/training/34_loop.ipynb #66aa5060
@@ -322,6 +320,7 @@ def begin(
         if run.nimg == 0: show(run, data)
     return run, data
 
+# %% ../../nbs/training/34_loop.ipynb #ae394bb3
 def _train(config, team, progress, on_tick):
     run, data = begin(config, team); end, since = config.kimg*1000, (time.time(), run.nimg)
     board = Board(config.out, run.nimg) if team.rank == 0 else None

@@ -4,26 +4,27 @@
 
 # %% ../../nbs/training/36_model_card.ipynb #c81f30c0
 from __future__ import annotations
-import dataclasses, io, json, math, platform, shlex, shutil, tempfile
+import dataclasses, json, math, shlex, shutil, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 import torch
 import yaml
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from safetensors import safe_open
 from .. import __version__, checkpoints
 from ..data.cards import check_block, draft_folder, find_blocks, place_page, publish, read_page, table, write_block
 from ..data.datasets import ImageFolderDataset, about, fingerprint
 from ..data.portrait import contact_sheet
+from ..ops.dispatch import processor
+from ..pictures import png, sample_one, told
 from .config import Config, from_values, load_config, settled
 from .watch import curves, pictures, read_log, strip
 
 # %% auto #0
-__all__ = ['SIDE', 'PSI', 'LARGEST', 'MODEL_BLOCKS', 'Source', 'facts', 'train_command', 'cohort_command', 'pace', 'processor',
-           'training', 'sample_one', 'samples_picture', 'samples', 'save_small', 'check_run', 'until', 'curves_text',
-           'progress_text', 'model_card', 'stale_model_card']
+__all__ = ['SIDE', 'PSI', 'LARGEST', 'MODEL_BLOCKS', 'Source', 'facts', 'train_command', 'cohort_command', 'pace', 'training',
+           'samples_picture', 'samples', 'save_small', 'check_run', 'until', 'curves_text', 'progress_text',
+           'model_card', 'stale_model_card']
 
 # %% ../../nbs/training/36_model_card.ipynb #8a44d510
 @dataclasses.dataclass
@@ -136,14 +137,6 @@ def pace(
     speed = float((log['images/s']*log['seconds'])[there].sum()/log['seconds'][there].sum())
     return (speed, kimg*1000/speed/3600) if speed > 0 else None
 
-# %% ../../nbs/training/36_model_card.ipynb #d68b4940
-def processor()->str: # such as 'AMD EPYC 7763 64-Core Processor'
-    "This computer's processor"
-    try: lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError: lines = []
-    names = [o.split(':', 1)[1].strip() for o in lines if o.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
-
 # %% ../../nbs/training/36_model_card.ipynb #320a3a10
 def _data_line(s, folder):
     "The dataset, with a link to its card if that lies in `folder`"
@@ -178,21 +171,9 @@ def _augmented(s):
 SIDE, PSI = 64, .7     # pixels of an image as shown; truncation of the last row
 LARGEST = 250_000      # bytes of a picture
 
-def sample_one(
-    G,                 # generator
-    seed:int,          # of the latent
-    truncation_psi=1., # 1: as trained
-    label=None,        # [L] of a conditional network
-)->np.ndarray:         # uint8 [H,W,C]
-    "The image that `cleftgan sample` makes from a seed"
-    z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim)).float()
-    fixed = {'noise_mode': 'const'} if G.architecture == 'StyleGAN2Generator' else {}
-    with torch.inference_mode(): image = G(z, None if label is None else label[None], truncation_psi=truncation_psi, **fixed)[0].float()
-    return (image*127.5 + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
-
 def _shown(image):
     "An image with about `SIDE` pixels, RGB"
-    image, n = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).convert('RGB'), image.shape[0]
+    image, n = Image.fromarray(image).convert('RGB'), len(image)
     scale = SIDE//n if n < SIDE else SIDE/n
     return np.asarray(image.resize((round(n*scale),)*2, Image.Resampling.NEAREST if n < SIDE else Image.Resampling.LANCZOS))
 
@@ -223,13 +204,6 @@ def samples(s, columns=8, rows=8):
     return f'{words}\n\n```\ncleftgan sample {shlex.quote(s.name)} --seeds 0-{last} --columns {columns}\n```\n'
 
 # %% ../../nbs/training/36_model_card.ipynb #95caeae0
-def _bytes(image, words):
-    "A PNG with its words inside"
-    text, file = PngInfo(), io.BytesIO()
-    for k, v in words.items(): text.add_itxt(k, v)
-    image.save(file, 'PNG', optimize=True, pnginfo=text)
-    return file.getvalue()
-
 def save_small(
     image:Image.Image,
     path,          # `….png`
@@ -237,12 +211,12 @@ def save_small(
     largest=LARGEST, # bytes
 ):
     "Write a picture that says what it is, with fewer colors if it would be too large"
-    words = {'Title': recipe['title'], 'Software': f'cleftgan_nb {__version__}', 'Source': 'synthetic', 'recipe': json.dumps(recipe, sort_keys=True, ensure_ascii=False)}
-    data = _bytes(image, words)
+    words = told(recipe)
+    data = png(image, words, optimize=True)
     for colors in (256, 128, 64, 32, 16):
         if len(data) <= largest: break
         palette = image.convert('RGB').quantize(colors)
-        data = _bytes(image.convert('RGB').quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG), words)
+        data = png(image.convert('RGB').quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG), words, optimize=True)
     Path(path).write_bytes(data)
 
 # %% ../../nbs/training/36_model_card.ipynb #f2a4dc90
@@ -262,6 +236,7 @@ def check_run(
         if f.name not in _MAY_DIFFER and a != b: raise ValueError(f'{run} is another run: it has {f.name}={a!r}, the checkpoint was trained with {b!r}; accepted: the folder of the run that wrote it')
     if log['kimg'][-1] < kimg - 1e-6: raise ValueError(f'{run} ends at {log["kimg"][-1]:g} kimg, the checkpoint is of {kimg:g}; accepted: the folder of the run that wrote it')
 
+# %% ../../nbs/training/36_model_card.ipynb #50ec7cf8
 @contextmanager
 def until(
     run,        # folder

@@ -81,10 +81,16 @@ class Run:
         found, words = read_state(state) if state else (None, None)
         if state: config = dataclasses.replace(config, resume_from=words['config']['resume_from'])     # a run began where it began
         nets = {role: from_config(net) for role, net in words['networks'].items()} if state else known_networks(config.resume_from, config.dtype) if config.resume_from else None
-        self.config = c = settled(config, resolution, kind_of(nets['G']) if nets else None)
-        nets = nets or new_networks(c, resolution, channels, labels)
-        check_fit(nets['G'], (resolution, channels, labels), state or c.resume_from)
+        self.config = settled(config, resolution, kind_of(nets['G']) if nets else None)
+        nets = nets or new_networks(self.config, resolution, channels, labels)
+        check_fit(nets['G'], (resolution, channels, labels), state or self.config.resume_from)
         self.G, self.D, self.G_ema = (nets[role].to(self.device) for role in ('G', 'D', 'G_ema'))
+        self._learn()
+        if state: self._continue(found, words, state)
+
+    def _learn(self):
+        "Everything that training needs besides networks"
+        c = self.config
         for net in (self.G, self.D): net.train().requires_grad_(True)
         self.G_ema.eval().requires_grad_(False)
         _freeze(self.D, c.freeze_d)
@@ -94,12 +100,12 @@ class Run:
         self.pipe = None if c.augment == 'none' else AugmentPipe(**preset('bgc'))
         self.path_mean = torch.zeros([], device=self.device)
         self.follow()
-        if state: self._continue(found, words, state)
 
     def follow(self):
         "Augment as often as the controller says"
         if self.pipe is not None: self.pipe.p.copy_(self.ada.p)
 
+# %% ../../nbs/training/33_state.ipynb #28778832
 def _trained(net): return [p for p in net.parameters() if p.requires_grad]
 
 # %% ../../nbs/training/33_state.ipynb #cc2cf140

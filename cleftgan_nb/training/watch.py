@@ -13,7 +13,7 @@ from .. import __version__, checkpoints
 from ..data.portrait import contact_sheet
 
 # %% auto #0
-__all__ = ['PANELS', 'read_log', 'curves', 'pictures', 'grid_at', 'tiles', 'strip', 'gif', 'live', 'tensorboard', 'Board']
+__all__ = ['PANELS', 'read_log', 'curves', 'pictures', 'kept', 'grid_at', 'tiles', 'strip', 'gif', 'live', 'tensorboard', 'Board']
 
 # %% ../../nbs/training/35_watch.ipynb #2e7e5040
 def _rows(path):
@@ -150,6 +150,13 @@ def pictures(
     if not found: raise ValueError(f'{folder} has no picture yet; the first comes with the first line of its log')
     return dict(sorted(found.items()))
 
+def kept(
+    folder, # of a run
+)->dict:    # kimg → file, in order; the last is the newest
+    "The checkpoints of a run"
+    names = {path: re.fullmatch(r'network-(\d+(?:\.\d+)?)\.safetensors', path.name) for path in _folder(folder).glob('network-*.safetensors')}
+    return dict(sorted((float(name[1]), path) for path, name in names.items() if name))
+
 def _said(path, key, default):
     "A number that the text of a picture gives"
     try:
@@ -180,7 +187,7 @@ def _tile_size(path, size):
 def _checkpoint_size(folder):
     "Resolution of the generator in the newest checkpoint, 0 if there is none"
     from safetensors import SafetensorError, safe_open
-    for path in sorted(folder.glob('network-*.safetensors'), reverse=True):
+    for path in reversed(kept(folder).values()):
         try:
             with safe_open(path, 'pt') as f: return int(json.loads(f.metadata()['networks'])['G_ema']['kwargs']['img_resolution'])
         except (SafetensorError, OSError, TypeError, KeyError, ValueError): continue
