@@ -1,5 +1,5 @@
 """The command line: what it writes, what it says, and that every mistake is one line and exit code 2."""
-import json, os, subprocess, sys
+import csv, json, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
@@ -135,7 +135,7 @@ def test_warnings_are_one_line(run, net):
     code, out, err = run('info', net)
     assert code == 0 and 'NOT FINITE' in out and err.startswith('cleftgan: warning: net.safetensors: not finite') and err.count('\n') == 1
 
-@pytest.mark.parametrize('command', [(), ('convert',), ('info',), ('new',), ('sample',), ('train',)])
+@pytest.mark.parametrize('command', [(), ('convert',), ('info',), ('new',), ('sample',), ('train',), ('measure',)])
 def test_help(run, command):
     code, out, err = run(*command, '--help')
     assert code == 0 and 'examples:\n  cleftgan ' in out and all(f'cleftgan {c}' in out for c in command)
@@ -185,3 +185,21 @@ def test_train(run, tmp_path):
 def test_train_complains(run, tmp_path, args, word):
     code, out, err = run('train', *args)
     assert code == 2 and word in err and err.count('\n') == 1 and not (tmp_path/'x').exists()
+
+@pytest.mark.slow
+def test_measure(run, tmp_path):
+    "A checkpoint and a dataset; what the inputs do not allow is left out, and the table in the file is the one that was printed"
+    for seed in 0, 1: assert run('cohort', 'cleft', '--n', 16, '--size', 64, '--seed', seed, '--workers', 1, '--out', f'{seed}.zip')[0] == 0
+    assert run('new', 'stylegan3-t', '--resolution', 64, *SMALL[2:], 'net.safetensors')[0] == 0
+    code, out, err = run('measure', 'net.safetensors', '--real', '0.zip', '--parts', 'severity,distances', '--n', 16, '--out', 'scores.csv')
+    names = [line.split()[0] for line in out.splitlines()[1:]]
+    assert code == 0 and names == ['fd_efficientnet_lite0', 'fd_infinity_efficientnet_lite0', 'kd_efficientnet_lite0', 'dish'], err
+    rows = list(csv.DictReader((tmp_path/'scores.csv').open()))
+    assert [r['name'] for r in rows] == names and rows[0]['real'] == '0.zip' and rows[0]['generated'].startswith('net.safetensors sha256:')
+    assert out.splitlines()[1].split()[1] == f'{float(rows[0]["value"]):.4g}'
+    code, out, err = run('measure', '1.zip', '--real', '0.zip', '--held-out', '1.zip')
+    assert code == 0 and 'copied_pixels_16' in out and 'ppl' not in out and 'eq_t' not in out, err
+
+@pytest.mark.parametrize('args, says', [(('net.safetensors', '--real', 'none.zip'), 'none.zip'), (('none.zip', '--real', 'none.zip'), 'no dataset none.zip'), (('net.safetensors', '--real', 'x.zip', '--out', 'a.txt'), '.csv'),
+                                        (('net.safetensors',), '--real'), (('net.safetensors', '--real', 'x.zip', '--n', '1'), 'from 2')])
+def test_measure_complains(run, net, args, says): mistake(run, 'measure', *args, says=says)

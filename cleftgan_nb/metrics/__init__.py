@@ -1,6 +1,6 @@
 "Measures of generated images: distances, path length, severity, equivariance, copies, composition."
 from .composition import fairness
-from .copies import memorization
+from .copies import memorisation
 from .distances import density_coverage, frechet_distance, frechet_infinity, kernel_distance, precision_recall
 from .divergence import dish
 from .features import efficientnet_lite0, inception_2015
@@ -9,3 +9,4 @@ from .path_length import ppl, slerp
 from .perceptual import lpips_vgg16, stlpips
 from .score import Score
 from .severity import load_regression
+from .table import measure

@@ -102,6 +102,7 @@ def _line(ax, kimg, values, smooth, **style):
 def _references(ax, panel, abouts, colors):
     "Lines at values that mean something"
     if any(n in ('loss/G', 'loss/D made', 'loss/D real') for n in panel): ax.axhline(math.log(2), color='.45', ls=':', lw=1, zorder=1)
+    if 'augment_p' in panel: ax.set_ylim(0, max(.1, ax.get_ylim()[1]))     # noise around 0 looks like noise around 0
     targets = {n: a.get('ada_target', .6) for n, a in abouts.items() if a.get('augment') == 'ada'} if 'r_t' in panel else {}
     if len(set(targets.values())) == 1: targets, colors = dict(list(targets.items())[:1]), dict.fromkeys(targets, '.45')
     for name, target in targets.items(): ax.axhline(target, color=colors[name], ls='--', lw=1, zorder=1)
@@ -296,10 +297,10 @@ def _frame(sheet, kimg, palette):
     return frame
 
 # %% ../../nbs/training/35_watch.ipynb #f26f1eb0
-def _timing(n, seconds):
-    "Which of n pictures are shown, and for how many milliseconds each: 12 a second at most, the last one a while longer"
+def _timing(n, seconds, most=None):
+    "Which of n pictures are shown, and for how many milliseconds each: 12 a second and `most` at most, the last one a while longer"
     if not seconds > 0: raise ValueError(f'seconds={seconds}; accepted: a number above 0')
-    frames = max(min(n, int(seconds*12)), 1)
+    frames = max(min(n, int(seconds*12), most or n), 1)
     chosen = np.linspace(0 if frames > 1 else n - 1, n - 1, frames).round().astype(int)
     each = round(100*seconds/frames)*10
     return chosen, [each]*(frames - 1) + [each + 1500]
@@ -312,10 +313,11 @@ def gif(
     rows=3, columns=6, # of images, the first latents of the run
     size=None,  # pixels of one image; None: as the picture or a checkpoint says
     scale=None, # of an image; None: shown with 64 to 128 pixels
+    most=None,  # pictures, for a smaller file; None: 12 a second
 )->Path:
     "The fixed latents over time, as a film without end"
     found = pictures(folder); kimgs, files = list(found), list(found.values())
-    chosen, durations = _timing(len(files), seconds)
+    chosen, durations = _timing(len(files), seconds, most)
     images = [[_resized(image, _scale(len(image), scale)) for image in tiles(files[i], size)[:rows*columns]] for i in chosen]
     n = min(map(len, images))                # pictures of a run may hold more latents from some time on
     sheets = [contact_sheet(some[:n], min(columns, n)) for some in images]

@@ -1,0 +1,68 @@
+"All measures at once: the numbers of the single functions, for what the inputs allow"
+import numpy as np, pytest, torch
+from cleftgan_nb.metrics import dish, efficientnet_lite0, frechet_distance, load_regression
+from cleftgan_nb.metrics.samples import samples
+from cleftgan_nb.metrics.table import PARTS, as_table, measure, save_scores
+from cleftgan_nb.networks import build
+
+quiet = dict(progress=False)
+
+
+@pytest.fixture(scope='module')
+def sets():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (24, 64, 64, 3), np.uint8) for _ in range(3)]
+
+
+@pytest.fixture(scope='module')
+def G():
+    torch.manual_seed(0)
+    return build('stylegan2', 64, channel_base=256, channel_max=8, z_dim=8, w_dim=8)[0].eval()
+
+
+def test_numbers_of_the_single_functions(sets, G):
+    real, held_out, _ = sets
+    scores = {s.name: s for s in measure(G, real, n=20, seed=3, parts=['distances', 'severity'], **quiet)}
+    drawn, network, scorer = samples(G, 20, seed=3, **quiet), efficientnet_lite0(), load_regression()
+    fd = frechet_distance(network.features(real, **quiet), network.features(drawn, **quiet), network)
+    assert scores['fd_efficientnet_lite0'].value == pytest.approx(fd.value, rel=1e-6) and scores['fd_efficientnet_lite0'].sizes == dict(real=24, generated=20)
+    assert scores['dish'].value == dish(scorer.score(real), scorer.score(drawn), scorer=scorer.name, seed=3).value
+
+
+def test_all_parts_of_a_stylegan2(sets, G):
+    "Its input does not move by itself"
+    real, held_out, _ = sets
+    names = [s.name for s in measure(G, real, held_out, n=20, paths=4, motions=2, **quiet)]
+    assert {'precision_efficientnet_lite0', 'ppl_stlpips_wend', 'eq_t', 'eq_r', 'copied_pixels_16'} <= set(names) and len(names) == len(set(names)) == 20
+
+
+def test_same_seed_same_digits(sets, G):
+    once, again, other = ([s.value for s in measure(G, sets[0], n=20, parts='manifold,distances'.split(','), seed=seed, **quiet)] for seed in (0, 0, 1))
+    assert once == again != other
+
+
+@pytest.mark.parametrize('change, says', [
+    (dict(parts=['severity', 'fid']), "parts: 'fid'; accepted: distances"), (dict(parts='copies'), 'copies needs held_out'), (dict(n=1), 'n=1; accepted: a whole number from 2'),
+    (dict(real=np.zeros((4, 16, 16, 3), np.uint8)), 'the generator makes images of \\[64, 64, 3\\], real has \\[16, 16, 3\\]'), (dict(real=np.zeros((4, 64, 64, 3))), 'real has dtype float64'),
+    (dict(generated=np.zeros((4, 16, 16, 3), np.uint8)), 'generated is \\[16, 16, 3\\], real \\[64, 64, 3\\]'), (dict(generated=np.zeros((4, 64, 64, 3), np.uint8), parts='motion'), 'motion needs a generator')])
+def test_complains(sets, G, change, says):
+    with pytest.raises(ValueError, match=says): measure(**dict(generated=G, real=sets[0]) | change, **quiet)
+
+
+def test_small_images_have_no_severity(sets):
+    small = [images[:, :32, :32] for images in sets]
+    assert not any(s.name == 'dish' for s in measure(small[1], small[0], **quiet))
+    with pytest.raises(ValueError, match='severity needs color images of at least 64 x 64 pixels'): measure(small[1], small[0], parts='severity', **quiet)
+
+
+def test_conditional():
+    G = build('stylegan2', 16, channel_base=64, channel_max=4, z_dim=4, w_dim=4, c_dim=2)[0]
+    with pytest.raises(ValueError, match=r'conditional \(2 label entries\)'): measure(G, np.zeros((4, 16, 16, 3), np.uint8), **quiet)
+
+
+def test_table_and_file_agree(sets, tmp_path):
+    scores = measure(sets[1], sets[0], **quiet)
+    save_scores(scores, tmp_path/'a.csv', real='zeros')
+    lines, rows = as_table(scores).splitlines(), (tmp_path/'a.csv').read_text().splitlines()
+    assert len(lines) == len(rows) == len(scores) + 1 and all(row.startswith(line.split()[0] + ',') and row.endswith(',zeros') for line, row in zip(lines[1:], rows[1:]))
+    assert len({len(line) - len(line.split('  ')[-1]) for line in lines[1:]}) == 1
