@@ -195,13 +195,13 @@ def _ended(out, config):
 # %% ../nbs/17_cli.ipynb #1d84a04d
 def measure(args):
     from cleftgan_nb.data import ImageFolderDataset
-    from cleftgan_nb.metrics import table
+    from cleftgan_nb.metrics import inception_2015, table
     if args.out:
         if Path(args.out).suffix != '.csv': raise ValueError(f'--out {args.out}: accepted: a name that ends in .csv')
         _may_write(args.out, args.force)
-    parts = args.parts.split(',') if args.parts else None
+    parts, network = args.parts and args.parts.split(','), args.inception and inception_2015(args.inception)
     generated, about = _measured(args.what)
-    scores = table.measure(generated, ImageFolderDataset(args.real), args.held_out and ImageFolderDataset(args.held_out), parts, args.n, seed=args.seed, progress=sys.stderr.isatty())
+    scores = table.measure(generated, ImageFolderDataset(args.real), args.held_out and ImageFolderDataset(args.held_out), parts, args.n, network=network, seed=args.seed, progress=sys.stderr.isatty())
     print(table.as_table(scores))
     if args.out: table.save_scores(scores, args.out, generated=about, real=Path(args.real).name, held_out=Path(args.held_out).name if args.held_out else '', version=__version__)
 
@@ -310,6 +310,7 @@ def _add_measure(commands):
     p.add_argument('--real', required=True, help='the dataset that it was trained with')
     p.add_argument('--held-out', help='a dataset of the same kind that it never saw, as large: to search for copies')
     p.add_argument('--parts', help='some of distances,manifold,severity,paths,motion,copies (default: all that these allow)')
+    p.add_argument('--inception', metavar='FILE', help='the network of the published FID, as TorchScript or a state dict, to judge instead of EfficientNet-Lite0')
     p.add_argument('--n', type=_whole(2), default=5000, help='images to draw from a checkpoint (default: 5000)')
     p.add_argument('--seed', type=_whole(), default=0, help='of everything random (default: 0)')
     p.add_argument('--out', help='write the scores as .csv, too')

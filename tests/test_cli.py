@@ -201,5 +201,5 @@ def test_measure(run, tmp_path):
     assert code == 0 and 'copied_pixels_16' in out and 'ppl' not in out and 'eq_t' not in out, err
 
 @pytest.mark.parametrize('args, says', [(('net.safetensors', '--real', 'none.zip'), 'none.zip'), (('none.zip', '--real', 'none.zip'), 'no dataset none.zip'), (('net.safetensors', '--real', 'x.zip', '--out', 'a.txt'), '.csv'),
-                                        (('net.safetensors',), '--real'), (('net.safetensors', '--real', 'x.zip', '--n', '1'), 'from 2')])
+                                        (('net.safetensors',), '--real'), (('net.safetensors', '--real', '.', '--inception', 'none.pt'), 'none.pt'), (('net.safetensors', '--real', 'x.zip', '--n', '1'), 'from 2')])
 def test_measure_complains(run, net, args, says): mistake(run, 'measure', *args, says=says)
