@@ -18,7 +18,7 @@ from cleftgan_nb.study import read_recipe, sha256
 root = Path(__file__).resolve().parent.parent
 smoke = root / 'workflow/profiles/smoke.yaml'
 trained = [f'{run}{o}' for run in ('base-stylegan3-t', 'finetuned') for o in ('.png', '-lapse.png', '-curves.png', '.csv')]
-figures = [*trained, 'augmentation-curves.png', 'augmentation-unseen.png', 'augmentation.csv', 'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv']
+figures = [*trained, 'augmentation-curves.png', 'augmentation-unseen.png', 'augmentation-settled.csv', 'augmentation.csv', 'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv']
 made = [*figures, *(f'{o}.json' for o in figures), 'base-stylegan3-t.safetensors', 'finetuned.safetensors', 'finetuned.gif', 'cleft.zip', 'normal.zip', 'unseen.zip']
 pytestmark = pytest.mark.slow
 needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakemake needs Python 3.11')
