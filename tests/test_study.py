@@ -18,7 +18,9 @@ from cleftgan_nb.study import read_recipe, sha256
 root = Path(__file__).resolve().parent.parent
 smoke = root / 'workflow/profiles/smoke.yaml'
 trained = [f'{run}{o}' for run in ('base-stylegan3-t', 'finetuned') for o in ('.png', '-lapse.png', '-curves.png', '.csv')]
-figures = [*trained, 'augmentation-curves.png', 'augmentation-unseen.png', 'augmentation-settled.csv', 'augmentation.csv', 'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv']
+figures = [*trained, 'augmentation-curves.png', 'augmentation-unseen.png', 'augmentation-settled.csv', 'augmentation.csv', 'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv', 'compared.png', 'compare.png', 'compare.csv',
+           'compare-readable.csv', 'severity.png', 'severity.csv', 'walk-w.png', 'walk-z.png', 'walk.gif', 'path-length.csv', 'path-length.png', 'composition.csv', 'composition.png', 'copies.csv',
+           'neighbors-efficientnet_lite0.png', 'neighbors-pixels_16.png']
 made = [*figures, *(f'{o}.json' for o in figures), 'base-stylegan3-t.safetensors', 'finetuned.safetensors', 'finetuned.gif', 'cleft.zip', 'normal.zip', 'unseen.zip']
 pytestmark = pytest.mark.slow
 needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakemake needs Python 3.11')
@@ -89,7 +91,7 @@ def test_cohort_figures_say_that_they_show_phantoms(runs):
 
 @needs_snakemake
 def test_nothing_else_is_left_behind(runs):
-    assert {o.name for o in runs[0].iterdir()} == {*made, 'manifest.json', 'runs', 'cleft.log', 'normal.log', 'unseen.log', *(f'{o}.{e}' for o in ('01_cohort', '02_base', '03_finetune', '04_augmentation') for e in ('ipynb', 'log'))}
+    assert {o.name for o in runs[0].iterdir()} == {*made, 'manifest.json', 'runs', 'cleft.log', 'normal.log', 'unseen.log', *(f'{o}.{e}' for o in ('01_cohort', '02_base', '03_finetune', '04_augmentation', '05_compare', '06_latents', '07_people') for e in ('ipynb', 'log'))}
 
 
 @needs_snakemake
