@@ -126,8 +126,11 @@ def phantom(args):
 # %% ../nbs/17_cli.ipynb #c2a65620
 def cohort(args):
     from cleftgan_nb.data import cohort
+    from cleftgan_nb.data.cohorts import Recipe
+    if args.repaired is not None and args.kind == 'normal': raise ValueError('--repaired is for a cleft cohort; nothing is to be repaired in a normal one')
     if args.out and Path(args.out).exists() and not args.force: raise ValueError(f'{args.out} exists; give another name, or --force to replace it')
-    path = cohort(args.kind, args.n, args.out, size=args.size, seed=args.seed, workers=args.workers, overwrite=args.force, progress=sys.stderr.isatty())
+    recipe = Recipe() if args.repaired is None else Recipe(repaired=args.repaired, repaired_infants=args.repaired)
+    path = cohort(args.kind, args.n, args.out, size=args.size, seed=args.seed, recipe=recipe, workers=args.workers, overwrite=args.force, progress=sys.stderr.isatty())
     print(f'{path}: {args.n} {args.kind} phantoms of {args.size} pixels')
 
 def prepare(args):
@@ -331,11 +334,12 @@ def _add_phantom(commands):
 
 # %% ../nbs/17_cli.ipynb #ba8ccea0
 def _add_cohort(commands):
-    p = _command(commands, cohort, 'draw a cohort of phantoms as a dataset with its manifest', 'cleft --n 514 --out cleft.zip', 'normal --n 10000 --size 64')
+    p = _command(commands, cohort, 'draw a cohort of phantoms as a dataset with its manifest', 'cleft --n 514 --out cleft.zip', 'cleft --n 514 --repaired 0 --out before-repair.zip', 'normal --n 10000 --size 64')
     p.add_argument('kind', choices=['normal', 'cleft'], help='without a cleft, or with one')
     p.add_argument('--n', type=_whole(1), default=514, help='people (default: 514, as in the paper)')
     p.add_argument('--size', type=_whole(16), default=64, help='pixels (default: 64)')
     p.add_argument('--seed', type=_whole(), default=0, help='of the cohort (default: 0)')
+    p.add_argument('--repaired', type=float, help='share of the patients whose lip has been repaired (default: .05 of those under half a year, .55 of the others)')
     p.add_argument('--out', help='folder or .zip (default: KIND-N-SIZE.zip here)')
     p.add_argument('--workers', type=_whole(1), help='processes (default: one a core)')
     _forces(p)

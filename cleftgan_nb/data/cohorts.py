@@ -40,7 +40,7 @@ class Recipe:
     leaning:float=3.          # degrees of columellar deviation that remain after it, as published
     normal:tuple=(.06, 2., .025, .025)   # a face without a cleft is uneven too
     def __post_init__(self):
-        shares = ('left', 'right', 'male', 'repaired_infants', 'repaired', 'together', 'least', 'lesser', 'simonart')
+        shares = ('left', 'right', 'male', 'repaired', 'repaired_infants', 'together', 'least', 'lesser', 'simonart')
         for name in shares:
             if not isinstance(v := getattr(self, name), (int, float)) or not 0 <= v <= 1: raise ValueError(f'{name}={v!r}; accepted: a number from 0 to 1')
         if self.left + self.right > 1: raise ValueError(f'left={self.left} and right={self.right} are more than everybody; what they leave is bilateral')
@@ -152,11 +152,17 @@ def cohort(
     return write_dataset(path or f'{kind}-{n}-{size}.zip', rows, about=_about(kind, n, size, seed, recipe), label_names=LABELS if kind == 'cleft' else None, overwrite=overwrite)
 
 # %% ../../nbs/data/27_cohorts.ipynb #3c19f480
+def _command(kind, n, size, seed, recipe):
+    "The line that draws the same cohort, or None for a recipe that no line can give"
+    line = f'cleftgan cohort {kind} --n {n} --size {size} --seed {seed}'
+    if kind == 'normal' or recipe == Recipe(): return line
+    return f'{line} --repaired {recipe.repaired:g}' if recipe == Recipe(repaired=recipe.repaired, repaired_infants=recipe.repaired) else None
+
 def _about(kind, n, size, seed, recipe):
     "What a cohort says about itself"
     drawn = asdict(recipe) if kind == 'cleft' else dict(normal=recipe.normal)
     return dict(kind=f'phantom-{kind}', licence='CC0-1.0', synthetic=True, note='Digital phantoms: no patient is shown. Severity is a parameter of the drawing, not a clinical grade.',
-                parameters=dict(n=int(n), size=int(size), seed=int(seed), recipe=drawn), command=f'cleftgan cohort {kind} --n {n} --size {size} --seed {seed}',
+                parameters=dict(n=int(n), size=int(size), seed=int(seed), recipe=drawn), command=_command(kind, n, size, seed, recipe),
                 versions=dict(cleftgan_nb=__version__, python=platform.python_version(), numpy=np.__version__))
 
 # %% ../../nbs/data/27_cohorts.ipynb #ce066fa0
