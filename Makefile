@@ -1,7 +1,7 @@
 # CleftGAN-nb: `make` alone lists what there is to make. Needs make and Python 3.10 or newer; the rest goes into .venv
 PYTHON  ?= python3
-PROFILE ?= smoke
-JOBS    ?= 1
+PROFILE ?= cpu
+JOBS    ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))' 2>/dev/null || echo 1)
 
 VENV  := .venv
 STAMP := $(VENV)/.installed
@@ -14,7 +14,7 @@ export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 help:  ## this list
 	@echo "make <target>, one of:"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-7s %s\n", $$1, $$2}' Makefile
-	@echo "variables: PYTHON=$(PYTHON) (3.10 or newer), PROFILE=$(PROFILE) (a file of workflow/profiles), JOBS=$(JOBS)"
+	@echo "variables: PYTHON=$(PYTHON) (3.10 or newer), PROFILE=$(PROFILE) (a file of workflow/profiles), JOBS=$(JOBS) (at once), DATA=$(DATA) (folder of photographs), MORE=$(MORE) (for snakemake, such as -n)"
 
 env: $(STAMP)  ## the environment in .venv, from the pins of requirements/dev.txt
 
@@ -35,10 +35,10 @@ check: env  ## what must agree: notebooks and library, notebooks and README, who
 	.ci/synced
 	lint-imports --no-logo
 
-study: env workflow/profiles/$(PROFILE).yaml  ## run the study: make study PROFILE=smoke (minutes on a CPU)
+study: env workflow/profiles/$(PROFILE).yaml  ## run the study: make study PROFILE=smoke (minutes), or PROFILE=cpu (an hour); DATA=folder takes photographs
 	@python -c 'import snakemake' 2>/dev/null || { echo "The study runs by snakemake, which needs Python 3.11 or newer: make clean, then make study PYTHON=python3.11"; exit 1; }
-	$(if $(filter smoke,$(PROFILE)),rm -rf outputs/smoke/runs)
-	snakemake --snakefile workflow/Snakefile --configfile workflow/profiles/$(PROFILE).yaml --cores $(JOBS) $(if $(filter smoke,$(PROFILE)),--forceall)
+	@python -m cleftgan_nb.preflight workflow/profiles/$(PROFILE).yaml "$(DATA)" $(JOBS)
+	snakemake --snakefile workflow/Snakefile --configfile workflow/profiles/$(PROFILE).yaml --cores $(JOBS) --rerun-incomplete $(if $(DATA),--config data="$(abspath $(DATA))") $(MORE)
 
 workflow/profiles/%.yaml:
 	@echo "There is no profile '$*'. There are:"; ls workflow/profiles | sed 's/\.yaml//;s/^/  /'; exit 1

@@ -9,8 +9,8 @@ from pathlib import Path
 from . import __version__
 
 # %% auto #0
-__all__ = ['parse_seeds', 'grid', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'prepare', 'card', 'train', 'measure',
-           'main']
+__all__ = ['parse_seeds', 'grid', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'split', 'prepare', 'card', 'train',
+           'measure', 'main']
 
 # %% ../nbs/17_cli.ipynb #151358c0
 def _range(part):
@@ -132,6 +132,10 @@ def cohort(args):
     recipe = Recipe() if args.repaired is None else Recipe(repaired=args.repaired, repaired_infants=args.repaired)
     path = cohort(args.kind, args.n, args.out, size=args.size, seed=args.seed, recipe=recipe, workers=args.workers, overwrite=args.force, progress=sys.stderr.isatty())
     print(f'{path}: {args.n} {args.kind} phantoms of {args.size} pixels')
+
+def split(args):
+    from cleftgan_nb.data.split import split
+    for path in split(args.dataset, args.train, args.unseen, args.share, args.seed, args.force): print(path)
 
 def prepare(args):
     from cleftgan_nb.data import prepare
@@ -344,6 +348,16 @@ def _add_cohort(commands):
     p.add_argument('--workers', type=_whole(1), help='processes (default: one a core)')
     _forces(p)
 
+# %% ../nbs/17_cli.ipynb #454f4ef1
+def _add_split(commands):
+    p = _command(commands, split, 'hold some people of a dataset back, so that copies of the others can be told', 'photographs-prepared/dataset.zip train.zip unseen.zip', 'dataset.zip train.zip unseen.zip --share 0.3')
+    p.add_argument('dataset', help='a dataset of ours; images of one person lie in one folder, or each image is a person')
+    p.add_argument('train', help='new dataset: what to learn from')
+    p.add_argument('unseen', help='new dataset: what is held back')
+    p.add_argument('--share', type=_finite, default=.2, help='of the images to hold back (default: 0.2)')
+    p.add_argument('--seed', type=_whole(), default=0, help='of who that is (default: 0)')
+    _forces(p)
+
 # %% ../nbs/17_cli.ipynb #876a5690
 def _add_prepare(commands):
     p = _command(commands, prepare, "turn a folder of consented photographs into a dataset and a report on every file",
@@ -379,7 +393,7 @@ def _parser():
     parser.add_argument('--debug', action='store_true', help='show where an error came from')
     parser.add_argument('--version', action='version', version=f'cleftgan_nb {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for add in _add_phantom, _add_cohort, _add_prepare, _add_card, _add_train, _add_measure, _add_convert, _add_info, _add_new, _add_sample: add(commands)
+    for add in _add_phantom, _add_cohort, _add_prepare, _add_split, _add_card, _add_train, _add_measure, _add_convert, _add_info, _add_new, _add_sample: add(commands)
     return parser
 
 # %% ../nbs/17_cli.ipynb #f8cf3770
