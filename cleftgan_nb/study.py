@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['commit', 'versions', 'machine', 'recipe', 'save_figure', 'save_film', 'read_recipe', 'sheet', 'save_table',
-           'check_parameters', 'clear_winner', 'run_folder', 'save_manifest']
+           'check_parameters', 'clear_winner', 'run_folder', 'run_at', 'save_manifest']
 
 # %% ../nbs/60_study.ipynb #1a51a4d0
 import csv, difflib, hashlib, io, json, platform, subprocess
@@ -20,8 +20,10 @@ from .checkpoints import atomic, find, sha256
 from .ops.dispatch import processor
 from .pictures import save_png
 from .data.datasets import fingerprint
+from .training import train
 from .training.config import Config
 from .training.state import FREE
+from .training.watch import kept
 
 # %% ../nbs/60_study.ipynb #c2d744a0
 def commit()->str|None: # None for an installed library, or where there is no git
@@ -208,6 +210,19 @@ def run_folder(
     inputs = [fingerprint(data) if data.is_dir() else sha256(data), sha256(find(config.resume_from)) if config.resume_from else None]
     short = hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()[:8]
     return replace(config, out=str(Path(config.out)/'runs'/f'{name}-{short}'))
+
+# %% ../nbs/60_study.ipynb #7d0a11c4
+def run_at(
+    config:Config, # of training; `out` is the folder of the study
+    name:str,      # of the run
+    shared=(),     # names under which another notebook may have made the same run, perhaps a longer one
+)->Path:           # the checkpoint at the end of `config.kimg`
+    "Train, unless the same run is there already"
+    end, own = -(-round(config.kimg*1000)//config.batch)*config.batch/1000, run_folder(config, name)
+    for folder in (Path(run_folder(config, o).out) for o in (*shared, name)):
+        if folder.is_dir() and (found := kept(folder).get(end)): return found
+    if Path(own.out).is_dir() and (longer := [k for k in kept(own.out) if k > end]): raise ValueError(f'kimg={config.kimg}, but {own.out} has gone on to {max(longer):g} and kept nothing at {end:g}; give kimg={min(longer):g}, or remove that folder')
+    return kept(train(own))[end]
 
 # %% ../nbs/60_study.ipynb #de356840
 def save_manifest(

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from cleftgan_nb import checkpoints
+from cleftgan_nb.data import write_dataset
 from cleftgan_nb.study import read_recipe, sha256
 
 root = Path(__file__).resolve().parent.parent
@@ -20,7 +21,8 @@ smoke = root / 'workflow/profiles/smoke.yaml'
 trained = [f'{run}{o}' for run in ('base-stylegan3-t', 'finetuned') for o in ('.png', '-lapse.png', '-curves.png', '.csv')]
 figures = [*trained, 'augmentation-curves.png', 'augmentation-unseen.png', 'augmentation-settled.csv', 'augmentation.csv', 'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv', 'compared.png', 'compare.png', 'compare.csv',
            'compare-readable.csv', 'severity.png', 'severity.csv', 'walk-w.png', 'walk-z.png', 'walk.gif', 'path-length.csv', 'path-length.png', 'composition.csv', 'composition.png', 'copies.csv',
-           'neighbors-efficientnet_lite0.png', 'neighbors-pixels_16.png']
+           'neighbors-efficientnet_lite0.png', 'neighbors-pixels_16.png', 'preprocessing.png', 'ablations.png', 'ablations.csv', *(f'truth-{o}.{e}' for o in ('severity', 'dish', 'distances', 'copies', 'modes') for e in ('png', 'csv')),
+           'usefulness.png', 'usefulness.csv', 'usefulness-gain.csv']
 made = [*figures, *(f'{o}.json' for o in figures), 'base-stylegan3-t.safetensors', 'finetuned.safetensors', 'finetuned.gif', 'cleft.zip', 'normal.zip', 'unseen.zip']
 pytestmark = pytest.mark.slow
 needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakemake needs Python 3.11')
@@ -90,8 +92,27 @@ def test_cohort_figures_say_that_they_show_phantoms(runs):
 
 
 @needs_snakemake
+def test_ablations_take_the_runs_of_augmentation(runs):
+    made = sorted(o.name.rsplit('-', 1)[0] for o in (runs[0] / 'runs').iterdir() if o.is_dir())
+    assert made.count('augment-none') == made.count('augment-ada') == 1 and made.count('ablation') == 3
+    rows = {o['variant']: o for o in csv.DictReader((runs[0] / 'ablations.csv').open())}
+    assert rows.keys() == {'another real sample', 'before', 'no augmentation', 'fixed p = 0.2', 'ADA, 24 images', 'Freeze-D, 3 layers', '12 images', 'ψ = 0.5'}
+    assert float(rows['fixed p = 0.2']['augment_p']) == .2 and float(rows['no augmentation']['augment_p']) == 0 and rows['12 images']['training_images'] == '12'
+
+
+@needs_snakemake
+def test_the_measures_see_what_was_done(runs):
+    copies = list(csv.DictReader((runs[0] / 'truth-copies.csv').open()))
+    assert all(o['found'] == o['planted'] for o in copies if o['copies'] in ('as it is', 'mirrored')) and all(o['wrongly'] == '0' for o in copies)
+    dish = [o for o in csv.DictReader((runs[0] / 'truth-dish.csv').open()) if o['by'] == 'truth' and o['change'] == 'shifted']
+    assert float(dish[-1]['wasserstein']) > float(dish[0]['wasserstein'])
+    arms = {o['trained_on'] for o in csv.DictReader((runs[0] / 'usefulness.csv').open())}
+    assert arms == {'real', 'generated', 'both', 'rated'}
+
+
+@needs_snakemake
 def test_nothing_else_is_left_behind(runs):
-    assert {o.name for o in runs[0].iterdir()} == {*made, 'manifest.json', 'runs', 'cleft.log', 'normal.log', 'unseen.log', *(f'{o}.{e}' for o in ('01_cohort', '02_base', '03_finetune', '04_augmentation', '05_compare', '06_latents', '07_people') for e in ('ipynb', 'log'))}
+    assert {o.name for o in runs[0].iterdir()} == {*made, 'manifest.json', 'runs', 'cleft.log', 'normal.log', 'unseen.log', *(f'{o}.{e}' for o in ('01_cohort', '02_base', '03_finetune', '04_augmentation', '05_compare', '06_latents', '07_people', '08_ablations', '09_truth', '10_usefulness') for e in ('ipynb', 'log'))}
 
 
 @needs_snakemake
@@ -119,5 +140,27 @@ def test_notebook_refuses(tmp_path, given, told):
     with pytest.raises(papermill.PapermillExecutionError) as caught:
         papermill.execute_notebook(root / 'nbs/study/03_finetune.ipynb', tmp_path / 'run.ipynb', dict(folder=str(tmp_path)) | given,
                                    progress_bar=False, cwd=tmp_path)
+    assert told in str(caught.value.evalue)
+    assert not list(tmp_path.glob('*.png'))
+
+
+@pytest.fixture(scope='module')
+def gray(tmp_path_factory):
+    "A dataset of ours that knows nothing of clefts."
+    path = tmp_path_factory.mktemp('gray') / 'gray.zip'
+    return write_dataset(path, ((np.full((64, 64, 3), 10*i, np.uint8), None, dict(number=i)) for i in range(20)), about=dict(kind='gray squares', licence='CC0-1.0'))
+
+
+@pytest.mark.parametrize('notebook, given, told', [
+    ('08_ablations', dict(data='gray', images=[64]), 'images: got 64; whole numbers from 3 on are accepted, below the 20 images'),
+    ('08_ablations', dict(data='gray', images=[12], psi=['half']), "psi: got 'half'; numbers from 0 to 2 are accepted"),
+    ('09_truth', dict(sizes=[8]), 'sizes: got 8; a list of whole numbers from 16 on is accepted'),
+    ('09_truth', dict(cleft='gray', unseen='gray', normal='gray'), 'knows nothing of severities; this notebook needs phantoms'),
+    ('10_usefulness', dict(real=[8], folds=5), 'real: got 8; a list of whole numbers from 10 on, two a fold, is accepted'),
+])
+def test_further_notebooks_refuse(gray, tmp_path, notebook, given, told):
+    given = {k: str(gray) if v == 'gray' else v for k, v in given.items()}
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        papermill.execute_notebook(root / f'nbs/study/{notebook}.ipynb', tmp_path / 'run.ipynb', dict(folder=str(tmp_path)) | given, progress_bar=False, cwd=tmp_path)
     assert told in str(caught.value.evalue)
     assert not list(tmp_path.glob('*.png'))
