@@ -54,7 +54,7 @@ def told(
     recipe:dict, # how to make a picture again; its title says what it is
 )->dict:         # for `png`
     "A recipe as a picture's words"
-    return {'Title': recipe['title'], 'recipe': json.dumps(recipe, sort_keys=True, ensure_ascii=False)}
+    return {'Source': recipe.get('kind', 'synthetic'), 'Title': recipe['title'], 'recipe': json.dumps(recipe, sort_keys=True, ensure_ascii=False)}
 
 def save_png(
     image,       # uint8 array [H,W] or [H,W,3]

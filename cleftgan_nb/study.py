@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['commit', 'versions', 'machine', 'made_in', 'whose', 'recipe', 'save_figure', 'save_film', 'read_recipe', 'sheet',
-           'save_table', 'check_parameters', 'clear_winner', 'run_folder', 'run_training', 'save_manifest']
+           'save_table', 'check_parameters', 'clear_winner', 'run_folder', 'run_training', 'run_at', 'save_manifest']
 
 # %% ../nbs/60_study.ipynb #1a51a4d0
 import csv, difflib, hashlib, io, json, os, platform, subprocess, sys
@@ -23,6 +23,7 @@ from .data.datasets import about, fingerprint
 from .training.config import Config, save_config
 from .training.loop import train
 from .training.state import FREE
+from .training.watch import kept
 
 # %% ../nbs/60_study.ipynb #c2d744a0
 def commit()->str|None: # None for an installed library, or where there is no git
@@ -247,6 +248,19 @@ def run_training(
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}', '-m', 'cleftgan_nb', 'train', str(folder/'asked.yaml')]
     if (run := subprocess.run(command)).returncode: raise RuntimeError(f'torchrun ended with {run.returncode}; what its processes said stands above, and {folder} goes on from its last state')
     return folder
+
+# %% ../nbs/60_study.ipynb #7d0a11c4
+def run_at(
+    config:Config, # of training; `out` is the folder of the study
+    name:str,      # of the run
+    shared=(),     # names under which another notebook may have made the same run, perhaps a longer one
+)->Path:           # the checkpoint at the end of `config.kimg`
+    "Train, unless the same run is there already"
+    end, own = -(-round(config.kimg*1000)//config.batch)*config.batch/1000, run_folder(config, name)
+    for folder in (Path(run_folder(config, o).out) for o in (*shared, name)):
+        if folder.is_dir() and (found := kept(folder).get(end)): return found
+    if Path(own.out).is_dir() and (longer := [k for k in kept(own.out) if k > end]): raise ValueError(f'kimg={config.kimg}, but {own.out} has gone on to {max(longer):g} and kept nothing at {end:g}; give kimg={min(longer):g}, or remove that folder')
+    return kept(train(own))[end]
 
 # %% ../nbs/60_study.ipynb #de356840
 def save_manifest(

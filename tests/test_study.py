@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +14,19 @@ import yaml
 from PIL import Image
 
 from cleftgan_nb import checkpoints
+from cleftgan_nb.data import write_dataset
 from cleftgan_nb.study import read_recipe, sha256
 
 root = Path(__file__).resolve().parent.parent
 smoke = root / 'workflow/profiles/smoke.yaml'
-trained = [f'{run}{o}' for run in ('base-stylegan3-t', 'finetuned') for o in ('.png', '-lapse.png', '-curves.png', '.csv')]
-figures = [*trained, 'augmentation-curves.png', 'augmentation-unseen.png', 'augmentation-settled.csv', 'augmentation.csv', 'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv', 'compared.png', 'compare.png', 'compare.csv',
-           'compare-readable.csv', 'severity.png', 'severity.csv', 'walk-w.png', 'walk-z.png', 'walk.gif', 'path-length.csv', 'path-length.png', 'composition.csv', 'composition.png', 'copies.csv',
-           'neighbors-efficientnet_lite0.png', 'neighbors-pixels_16.png']
-made = [*figures, *(f'{o}.json' for o in figures), 'base-stylegan3-t.safetensors', 'finetuned.safetensors', 'finetuned.gif', 'cleft.zip', 'normal.zip', 'unseen.zip']
+networks = yaml.safe_load(smoke.read_text())['networks']
+trained = [f'{run}-{network}{o}' for run in ('base', 'finetuned') for network in networks for o in ('.png', '-lapse.png', '-curves.png', '.csv')]
+figures = [*trained, *(f'finetuned-{o}-distance.{e}' for o in networks for e in ('png', 'csv')), 'augmentation-curves.png', 'augmentation-unseen.png', 'augmentation-settled.csv', 'augmentation.csv',
+           'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv', 'compared.png', 'compare.png', 'compare.csv', 'compare-readable.csv', 'severity.png', 'severity.csv',
+           'walk-w.png', 'walk-z.png', 'walk.gif', 'path-length.csv', 'path-length.png', 'composition.csv', 'composition.png', 'copies.csv', 'neighbors-efficientnet_lite0.png', 'neighbors-pixels_16.png',
+           'preprocessing.png', 'ablations.png', 'ablations.csv', *(f'truth-{o}.{e}' for o in ('severity', 'dish', 'distances', 'copies', 'modes') for e in ('png', 'csv')), 'usefulness.png', 'usefulness.csv', 'usefulness-gain.csv']
+made = [*figures, *(f'{o}.json' for o in figures), *(f'{run}-{o}.safetensors' for run in ('base', 'finetuned') for o in networks), *(f'finetuned-{o}.gif' for o in networks), 'cleft.zip', 'normal.zip', 'unseen.zip']
+timed = ['compare-speed.csv', 'compare-speed.csv.json', 'manifest.json']      # these may differ from run to run
 pytestmark = pytest.mark.slow
 needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakemake needs Python 3.11')
 
@@ -29,7 +34,7 @@ needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakema
 def workflow(folder, *more):
     "Run the workflow in a folder of its own."
     env = os.environ | dict(PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
-    return subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--configfile', smoke, '--cores', '1',
+    return subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--configfile', smoke, '--cores', '2',
                            '--directory', folder, *more], capture_output=True, text=True, timeout=900, env=env)
 
 
@@ -52,8 +57,8 @@ def test_two_runs_make_the_same_bytes(runs, name):
 
 @needs_snakemake
 def test_picture_carries_its_recipe(runs):
-    recipe = read_recipe(runs[0] / 'finetuned-lapse.png')
-    assert recipe == json.loads((runs[0] / 'finetuned-lapse.png.json').read_text())
+    recipe = read_recipe(runs[0] / 'finetuned-stylegan3-t-lapse.png')
+    assert recipe == json.loads((runs[0] / 'finetuned-stylegan3-t-lapse.png.json').read_text())
     assert recipe['kind'] == 'synthetic' and 'no patient' in recipe['data'] and '0.16 thousand images' in recipe['title']
     assert recipe['inputs'] == {'base': sha256(runs[0] / 'base-stylegan3-t.safetensors'), 'data': sha256(runs[0] / 'cleft.zip')}
     assert recipe['parameters']['kimg'] == yaml.safe_load(smoke.read_text())['finetune']['kimg']
@@ -62,23 +67,23 @@ def test_picture_carries_its_recipe(runs):
 
 @needs_snakemake
 def test_log_has_a_row_for_each_tick(runs):
-    rows = list(csv.DictReader((runs[0] / 'finetuned.csv').open()))
+    rows = list(csv.DictReader((runs[0] / 'finetuned-stylegan3-t.csv').open()))
     assert [float(o['kimg']) for o in rows] == [.04, .08, .12, .16]
 
 
 @needs_snakemake
 def test_fine_tuning_starts_from_the_base(runs):
-    base, tuned = [checkpoints.load(runs[0] / f'{o}.safetensors') for o in ('base-stylegan3-t', 'finetuned')]
+    base, tuned = [checkpoints.load(runs[0] / f'{o}.safetensors') for o in ('base-stylegan3-t', 'finetuned-stylegan3-t')]
     assert base.meta['provenance']['data'] == 'normal.zip' and tuned.meta['provenance']['data'] == 'cleft.zip' and tuned.meta['licence'] == 'CC0-1.0'
-    first = sorted((runs[0] / 'runs').glob('finetuned-*'))[0] / 'fakes-000000.png'
-    last = sorted((runs[0] / 'runs').glob('base-*'))[0] / 'fakes-000000.160.png'
+    first = sorted((runs[0] / 'runs').glob('finetuned-stylegan3-t-*'))[0] / 'fakes-000000.png'
+    last = sorted((runs[0] / 'runs').glob('base-stylegan3-t-*'))[0] / 'fakes-000000.160.png'
     assert abs(np.asarray(Image.open(first), float) - np.asarray(Image.open(last), float)).mean() < 1    # but for half precision
 
 
 @needs_snakemake
 def test_manifest_lists_what_is_there(runs):
     listed = json.loads((runs[0] / 'manifest.json').read_text())['files']
-    assert listed.keys() == {*figures, 'finetuned.gif'}
+    assert listed.keys() == {*figures, *(f'finetuned-{o}.gif' for o in networks), 'compare-speed.csv'}
     for name, entry in listed.items(): assert entry['sha256'] == sha256(runs[0] / name)
 
 
@@ -90,8 +95,41 @@ def test_cohort_figures_say_that_they_show_phantoms(runs):
 
 
 @needs_snakemake
+def test_ablations_take_the_runs_of_augmentation(runs):
+    made = sorted(o.name.rsplit('-', 1)[0] for o in (runs[0] / 'runs').iterdir() if o.is_dir())
+    assert made.count('augment-none') == made.count('augment-ada') == 1 and made.count('ablation') == 3
+    rows = {o['variant']: o for o in csv.DictReader((runs[0] / 'ablations.csv').open())}
+    assert rows.keys() == {'another real sample', 'before', 'no augmentation', 'fixed p = 0.2', 'ADA, 24 images', 'Freeze-D, 3 layers', '12 images', 'ψ = 0.5'}
+    assert float(rows['fixed p = 0.2']['augment_p']) == .2 and float(rows['no augmentation']['augment_p']) == 0 and rows['12 images']['training_images'] == '12'
+
+
+@needs_snakemake
+def test_the_measures_see_what_was_done(runs):
+    copies = list(csv.DictReader((runs[0] / 'truth-copies.csv').open()))
+    assert all(o['found'] == o['planted'] for o in copies if o['copies'] in ('as it is', 'mirrored')) and all(o['wrongly'] == '0' for o in copies)
+    dish = [o for o in csv.DictReader((runs[0] / 'truth-dish.csv').open()) if o['by'] == 'truth' and o['change'] == 'shifted']
+    assert float(dish[-1]['wasserstein']) > float(dish[0]['wasserstein'])
+    arms = {o['trained_on'] for o in csv.DictReader((runs[0] / 'usefulness.csv').open())}
+    assert arms == {'real', 'generated', 'both', 'rated'}
+
+
+@needs_snakemake
 def test_nothing_else_is_left_behind(runs):
-    assert {o.name for o in runs[0].iterdir()} == {*made, 'manifest.json', 'runs', 'cleft.log', 'normal.log', 'unseen.log', *(f'{o}.{e}' for o in ('01_cohort', '02_base', '03_finetune', '04_augmentation', '05_compare', '06_latents', '07_people') for e in ('ipynb', 'log'))}
+    notebooks = [*(f'{o}-{n}' for o in ('02_base', '03_finetune') for n in networks), '01_cohort', '04_augmentation', '05_compare', '06_latents', '07_people', '08_ablations', '09_truth', '10_usefulness']
+    logs = {f'{o}.log' for o in ('cleft', 'normal', 'unseen', 'report')}
+    vectors = {o.name for o in runs[0].glob('*.svg') if o.with_suffix('.png').name in figures}
+    assert len(vectors) > 15 and {o.name for o in runs[0].iterdir()} == {*made, *timed, *logs, *vectors, 'report.html', 'runs', *(f'{o}.{e}' for o in notebooks for e in ('ipynb', 'log', 'html'))}
+
+
+@needs_snakemake
+def test_report_leads_from_each_number_to_its_cell(runs):
+    text = (runs[0] / 'report.html').read_text()
+    assert not re.search(r'(src|href)="(https?:)?//', text) and all(f'id="{o}"' in text for o in figures)
+    links = set(re.findall(r'href="([\w.-]+\.html)#(cell-id=[\w-]+)"', text))
+    assert len(links) > 20
+    for page, anchor in links: assert f'id="{anchor}"' in (runs[0] / page).read_text()
+    row = next(o for o in csv.DictReader((runs[0] / 'compare.csv').open()) if o['name'] == 'dish' and o['images'] == 'stylegan3-t, fine-tuned')
+    assert f"{float(row['value']):.3g} [" in text
 
 
 @needs_snakemake
@@ -103,7 +141,7 @@ def test_dry_run_makes_nothing(tmp_path):
 
 @needs_snakemake
 def test_workflow_wants_a_profile(tmp_path):
-    run = subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--cores', '1', '--directory', tmp_path],
+    run = subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--cores', '2', '--directory', tmp_path],
                          capture_output=True, text=True, timeout=300)
     assert run.returncode and 'workflow/profiles/smoke.yaml' in run.stdout + run.stderr
 
@@ -119,5 +157,27 @@ def test_notebook_refuses(tmp_path, given, told):
     with pytest.raises(papermill.PapermillExecutionError) as caught:
         papermill.execute_notebook(root / 'nbs/study/03_finetune.ipynb', tmp_path / 'run.ipynb', dict(folder=str(tmp_path)) | given,
                                    progress_bar=False, cwd=tmp_path)
+    assert told in str(caught.value.evalue)
+    assert not list(tmp_path.glob('*.png'))
+
+
+@pytest.fixture(scope='module')
+def gray(tmp_path_factory):
+    "A dataset of ours that knows nothing of clefts."
+    path = tmp_path_factory.mktemp('gray') / 'gray.zip'
+    return write_dataset(path, ((np.full((64, 64, 3), 10*i, np.uint8), None, dict(number=i)) for i in range(20)), about=dict(kind='gray squares', licence='CC0-1.0'))
+
+
+@pytest.mark.parametrize('notebook, given, told', [
+    ('08_ablations', dict(data='gray', images=[64]), 'images: got 64; whole numbers from 3 on are accepted, below the 20 images'),
+    ('08_ablations', dict(data='gray', images=[12], psi=['half']), "psi: got 'half'; numbers from 0 to 2 are accepted"),
+    ('09_truth', dict(sizes=[8]), 'sizes: got 8; a list of whole numbers from 16 on is accepted'),
+    ('09_truth', dict(cleft='gray', unseen='gray', normal='gray'), 'knows nothing of severities; this notebook needs phantoms'),
+    ('10_usefulness', dict(real=[8], folds=5), 'real: got 8; a list of whole numbers from 10 on, two a fold, is accepted'),
+])
+def test_further_notebooks_refuse(gray, tmp_path, notebook, given, told):
+    given = {k: str(gray) if v == 'gray' else v for k, v in given.items()}
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        papermill.execute_notebook(root / f'nbs/study/{notebook}.ipynb', tmp_path / 'run.ipynb', dict(folder=str(tmp_path)) | given, progress_bar=False, cwd=tmp_path)
     assert told in str(caught.value.evalue)
     assert not list(tmp_path.glob('*.png'))

@@ -614,9 +614,12 @@ def convert(
     about=None,      # what the copy is, if `src` doesn't say: kind, licence …
     max_size=None,   # take so many images, chosen at random
     overwrite=False, # replace an existing dataset of ours
+    first=None,      # take so many images, the first ones: smaller sets lie in larger ones
 )->Path:             # where it is
     "A smaller copy of a dataset, with its labels and manifest"
     ds = ImageFolderDataset(src, cache=False, max_size=max_size)
+    if first is not None and (type(first) is not int or not 0 < first <= len(ds)): raise ValueError(f'first={first!r}; accepted: None or 1 to {len(ds)}, as many as {ds.path} has')
+    ds.names = ds.names[:first]
     _check_apart(ds.path, as_path(dst, 'dst'))
     if type(resolution) is not int or not 0 < resolution <= ds.resolution: raise ValueError(f'resolution={resolution!r}; accepted: 1 to {ds.resolution}, which {ds.path} has')
     words, known = _words(ds.source, 'dataset.json') or {}, _words(ds.source, 'about.json') or {}

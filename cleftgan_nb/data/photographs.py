@@ -18,7 +18,7 @@ from .colorspace import D65, ita_of, xyz_to_lab
 from .datasets import DatasetWriter
 
 # %% auto #0
-__all__ = ['FORMATS', 'KNOWN', 'COLUMNS', 'Rejected', 'Photo', 'read_photo', 'Settings', 'face_region', 'prepare_photo',
+__all__ = ['FORMATS', 'KNOWN', 'COLUMNS', 'Rejected', 'Photo', 'read_photo', 'Settings', 'face_region', 'prepare_photo', 'steps',
            'contact_sheet', 'Report', 'prepare']
 
 # %% ../../nbs/data/25_photographs.ipynb #9b9be990
@@ -209,6 +209,19 @@ def _tones(photo, face, lamp):
     gain = D65/lamp[0]
     after = float(ita_of(xyz_to_lab(color.cheeks(photo.pixels, face).mean(0)*gain*lamp[1])))
     return dict(ita_before=round(before, 1), ita_after=round(after, 1), red=round(float(gain[0]), 3), blue=round(float(gain[2]), 3), light=round(lamp[1], 3))
+
+# %% ../../nbs/data/25_photographs.ipynb #5e7a6b10
+def steps(
+    photo:Photo,
+    settings=Settings(),
+)->dict: # what was done → the picture after it
+    "What `prepare_photo` does, one step after the other; raises `Rejected`"
+    (face, crop), size = _face_of(photo, settings), settings.size
+    cut = faces.align(photo.pixels, crop, size)
+    lamp = color.lamp_of(photo.pixels, face) if settings.color else None
+    lit = color.adjust(cut, *lamp) if lamp else cut
+    mask = np.maximum(segmentation.person_mask(lit), face_region(face, crop, size))
+    return {'read': photo.pixels, 'cut out': cut, 'color': lit, 'person': mask, 'background blurred': prepare_photo(photo, settings)[0]}
 
 # %% ../../nbs/data/25_photographs.ipynb #b3956770
 def _listed(folder):
