@@ -38,7 +38,7 @@ check: env  ## what must agree: notebooks and library, notebooks and README, who
 study: env workflow/profiles/$(PROFILE).yaml  ## run the study: make study PROFILE=smoke (minutes), or PROFILE=cpu (an hour); DATA=folder takes photographs
 	@python -c 'import snakemake' 2>/dev/null || { echo "The study runs by snakemake, which needs Python 3.11 or newer: make clean, then make study PYTHON=python3.11"; exit 1; }
 	@python -m cleftgan_nb.preflight workflow/profiles/$(PROFILE).yaml "$(DATA)" $(JOBS)
-	snakemake --snakefile workflow/Snakefile --configfile workflow/profiles/$(PROFILE).yaml --cores $(JOBS) --rerun-incomplete $(if $(DATA),--config data="$(abspath $(DATA))") $(MORE)
+	@python workflow/run.py --snakefile workflow/Snakefile --configfile workflow/profiles/$(PROFILE).yaml --cores $(JOBS) --rerun-incomplete $(if $(DATA),--config data="$(abspath $(DATA))") $(MORE)
 
 workflow/profiles/%.yaml:
 	@echo "There is no profile '$*'. There are:"; ls workflow/profiles | sed 's/\.yaml//;s/^/  /'; exit 1
