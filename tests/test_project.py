@@ -44,8 +44,8 @@ def pins(python):
 
 def test_layout():
     top = {o.split('/')[0] for o in tracked()}
-    assert top == {'nbs', 'cleftgan_nb', 'data_cards', 'outputs', 'tests', 'workflow', 'requirements', '.ci', 'settings.ini', 'pyproject.toml', 'setup.py',
-                   'Makefile', 'README.md', 'LICENSE', 'CITATION.cff', '.gitignore', '.gitattributes', '.importlinter'}
+    assert top == {'nbs', 'cleftgan_nb', 'data_cards', 'outputs', 'tests', 'workflow', 'requirements', '.ci', '.github', 'settings.ini', 'pyproject.toml', 'setup.py',
+                   'Makefile', 'README.md', 'CHANGELOG.md', 'LICENSE', 'CITATION.cff', '.gitignore', '.gitattributes', '.importlinter'}
 
 
 def test_nothing_made_is_tracked():
