@@ -117,7 +117,7 @@ def write(pages):
     text = '# API\n\n> What to import, and every module behind it\n\n## Public names\n\n'
     for package, title in HEADINGS.items():
         here = {name: value for (of, name), value in imports.items() if of == package}
-        if here: text += f'**{title}**: `from cleftgan_nb.{package} import …`\n: ' + ', '.join(linked(k, v, names) for k, v in here.items()) + '\n\n'
+        if here: text += f'**{title}**: `from cleftgan_nb.{package} import …`\n\n' + ', '.join(linked(k, v, names) for k, v in here.items()) + '\n\n'
     text += '## Modules\n\n' + ''.join(f'- [`{o}`]({o}.md): {pages.titles["api/" + o][1].rstrip(".")}\n' for o in names)
     pages.write('api/index.md', text + '\n```{toctree}\n:hidden:\n' + '\n'.join(f'{o.removeprefix("cleftgan_nb.")} <{o}>' for o in names) + '\n```\n')
     return 'api/index'

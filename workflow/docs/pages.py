@@ -130,7 +130,7 @@ class Pages:
     def cards(self):
         for source in sorted((root / 'data_cards').glob('*.md')): self.page(source, str(self.places[source]))
         names = [o.removeprefix('cards/') for o in self.titles if o.startswith('cards/') and o != 'cards/index']
-        with open(self.to / 'cards/index.md', 'a', encoding='utf-8') as f: f.write('\n```{toctree}\n:hidden:\n' + '\n'.join(names) + '\n```\n')
+        with open(self.to / 'cards/index.md', 'a', encoding='utf-8') as f: f.write('\n```{toctree}\n:hidden:\n' + '\n'.join('Card for a clinic <clinic-template>' if o == 'clinic-template' else o for o in names) + '\n```\n')
 
     def home(self, ways, contents):
         "The first page, from the notebook of the README. Called last: it knows of all broken links."
