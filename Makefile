@@ -9,7 +9,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env test check study bench lab readme lock clean
+.PHONY: help env test check study bench docs lab readme lock clean
 
 help:  ## this list
 	@echo "make <target>, one of:"
@@ -47,6 +47,9 @@ bench: env  ## run the benchmark notebooks of nbs/bench into outputs/bench
 	@mkdir -p outputs/bench
 	@for notebook in nbs/bench/*.ipynb; do papermill --no-progress-bar --cwd nbs/bench -p out ../../outputs/bench $$notebook outputs/bench/$$(basename $$notebook) || exit 1; done
 
+docs: env  ## the site, from the notebooks, into _docs
+	python workflow/docs/build.py
+
 lab: env  ## open the notebooks
 	jupyter lab nbs
 
@@ -59,5 +62,5 @@ lock: env  ## new pins: resolve settings.ini for Python 3.10 to 3.13 (the CUDA p
 	{ echo "# made by make lock from settings.ini: do not edit"; grep -vE '^(nvidia-|cuda-|triton==)' $(VENV)/lock.txt; } > requirements/dev.txt
 
 clean:  ## remove the environment, the smoke profile's results and leftovers (other results stay)
-	rm -rf $(VENV) outputs/smoke build dist *.egg-info .snakemake .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) outputs/smoke _docs _proc build dist *.egg-info .snakemake .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -44,8 +44,8 @@ def pins(python):
 
 def test_layout():
     top = {o.split('/')[0] for o in tracked()}
-    assert top == {'nbs', 'cleftgan_nb', 'data_cards', 'outputs', 'tests', 'workflow', 'requirements', '.ci', 'settings.ini', 'pyproject.toml', 'setup.py',
-                   'Makefile', 'README.md', 'LICENSE', 'CITATION.cff', '.gitignore', '.gitattributes', '.importlinter'}
+    assert top == {'nbs', 'cleftgan_nb', 'data_cards', 'outputs', 'tests', 'workflow', 'requirements', '.ci', '.github', 'settings.ini', 'pyproject.toml', 'setup.py',
+                   'Makefile', 'README.md', 'CHANGELOG.md', 'LICENSE', 'CITATION.cff', '.gitignore', '.gitattributes', '.importlinter'}
 
 
 def test_nothing_made_is_tracked():
@@ -124,7 +124,17 @@ def test_readme_links_lead_somewhere():
 
 def test_make_lists_its_targets():
     help = subprocess.run(['make'], cwd=root, capture_output=True, text=True).stdout
-    for target in ('test', 'study', 'bench', 'lab', 'clean'): assert re.search(rf'^  {target} ', help, re.M), target
+    for target in ('test', 'study', 'bench', 'docs', 'lab', 'clean'): assert re.search(rf'^  {target} ', help, re.M), target
+
+
+def test_workflows_make_what_anybody_makes():
+    "A workflow calls make, so that nothing is built there that cannot be built here, and names no registry."
+    found = [root / o for o in tracked() if o.startswith('.github/workflows/')]
+    assert found
+    for file in found:
+        text = file.read_text(encoding='utf-8')
+        steps = [o for job in yaml.safe_load(text)['jobs'].values() for o in job['steps']]
+        assert not [o['run'] for o in steps if not o.get('run', 'make').startswith('make')] and '://' not in text, file.name
 
 
 def notebooks(): return sorted(str(o.relative_to(root)) for o in (root / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
