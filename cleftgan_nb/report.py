@@ -106,7 +106,8 @@ def _heading(folder, notebook)->str:
     path = Path(folder)/notebook
     if not notebook or not path.exists(): return '<h2>Other results</h2>'
     first = nbformat.read(path, 4).cells[0].source.splitlines()
-    return f'<h2>{_linked(first[0].lstrip("# "), path.stem + ".html")}</h2>' + ''.join(f'<p>{html.escape(o.lstrip("> "))}</p>' for o in first[1:] if o.startswith('>'))
+    which = ': ' + path.stem.partition('-')[2] if '-' in path.stem else ''
+    return f'<h2>{_linked(first[0].lstrip("# ") + which, path.stem + ".html")}</h2>' + ''.join(f'<p>{html.escape(o.lstrip("> "))}</p>' for o in first[1:] if o.startswith('>'))
 
 # %% ../nbs/62_report.ipynb #ed1ade18
 def report(

@@ -56,7 +56,8 @@ def machine(
 def made_in()->dict: # notebook: name of the executed copy or None; cell: its number, as in `[7]`, or None outside of notebooks
     "The cell that is running."
     shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
-    return dict(notebook=os.environ.get('CLEFTGAN_NOTEBOOK'), cell=getattr(shell, 'execution_count', None))
+    inputs = getattr(shell, 'user_ns', {}).get('In', [])        # its last entry is the running cell; execution_count may be ahead
+    return dict(notebook=os.environ.get('CLEFTGAN_NOTEBOOK'), cell=len(inputs) - 1 if len(inputs) > 1 else None)
 
 # %% ../nbs/60_study.ipynb #50107157
 def whose(
