@@ -9,7 +9,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env test check study bench docs lab readme lock clean
+.PHONY: help env test check study seeds bench docs lab readme lock clean
 
 help:  ## this list
 	@echo "make <target>, one of:"
@@ -39,6 +39,11 @@ study: env workflow/profiles/$(PROFILE).yaml  ## run the study: make study PROFI
 	@python -c 'import snakemake' 2>/dev/null || { echo "The study runs by snakemake, which needs Python 3.11 or newer: make clean, then make study PYTHON=python3.11"; exit 1; }
 	@python -m cleftgan_nb.preflight workflow/profiles/$(PROFILE).yaml "$(DATA)" $(JOBS)
 	@python workflow/run.py --snakefile workflow/Snakefile --configfile workflow/profiles/$(PROFILE).yaml --cores $(JOBS) --rerun-incomplete $(if $(DATA),--config data="$(abspath $(DATA))") $(MORE)
+
+SEEDS ?= 0 1 2
+seeds: env workflow/profiles/$(PROFILE).yaml  ## the measures over several seeds, mean and standard deviation: make seeds PROFILE=smoke SEEDS="0 1 2"
+	@for seed in $(SEEDS); do python workflow/run.py --snakefile workflow/Snakefile --configfile workflow/profiles/$(PROFILE).yaml --cores $(JOBS) --rerun-incomplete --config seed=$$seed --until compare || exit 1; done
+	@python -c "import sys; from cleftgan_nb.study import over_seeds; print(over_seeds([f'outputs/$(PROFILE)' + f'-seed{s}'*(s != '0') + '/compare.csv' for s in sys.argv[1:]], 'outputs/$(PROFILE)-seeds/compare.csv').read_text())" $(SEEDS)
 
 workflow/profiles/%.yaml:
 	@echo "There is no profile '$*'. There are:"; ls workflow/profiles | sed 's/\.yaml//;s/^/  /'; exit 1

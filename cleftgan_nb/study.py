@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['commit', 'versions', 'machine', 'made_in', 'whose', 'recipe', 'save_figure', 'save_film', 'read_recipe', 'sheet',
-           'save_table', 'check_parameters', 'clear_winner', 'run_folder', 'run_training', 'run_at', 'save_manifest']
+           'save_table', 'check_parameters', 'clear_winner', 'run_folder', 'run_training', 'run_at', 'over_seeds',
+           'save_manifest']
 
 # %% ../nbs/60_study.ipynb #1a51a4d0
 import csv, difflib, hashlib, io, json, os, platform, subprocess, sys
@@ -262,6 +263,21 @@ def run_at(
         if folder.is_dir() and (found := kept(folder).get(end)): return found
     if Path(own.out).is_dir() and (longer := [k for k in kept(own.out) if k > end]): raise ValueError(f'kimg={config.kimg}, but {own.out} has gone on to {max(longer):g} and kept nothing at {end:g}; give kimg={min(longer):g}, or remove that folder')
     return kept(train(own))[end]
+
+# %% ../nbs/60_study.ipynb #67dd8c36
+def over_seeds(
+    tables:list, # the same table, `compare.csv`, of several runs of the study
+    path,        # ends in `.csv`: the new table
+)->Path:
+    "Mean and standard deviation of each measure over runs that differ in their seed."
+    if len(tables) < 2: raise ValueError(f'tables: got {len(tables)}; at least two are needed, of runs with different seeds')
+    values = {}
+    for table in tables:
+        with open(table, encoding='utf-8', newline='') as f:
+            for row in csv.DictReader(f): values.setdefault((row['images'], row['name']), []).append(float(row['value']))
+    if odd := [k for k, v in values.items() if len(v) != len(tables)]: raise ValueError(f'{odd[0][0]}, {odd[0][1]}: not in each of the {len(tables)} tables; accepted: tables of one profile')
+    rows = [dict(images=images, name=name, mean=float(np.mean(v)), sd=float(np.std(v, ddof=1)), seeds=len(v)) for (images, name), v in values.items()]
+    return save_table(rows, path, recipe('each measure over several seeds: mean and standard deviation', dict(seeds=len(tables)), {str(i): t for i, t in enumerate(tables)}))
 
 # %% ../nbs/60_study.ipynb #de356840
 def save_manifest(

@@ -1,8 +1,11 @@
 """The study's chain: what it makes, twice the same; what it refuses."""
 import csv
+import fcntl
 import json
 import os
+import random
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +18,7 @@ from PIL import Image
 
 from cleftgan_nb import checkpoints
 from cleftgan_nb.data import write_dataset
-from cleftgan_nb.study import read_recipe, sha256
+from cleftgan_nb.study import commit, read_recipe, sha256
 
 root = Path(__file__).resolve().parent.parent
 smoke = root / 'workflow/profiles/smoke.yaml'
@@ -31,21 +34,40 @@ pytestmark = pytest.mark.slow
 needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakemake needs Python 3.11')
 
 
-def workflow(folder, *more):
-    "Run the workflow in a folder of its own."
+def command(folder, profile=smoke, *more):
+    "The workflow in a folder of its own."
     env = os.environ | dict(PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
-    return subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--configfile', smoke, '--cores', '2',
-                           '--directory', folder, *more], capture_output=True, text=True, timeout=900, env=env)
+    line = [sys.executable, str(root / 'workflow/run.py'), '--snakefile', str(root / 'workflow/Snakefile'), '--configfile', str(profile), '--cores', '2', '--rerun-incomplete', '--directory', str(folder), *more]
+    return dict(args=line, cwd=folder, env=env, text=True)
+
+
+def workflow(folder, *more, profile=smoke): return subprocess.run(**command(folder, profile, *more), capture_output=True, timeout=900)
+
+
+def killed(folder, seconds):
+    "Start the workflow, and kill everything after some seconds."
+    run = subprocess.Popen(**command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try: run.wait(seconds)
+    except subprocess.TimeoutExpired: os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+
+
+def finished():
+    "The results of `make study PROFILE=smoke` in this checkout, if it was run on this very commit."
+    manifest = root / 'outputs/smoke/manifest.json'
+    if not manifest.exists() or commit() is None or commit().endswith('dirty'): return None
+    return root if json.loads(manifest.read_text())['commit'] == commit() else None
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    "The results of two runs that know nothing of each other."
-    folders = [tmp_path_factory.mktemp(o) for o in ('first', 'second')]
-    for folder in folders:
+    "The results of two runs that know nothing of each other; the second was killed time and again."
+    first, second = finished() or tmp_path_factory.mktemp('first'), tmp_path_factory.mktemp('second')
+    for seconds in random.Random(0).sample(range(8, 40), 4): killed(second, seconds)
+    for folder in {first, second} - {root}:
         run = workflow(folder)
         assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return [o / 'outputs/smoke' for o in folders]
+    return [o / 'outputs/smoke' for o in (first, second)]
 
 
 @needs_snakemake
@@ -136,7 +158,7 @@ def test_report_leads_from_each_number_to_its_cell(runs):
 def test_dry_run_makes_nothing(tmp_path):
     run = workflow(tmp_path, '--dry-run')
     assert run.returncode == 0 and 'rule finetune' in run.stdout + run.stderr
-    assert not (tmp_path / 'outputs').exists()
+    assert [o.name for o in (tmp_path / 'outputs').iterdir()] == ['.lock']
 
 
 @needs_snakemake
@@ -144,6 +166,25 @@ def test_workflow_wants_a_profile(tmp_path):
     run = subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--cores', '2', '--directory', tmp_path],
                          capture_output=True, text=True, timeout=300)
     assert run.returncode and 'workflow/profiles/smoke.yaml' in run.stdout + run.stderr
+
+
+@needs_snakemake
+def test_a_notebook_that_fails_stays_to_be_read(tmp_path):
+    profile = yaml.safe_load(smoke.read_text()); profile['cohort'] |= dict(cleft=4, normal=4, columns=0)
+    (tmp_path / 'broken.yaml').write_text(yaml.safe_dump(profile))
+    run = workflow(tmp_path, 'outputs/smoke/people.png', profile=tmp_path / 'broken.yaml')
+    assert run.returncode and 'columns: got 0; a whole number from 1 to 32 is accepted' in run.stdout + run.stderr
+    executed = json.loads((tmp_path / 'outputs/smoke/01_cohort.ipynb').read_text())
+    assert any(o['output_type'] == 'error' and 'columns: got 0' in o['evalue'] for c in executed['cells'] for o in c.get('outputs', []))
+
+
+@needs_snakemake
+def test_only_one_runs_at_a_time(tmp_path):
+    (tmp_path / 'outputs').mkdir()
+    with open(tmp_path / 'outputs/.lock', 'w') as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        run = workflow(tmp_path, '--dry-run')
+    assert run.returncode and 'is running here already' in run.stderr
 
 
 @pytest.mark.parametrize('given, told', [

@@ -1,4 +1,5 @@
 """Runs snakemake with what is given, and shows how far it is: a bar for the steps, and one for each training that goes on."""
+import fcntl
 import json
 import queue
 import re
@@ -66,6 +67,16 @@ def main(arguments):
         sys.exit('\n'.join(tail[at:at + 14]) + '\n\nThe same command goes on from here.')
 
 
+def alone():
+    "A lock that goes with the process, however that ends: snakemake's own would stay behind after a power cut."
+    Path('outputs').mkdir(exist_ok=True)
+    held = open('outputs/.lock', 'w')
+    try: fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError: sys.exit('The study is running here already. Wait for it, or stop it first.')
+    return held
+
+
 if __name__ == '__main__':
+    given, lock = ['--nolock', *sys.argv[1:]], alone()
     plain = not sys.stderr.isatty() or any(o in sys.argv for o in ('-n', '--dry-run', '--report'))
-    sys.exit(subprocess.run([sys.executable, '-m', 'snakemake', *sys.argv[1:]]).returncode if plain else main(sys.argv[1:]))
+    sys.exit(subprocess.run([sys.executable, '-m', 'snakemake', *given]).returncode if plain else main(given))
