@@ -35,9 +35,9 @@ def pipe(dtype, mode, last, filters, arch):
 if __name__ == '__main__':
     f12, f24 = ops.design_lowpass_filter(12, 8, 9.1, 64), ops.design_lowpass_filter(24, 5.3, 7.7, 128); rounded = layer_filters(layer_table(64, conv_kernel=1)[11], True)[1]
     t, t4, r = (f12, f12, 2), (f24, f12, 4), (f12, rounded, 2)
-    for arch in (80, 90):
-        for dtype, mode, last, filters in [(torch.float16, 1, True, t), (torch.bfloat16, 2, True, t4), (torch.float16, 2, True, r), (torch.float16, 0, False, r), (torch.float32, 1, False, t), (torch.float32, 2, False, r)]:
-            k = pipe(dtype, mode, last, filters, arch)
-            print(f'pipe-{mode}-{str(dtype)[6:]}', arch, k.metadata.shared, *[w for w in ('mma', 'tf32') if w in k.asm['ptx']], flush=True)
-        k = compiled(triton_act.act_kernel, torch.float32, dict(ACT=8, ORDER=2, BIASED=True, WIDE=False, BLOCK=1024), (), arch, 4)
-        print('act-float32', arch, k.metadata.shared, *[w for w in ('mma', 'tf32') if w in k.asm['ptx']])
+    runs = [(80, torch.float16, 1, True, t), (80, torch.bfloat16, 2, True, t4), (80, torch.float32, 2, False, r), (90, torch.float16, 2, True, r), (90, torch.float16, 0, False, r), (90, torch.float32, 1, False, t)]
+    for arch, dtype, mode, last, filters in runs:
+        k = pipe(dtype, mode, last, filters, arch)
+        print(f'pipe-{mode}-{str(dtype)[6:]}', arch, k.metadata.shared, *[w for w in ('mma', 'tf32') if w in k.asm['ptx']], flush=True)
+    k = compiled(triton_act.act_kernel, torch.float32, dict(ACT=8, ORDER=2, BIASED=True, WIDE=False, BLOCK=1024), (), 80, 4)
+    print('act-float32', 80, k.metadata.shared, *[w for w in ('mma', 'tf32') if w in k.asm['ptx']])

@@ -116,13 +116,14 @@ def upper(at, u, p, lift):
 # %% ../../nbs/ops/08a_triton_pipe.ipynb #9a0f350f
 @triton.jit
 def enlarged(x, b, plane, planes, channels, H, W, sn, sc, sy, sx, fy, fx, ny, nx, rank, uy, ux, py, px, vy, vx, lift,
-             C: tl.constexpr, R: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr, IY: tl.constexpr, IX: tl.constexpr, BIASED: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr,
+             C: tl.constexpr, R: tl.constexpr, G: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr, IY: tl.constexpr, IX: tl.constexpr, BIASED: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr,
              T: tl.constexpr, WIDE: tl.constexpr):
     "Rows vy … vy + BY and columns vx … vx + BX of the up-sampled image, [BY·C, BX]."
     y0, x0 = upper(vy, uy, py, lift), upper(vx, ux, px, lift)
     t = window(x, b, plane, planes, channels, y0, x0, H, W, sn, sc, sy, sx, C, IY, IX, BIASED, EVEN, FAR)
     v = tl.zeros([BY * C, BX], tl.float32)
-    for first in range(0, rank, R):
+    for group in range(0, G):
+        first = group * R
         rows = product(band(fy, ny, rank, first, uy, 1, uy * y0 - vy + py, R, BY, IY), t, T, WIDE)
         v += across(rows, band_across(fx, nx, rank, first, ux, 1, ux * x0 - vx + px, R, IX, BX), R, BY, C, IX, T, WIDE)
     return v
@@ -155,14 +156,14 @@ GENERAL = ('planes channels x_H x_W g_H g_W V_H V_W Y_H Y_W tiles_y tiles_x grou
 @triton.jit
 def between(x, g, b, plane, planes, channels, vy, vx, x_H, x_W, x_sn, x_sc, x_sy, x_sx, g_H, g_W, g_sn, g_sc, g_sy, g_sx, V_H, V_W,
             a_fy, a_fx, a_ny, a_nx, a_rank, a_uy, a_ux, a_py, a_px, b_fy, b_fx, b_ny, b_nx, b_rank, b_uy, b_ux, b_py, b_px, gain, leak, clamp, lift,
-            MODE: tl.constexpr, BIASED: tl.constexpr, C: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr, AR: tl.constexpr, AY: tl.constexpr, AX: tl.constexpr,
-            BR: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr, T: tl.constexpr, WIDE: tl.constexpr):
+            MODE: tl.constexpr, BIASED: tl.constexpr, C: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr, AR: tl.constexpr, AG: tl.constexpr, AY: tl.constexpr, AX: tl.constexpr,
+            BR: tl.constexpr, BG: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr, T: tl.constexpr, WIDE: tl.constexpr):
     "A block of what the last stage reads: [BY, C·BX]."
     if MODE == PLAIN: return window(x, b, plane, planes, channels, vy, vx, x_H, x_W, x_sn, x_sc, x_sy, x_sx, C, BY, BX, BIASED, EVEN, FAR)
-    v = enlarged(x, b, plane, planes, channels, x_H, x_W, x_sn, x_sc, x_sy, x_sx, a_fy, a_fx, a_ny, a_nx, a_rank, a_uy, a_ux, a_py, a_px, vy, vx, lift, C, AR, BY, BX, AY, AX, BIASED, EVEN, FAR, T, WIDE)
+    v = enlarged(x, b, plane, planes, channels, x_H, x_W, x_sn, x_sc, x_sy, x_sx, a_fy, a_fx, a_ny, a_nx, a_rank, a_uy, a_ux, a_py, a_px, vy, vx, lift, C, AR, AG, BY, BX, AY, AX, BIASED, EVEN, FAR, T, WIDE)
     if MODE == ACT: z = leaky(v, gain, leak, clamp)
     else: z = leaky_slope(v, gain, leak, clamp) * enlarged(g, b, plane, planes, channels, g_H, g_W, g_sn, g_sc, g_sy, g_sx, b_fy, b_fx, b_ny, b_nx, b_rank, b_uy, b_ux, b_py, b_px,
-                                                           vy, vx, lift, C, BR, BY, BX, GY, GX, False, EVEN, FAR, T, WIDE)
+                                                           vy, vx, lift, C, BR, BG, BY, BX, GY, GX, False, EVEN, FAR, T, WIDE)
     row, column = vy + tl.arange(0, BY * C)[:, None] // C, vx + tl.arange(0, BX)[None, :]
     z = tl.where((row >= 0) & (row < V_H) & (column >= 0) & (column < V_W), z, 0.) # beyond the up-sampled image is padding
     return tl.reshape(z, [BY, C * BX])
@@ -172,8 +173,8 @@ def between(x, g, b, plane, planes, channels, vy, vx, x_H, x_W, x_sn, x_sc, x_sy
 def pipe_kernel(x, g, b, y, a_fy, a_fx, b_fy, b_fx, c_fy, c_fx, gain, leak, clamp, planes, channels, x_H, x_W, x_sn, x_sc, x_sy, x_sx, g_H, g_W, g_sn, g_sc, g_sy, g_sx,
                 y_sn, y_sc, y_sy, y_sx, V_H, V_W, Y_H, Y_W, tiles_y, tiles_x, groups, lift, SY, SX, a_ny, a_nx, a_rank, a_uy, a_ux, a_py, a_px, b_ny, b_nx, b_rank, b_uy, b_ux, b_py, b_px,
                 c_ny, c_nx, c_rank, c_uy, c_ux, c_dy, c_dx, c_py, c_px, MODE: tl.constexpr, BIASED: tl.constexpr, LAST: tl.constexpr, C: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr,
-                BY: tl.constexpr, BX: tl.constexpr, NY: tl.constexpr, NX: tl.constexpr, AR: tl.constexpr, AY: tl.constexpr, AX: tl.constexpr, BR: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr,
-                CR: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr, WIDE: tl.constexpr):
+                BY: tl.constexpr, BX: tl.constexpr, NY: tl.constexpr, NX: tl.constexpr, AR: tl.constexpr, AG: tl.constexpr, AY: tl.constexpr, AX: tl.constexpr, BR: tl.constexpr, BG: tl.constexpr,
+                GY: tl.constexpr, GX: tl.constexpr, CR: tl.constexpr, CG: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr, WIDE: tl.constexpr):
     T: tl.constexpr = x.dtype.element_ty
     i = tl.program_id(0)
     if LAST: plane, i = i % groups * C, i // groups
@@ -182,13 +183,14 @@ def pipe_kernel(x, g, b, y, a_fy, a_fx, b_fy, b_fx, c_fy, c_fx, gain, leak, clam
     vy, vx = upper(c_dy * oy, c_uy, c_py, lift), upper(c_dx * ox, c_ux, c_px, lift)
     fy, fx = c_uy * vy - c_dy * oy + c_py, c_ux * vx - c_dx * ox + c_px
     tile = tl.zeros([TY * C, TX], tl.float32)
-    for first in range(0, c_rank, CR):
+    for group in range(0, CG):
+        first = group * CR
         for ix in range(0, NX):
             mid = tl.zeros([CR * TY, C * BX], tl.float32)
             for iy in range(0, NY):
                 z = between(x, g, b, plane, planes, channels, vy + iy * BY, vx + ix * BX, x_H, x_W, x_sn, x_sc, x_sy, x_sx, g_H, g_W, g_sn, g_sc, g_sy, g_sx, V_H, V_W,
                             a_fy, a_fx, a_ny, a_nx, a_rank, a_uy, a_ux, a_py, a_px, b_fy, b_fx, b_ny, b_nx, b_rank, b_uy, b_ux, b_py, b_px, gain, leak, clamp, lift,
-                            MODE, BIASED, C, BY, BX, AR, AY, AX, BR, GY, GX, EVEN, FAR, T, WIDE)
+                            MODE, BIASED, C, BY, BX, AR, AG, AY, AX, BR, BG, GY, GX, EVEN, FAR, T, WIDE)
                 mid += product(band(c_fy, c_ny, c_rank, first, c_uy, c_dy, c_uy * iy * BY + fy, CR, TY, BY), z, T, WIDE)
             tile += across(mid, band_across(c_fx, c_nx, c_rank, first, c_ux, c_dx, c_ux * ix * BX + fx, CR, BX, TX), CR, TY, C, BX, T, WIDE)
     save(y, tl.reshape(tile, [TY, C, TX]), plane, planes, channels, oy, ox, SY, SX, Y_H, Y_W, y_sn, y_sc, y_sy, y_sx, C, TY, TX, EVEN, FAR, WIDE)
@@ -235,8 +237,9 @@ def plan(
     else: windows = dict(AY=_reach(ROWS, a.ny, a.uy), AX=_reach(COLUMNS, a.nx, a.ux), GY=_reach(ROWS, b.ny, b.uy), GX=_reach(COLUMNS, b.nx, b.ux))
     if max(windows.values()) > MOST: return None
     ranks = {k: min(_power(s.rank, 1), 4) for k, s in dict(AR=a, BR=b, CR=c).items()}
+    groups = {k[0] + 'G': -(-s.rank // ranks[k]) for k, s in dict(AR=a, BR=b, CR=c).items()}
     C = CHANNELS[half] // (2 if max(ranks.values()) > 1 else 1)
-    return dict(ranks, **windows, C=C, TY=ROWS, TX=COLUMNS, BY=ROWS, BX=COLUMNS, NY=NY, NX=NX, MODE=mode, LAST=last), (SY, SX)
+    return dict(ranks, **groups, **windows, C=C, TY=ROWS, TX=COLUMNS, BY=ROWS, BX=COLUMNS, NY=NY, NX=NX, MODE=mode, LAST=last), (SY, SX)
 
 # %% ../../nbs/ops/08a_triton_pipe.ipynb #14405b92
 _fits = {} # what was found to fit: sizes → channels
