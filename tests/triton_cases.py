@@ -3,6 +3,7 @@ import pytest, torch
 import test_ops as reference
 from cleftgan_nb import ops
 from cleftgan_nb.networks import Discriminator
+from cleftgan_nb.networks.stylegan3 import layer_filters, layer_table
 from cleftgan_nb.ops import cpu, triton_act, triton_kernels
 from cleftgan_nb.training.losses import r1_penalty
 
@@ -165,3 +166,18 @@ def test_what_it_cannot_take(call, message):
 def test_empty_batch(shape):
     x = torch.zeros(shape, device=DEVICE, requires_grad=True); y = ops.filtered_lrelu(x, impl='triton', **{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in LAYERS['t'].items()})
     assert y.shape == (*shape[:2], 6, 6) and torch.autograd.grad(y.sum(), x)[0].shape == shape and ops.bias_act(x, act='lrelu', impl='triton').shape == shape
+
+
+@pytest.mark.parametrize('network', ['t', 'r'])
+@pytest.mark.parametrize('resolution', [64, 256, 1024])
+def test_every_layer_fits(resolution, network):
+    "All three pipes of every layer are fused, in every type: their blocks are small enough, whatever the size of the image."
+    for l in layer_table(resolution, conv_kernel=3 if network == 't' else 1):
+        fu, fd = layer_filters(l, network == 'r'); size = [l.inp.size + l.kernel - 1] * 2
+        u = cpu.fir_stage(fu, (l.up, l.up), (1, 1), list(l.padding), False, l.up ** 2, size); d = cpu.fir_stage(fd, (1, 1), (l.down, l.down), [0] * 4, False, 1, u.out)
+        assert d.out == (l.out.size, l.out.size)
+        for dtype, keep in triton_kernels.KEEP.items():
+            a, b, c, e = [triton_kernels.stage(s, keep, 'cpu') for s in (u, d, u.transposed, d.transposed)]
+            for mode, stages in (1, (a, a, b)), (2, (a, e, c)), (2, (a, a, b)):
+                sizes, steps = triton_kernels.plan(mode, *stages, dtype != torch.float32, True)
+                assert sizes['CG'] * sizes['CR'] >= stages[2].rank and sizes['NY'] * sizes['NX'] <= 60 and min(steps) >= 12, (l.name, sizes, steps)

@@ -39,5 +39,5 @@ if __name__ == '__main__':
     for arch, dtype, mode, last, filters in runs:
         k = pipe(dtype, mode, last, filters, arch)
         print(f'pipe-{mode}-{str(dtype)[6:]}', arch, k.metadata.shared, *[w for w in ('mma', 'tf32') if w in k.asm['ptx']], flush=True)
-    k = compiled(triton_act.act_kernel, torch.float32, dict(ACT=8, ORDER=2, BIASED=True, WIDE=False, BLOCK=1024), (), 80, 4)
+    k = compiled(triton_act.act_kernel, torch.float32, dict(ACT=8, ORDER=2, BIASED=True, WIDE=False, FAR=False, BLOCK=1024), (), 80, 4)
     print('act-float32', 80, k.metadata.shared, *[w for w in ('mma', 'tf32') if w in k.asm['ptx']])

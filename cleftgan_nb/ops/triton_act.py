@@ -45,7 +45,7 @@ def slope(v, alpha, ACT: tl.constexpr):
     if ACT == SELU: return SCALE * tl.where(v > 0, 1., ALPHA * tl.exp(v))
     if ACT == SOFTPLUS: return s
     if ACT == SWISH: return s * (1 + v * (1 - s))
-    return 1. + 0. * v
+    return tl.where(v > 0, 1., 1.)
 
 # %% ../../nbs/ops/08_triton.ipynb #be80dc47
 @triton.jit
@@ -71,12 +71,15 @@ def rounded(v, T: tl.constexpr, WIDE: tl.constexpr):
 
 # %% ../../nbs/ops/08_triton.ipynb #bea9ff12
 @triton.jit
-def act_kernel(x, b, dy, h, y, n, apart, channels, alpha, gain, clamp, ACT: tl.constexpr, ORDER: tl.constexpr, BIASED: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+def act_kernel(x, b, dy, h, y, n, apart, channels, alpha, gain, clamp, ACT: tl.constexpr, ORDER: tl.constexpr, BIASED: tl.constexpr, WIDE: tl.constexpr, FAR: tl.constexpr, BLOCK: tl.constexpr):
     "y = the activation of x + b (ORDER 0), its derivative times dy (1), or its second derivative times dy times h (2)."
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < n
+    start, lane = tl.program_id(0).to(tl.int64) * BLOCK, tl.arange(0, BLOCK)
+    i = start + lane; inside = i < n
     v = tl.load(x + i, mask=inside, other=0.).to(tl.float32)
-    if BIASED: v += tl.load(b + i // apart % channels, mask=inside, other=0.)
+    if BIASED:
+        rest = start % apart if FAR else (start % apart).to(tl.int32) # divisions of 64 bits once a program, not for each element
+        c = (start // apart % channels).to(tl.int32) + (rest + lane) // apart
+        v += tl.load(b + c % channels, mask=inside, other=0.)
     a = value(v, alpha, ACT) * gain
     if ORDER == 0:
         r = tl.where(a > clamp, clamp, a)
@@ -121,9 +124,9 @@ def run_act(
     if not x.numel(): return y
     dy, h = [x if t is None else torch.empty_like(x).copy_(t) if t.stride() != x.stride() or t.dtype != x.dtype else t for t in (dy, h)] # the same order in memory
     bias = x if b is None else bias_of(b, x)
-    block = 256 if INTERPRETED and x.numel() < 4096 else 1024
-    with on(x): act_kernel[(triton.cdiv(x.numel(), block),)](x, bias, dy, h, y, x.numel(), max(x.stride(dim), 1) if x.ndim else 1, x.shape[dim] if x.ndim else 1,
-                                                             float(alpha), float(gain), float(clamp), ACT=KINDS.index(act), ORDER=order, BIASED=b is not None, WIDE=wide(x), BLOCK=block)
+    block, apart = 256 if INTERPRETED and x.numel() < 4096 else 1024, max(x.stride(dim), 1) if x.ndim else 1
+    with on(x): act_kernel[(triton.cdiv(x.numel(), block),)](x, bias, dy, h, y, x.numel(), apart, x.shape[dim] if x.ndim else 1, float(alpha), float(gain), float(clamp), ACT=KINDS.index(act),
+                                                             ORDER=order, BIASED=b is not None, WIDE=wide(x), FAR=apart >= 1 << 30, BLOCK=block)
     return y
 
 # %% ../../nbs/ops/08_triton.ipynb #89c2d103
