@@ -64,7 +64,7 @@ readme: env  ## README.md from nbs/index.ipynb
 lock: env  ## new pins: resolve settings.ini for Python 3.10 to 3.13 (the CUDA packages are torch's own to pin)
 	python -m pip install --quiet --disable-pip-version-check uv
 	uv pip compile pyproject.toml --extra dev --constraint requirements/constraints.in --universal --python-version 3.10 --upgrade --quiet --no-header --annotation-style line --output-file $(VENV)/lock.txt
-	{ echo "# made by make lock from settings.ini: do not edit"; grep -vE '^(nvidia-|cuda-|triton==)' $(VENV)/lock.txt; } > requirements/dev.txt
+	{ echo "# made by make lock from settings.ini: do not edit"; grep -vE '^(nvidia-|cuda-)' $(VENV)/lock.txt; } > requirements/dev.txt
 
 clean:  ## remove the environment, the smoke profile's results and leftovers (other results stay)
 	rm -rf $(VENV) outputs/smoke _docs _proc build dist *.egg-info .snakemake .pytest_cache .hypothesis .import_linter_cache

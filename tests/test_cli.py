@@ -135,7 +135,7 @@ def test_warnings_are_one_line(run, net):
     code, out, err = run('info', net)
     assert code == 0 and 'NOT FINITE' in out and err.startswith('cleftgan: warning: net.safetensors: not finite') and err.count('\n') == 1
 
-@pytest.mark.parametrize('command', [(), ('convert',), ('info',), ('new',), ('sample',), ('train',), ('measure',)])
+@pytest.mark.parametrize('command', [(), ('convert',), ('info',), ('new',), ('sample',), ('train',), ('measure',), ('doctor',)])
 def test_help(run, command):
     code, out, err = run(*command, '--help')
     assert code == 0 and 'examples:\n  cleftgan ' in out and all(f'cleftgan {c}' in out for c in command)
@@ -203,3 +203,18 @@ def test_measure(run, tmp_path):
 @pytest.mark.parametrize('args, says', [(('net.safetensors', '--real', 'none.zip'), 'none.zip'), (('none.zip', '--real', 'none.zip'), 'no dataset none.zip'), (('net.safetensors', '--real', 'x.zip', '--out', 'a.txt'), '.csv'),
                                         (('net.safetensors',), '--real'), (('net.safetensors', '--real', '.', '--inception', 'none.pt'), 'none.pt'), (('net.safetensors', '--real', 'x.zip', '--n', '1'), 'from 2')])
 def test_measure_complains(run, net, args, says): mistake(run, 'measure', *args, says=says)
+
+def test_doctor(run, monkeypatch):
+    "What is right is said to be, with what computed it; what is wrong is an error that names it"
+    from cleftgan_nb import doctor, ops
+    monkeypatch.setattr(doctor, 'SHAPES', {'cpu': (1, 2, 20, 20)}); monkeypatch.setattr(doctor, 'copy_speed', lambda device: 1e10)
+    code, out, err = run('doctor', '--device', 'cpu')
+    rows = [line for line in out.splitlines() if '  ok ' in line]
+    assert code == 0 and err == '' and len(rows) == 10 and all(' cpu ' in r for r in rows) and f'torch        {torch.__version__}' in out
+    if not torch.cuda.is_available():
+        assert out.startswith('GPU          none: everything below was computed on the CPU')
+        assert run('doctor', '--device', 'cuda')[::2] == (2, "cleftgan: error: device='cuda' is not known; accepted: cpu\n")
+    real = ops.bias_act
+    monkeypatch.setattr(ops, 'bias_act', lambda *a, impl='auto', **kw: real(*a, impl=impl, **kw) * (1. if impl == 'definition' else 1.05))
+    code, out, err = run('doctor', '--device', 'cpu')
+    assert code == 2 and out.count('WRONG') == 2 and 'kernels differ from the definition: bias_act in float32 (cpu, error ' in err and err.count('\n') == 1

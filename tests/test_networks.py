@@ -122,6 +122,14 @@ def test_discriminator_in_bfloat16(case, impl, how):
     assert all(g is None or g.isfinite().all() for g in gradients(dx.square().sum([1, 2, 3]).mean(), D).values())
 
 
+@pytest.mark.parametrize('case', GENERATORS + DISCRIMINATORS)
+def test_float16(case):
+    "11 bits in the highest resolutions: within 5e-3, and no activation is infinite."
+    data = load(case); net = network(case, data, dtype='float16', num_fp16_res=None)
+    out, want = (net(data['x'], data['c']), 'logits') if case in DISCRIMINATORS else (net.synthesis(data['w'], **INDEX[case]['synthesis_kwargs']), 'img')
+    assert out.dtype == torch.float32 and 1e-6 < error(out, data[want]) < 5e-3
+
+
 def test_half_precision_only_in_the_highest_resolutions():
     case = 'generator_stylegan2'; data = load(case); seen = {}
     G = network(case, data, dtype='bfloat16', num_fp16_res=2)

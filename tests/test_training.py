@@ -172,6 +172,29 @@ def test_training_goes_on_from_a_published_pickle(faces, tmp_path):
     train(config(faces, tmp_path/'run', kimg=.032, tick_kimg=.016, resume_from=str(tmp_path/'faces.pkl'), settings={}), progress=False)   # its networks are in the state
 
 
+@pytest.mark.parametrize('network, settings', [('stylegan3-t', SMALL), ('stylegan2', {k: v for k, v in SMALL.items() if k != 'num_layers'})])
+def test_float16_trains_like_float32(faces, tmp_path, network, settings):
+    "Two steps, R1 and path length among them: no gradient is infinite, and every loss is that of float32 but for rounding"
+    rows = {}
+    for dtype in ('float32', 'float16'):
+        train(config(faces, tmp_path/dtype, network=network, settings=settings, dtype=dtype, kimg=.016, tick_kimg=.016), progress=False)
+        [rows[dtype]] = map(json.loads, (tmp_path/dtype/'log.jsonl').read_text().splitlines())
+    a, b = rows['float32'], rows['float16']
+    assert b['broken gradients'] == 0 and any(a[k] != b[k] for k in a)                        # it really was float16
+    assert all(abs(a[k] - b[k]) < .02*max(1, abs(a[k])) for k in a if k.startswith(('loss/', 'logits/'))), (a, b)
+
+
+def test_peak_memory_of_a_gpu_is_written_down(faces, tmp_path, monkeypatch):
+    "Beside the seconds of a tick; on a CPU there is none"
+    from cleftgan_nb.training import loop
+    from cleftgan_nb.training.watch import read_log
+    c = config(faces, tmp_path/'a', kimg=.008, tick_kimg=.008); train(c, progress=False)
+    assert 'peak memory' not in (tmp_path/'a/time.jsonl').read_text() and 'peak memory' not in read_log(tmp_path/'a')
+    monkeypatch.setattr(loop, 'peak_memory', lambda device: {'peak memory': 1.5})
+    train(config(faces, tmp_path/'b', kimg=.008, tick_kimg=.008), progress=False)
+    assert read_log(tmp_path/'b')['peak memory'] == [1.5] and files(tmp_path/'a').keys() == files(tmp_path/'b').keys()
+
+
 @pytest.mark.parametrize('more, word', [(dict(data='nowhere.zip'), 'nowhere'), (dict(resume_from='nothing.safetensors'), 'nothing'), (dict(batch=0), 'batch=0'), (dict(freeze_d=60), 'freeze_d'),
                                         (dict(labels=True, data='EMPTY'), 'no images'), (dict(resume_from='OTHER'), 'is for 32 pixels, 1 channels')])
 def test_wrong_configurations_say_so(faces, tmp_path, more, word):

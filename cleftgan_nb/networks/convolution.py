@@ -58,5 +58,6 @@ def convolve(
     stride=1,
 ):             # [N, out, H', W']
     "A convolution without bias"
-    if x.dtype == weight.dtype == torch.bfloat16 and x.device.type == 'cpu' and torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad): return Convolution.apply(x, weight, padding, stride)
+    ours = x.device.type == 'cuda' or x.device.type == 'cpu' and x.dtype == weight.dtype == torch.bfloat16
+    if ours and torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad): return Convolution.apply(x, weight, padding, stride)
     return F.conv2d(x, weight, padding=padding, stride=stride)

@@ -6,7 +6,8 @@
 __all__ = ['POSITIVE', 'DECAY', 'FLAG', 'KEYWORDS', 'SETTINGS', 'HALF', 'DTYPES', 'check_shape', 'check_labels', 'check_keywords',
            'check_resolution', 'check_settings', 'parse_dtype', 'uses_half', 'precision', 'place', 'FullyConnected',
            'normalize_2nd_moment', 'MappingNetwork', 'early_padding', 'conv2d', 'resample_conv2d', 'Conv2dLayer',
-           'unit_rms', 'modulation_coefficients', 'ScaleAndPad', 'modulated_conv2d', 'Generator', 'plain_kwargs']
+           'unit_rms', 'modulation_coefficients', 'within_range', 'ScaleAndPad', 'modulated_conv2d', 'Generator',
+           'plain_kwargs']
 
 # %% ../../nbs/networks/10_layers.ipynb #bc216ca0
 from contextlib import contextmanager, nullcontext
@@ -359,6 +360,18 @@ def modulation_coefficients(
     if not demodulate: return styles, r.expand(len(styles), -1)
     return styles, r * (styles.square() @ (energy * r.square()[:, None]).t() + 1e-8).rsqrt()
 
+# %% ../../nbs/networks/10_layers.ipynb #88902ade
+def within_range(
+    weight, # [out, in, k, k]
+    s, # scale of the input [N, in]
+    d, # scale of the output [N, out]
+): # (weight, s, d) that give the same product, with sums as small as x
+    "Modulation that float16 can hold."
+    with torch.no_grad():
+        a = weight.abs().amax([1, 2, 3]).clamp(min=1e-8) * weight[0].numel() ** 0.5
+        c = s.abs().amax(1, keepdim=True).clamp(min=1e-8)
+    return weight / a[:, None, None, None], s / c, d * (a * c)
+
 # %% ../../nbs/networks/10_layers.ipynb #be94b8e0
 class ScaleAndPad(torch.autograd.Function):
     "x times s, with zeros around it; differentiable any number of times."
@@ -382,6 +395,7 @@ def _modulate_shared(x, weight, styles, demodulate, normalize, gain, padding, f,
     s, d = modulation_coefficients(weight, styles, demodulate, normalize)
     if gain is not None: s = s * gain
     if len(x) == 1: return _convolve(x, (weight * (s if d is None else d.t() * s)[..., None, None]).to(x.dtype), padding, f, up)
+    if x.dtype == torch.float16 and d is not None: weight, s, d = within_range(weight, s, d)
     s, early = s.to(x.dtype), early_padding(x, weight, padding) if up == 1 else 0
     x = ScaleAndPad.apply(x, s, early) if early else x * s[..., None, None]
     x = _convolve(x, weight.to(x.dtype), padding - early, f, up)

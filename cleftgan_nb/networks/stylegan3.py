@@ -197,7 +197,8 @@ def track_magnitude(self:SynthesisLayer,
     "Let the running mean square follow this batch; an empty one leaves it alone."
     if not x.numel(): return
     rows = x.detach().permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else x.detach()   # as they lie in memory
-    power = torch.linalg.vector_norm(rows.flatten(2), dim=2).to(self.magnitude_ema.dtype).square().sum() / x.numel()
+    wide = torch.float32 if x.dtype == torch.float16 else None   # a norm may be above 65504
+    power = torch.linalg.vector_norm(rows.flatten(2), dim=2, dtype=wide).to(self.magnitude_ema.dtype).square().sum() / x.numel()
     self.magnitude_ema.copy_(power.lerp(self.magnitude_ema, self.magnitude_ema_beta))
 
 # %% ../../nbs/networks/11_stylegan3.ipynb #37181370

@@ -9,7 +9,7 @@ __all__ = ['Activation', 'ACTIVATIONS', 'definition', 'bias_act']
 from collections import namedtuple
 import torch, torch.nn.functional as F
 from . import cpu
-from .dispatch import check_bias, check_clamp, check_number, choose, one_of, whole
+from .dispatch import check_bias, check_clamp, check_number, choose, kernels, one_of, whole
 from .fused import FilteredLReLU
 
 # %% ../../nbs/ops/06_bias_act.ipynb #7d715820
@@ -47,7 +47,7 @@ def bias_act(
     alpha=None, # shape parameter; default that of the activation
     gain=None, # factor; default that of the activation
     clamp=None, # limit of the absolute value, or None
-    impl='auto', # 'auto', 'definition' or 'cpu'
+    impl='auto', # 'auto', 'definition', 'cpu' or 'triton'
 ): # like x
     "Bias, activation, gain, clamp (SG2 appendix B)."
     _check(x, b, dim, one_of('act', act, tuple(ACTIVATIONS)), clamp)
@@ -55,9 +55,11 @@ def bias_act(
     check_number(alpha=alpha, gain=gain); slope = _slope(act, alpha)
     dim = 1 if b is None else dim % x.ndim
     one_pass = slope is not None and x.ndim == 4 and dim == 1 and x.numel() > 0
-    if choose(impl, x) == 'definition' or not one_pass: return definition(x, b, dim, act, alpha, gain, clamp)
+    chosen, limit = choose(impl, x), float('inf') if clamp is None else clamp
+    if chosen == 'triton' and x.numel(): return kernels(chosen).Act.apply(x, b, dim if b is not None else 0, (act, alpha, gain, limit))
+    if chosen != 'cpu' or not one_pass: return definition(x, b, dim, act, alpha, gain, clamp)
     s = _identity(x.shape[:1:-1])
-    return FilteredLReLU.apply(x, b, s, s, (gain, gain * slope, float('inf') if clamp is None else clamp))
+    return FilteredLReLU.apply(x, b, s, s, (gain, gain * slope, limit), kernels(chosen))
 
 # %% ../../nbs/ops/06_bias_act.ipynb #9526b790
 def _check(x, b, dim, act, clamp):

@@ -14,6 +14,7 @@ from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 import numba as nb, numpy as np, torch
+from torch.utils.weak import WeakTensorKeyDictionary
 from fastcore.basics import patch
 from .simd import add, borrow, fma, leaky, leaky_slope, load, mul, prefetch, read, splat, store, turn_in, turn_out, write
 
@@ -265,6 +266,21 @@ class Fir(namedtuple('Fir', 'shape data gain up down pad size out')):
 # %% ../../nbs/ops/03_cpu.ipynb #97014670
 LONGEST = 1 << 24 # pixels along an axis
 
+# %% ../../nbs/ops/03_cpu.ipynb #5749d184
+_known = WeakTensorKeyDictionary() # filter on a GPU → (how often it was changed, its taps)
+
+# %% ../../nbs/ops/03_cpu.ipynb #f136771c
+def _fetch(f): return f.detach().double().cpu().numpy()
+
+def _kept(f):
+    "Fetched once, and again when it was changed."
+    if f not in _known or _known[f][0] != f._version: _known[f] = f._version, _fetch(f)
+    return _known[f][1]
+
+def _taps_of(f):
+    "The taps as an array in the host's memory."
+    return _fetch(f) if f.device.type == 'cpu' or f.is_inference() else _kept(f)
+
 # %% ../../nbs/ops/03_cpu.ipynb #9cfe7ad0
 def result_size(
     size, # (width, height) of the input
@@ -290,7 +306,7 @@ def fir_stage(
     size, # (width, height) of the input
 ): # Fir
     "Describe a stage; a `ValueError` if nothing is left of the image."
-    taps = np.ones(1) if f is None else f.detach().double().numpy()
+    taps = np.ones(1) if f is None else _taps_of(f)
     out = result_size(size, up, down, padding, (taps.shape[-1], taps.shape[0]))
     return Fir(taps.shape, (taps if flip else np.flip(taps)).tobytes(), float(gain), up, down, (padding[0], padding[2]), tuple(size), out)
 

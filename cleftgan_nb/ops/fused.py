@@ -8,7 +8,7 @@ __all__ = ['definition', 'Gated', 'FilteredLReLU', 'filtered_lrelu']
 # %% ../../nbs/ops/05_filtered_lrelu.ipynb #1089beb0
 import torch, torch.nn.functional as F
 from . import cpu, resample
-from .dispatch import check_bias, check_clamp, check_filter, check_image, check_number, choose, filter_size, padding4, whole
+from .dispatch import check_bias, check_clamp, check_filter, check_image, check_number, choose, filter_size, kernels, padding4, whole
 
 # %% ../../nbs/ops/05_filtered_lrelu.ipynb #3b646620
 def definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter):
@@ -23,26 +23,27 @@ def definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
 class Gated(torch.autograd.Function):
     "D(a'(U(x+b))·G(g)): linear in `g`."
     @staticmethod
-    def forward(ctx, g, x, b, u, gate, d, act):
-        ctx.save_for_backward(x, b); ctx.stages = u, gate, d, act
-        return cpu.resample_leaky(x, b, u, d, act, g, gate)
+    def forward(ctx, g, x, b, u, gate, d, act, pipe):
+        ctx.save_for_backward(x, b); ctx.stages = u, gate, d, act, pipe
+        return pipe.resample_leaky(x, b, u, d, act, g, gate)
     @staticmethod
     def backward(ctx, h):
-        u, gate, d, act = ctx.stages
-        return Gated.apply(h, *ctx.saved_tensors, u, d.transposed, gate.transposed, act), *[None] * 6
+        u, gate, d, act, pipe = ctx.stages
+        return Gated.apply(h, *ctx.saved_tensors, u, d.transposed, gate.transposed, act, pipe), *[None] * 7
 
 # %% ../../nbs/ops/05_filtered_lrelu.ipynb #a1edb200
 class FilteredLReLU(torch.autograd.Function):
-    "D(a(U(x+b))), differentiable any number of times."
+    "D(a(U(x+b))), differentiable any number of times; `pipe` is the module whose kernels compute it."
     @staticmethod
-    def forward(ctx, x, b, u, d, act):
-        ctx.save_for_backward(x, b); ctx.stages = u, d, act
-        return cpu.resample_leaky(x, b, u, d, act)
+    def forward(ctx, x, b, u, d, act, pipe):
+        ctx.save_for_backward(x, b); ctx.stages = u, d, act, pipe
+        return pipe.resample_leaky(x, b, u, d, act)
     @staticmethod
     def backward(ctx, dy):
-        (x, b), (u, d, act) = ctx.saved_tensors, ctx.stages
-        dx = Gated.apply(dy, x, b, u, d.transposed, u.transposed, act)
-        return dx, dx.sum([0, 2, 3]).to(b.dtype) if ctx.needs_input_grad[1] else None, None, None, None
+        (x, b), (u, d, act, pipe) = ctx.saved_tensors, ctx.stages
+        dx = Gated.apply(dy, x, b, u, d.transposed, u.transposed, act, pipe)
+        wide = torch.float32 if dx.dtype == torch.float16 else None # a sum over a batch may be above 65504
+        return dx, dx.sum([0, 2, 3], dtype=wide).to(b.dtype) if ctx.needs_input_grad[1] else None, None, None, None, None
 
 # %% ../../nbs/ops/05_filtered_lrelu.ipynb #7dc89d90
 def filtered_lrelu(
@@ -57,7 +58,7 @@ def filtered_lrelu(
     slope=0.2, # of its negative side
     clamp=None, # limit of the absolute value, or None
     flip_filter=False, # False: convolve; True: correlate
-    impl='auto', # 'auto', 'definition' or 'cpu'
+    impl='auto', # 'auto', 'definition', 'cpu' or 'triton'
 ): # [N,C,H',W'], memory format of x
     "Bias, up-sample, leaky ReLU, clamp, down-sample (SG3 §3.2)."
     check_image(x); check_filter(fu, 'fu'); check_filter(fd, 'fd'); check_bias(b, x.shape[1]); check_clamp(clamp); check_number(gain=gain, slope=slope); padding = padding4(padding)
@@ -65,7 +66,8 @@ def filtered_lrelu(
         if not whole(v) or v < 1: raise ValueError(f"{name}={v!r}; accepted: a whole number of at least 1")
     big = cpu.result_size(x.shape[:1:-1], (up, up), (1, 1), padding, filter_size(fu))
     cpu.result_size(big, (1, 1), (down, down), [0] * 4, filter_size(fd), 'the up-sampled x')
-    if choose(impl, x, fu, fd, factors=[(up, down)]) == 'definition': return definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
+    chosen = choose(impl, x, fu, fd, factors=[(up, down)])
+    if chosen == 'definition': return definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
     u = cpu.fir_stage(fu, (up, up), (1, 1), padding, flip_filter, up ** 2, x.shape[:1:-1])
     d = cpu.fir_stage(fd, (1, 1), (down, down), [0] * 4, flip_filter, 1, u.out)
-    return FilteredLReLU.apply(x, b, u, d, (gain, gain * slope, float('inf') if clamp is None else clamp))
+    return FilteredLReLU.apply(x, b, u, d, (gain, gain * slope, float('inf') if clamp is None else clamp), kernels(chosen))

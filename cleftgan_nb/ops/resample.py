@@ -8,7 +8,7 @@ __all__ = ['definition', 'Resample', 'upfirdn2d', 'upsample2d', 'downsample2d', 
 # %% ../../nbs/ops/04_upfirdn2d.ipynb #cf7196d0
 import torch, torch.nn.functional as F
 from . import cpu
-from .dispatch import check_filter, check_image, check_number, choose, filter_size, padding4, pair
+from .dispatch import check_filter, check_image, check_number, choose, filter_size, kernels, padding4, pair
 
 # %% ../../nbs/ops/04_upfirdn2d.ipynb #755eddb0
 def _insert_zeros(x, ux, uy):
@@ -41,13 +41,13 @@ def definition(x, f, up, down, padding, flip_filter, gain):
 
 # %% ../../nbs/ops/04_upfirdn2d.ipynb #2a72a420
 class Resample(torch.autograd.Function):
-    "A linear stage on a CPU, differentiable any number of times."
+    "A linear stage, differentiable any number of times; `pipe` is the module whose kernels compute it."
     @staticmethod
-    def forward(ctx, x, stage):
-        ctx.stage = stage
-        return cpu.resample(x, stage)
+    def forward(ctx, x, stage, pipe):
+        ctx.stage, ctx.pipe = stage, pipe
+        return pipe.resample(x, stage)
     @staticmethod
-    def backward(ctx, dy): return Resample.apply(dy, ctx.stage.transposed), None
+    def backward(ctx, dy): return Resample.apply(dy, ctx.stage.transposed, ctx.pipe), None, None
 
 # %% ../../nbs/ops/04_upfirdn2d.ipynb #69baa950
 def upfirdn2d(
@@ -58,14 +58,15 @@ def upfirdn2d(
     padding=0, # samples added (negative: cropped): all sides, [x, y] or [x0, x1, y0, y1], after up-sampling
     flip_filter=False, # False: convolution; True: correlation
     gain=1, # factor in total
-    impl='auto', # 'auto', 'definition' or 'cpu'
+    impl='auto', # 'auto', 'definition', 'cpu' or 'triton'
 ): # [N,C,H',W'] with W' = (W·up + x0 + x1 - taps)//down + 1
     "Insert zeros, pad, filter, keep every `down`-th sample (SG2 appendix B, SG3 §2)."
     check_image(x); check_filter(f); check_number(gain=gain)
     up, down, padding = pair(up, 'up'), pair(down, 'down'), padding4(padding)
     cpu.result_size(x.shape[:1:-1], up, down, padding, filter_size(f))
-    if choose(impl, x, f, factors=zip(up, down)) == 'definition': return definition(x, f, up, down, padding, flip_filter, gain)
-    return Resample.apply(x, cpu.fir_stage(f, up, down, padding, flip_filter, gain, x.shape[:1:-1]))
+    chosen = choose(impl, x, f, factors=zip(up, down))
+    if chosen == 'definition': return definition(x, f, up, down, padding, flip_filter, gain)
+    return Resample.apply(x, cpu.fir_stage(f, up, down, padding, flip_filter, gain, x.shape[:1:-1]), kernels(chosen))
 
 # %% ../../nbs/ops/04_upfirdn2d.ipynb #c4a34f50
 def upsample2d(

@@ -11,7 +11,7 @@ __all__ = ['Transform', 'TRANSFORMS', 'PRESETS', 'SYM6', 'SYM2', 'choice', 'unif
 import math
 from collections import namedtuple
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
 from ..ops import downsample2d, setup_filter, upsample2d
@@ -246,8 +246,11 @@ class Transposed(torch.autograd.Function):
     def backward(ctx, ddx): return Sample.apply(ddx, ctx.saved_tensors[0]), None, None
 
 # %% ../../nbs/training/30_augment.ipynb #fc4d7540
+@lru_cache
+def _sym6(device): return setup_filter(SYM6).to(device) # once for each device: a filter that is new has to be looked at
+
 def _resample(x, G, eighths):
-    (h, w), f = x.shape[2:], setup_filter(SYM6).to(x.device, non_blocking=True)
+    (h, w), f = x.shape[2:], _sym6(x.device)
     mx, my = [min(math.ceil(size * eighths / 8), size - 1) for size in (w, h)]
     x = upsample2d(F.pad(x, [mx, mx, my, my], mode='reflect'), f)
     x = Sample.apply(x, _grid(G, x.shape[:1:-1], (2 * (w + 2 * _REACH), 2 * (h + 2 * _REACH)), x))

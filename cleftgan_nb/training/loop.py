@@ -23,8 +23,9 @@ from .steps import ema_beta, mend, update_ema
 from .watch import Board
 
 # %% auto #0
-__all__ = ['latents_of', 'share', 'Team', 'batches', 'step', 'Stopped', 'line_of', 'judge', 'check_room', 'saying_full',
-           'name_at', 'side', 'picture', 'show', 'tick', 'passed', 'keep', 'stoppable', 'train', 'begin', 'pause']
+__all__ = ['latents_of', 'share', 'Team', 'batches', 'step', 'Stopped', 'line_of', 'convolving', 'peak_memory', 'judge',
+           'check_room', 'saying_full', 'name_at', 'side', 'picture', 'show', 'tick', 'passed', 'keep', 'stoppable',
+           'train', 'begin', 'pause']
 
 # %% ../../nbs/training/34_loop.ipynb #3d63c2e0
 def latents_of(
@@ -147,8 +148,7 @@ def _after(run, signs, team):
     run.nimg += c.batch; run.step += 1
     update_ema(run.G_ema, run.G, ema_beta(c.batch, run.nimg, c.ema_kimg, None if c.resume_from else c.ema_rampup))
     run.sums['r_t'] = run.sums.get('r_t', 0) + signs
-    if c.augment == 'ada': run.ada.step(signs.float())
-    run.follow()
+    if c.augment == 'ada' and run.ada.step(signs.float()): run.follow()    # reading p waits for the GPU
 
 # %% ../../nbs/training/34_loop.ipynb #3a5dc840
 class Stopped(RuntimeError):
@@ -164,6 +164,22 @@ def line_of(
     row |= {k: float(s/n) for k, (s, n) in sums.items() if n > 0}
     run.sums = {}
     return row
+
+# %% ../../nbs/training/34_loop.ipynb #b1905e43
+def convolving(
+    device, # of the run
+): # a context
+    "How cuDNN convolves in training"
+    c = torch.backends.cudnn
+    return c.flags(enabled=True, benchmark=True, deterministic=c.deterministic, allow_tf32=False) if device.type == 'cuda' else contextlib.nullcontext()
+
+def peak_memory(
+    device,  # of the run
+)->dict:     # of GiB; nothing on a CPU
+    "The most that tensors took on the GPU since it was last asked"
+    if device.type != 'cuda': return {}
+    gib = round(torch.cuda.max_memory_allocated(device)/2**30, 3); torch.cuda.reset_peak_memory_stats(device)
+    return {'peak memory': gib}
 
 # %% ../../nbs/training/34_loop.ipynb #ae12ff90
 def judge(
@@ -325,11 +341,11 @@ def _train(config, team, progress, on_tick):
     run, data = begin(config, team); end, since = config.kimg*1000, (time.time(), run.nimg)
     board = Board(config.out, run.nimg) if team.rank == 0 else None
     bar = tqdm(total=round(end), initial=run.nimg, unit='img', unit_scale=True, disable=not progress, desc=run.config.network)
-    with stoppable() as asked, bar, contextlib.closing(batches(run, data, team)) as coming:
+    with stoppable() as asked, bar, convolving(run.device), contextlib.closing(batches(run, data, team)) as coming:
         while run.nimg < end and not team.any(asked):
             step(run, *next(coming), team); bar.update(config.batch)
             if not passed(run, config.tick_kimg) and run.nimg < end: continue
-            took = dict(seconds=round(time.time() - since[0], 3), images=run.nimg - since[1])
+            took = dict(seconds=round(time.time() - since[0], 3), images=run.nimg - since[1]) | peak_memory(run.device)
             row = tick(run, team, data, took, run.nimg >= end, board); since = time.time(), run.nimg
             bar.set_postfix({k: f'{row[n]:.2f}' for k, n in dict(r_t='r_t', p='augment_p', G='loss/G').items() if n in row})
             if on_tick and team.rank == 0: on_tick(Path(config.out), row)

@@ -65,6 +65,8 @@ def read_log(
     log = {name: np.array([_number(r.get(name)) for r in rows]) for name in dict.fromkeys(n for r in rows for n in r)}
     seconds = np.array([_number(times.get(k, {}).get('seconds')) for k in log['kimg']])
     images = np.array([_number(times.get(k, {}).get('images', 1000*step)) for k, step in zip(log['kimg'], np.diff(log['kimg'], prepend=0))])
+    memory = np.array([_number(times.get(k, {}).get('peak memory')) for k in log['kimg']])        # of a GPU, GiB
+    if np.isfinite(memory).any(): log['peak memory'] = memory
     if np.isfinite(seconds).any(): log |= {'seconds': seconds, 'images/s': np.divide(images, seconds, out=np.full_like(images, math.nan), where=seconds > 0)}
     return log
 
