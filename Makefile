@@ -26,23 +26,27 @@ $(STAMP): requirements/dev.txt settings.ini setup.py pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# The notebooks run in one process. Without a GPU, Triton's interpreter has to be asked for before any of them imports it.
 test: env  ## every test: the project's own checks first, then the notebooks, then tests/
 	python -m pytest -q tests/test_project.py
-	nbdev_test --skip_folder_re '^[_.]|^(study|bench)$$' --n_workers 1
+	$(if $(shell command -v nvidia-smi),,TRITON_INTERPRET=1) nbdev_test --skip_folder_re '^[_.]|^(study|bench)$$' --n_workers 1
 	python -m pytest
 
 check: env  ## what must agree: notebooks and library, notebooks and README, who imports whom
 	.ci/synced
 	lint-imports --no-logo
 
+GPUS  ?= 1
+SEEDS ?= 0 1 2
+RUN    = python workflow/run.py --snakefile workflow/Snakefile --configfile workflow/profiles/$(PROFILE).yaml --cores $(JOBS) --resources gpu=$(GPUS) --rerun-incomplete
+
 study: env workflow/profiles/$(PROFILE).yaml  ## run the study: make study PROFILE=smoke (minutes), or PROFILE=cpu (an hour); DATA=folder takes photographs
 	@python -c 'import snakemake' 2>/dev/null || { echo "The study runs by snakemake, which needs Python 3.11 or newer: make clean, then make study PYTHON=python3.11"; exit 1; }
 	@python -m cleftgan_nb.preflight workflow/profiles/$(PROFILE).yaml "$(DATA)" $(JOBS)
-	@python workflow/run.py --snakefile workflow/Snakefile --configfile workflow/profiles/$(PROFILE).yaml --cores $(JOBS) --rerun-incomplete $(if $(DATA),--config data="$(abspath $(DATA))") $(MORE)
+	@$(RUN) $(if $(DATA),--config data="$$(realpath -- "$(DATA)")") $(MORE)
 
-SEEDS ?= 0 1 2
 seeds: env workflow/profiles/$(PROFILE).yaml  ## the measures over several seeds, mean and standard deviation: make seeds PROFILE=smoke SEEDS="0 1 2"
-	@for seed in $(SEEDS); do python workflow/run.py --snakefile workflow/Snakefile --configfile workflow/profiles/$(PROFILE).yaml --cores $(JOBS) --rerun-incomplete --config seed=$$seed --until compare || exit 1; done
+	@for seed in $(SEEDS); do $(RUN) --config seed=$$seed --until compare || exit 1; done
 	@python -c "import sys; from cleftgan_nb.study import over_seeds; print(over_seeds([f'outputs/$(PROFILE)' + f'-seed{s}'*(s != '0') + '/compare.csv' for s in sys.argv[1:]], 'outputs/$(PROFILE)-seeds/compare.csv').read_text())" $(SEEDS)
 
 workflow/profiles/%.yaml:

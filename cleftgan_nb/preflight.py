@@ -49,6 +49,7 @@ def bases(profile)->list:
     out = []
     for network in profile['networks']:
         name = base_of(profile, network)
+        if name is None and not profile.get('base'): out.append(Finding(f'base {network}', 'the profile names no checkpoint for it in `bases`, and has no section `base` to train one by', False)); continue
         if name is None: out.append(Finding(f'base {network}', f"is trained here first, {profile['base']['kimg']:g} kimg")); continue
         try: G = checkpoints.load(name).sampler
         except (ValueError, OSError) as e: out.append(Finding(f'base {network}', str(e), False)); continue
@@ -78,7 +79,7 @@ def trainings(profile)->list: # of (network, kimg, batch)
         if base_of(profile, network) is None: out.append((network, profile['base']['kimg'], profile['base']['batch']))
         out.append((network, profile['finetune']['kimg'], profile['finetune']['batch']))
     if a := profile.get('augmentation'): out += [(last, a['kimg'], a['batch'])]*2
-    if a := profile.get('ablations'): out += [(last, a['kimg'], a['batch'])]*a.get('runs', 6)
+    if a := profile.get('ablations'): out += [(last, a['kimg'], a['batch'])]*(2 + len(a.get('images', [0]*3)))    # fixed p, Freeze-D, fewer images; the others are shared
     return out
 
 # %% ../nbs/61_preflight.ipynb #0100889b
@@ -94,15 +95,21 @@ def seconds_per_kimg(
     config = settled(Config(data='none', out='none', network=network, resume_from=base_of(profile, network), settings=settings, batch=batch), profile['resolution'], network)
     run, team, took = Run(config, profile['resolution'], 3, 0, Team().device, None), Team(), []
     pixels, labels = torch.zeros(batch, 3, profile['resolution'], profile['resolution'], dtype=torch.uint8), torch.zeros(batch, 0)
-    for _ in range(steps + 1): start = time.perf_counter(); step(run, pixels, labels, team); took.append(time.perf_counter() - start)
+    for _ in range(steps + 1):
+        start = time.perf_counter(); step(run, pixels, labels, team)
+        if torch.cuda.is_available(): torch.cuda.synchronize()
+        took.append(time.perf_counter() - start)
     return 1000/batch*statistics.mean(took[1:])
 
 # %% ../nbs/61_preflight.ipynb #21e59f24
-def duration(profile, at_once=1)->list:
+def duration(profile, jobs=1)->list:
     "About how long the trainings take"
+    at_once = 1 if profile.get('device') == 'cuda' else max(1, jobs//profile['threads'])
     todo = trainings(profile); kimg = sum(k for _, k, _ in todo)
     if kimg < 5: return [Finding('time', f'minutes: {kimg:.2g} kimg to train')]
+    before = torch.get_num_threads(); torch.set_num_threads(profile['threads'])
     each = {(n, b): seconds_per_kimg(profile, n, b) for n, _, b in dict.fromkeys((n, 0, b) for n, _, b in todo)}
+    torch.set_num_threads(before)
     hours = sum(k*each[n, b] for n, k, b in todo)/3600/at_once
     return [Finding('time', f"about {f'{60*hours:.0f} minutes' if hours < 3 else f'{hours:.0f} hours'} of training for {kimg:.4g} kimg, {at_once} at once; drawing and measuring come on top, about half as much again on a CPU")]
 
@@ -117,18 +124,18 @@ def room(profile, out)->list:
 def preflight(
     path,        # a profile, `workflow/profiles/….yaml`
     data=None,   # folder of photographs; None: phantoms
-    at_once=1,   # notebooks that run at the same time
+    jobs=1,      # cores for the notebooks that run at the same time
 )->list:         # of Finding
     "Look at everything that a profile needs"
     profile = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     data = data or profile.get('data')
     found = packages(bool(data)) + bases(profile) + photographs(data) + device(profile) + room(profile, f"outputs/{profile['profile']}")
     if profile.get('needs_data') and not data: found.append(Finding('photographs', f"the profile {profile['profile']} is for your own: make study PROFILE={profile['profile']} DATA=folder", False))
-    return found + (duration(profile, at_once) if all(f.ok for f in found) else [])
+    return found + (duration(profile, jobs) if all(f.ok for f in found) else [])
 
-def main(path, data='', at_once='1')->str|None: # what is missing, in words
+def main(path, data='', jobs='1')->str|None: # what is missing, in words
     "Print what was found"
-    found = preflight(path, data or None, int(at_once))
+    found = preflight(path, data or None, int(jobs))
     print(f'{Path(path).stem}: what the study needs', *found, sep='\n')
     bad = sum(not f.ok for f in found)
     return f"{bad} of {len(found)} things are missing (marked '!'); nothing was started" if bad else None

@@ -53,6 +53,7 @@ def notebook_page(
     try: from nbconvert import HTMLExporter
     except ImportError: raise ImportError('a report shows notebooks as pages, which needs nbconvert: pip install nbconvert') from None
     nb = nbformat.read(path, 4)
+    for o in (o for c in nb.cells for o in c.get('outputs', []) if any(k.startswith('image/') for k in o.get('data', {}))): o.data = {'text/plain': '(a picture: it is in the report)'}
     body, _ = HTMLExporter(template_name='basic').from_notebook_node(nb)
     return page(Path(path).stem, body), {c.execution_count: f'cell-id={c.id}' for c in nb.cells if c.cell_type == 'code' and c.get('execution_count')}
 
@@ -92,13 +93,16 @@ def findings(path)->list: # of sentences
             a, b = _row(rows, tuned.replace('fine-tuned', 'before'), name), _row(rows, tuned, name)
             if a and b: out.append(f"{tuned.split(',')[0]}: {what} {_told(a)} before, {_told(b)} after fine-tuning, {float(b['value'])/float(a['value']):.0%} of it ({b['name']})")
     for name, what in (('f', 'Fréchet distance'), ('dish', 'DISH')):
-        if r := _row(rows, 'another real sample', name): out.append(f'Another real sample has a {what} of {_told(r)}: nothing can be expected to be closer')
+        if r := _row(rows, 'another real sample', name): out.append(f'Another real sample of the same kind has a {what} of {_told(r)}: what a perfect generator would reach with as many images')
     return out
 
 # %% ../nbs/62_report.ipynb #96bceb76
 def _facts(found)->str:
-    r = found[0].recipe
-    facts = dict(data=r.get('data', ''), commit=r.get('commit') or 'an installed version', **r.get('versions', {}), **{f'machine: {k}': v for k, v in r.get('machine', {}).items()})
+    "What the results were made with; more than one value where they differ"
+    facts = {}
+    for r in (o.recipe for o in found):
+        for k, v in (dict(data=r.get('data', ''), commit=r.get('commit') or 'an installed version') | r.get('versions', {}) | {f'machine: {k}': v for k, v in r.get('machine', {}).items()}).items(): facts.setdefault(k, {})[str(v)] = True
+    facts = {k: ', '.join(v) for k, v in facts.items()}
     return '<table>' + ''.join(f'<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>' for k, v in facts.items()) + '</table>'
 
 def _heading(folder, notebook)->str:

@@ -18,7 +18,7 @@ def trainings(outputs, since):
     for log in outputs.glob('*/runs/*/time.jsonl'):
         if log.stat().st_mtime < since: continue
         shown = json.loads(log.read_text().splitlines()[-1])['kimg']
-        yield log.parent.name.rpartition('-')[0], 1000*shown, 1000*yaml.safe_load((log.parent / 'config.yaml').read_text())['kimg']
+        yield log.parent.name, 1000*shown, 1000*yaml.safe_load((log.parent / 'config.yaml').read_text())['kimg']
 
 
 class Bars:
@@ -50,9 +50,9 @@ def lines(stream, every=1.):
         yield line.rstrip()
 
 
-def main(arguments):
+def main(arguments, lock):
     bars, tail = Bars(), []
-    run = subprocess.Popen([sys.executable, '-m', 'snakemake', *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = subprocess.Popen([sys.executable, '-m', 'snakemake', *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=[lock.fileno()])
     try:
         for line in lines(run.stdout):
             bars.look()
@@ -68,7 +68,7 @@ def main(arguments):
 
 
 def alone():
-    "A lock that goes with the process, however that ends: snakemake's own would stay behind after a power cut."
+    "A lock that goes with the processes that hold it, however they end: snakemake's own would stay behind after a power cut."
     Path('outputs').mkdir(exist_ok=True)
     held = open('outputs/.lock', 'w')
     try: fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,5 +78,7 @@ def alone():
 
 if __name__ == '__main__':
     given, lock = ['--nolock', *sys.argv[1:]], alone()
-    plain = not sys.stderr.isatty() or any(o in sys.argv for o in ('-n', '--dry-run', '--report'))
-    sys.exit(subprocess.run([sys.executable, '-m', 'snakemake', *given]).returncode if plain else main(given))
+    silent = {'--snakefile', '--configfile', '--cores', '--rerun-incomplete', '--config', '--until', '--resources', '--directory'}
+    plain = not sys.stderr.isatty() or any(o[0] == '-' and o not in silent for o in sys.argv[1:])        # whoever asks snakemake for something wants its answer
+    if plain: sys.exit(subprocess.run([sys.executable, '-m', 'snakemake', *given], pass_fds=[lock.fileno()]).returncode)
+    main(given, lock)

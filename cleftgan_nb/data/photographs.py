@@ -245,7 +245,10 @@ def _printable(name):
 def _named(folder, path, key):
     "How the report calls a file"
     name = os.path.relpath(path, folder).replace(os.sep, '/')
-    return _printable(name) if key is None else hmac.new(key, os.fsencode(name), hashlib.sha256).hexdigest()[:16]
+    if key is None: return _printable(name)
+    hashed = lambda text: hmac.new(key, os.fsencode(text), hashlib.sha256).hexdigest()[:16]
+    within, _, _ = name.rpartition('/')
+    return f'{hashed(within)}/{hashed(name)}' if within else hashed(name)      # who shares a folder still does
 
 # %% ../../nbs/data/25_photographs.ipynb #457803c0
 def _key(anonymize, secret):

@@ -22,9 +22,10 @@ def has(cell, directive): return bool(re.search(rf'^[ ]*#[ ]*\|[ ]*{directive}[ 
 
 
 def executed(notebook):
-    "The copy that a run of the study has left, of the largest profile, or the notebook itself."
-    copies = [o for o in root.glob(f'outputs/*/{notebook.name}') if o.parent.name not in ('smoke', 'bench')] if notebook.parent.name == 'study' else []
-    return max(copies, key=lambda o: (o.parent.name == 'cpu', o.parent.name), default=notebook)
+    "The copy that the committed run of the study has left (of the first network, where there are several), or the notebook itself. Only phantoms are in it."
+    if notebook.parent.name != 'study': return notebook
+    copies = [root / 'outputs/cpu' / f'{notebook.stem}{network}.ipynb' for network in ('', '-stylegan3-t')]
+    return next((o for o in copies if o.is_file()), notebook)
 
 
 class Pages:
