@@ -450,13 +450,13 @@ def sha256(
 
 # %% ../nbs/networks/16_checkpoints.ipynb #ca8f4630
 def convert(
-    src,          # a published `.pkl`, or a checkpoint to store in another precision
+    src,          # a published `.pkl`, a checkpoint to store in another precision, or the name of one that ships
     dst,          # `….safetensors`
     licence=None, # of the weights, if you know it
     dtype=None,   # `torch.float16` halves the file
 )->Table:         # what was found
     "Convert a published pickle into a checkpoint; nothing in it is executed"
-    src, dst = as_path(src, 'src'), as_path(dst, 'dst')
+    src, dst = find(as_path(src, 'src')), as_path(dst, 'dst')
     if dst.suffix != '.safetensors': raise ValueError(f'dst={dst.name!r}; accepted: a name that ends in .safetensors')
     c = load(src)
     made = {'file': src.name, 'sha256': sha256(src), 'with': f'cleftgan_nb {__version__}'}
