@@ -90,7 +90,8 @@ def test_protocol_mirror_range_and_batches(untrained, noise):
     assert s.shape == (24,) and s.dtype == np.float64 and (s >= 0).all() and (s <= 1).all()
     assert np.array_equal(s, untrained.score(x[:, :, ::-1])) and np.array_equal(untrained.sides(x), untrained.sides(x[:, :, ::-1])[:, ::-1])
     assert np.abs(untrained.score(x, batch=5) - s).max() < 1e-6 and np.abs(untrained.score(x[3:4]) - s[3]).max() < 1e-6
-    assert np.array_equal(untrained.score(x[:1].repeat(3, 0)), untrained.score(x[:1]).repeat(3))
+    same = untrained.score(x[:1].repeat(3, 0))
+    assert len(set(same)) == 1 and np.abs(same - untrained.score(x[:1])).max() < 1e-6       # one image or three may be added up in another order
 
 
 def test_sizes_and_gray(untrained, noise):

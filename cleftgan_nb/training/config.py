@@ -42,7 +42,7 @@ class Config:
     ema_rampup:float=.05           # half-life is at most this share of the images seen; off when resuming from a checkpoint
     freeze_d:int=0                 # layers of D that stay as they are (Freeze-D)
     blur_kimg:float|None=None      # StyleGAN3-r: D's images are blurred for so long; None: batch·200/32
-    blur_sigma:float|None=None     # pixels at the start; None: 10 for stylegan3-r, else 0
+    blur_sigma:float|None=None     # pixels at the start; None: 10 for stylegan3-r from random weights, else 0
     # augmentation
     mirror:bool=True               # x-flips double the dataset
     augment:str='ada'              # 'ada', 'fixed' or 'none'
@@ -68,7 +68,7 @@ def settled(
     if found and config.network not in (None, found): raise ValueError(f'network={config.network!r}, but {config.resume_from} has a {found}; leave network out')
     config = dataclasses.replace(config, network=config.network or found or 'stylegan3-t')
     preset, b, resumed = PRESETS[config.network], config.batch, config.resume_from is not None
-    rules = dict(g_lr=preset['g_lr'], gamma=.0002*resolution**2/b, ema_kimg=b*10/32, blur_sigma=preset['blur_sigma'], blur_kimg=b*200/32, ada_kimg=100. if resumed else 500.)
+    rules = dict(g_lr=preset['g_lr'], gamma=.0002*resolution**2/b, ema_kimg=b*10/32, blur_sigma=0. if resumed else preset['blur_sigma'], blur_kimg=b*200/32, ada_kimg=100. if resumed else 500.)
     fixed = {k: preset[k] for k in ('path_length', 'style_mixing') if k in preset}
     return dataclasses.replace(config, **fixed, **{k: v for k, v in rules.items() if getattr(config, k) is None})
 
