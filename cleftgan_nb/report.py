@@ -7,11 +7,11 @@ from __future__ import annotations
 import csv, html, json, re, sys
 from dataclasses import dataclass
 from pathlib import Path
-import nbformat
 from .checkpoints import atomic
 
 # %% auto #0
-__all__ = ['STYLE', 'Result', 'results', 'page', 'notebook_page', 'short', 'table', 'section', 'findings', 'report']
+__all__ = ['STYLE', 'Result', 'results', 'page', 'read_notebook', 'notebook_page', 'short', 'table', 'section', 'findings',
+           'report']
 
 # %% ../nbs/62_report.ipynb #c8ca9328
 @dataclass
@@ -46,13 +46,18 @@ def page(title:str, body:str)->str: # HTML
     return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>\n'
 
 # %% ../nbs/62_report.ipynb #171dc47a
+def read_notebook(path):
+    "A notebook, where the packages for it are installed"
+    try: import nbconvert, nbformat
+    except ImportError as e: raise ImportError(f'a report shows notebooks as pages, which needs {e.name}: pip install nbconvert') from None
+    return nbformat.read(path, 4)
+
 def notebook_page(
     path, # an executed notebook
 )->tuple: # HTML, number of a cell → its anchor
     "A notebook as a page"
-    try: from nbconvert import HTMLExporter
-    except ImportError: raise ImportError('a report shows notebooks as pages, which needs nbconvert: pip install nbconvert') from None
-    nb = nbformat.read(path, 4)
+    nb = read_notebook(path)
+    from nbconvert import HTMLExporter
     for o in (o for c in nb.cells for o in c.get('outputs', []) if any(k.startswith('image/') for k in o.get('data', {}))): o.data = {'text/plain': '(a picture: it is in the report)'}
     body, _ = HTMLExporter(template_name='basic').from_notebook_node(nb)
     return page(Path(path).stem, body), {c.execution_count: f'cell-id={c.id}' for c in nb.cells if c.cell_type == 'code' and c.get('execution_count')}
@@ -109,7 +114,7 @@ def _heading(folder, notebook)->str:
     "The title of a notebook, from its first cell"
     path = Path(folder)/notebook
     if not notebook or not path.exists(): return '<h2>Other results</h2>'
-    first = nbformat.read(path, 4).cells[0].source.splitlines()
+    first = read_notebook(path).cells[0].source.splitlines()
     which = ': ' + path.stem.partition('-')[2] if '-' in path.stem else ''
     return f'<h2>{_linked(first[0].lstrip("# ") + which, path.stem + ".html")}</h2>' + ''.join(f'<p>{html.escape(o.lstrip("> "))}</p>' for o in first[1:] if o.startswith('>'))
 
