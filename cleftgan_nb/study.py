@@ -129,12 +129,12 @@ def save_figure(
     path, # ends in `.png`; its folder is made
     recipe:dict, # from `recipe`
 )->Path: # the picture's path; the recipe lies beside it as `.png.json`
-    "Save a picture with its recipe, in the PNG's text and as JSON beside it; a plot as SVG, too."
+    "Save a picture with its recipe, in the PNG's text and as JSON beside it; a plot without pictures as SVG, too."
     path, pixels = Path(path), _pixels(figure)
     if path.suffix != '.png': raise ValueError(f"path: got {path.name!r}; a name that ends in '.png' is accepted, because it can carry its recipe")
     _save_recipe(path, recipe)
     save_png(pixels, path, recipe)
-    if hasattr(figure, 'savefig'): _save(path.with_suffix('.svg'), _vector(figure, recipe))
+    if hasattr(figure, 'savefig') and not any(ax.images for ax in figure.axes): _save(path.with_suffix('.svg'), _vector(figure, recipe))
     return path
 
 # %% ../nbs/60_study.ipynb #7894e83c
