@@ -4,11 +4,12 @@
 
 # %% ../nbs/61_preflight.ipynb #9e5b756d
 from __future__ import annotations
-import importlib.util, shutil, statistics, sys, tempfile, time
+import importlib.util, shutil, statistics, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch, yaml
 from . import checkpoints
+from .study import NOBODY
 from .training.config import Config, settled
 from .training.loop import Team, step
 from .training.state import Run
@@ -60,7 +61,7 @@ def bases(profile)->list:
 # %% ../nbs/61_preflight.ipynb #9200410b
 def photographs(folder)->list:
     "Is there a folder with pictures?"
-    if not folder: return [Finding('cleft cohort', 'digital phantoms: no patient is shown')]
+    if not folder: return [Finding('cleft cohort', NOBODY)]
     if not Path(folder).is_dir(): return [Finding('photographs', f'{folder} is no folder; accepted: a folder with photographs', False)]
     n = sum(1 for o in Path(folder).rglob('*') if o.is_file())
     return [Finding('photographs', f'{folder}: {n} files' + ('' if n >= 10 else '; at least 10 are needed, and hundreds to learn from'), n >= 10)]

@@ -76,7 +76,7 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize('name', made)
 def test_two_runs_make_the_same_bytes(runs, name):
     first, second = [(o / name).read_bytes() for o in runs]
-    assert len(first) > 40 and first == second
+    assert (len(first.splitlines()) > 1 if name.endswith('.csv') else len(first) > 100) and first == second      # a table has a row below its head
 
 
 @needs_snakemake

@@ -54,9 +54,14 @@ def elsewhere(wheel, tmp_path_factory):
 
 
 def test_every_module_imports(elsewhere):
-    code = ('import cleftgan_nb, importlib, json, pkgutil; '
-            'names = [o.name for o in pkgutil.walk_packages(cleftgan_nb.__path__, "cleftgan_nb.") if "triton" not in o.name]; '      # these need Triton, and are imported where there is a GPU
-            '[importlib.import_module(o) for o in names]; print(json.dumps([cleftgan_nb.__file__, names]))')
+    code = '''if True:
+        import cleftgan_nb, importlib, json, pkgutil
+        names = [o.name for o in pkgutil.walk_packages(cleftgan_nb.__path__, "cleftgan_nb.")]
+        for o in names:
+            try: importlib.import_module(o)
+            except ModuleNotFoundError as e:
+                if e.name != "triton" or not o.startswith("cleftgan_nb.ops.triton_"): raise    # only the kernels for a GPU may need more
+        print(json.dumps([cleftgan_nb.__file__, names]))'''
     file, names = json.loads(run('python', '-c', code, **elsewhere))
     assert not file.startswith(str(root)) and 'cleftgan_nb.networks.build' in names
 

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/data/26b_split.ipynb #8dadcfab
 from __future__ import annotations
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 import numpy as np
 from .archives import as_path
 from .datasets import _COUNTED, _check_apart, _pairs, _words, ImageFolderDataset, about, manifest, write_dataset
