@@ -456,8 +456,9 @@ def convert(
     dtype=None,   # `torch.float16` halves the file
 )->Table:         # what was found
     "Convert a published pickle into a checkpoint; nothing in it is executed"
-    src, dst = find(as_path(src, 'src')), as_path(dst, 'dst')
+    src, dst = as_path(src, 'src'), as_path(dst, 'dst')
     if dst.suffix != '.safetensors': raise ValueError(f'dst={dst.name!r}; accepted: a name that ends in .safetensors')
+    src = find(src)
     c = load(src)
     made = {'file': src.name, 'sha256': sha256(src), 'with': f'cleftgan_nb {__version__}'}
     dropped = c.meta['provenance'].get('dropped', {})
