@@ -1,0 +1,2 @@
+"Latents, sliders and inversion, in JupyterLab or as pictures"
+from .latents import check_directions, draw, find_directions, latent_of, mix, motion
