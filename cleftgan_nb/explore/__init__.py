@@ -1,2 +1,3 @@
 "Latents, sliders and inversion, in JupyterLab or as pictures"
 from .latents import check_directions, draw, find_directions, latent_of, mix, motion
+from .inversion import Inverter, load_latents, save_latents
