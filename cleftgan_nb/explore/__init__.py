@@ -1,0 +1,1 @@
+"Exploring: latents, what layers hold, sliders"
