@@ -141,7 +141,7 @@ class Latest:
     "Goes through the steps of the newest of many wishes"
     def __init__(self,
         steps,    # function that yields after each step
-        wait=.02, # seconds in which more wishes may come
+        wait=.01, # seconds in which more wishes may come
     ): self.steps, self.wait, self.wish, self.task = steps, wait, None, None
 
     def __call__(self, *wish):
