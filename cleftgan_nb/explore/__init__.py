@@ -1,1 +1,2 @@
-"Exploring: latents, what layers hold, sliders"
+"Latents, sliders and inversion, in JupyterLab or as pictures"
+from .latents import check_directions, draw, find_directions, latent_of, mix, motion
