@@ -18,7 +18,7 @@ pytest.importorskip('jupyterlab'), pytest.importorskip('ipywidgets'), pytest.imp
 pytestmark = pytest.mark.slow
 root = Path(__file__).resolve().parent.parent
 FLAGS = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --window-size=1280,1100'.split()
-PARAMETERS = "checkpoint, dataset, run, pictures = 'phantom-64-stylegan3-t', 'faces.zip', None, 60"
+PARAMETERS = "checkpoint, dataset, run, faces = 'phantom-64-cleft-stylegan3-t', 'faces.zip', 'run', 24"
 
 
 @pytest.fixture(scope='module')

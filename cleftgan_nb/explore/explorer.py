@@ -16,15 +16,16 @@ from ..data.datasets import ImageFolderDataset, about
 from .latents import draw, latent_of, mix, motion
 from .spectra import drawn, layers, plot_layer
 from ..metrics.copies import Pixels, both_ways, mirrored
+from ..metrics.severity import load_regression
 from ..pictures import png, save_png
 from ..training import watch
 
 # %% auto #0
 __all__ = ['LIMITS', 'SHOWN', 'SLIDERS', 'SEEDS', 'State', 'enlarged', 'labeled', 'stacked', 'Latest', 'Coarse', 'Panel', 'Face',
-           'Walk', 'Layers', 'Neighbors', 'Training', 'Explorer']
+           'Severity', 'Walk', 'Layers', 'Neighbors', 'Training', 'Explorer']
 
 # %% ../../nbs/explore/51_explorer.ipynb #12869a55
-LIMITS = dict(truncation_psi=(0., 1.5), severity=(-4., 4.), side=(-4., 4.), x=(-.5, .5), y=(-.5, .5), angle=(-180., 180.), along=(0., 1.))
+LIMITS = dict(truncation_psi=(0., 1.5), severity=(-1., 1.), side=(-1., 1.), x=(-.5, .5), y=(-.5, .5), angle=(-180., 180.), along=(0., 1.))
 
 @dataclass(frozen=True)
 class State:
@@ -33,8 +34,8 @@ class State:
     truncation_psi:float=1. # 1: as trained; less: closer to the average face
     other:int=1             # whose face the mixed layers come from
     layers:tuple=()         # numbers of those layers; none: no mixing
-    severity:float=0.       # of the cleft: standard deviations of W along its direction
-    side:float=0.           # likewise: more to the patient's left, or right
+    severity:float=0.       # by how much the cleft opens, in the scorer's units
+    side:float=0.           # by how much it closes, and the other side opens
     x:float=0.              # to the right, shares of the picture's width
     y:float=0.              # down, likewise
     angle:float=0.          # degrees
@@ -95,12 +96,12 @@ def code(self:State,
     if self.along: steps.append(f'ws = ws.lerp(latent_of(G, {self.to}{psi}), {self.along!r})')
     if self.severity or self.side: steps += _move(self, directions); names.append('find_directions')
     moved = f', motion({self.x!r}, {self.y!r}, {self.angle!r})' if self.x or self.y or self.angle else ''
-    return '\n'.join(['from PIL import Image', 'from cleftgan_nb import checkpoints', f'from cleftgan_nb.explore.latents import {", ".join(sorted(names + ["motion"]*bool(moved)))}', '',
+    return '\n'.join(['from PIL import Image', 'from cleftgan_nb import checkpoints', f'from cleftgan_nb.explore import {", ".join(sorted(names + ["motion"]*bool(moved)))}', '',
                       f'G = checkpoints.load({checkpoint!r}).sampler', *steps, f'image = draw(G, ws{moved})[0]', "Image.fromarray(image.squeeze())   # synthetic: nobody is shown"])
 
 def _move(state, directions):
     "The lines that move along the directions"
-    return [f'directions = find_directions(G, n={getattr(directions, "n", 1000)}, seed={getattr(directions, "seed", 0)})', f'ws = directions.move(ws, severity={state.severity!r}, side={state.side!r})']
+    return [f'directions = find_directions(G, n={directions.faces}, seed={directions.seed})', f'ws = directions.move(ws, severity={state.severity!r}, side={state.side!r})']
 
 # %% ../../nbs/explore/51_explorer.ipynb #ccf5c962
 SHOWN = 256 # pixels across: smaller pictures are enlarged to it
@@ -123,10 +124,14 @@ def labeled(
     parts = []
     for words, images in rows.items():
         strip = enlarged(np.hstack([image if image.shape[2] == 3 else image.repeat(3, 2) for image in images]), 128*len(images))
-        band = Image.new('RGB', (strip.width, 20), 'white')
-        ImageDraw.Draw(band).text((4, 10), words, 'black', ImageFont.load_default(12), 'lm')
-        parts += [band, strip]
+        parts += [_band(words, strip.width), strip]
     return stacked(parts)
+
+def _band(words, wide):
+    "Words on white"
+    band = Image.new('RGB', (wide, 20), 'white')
+    ImageDraw.Draw(band).text((4, 10), words, 'black', ImageFont.load_default(12), 'lm')
+    return band
 
 def stacked(
     parts:list, # of PIL images
@@ -232,7 +237,7 @@ def _repr_mimebundle_(self:Panel, include=None, exclude=None):
     except ImportError as e: return shown | {'text/plain': str(e)}
 
 # %% ../../nbs/explore/51_explorer.ipynb #988637e2
-def _words(text, color='#666'): return f'<span style="color:{color};font-size:12px;line-height:1.4">{html.escape(text)}</span>'
+def _words(text, color='#666'): return f'<div style="color:{color};font-size:12px;line-height:1.4">{html.escape(text)}</div>'
 
 def _frame(w, width=SHOWN): return w.Image(format='png', layout=w.Layout(width=f'{width}px', object_fit='contain'))
 
@@ -261,11 +266,11 @@ def steps(self:Face, state):
     "Draw a state, a step at a time"
     try:
         start, ws, moved = time.perf_counter(), state.ws(self.G, self.directions), state.transform()
-        if self.G.img_resolution > 64 and (rough := self.coarse.guess(ws, moved)) is not None: self.show(rough, 'a coarse guess; the picture is being drawn'); yield
+        if self.G.img_resolution > 64 and (rough := self.coarse.guess(ws, moved)) is not None: self.show(rough, 'A coarse guess: the picture is being drawn.'); yield
         image = self.render(state)
         if moved is None: self.coarse.learn(ws, image)
         self.state = state; self.times.append(time.perf_counter() - start)
-        self.show(image, f'seed {state.seed}, {1000*self.times[-1]:.0f} ms')
+        self.show(image)
         yield
         yield from self.parents(state)
         for follow in self.followers: follow()
@@ -273,7 +278,7 @@ def steps(self:Face, state):
 
 # %% ../../nbs/explore/51_explorer.ipynb #910e614a
 @patch
-def show(self:Face, image, words):
+def show(self:Face, image, words=''):
     self.frame.value = _bytes(enlarged(image)); self.say(words)
 
 @patch
@@ -288,13 +293,13 @@ def parents(self:Face, state):
     for frame, face in zip(self.pair.children, (one, replace(one, seed=state.other))): frame.value = _bytes(enlarged(self.render(face))); yield
 
 # %% ../../nbs/explore/51_explorer.ipynb #ea0441c2
-SLIDERS = dict(truncation_psi=('truncation', 0, 1.5, .05), severity=('severity', -4, 4, .1), side=('side', -4, 4, .1),
+SLIDERS = dict(truncation_psi=('truncation', 0, 1.5, .05), severity=('severity', -1, 1, .02), side=('other side', -1, 1, .02),
                x=('right', -.5, .5, .01), y=('down', -.5, .5, .01), angle=('angle', -180, 180, 1), along=('along', 0, 1, .02))
 SEEDS = dict(seed='seed', other='second seed', to='walk to seed')
 
 def _sliders(w, state, off=()):
     "Name → control"
-    style, layout = dict(description_width='90px'), w.Layout(width='330px')
+    style, layout = dict(description_width='90px'), w.Layout(width='380px')
     seeds = {name: w.BoundedIntText(getattr(state, name), min=0, max=2**31, description=words, style=style, layout=w.Layout(width='200px')) for name, words in SEEDS.items()}
     return seeds | {name: w.FloatSlider(getattr(state, name), min=low, max=high, step=step, description=words, style=style, layout=layout, disabled=name in off)
                     for name, (words, low, high, step) in SLIDERS.items()}
@@ -306,7 +311,7 @@ def _toggles(w, state, n):
 # %% ../../nbs/explore/51_explorer.ipynb #521f0505
 @patch
 def build(self:Face, w):
-    self.frame, self.caption, self.cell = _frame(w), w.HTML(), w.HTML()
+    self.frame, self.caption, self.cell = _frame(w), w.HTML(), w.HTML(layout=w.Layout(width='98%'))
     self.pair = w.HBox([_frame(w, 126), _frame(w, 126)])
     still = () if hasattr(self.G.synthesis, 'input') else ('x', 'y', 'angle')
     self.controls = _sliders(w, self.state, still + ('severity', 'side')*(self.directions is None))
@@ -321,10 +326,10 @@ def knobs(self:Face, w):
     "The sliders in groups, the buttons below"
     c = self.controls
     cleft = [] if self.directions else [w.HTML(_words('For the cleft, give directions=find_directions(G).'))]
-    buttons = [w.Button(description=words, tooltip=more) for words, more in (('Save PNG', 'with its recipe inside'), ('Copy as code', 'the cell that draws this picture'), ('Reset', 'all sliders'))]
+    buttons = [w.Button(description=words, tooltip=more, layout=w.Layout(width='116px')) for words, more in (('Save PNG', 'with its recipe inside'), ('Copy as code', 'the cell that draws this picture'), ('Reset', 'all sliders'))]
     for button, act in zip(buttons, (self.save, self.copy, self.reset)): button.on_click(lambda _, act=act: act())
     return w.VBox([c['seed'], c['truncation_psi'], c['severity'], c['side'], *cleft, c['x'], c['y'], c['angle'], c['other'],
-                   w.HTML(_words('Layers that come from the second seed, from coarse to fine:')), _box(w, self.toggles, width='350px'), _box(w, buttons)])
+                   w.HTML(_words('Layers that come from the second seed, from coarse to fine:')), _box(w, self.toggles, width='380px'), _box(w, buttons)])
 
 @patch
 def read(self:Face):
@@ -352,7 +357,7 @@ def save(self:Face)->Path:
 def copy(self:Face):
     "Show the cell; a click on it copies"
     code = self.state.code(self.checkpoint, self.directions)
-    self.cell.value = f'<textarea readonly rows="{len(code.splitlines())}" cols="110" title="a click copies" onclick="this.select();document.execCommand(\'copy\')" style="font:12px monospace;border:1px solid #ccc">{html.escape(code)}</textarea>'
+    self.cell.value = f'<textarea readonly rows="{len(code.splitlines())}" title="a click copies" onclick="this.select();document.execCommand(\'copy\')" style="font:12px monospace;border:1px solid #ccc;width:100%;box-sizing:border-box">{html.escape(code)}</textarea>'
 
 # %% ../../nbs/explore/51_explorer.ipynb #db962834
 @patch
@@ -362,12 +367,86 @@ def picture(self:Face)->Image.Image:
     if self.G.img_resolution > 64: return enlarged(self.render(s))
     rows = {'truncation 0 … 1': [replace(s, truncation_psi=p) for p in (0., .25, .5, .75, 1.)]}
     if self.directions is not None:
-        rows |= {f'{name} {low:g} … {-low:g}': [replace(s, **{name: v}) for v in np.linspace(low, -low, 5).tolist()] for name, low in (('severity', -3), ('side', -3))}
+        rows |= {f'{words} {low:g} … {high:g}': [replace(s, **{name: v}) for v in np.linspace(low, high, 5).round(6).tolist()] for name, words, low, high in (('severity', 'severity', -.6, .4), ('side', 'the other side', 0, .6))}
     rows[f'seed {s.seed}, and more and more layers of seed {s.other}'] = [replace(s, layers=tuple(range(k))) for k in np.linspace(0, n, 5).astype(int).tolist()]
     if hasattr(self.G.synthesis, 'input'): rows['moved to the right'] = [replace(s, x=v) for v in (-.2, -.1, 0., .1, .2)]
     return labeled({words: [self.render(state) for state in states] for words, states in rows.items()})
 
 # %% ../../nbs/explore/51_explorer.ipynb #c6d02698
+def _judges():
+    "Feature spaces that are there"
+    from cleftgan_nb.metrics.features import efficientnet_lite0
+    try: return [Pixels(), efficientnet_lite0()]
+    except (ImportError, FileNotFoundError): return [Pixels()]
+
+def _features(network, images):
+    "Both ways, without a bar"
+    return both_ways(network, images, 'images', progress=False)
+
+# %% ../../nbs/explore/51_explorer.ipynb #55980cd7
+class Severity(Panel):
+    "What the severity slider does to the cleft and to the person"
+    title = 'Severity'
+    def __init__(self,
+        face:Face,                                 # with directions
+        amounts=(-.6, -.45, -.3, -.15, 0., .15, .3), # places of the slider, with 0
+        others=6,                                  # people to compare with
+        scorer=None,                               # with `score(images)`; None: the regression that ships
+        network=None,                              # with `features(images)`; None: EfficientNet-Lite0, or `Pixels()` where it is not installed
+    ):
+        self.face, self.amounts, self.others = face, amounts, others
+        self.scorer, self.network, self.latest, self.drawn = scorer or load_regression(), network or _judges()[-1], Latest(self.steps), None
+        self.features = lru_cache(256)(lambda state: _features(self.network, face.render(state)[None])[0])
+        face.followers.append(self.follow)
+
+    def states(self): return [replace(self.face.state, severity=a) for a in self.amounts]
+
+# %% ../../nbs/explore/51_explorer.ipynb #b414254a
+@patch
+def between(self:Severity):
+    "How far people are from each other, in the median; a step each"
+    people = [self.features(State(self.face.state.seed + 1 + k)) for k in range(self.others)]
+    return float(np.median([np.linalg.norm(a - b) for a, b in zip(people, people[1:])]))
+
+@patch
+def judged(self:Severity,
+    state:State,
+    unit:float, # of `between`
+)->Image.Image:
+    "A picture below what is said of it"
+    image, start = self.face.render(state), replace(state, severity=0.)
+    moved = float(np.linalg.norm(self.features(state) - self.features(start)))/unit
+    return stacked([_band(f'severity {self.scorer.score(image[None])[0]:.2f}', 110), _band(f'person {moved:.2f}', 110), enlarged(image, 110)])
+
+# %% ../../nbs/explore/51_explorer.ipynb #97ba0893
+@patch
+def picture(self:Severity):
+    unit = self.between()
+    parts = [self.judged(state, unit) for state in self.states()]
+    return Image.fromarray(np.hstack([np.asarray(p.convert('RGB')) for p in parts]))
+
+@patch
+def steps(self:Severity, states):
+    try:
+        for k in range(self.others): self.features(State(self.face.state.seed + 1 + k)); yield
+        unit = self.between()
+        for frame, state in zip(self.frames, states): frame.value = _bytes(self.judged(state, unit)); yield
+        self.drawn = states
+    except Exception as e: self.words.value = _words(f'{e}', '#c44e52')
+
+# %% ../../nbs/explore/51_explorer.ipynb #a5c6829d
+@patch
+def follow(self:Severity):
+    if self.visible and 'widget' in self.__dict__ and self.drawn != (wanted := self.states()): self.latest(wanted)
+
+@patch
+def build(self:Severity, w):
+    self.face.widget
+    self.frames, self.words = [_frame(w, 110) for _ in self.amounts], w.HTML(_words('Severity: what the scorer sees. Person: 0 is the same as with the slider at 0, 1 as far as two people are from each other.'))
+    if self.visible: self.latest.wish = (self.states(),); self.latest.now()
+    return w.VBox([_box(w, [self.face.controls['seed'], self.face.controls['truncation_psi']]), _box(w, self.frames), self.words])
+
+# %% ../../nbs/explore/51_explorer.ipynb #0191a27b
 class Walk(Panel):
     "From the face to another one, through W"
     title = 'Walk'
@@ -383,7 +462,7 @@ class Walk(Panel):
     def follow(self):
         if self.visible and 'widget' in self.__dict__ and self.drawn != (wanted := self.states()): self.latest(wanted)
 
-# %% ../../nbs/explore/51_explorer.ipynb #55980cd7
+# %% ../../nbs/explore/51_explorer.ipynb #ec63a848
 @patch
 def steps(self:Walk, states):
     for frame, state in zip(self.frames, states): frame.value = _bytes(enlarged(self.face.render(state), 96)); yield
@@ -400,7 +479,7 @@ def build(self:Walk, w):
 @patch
 def picture(self:Walk): return labeled({f'through W from seed {self.face.state.seed} to seed {self.face.state.to}': [self.face.render(s) for s in self.states()]})
 
-# %% ../../nbs/explore/51_explorer.ipynb #a5c6829d
+# %% ../../nbs/explore/51_explorer.ipynb #dbf6c758
 class Layers(Panel):
     "Feature maps of a layer and their spectrum"
     title = 'Layers'
@@ -417,7 +496,7 @@ class Layers(Panel):
     def follow(self):
         if self.visible and 'widget' in self.__dict__: self.latest()
 
-# %% ../../nbs/explore/51_explorer.ipynb #d0410c66
+# %% ../../nbs/explore/51_explorer.ipynb #1f72a571
 @patch
 def steps(self:Layers):
     self.name = self.choice.value
@@ -433,7 +512,7 @@ def build(self:Layers, w):
     if self.visible: self.latest.wish = (); self.latest.now()
     return w.VBox([self.choice, _box(w, [self.frame, w.VBox([self.face.frame, self.face.caption], layout=w.Layout(width=f'{SHOWN + 24}px'))])])
 
-# %% ../../nbs/explore/51_explorer.ipynb #ec63a848
+# %% ../../nbs/explore/51_explorer.ipynb #7b0092f0
 class Neighbors(Panel):
     "The face beside its nearest images of a dataset"
     title = 'Neighbors'
@@ -449,23 +528,13 @@ class Neighbors(Panel):
         if not _phantoms(self.dataset.path): self.kind = 'photographs of people beside a synthetic picture'
         face.followers.append(self.follow)
 
-# %% ../../nbs/explore/51_explorer.ipynb #6a28a384
-def _judges():
-    "Feature spaces that are there"
-    from cleftgan_nb.metrics.features import efficientnet_lite0
-    try: return [Pixels(), efficientnet_lite0()]
-    except (ImportError, FileNotFoundError): return [Pixels()]
-
+# %% ../../nbs/explore/51_explorer.ipynb #1f3aef87
 def _phantoms(path):
     "Does the dataset say that nobody is shown?"
     try: return bool(about(path).get('synthetic'))
     except (ValueError, OSError): return False
 
-def _features(network, images):
-    "Both ways, without a bar"
-    return both_ways(network, images, 'images', progress=False)
-
-# %% ../../nbs/explore/51_explorer.ipynb #dada7346
+# %% ../../nbs/explore/51_explorer.ipynb #f4d04c69
 @patch
 def prepare(self:Neighbors, batch=8):
     "Read the dataset and its features, some images at a time"
@@ -485,7 +554,7 @@ def nearest(self:Neighbors,
     d = np.sqrt(((y - _features(network, image[None])[0])**2).sum(2)); best = d.min(0)
     return [(best[k], mirrored(images[[k]])[0] if d[1, k] < d[0, k] else images[k]) for k in np.argsort(best, kind='stable')[:self.n]]
 
-# %% ../../nbs/explore/51_explorer.ipynb #dbf6c758
+# %% ../../nbs/explore/51_explorer.ipynb #0abb82a4
 @patch
 def rows(self:Neighbors, network):
     "A row of `labeled`"
@@ -498,7 +567,7 @@ def picture(self:Neighbors):
     for _ in self.prepare(): pass
     return labeled({words: images for network in self.networks for words, images in self.rows(network).items()})
 
-# %% ../../nbs/explore/51_explorer.ipynb #1f72a571
+# %% ../../nbs/explore/51_explorer.ipynb #640c4332
 @patch
 def steps(self:Neighbors):
     try:
@@ -518,7 +587,7 @@ def build(self:Neighbors, w):
     button.on_click(lambda _: self.latest())
     return w.VBox([_box(w, [button, self.words]), self.frame])
 
-# %% ../../nbs/explore/51_explorer.ipynb #f4d04c69
+# %% ../../nbs/explore/51_explorer.ipynb #b7719162
 class Training(Panel):
     "A training run, followed"
     title = 'Training'
@@ -536,7 +605,7 @@ class Training(Panel):
         log = watch.read_log(self.run) if watch._rows(self.run/'log.jsonl') else None
         return watch._status(log, watch._about(self.run), time.time() - max(p.stat().st_mtime for p in (self.run, self.run/'log.jsonl') if p.exists())).replace('*', '')
 
-# %% ../../nbs/explore/51_explorer.ipynb #0abb82a4
+# %% ../../nbs/explore/51_explorer.ipynb #f8531822
 @patch
 def look(self:Training):
     "Show what is new"
@@ -552,7 +621,7 @@ async def watch(self:Training):
         if self.visible: self.look()
         await asyncio.sleep(self.every)
 
-# %% ../../nbs/explore/51_explorer.ipynb #640c4332
+# %% ../../nbs/explore/51_explorer.ipynb #9e62a18e
 @patch
 def follow_run(self:Training, on):
     "Start or end the looking"
@@ -567,7 +636,7 @@ def build(self:Training, w):
     self.look()
     return w.VBox([_box(w, [self.button, self.caption]), self.frame])
 
-# %% ../../nbs/explore/51_explorer.ipynb #2c73508c
+# %% ../../nbs/explore/51_explorer.ipynb #360672b4
 class Explorer(Panel):
     "Everything that there is to move and to look at, in tabs"
     title = 'Explorer'
@@ -581,11 +650,11 @@ class Explorer(Panel):
         folder='.',      # where pictures are saved
     ):
         self.face = Face(G, directions, checkpoint, state, folder)
-        self.panels = [self.face, Walk(self.face), Layers(self.face)]
+        self.panels = [self.face] + [Severity(self.face)]*(directions is not None) + [Walk(self.face), Layers(self.face)]
         if dataset is not None: self.panels.append(Neighbors(self.face, dataset))
         if run is not None: self.panels.append(Training(run))
 
-# %% ../../nbs/explore/51_explorer.ipynb #b7719162
+# %% ../../nbs/explore/51_explorer.ipynb #e8c82fd6
 @patch
 def build(self:Explorer, w):
     for panel in self.panels[1:]: panel.visible = False
@@ -601,5 +670,5 @@ def turn(self:Explorer, index):
 
 @patch
 def picture(self:Explorer):
-    "All panels that need no reading"
-    return stacked([panel.picture() for panel in self.panels if not isinstance(panel, (Neighbors, Training))])
+    "The panels that are drawn within a second or two"
+    return stacked([panel.picture() for panel in self.panels if isinstance(panel, (Face, Layers)) or isinstance(panel, Walk) and self.face.G.img_resolution <= 64])
