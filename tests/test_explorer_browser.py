@@ -32,6 +32,10 @@ def lab(tmp_path_factory):
     for cell in notebook.cells: cell.get('outputs', []).clear()      # what is seen later was made now
     nbformat.write(notebook, folder / 'try_it.ipynb')
     cohort('cleft', 16, folder / 'faces.zip', workers=1, progress=False)
+    tick(folder / 'run', 1)
+    settings = state / 'settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings'
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"fetchNews": "false"}')
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', f'--IdentityProvider.token={token}',
                f'--ServerApp.root_dir={folder}', '--LabApp.expose_app_in_browser=True', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', '--LabApp.news_url=None']
@@ -45,6 +49,14 @@ def lab(tmp_path_factory):
     finally:
         server.terminate()                                           # its kernels with it
         server.wait(30)
+
+
+def tick(folder, n):
+    "A run that has come so far."
+    from PIL import Image
+    folder.mkdir(exist_ok=True)
+    (folder / 'log.jsonl').write_text(''.join(json.dumps({'kimg': 4 * t, 'step': t, 'r_t': t / 10, 'augment_p': t / 100, 'loss/G': 1 + 1 / t}) + '\n' for t in range(1, n + 1)))
+    Image.new('RGB', (256, 64), (40 * n, 90, 120)).save(folder / f'fakes-{4 * n:06d}.png')
 
 
 def until(condition, seconds, complaint):
@@ -105,7 +117,7 @@ def slider(browser, words):
 def press(browser, words):
     "A button or a tab, by what is written on it."
     from selenium.webdriver.common.by import By
-    [button] = [o for o in browser.find_elements(By.CSS_SELECTOR, '.widget-button, .widget-tab .lm-TabBar-tab, .widget-tab .p-TabBar-tab') if o.is_displayed() and o.text == words]
+    [button] = [o for o in browser.find_elements(By.CSS_SELECTOR, '.jupyter-button, .widget-tab .lm-TabBar-tab') if o.is_displayed() and o.text == words]
     browser.execute_script('arguments[0].scrollIntoView({block: "center"})', button)
     button.click()
 
@@ -126,13 +138,13 @@ def shown(browser, lab, tmp_path_factory):
 def test_the_severity_slider_changes_the_picture(browser, shown):
     from selenium.webdriver.common.keys import Keys
     before = picture(browser)
-    slider(browser, 'severity').send_keys(Keys.ARROW_RIGHT * 15)
+    slider(browser, 'severity').send_keys(Keys.ARROW_LEFT * 25)
     until(lambda: changed(browser, before), 30, 'the picture is the same')
     readout = browser.execute_script("return [...document.querySelectorAll('.widget-slider')].filter(o => o.innerText.includes('severity'))[0].querySelector('.widget-readout').innerText")
-    assert float(readout) == 1.5
-    browser.save_screenshot(str(shown / 'severity.png'))
+    assert float(readout.replace('\u2212', '-')) == -.5
+    browser.save_screenshot(str(shown / 'slider.png'))
     after = picture(browser)
-    slider(browser, 'severity').send_keys(Keys.ARROW_LEFT * 15)
+    slider(browser, 'severity').send_keys(Keys.ARROW_RIGHT * 25)
     until(lambda: not changed(browser, before, least=.01), 30, 'back where it was, the slider gives another picture')
     assert abs(after - before).mean() > .5
 
@@ -147,10 +159,10 @@ def test_a_picture_is_saved_and_its_code_is_shown(browser, shown, lab):
     browser.save_screenshot(str(shown / 'code.png'))
 
 
-@pytest.mark.parametrize('tab, pictures', [('Walk', 7), ('Layers', 1)])
+@pytest.mark.parametrize('tab, pictures', [('Severity', 6), ('Walk', 7), ('Layers', 1)])
 def test_every_tab_shows_pictures(browser, shown, tab, pictures):
     press(browser, tab)
-    until(lambda: picture(browser, pictures) is not None, 60, f'{tab} is empty')       # and the face, once more
+    until(lambda: picture(browser, pictures) is not None, 60, f'{tab} is empty')       # the last of its pictures; below Walk and Layers is the face, once more
     browser.save_screenshot(str(shown / f'{tab.lower()}.png'))
 
 
@@ -159,3 +171,14 @@ def test_neighbors_come_when_the_button_is_pressed(browser, shown):
     press(browser, 'Look for neighbors')
     until(lambda: picture(browser) is not None, 120, 'no neighbors')
     browser.save_screenshot(str(shown / 'neighbors.png'))
+
+
+def test_a_run_is_followed(browser, shown, lab):
+    press(browser, 'Training')
+    until(lambda: picture(browser) is not None, 60, 'no curves')
+    before = picture(browser)
+    press(browser, 'Follow')
+    tick(lab[1] / 'run', 2)
+    until(lambda: changed(browser, before), 60, 'a new tick is not shown')
+    press(browser, 'Follow')
+    browser.save_screenshot(str(shown / 'training.png'))

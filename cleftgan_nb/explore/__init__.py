@@ -1,4 +1,4 @@
 "Latents, sliders and inversion, in JupyterLab or as pictures"
-from .latents import check_directions, draw, find_directions, latent_of, mix, motion
+from .latents import Directions, check_directions, draw, find_directions, latent_of, mix, motion
 from .explorer import Explorer, State
 from .spectra import plot_layer, plot_spectra

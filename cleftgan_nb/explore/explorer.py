@@ -21,8 +21,8 @@ from ..pictures import png, save_png
 from ..training import watch
 
 # %% auto #0
-__all__ = ['LIMITS', 'SHOWN', 'SLIDERS', 'SEEDS', 'State', 'enlarged', 'labeled', 'stacked', 'Latest', 'Coarse', 'Panel', 'Face',
-           'Severity', 'Walk', 'Layers', 'Neighbors', 'Training', 'Explorer']
+__all__ = ['LIMITS', 'SHOWN', 'WHOSE', 'SLIDERS', 'SEEDS', 'State', 'enlarged', 'labeled', 'stacked', 'Latest', 'Coarse', 'Panel',
+           'Face', 'Severity', 'Walk', 'Layers', 'Neighbors', 'Training', 'Explorer']
 
 # %% ../../nbs/explore/51_explorer.ipynb #12869a55
 LIMITS = dict(truncation_psi=(0., 1.5), severity=(-1., 1.), side=(-1., 1.), x=(-.5, .5), y=(-.5, .5), angle=(-180., 180.), along=(0., 1.))
@@ -145,19 +145,24 @@ def stacked(
 class Latest:
     "Goes through the steps of the newest of many wishes"
     def __init__(self,
-        steps,    # function that yields after each step
-        wait=.01, # seconds in which more wishes may come
-    ): self.steps, self.wait, self.wish, self.task = steps, wait, None, None
+        steps,          # function that yields after each step
+        complain=print, # what to do with an error, which nobody would see in a task
+        wait=.01,       # seconds in which more wishes may come
+    ): self.steps, self.complain, self.wait, self.wish, self.task = steps, complain, wait, None, None
 
     def __call__(self, *wish):
         self.wish = wish
         try: loop = asyncio.get_running_loop()
-        except RuntimeError: return self.now()       # no notebook: at once
+        except RuntimeError: return self.now(*wish)  # no notebook: at once
         if self.task is None or self.task.done(): self.task = loop.create_task(self.run())
 
-    def now(self):
-        wish, self.wish = self.wish, None
-        for _ in self.steps(*wish): pass
+    def now(self, *wish):
+        self.wish = None
+        for _ in self.safely(*wish): pass
+
+    def safely(self, *wish):
+        try: yield from self.steps(*wish)
+        except Exception as e: self.complain(e)
 
 # %% ../../nbs/explore/51_explorer.ipynb #4c29f076
 @patch
@@ -166,7 +171,7 @@ async def run(self:Latest):
     while self.wish is not None:
         await asyncio.sleep(self.wait)
         wish, self.wish = self.wish, None
-        for _ in self.steps(*wish):
+        for _ in self.safely(*wish):
             await asyncio.sleep(.005)                # a zero would not let messages in
             if self.wish is not None: break
 
@@ -219,6 +224,8 @@ def _widgets():
     except ImportError: raise ImportError('sliders need ipywidgets: pip install ipywidgets jupyterlab') from None
     return ipywidgets
 
+WHOSE = {'synthetic': 'Synthetic: no real person is shown'}   # above pictures of each kind
+
 class Panel:
     "A part of the explorer"
     title, kind, visible = '', 'synthetic', True
@@ -227,12 +234,16 @@ class Panel:
     def follow(self): pass                                      # the face has changed
     @cached_property
     def widget(self): return self.build(_widgets())
+    @property
+    def awake(self): return self.visible and 'widget' in self.__dict__
+    def complain(self, error): self.note.value = _words(f'{error}', '#c44e52')
+    def static(self): picture = self.picture(); return stacked([_band(WHOSE.get(self.kind, self.kind), picture.width), picture])
 
 # %% ../../nbs/explore/51_explorer.ipynb #3984c752
 @patch
 def _repr_mimebundle_(self:Panel, include=None, exclude=None):
     "The widgets, and a PNG for whatever cannot show them"
-    shown = {'text/plain': f'{self.title} ({self.kind})', 'image/png': base64.b64encode(_bytes(self.picture(), self.kind)).decode()}
+    shown = {'text/plain': f'{self.title} ({self.kind})', 'image/png': base64.b64encode(_bytes(self.static(), self.kind)).decode()}
     try: return self.widget._repr_mimebundle_() | shown
     except ImportError as e: return shown | {'text/plain': str(e)}
 
@@ -258,23 +269,21 @@ class Face(Panel):
         self.G, self.checkpoint = checkpoints.load(G).sampler if named else G, str(G if named and checkpoint is None else checkpoint or 'your checkpoint')
         self.directions, self.state, self.folder = directions, state, Path(folder)
         self.render = lru_cache(256)(lambda state: state.render(self.G, directions))
-        self.coarse, self.followers, self.times, self.latest = Coarse(), [], [], Latest(self.steps)
+        self.coarse, self.followers, self.times, self.latest = Coarse(), [], [], Latest(self.steps, self.complain)
 
 # %% ../../nbs/explore/51_explorer.ipynb #a4ba1e2f
 @patch
 def steps(self:Face, state):
     "Draw a state, a step at a time"
-    try:
-        start, ws, moved = time.perf_counter(), state.ws(self.G, self.directions), state.transform()
-        if self.G.img_resolution > 64 and (rough := self.coarse.guess(ws, moved)) is not None: self.show(rough, 'A coarse guess: the picture is being drawn.'); yield
-        image = self.render(state)
-        if moved is None: self.coarse.learn(ws, image)
-        self.state = state; self.times.append(time.perf_counter() - start)
-        self.show(image)
-        yield
-        yield from self.parents(state)
-        for follow in self.followers: follow()
-    except Exception as e: self.say(f'{e}', '#c44e52')       # in a task nobody would see it
+    start, ws, moved = time.perf_counter(), state.ws(self.G, self.directions), state.transform()
+    if self.G.img_resolution > 64 and (rough := self.coarse.guess(ws, moved)) is not None: self.show(rough, 'A coarse guess: the picture is being drawn.'); yield
+    image = self.render(state)
+    if moved is None: self.coarse.learn(ws, image)
+    self.state = state; self.times.append(time.perf_counter() - start)
+    self.show(image)
+    yield
+    yield from self.parents(state)
+    for follow in self.followers: follow()
 
 # %% ../../nbs/explore/51_explorer.ipynb #910e614a
 @patch
@@ -282,7 +291,7 @@ def show(self:Face, image, words=''):
     self.frame.value = _bytes(enlarged(image)); self.say(words)
 
 @patch
-def say(self:Face, words, color='#666'): self.caption.value = _words(f'Synthetic: this person does not exist. {words}', color)
+def say(self:Face, words): self.note.value = _words(f'Synthetic: this person does not exist. {words}')
 
 @patch
 def parents(self:Face, state):
@@ -311,14 +320,14 @@ def _toggles(w, state, n):
 # %% ../../nbs/explore/51_explorer.ipynb #521f0505
 @patch
 def build(self:Face, w):
-    self.frame, self.caption, self.cell = _frame(w), w.HTML(), w.HTML(layout=w.Layout(width='98%'))
+    self.frame, self.note, self.cell = _frame(w), w.HTML(), w.HTML(layout=w.Layout(width='98%'))
     self.pair = w.HBox([_frame(w, 126), _frame(w, 126)])
     still = () if hasattr(self.G.synthesis, 'input') else ('x', 'y', 'angle')
     self.controls = _sliders(w, self.state, still + ('severity', 'side')*(self.directions is None))
     self.toggles = _toggles(w, self.state, self.G.num_ws)
     for control in [*self.controls.values(), *self.toggles]: control.observe(lambda change: self.latest(self.read()), 'value')
-    for _ in self.steps(self.state): pass
-    return w.VBox([_box(w, [w.VBox([self.frame, self.caption, self.pair], layout=w.Layout(width=f'{SHOWN + 24}px')), self.knobs(w)]), self.cell])
+    self.latest.now(self.state)
+    return w.VBox([_box(w, [w.VBox([self.frame, self.note, self.pair], layout=w.Layout(width=f'{SHOWN + 24}px')), self.knobs(w)]), self.cell])
 
 # %% ../../nbs/explore/51_explorer.ipynb #d883dd12
 @patch
@@ -395,7 +404,7 @@ class Severity(Panel):
         network=None,                              # with `features(images)`; None: EfficientNet-Lite0, or `Pixels()` where it is not installed
     ):
         self.face, self.amounts, self.others = face, amounts, others
-        self.scorer, self.network, self.latest, self.drawn = scorer or load_regression(), network or _judges()[-1], Latest(self.steps), None
+        self.scorer, self.network, self.latest, self.drawn = scorer or load_regression(), network or _judges()[-1], Latest(self.steps, self.complain), None
         self.features = lru_cache(256)(lambda state: _features(self.network, face.render(state)[None])[0])
         face.followers.append(self.follow)
 
@@ -404,7 +413,7 @@ class Severity(Panel):
 # %% ../../nbs/explore/51_explorer.ipynb #b414254a
 @patch
 def between(self:Severity):
-    "How far people are from each other, in the median; a step each"
+    "How far people are from each other, in the median"
     people = [self.features(State(self.face.state.seed + 1 + k)) for k in range(self.others)]
     return float(np.median([np.linalg.norm(a - b) for a, b in zip(people, people[1:])]))
 
@@ -416,7 +425,7 @@ def judged(self:Severity,
     "A picture below what is said of it"
     image, start = self.face.render(state), replace(state, severity=0.)
     moved = float(np.linalg.norm(self.features(state) - self.features(start)))/unit
-    return stacked([_band(f'severity {self.scorer.score(image[None])[0]:.2f}', 110), _band(f'person {moved:.2f}', 110), enlarged(image, 110)])
+    return stacked([_band(f'severity {self.scorer.score(image[None])[0]:.2f}', 104), _band(f'person {moved:.2f}', 104), enlarged(image, 104)])
 
 # %% ../../nbs/explore/51_explorer.ipynb #97ba0893
 @patch
@@ -427,24 +436,22 @@ def picture(self:Severity):
 
 @patch
 def steps(self:Severity, states):
-    try:
-        for k in range(self.others): self.features(State(self.face.state.seed + 1 + k)); yield
-        unit = self.between()
-        for frame, state in zip(self.frames, states): frame.value = _bytes(self.judged(state, unit)); yield
-        self.drawn = states
-    except Exception as e: self.words.value = _words(f'{e}', '#c44e52')
+    for k in range(self.others): self.features(State(self.face.state.seed + 1 + k)); yield
+    unit = self.between()
+    for frame, state in zip(self.frames, states): frame.value = _bytes(self.judged(state, unit)); yield
+    self.drawn = states
 
 # %% ../../nbs/explore/51_explorer.ipynb #a5c6829d
 @patch
 def follow(self:Severity):
-    if self.visible and 'widget' in self.__dict__ and self.drawn != (wanted := self.states()): self.latest(wanted)
+    if self.awake and self.drawn != (wanted := self.states()): self.latest(wanted)
 
 @patch
 def build(self:Severity, w):
     self.face.widget
-    self.frames, self.words = [_frame(w, 110) for _ in self.amounts], w.HTML(_words('Severity: what the scorer sees. Person: 0 is the same as with the slider at 0, 1 as far as two people are from each other.'))
-    if self.visible: self.latest.wish = (self.states(),); self.latest.now()
-    return w.VBox([_box(w, [self.face.controls['seed'], self.face.controls['truncation_psi']]), _box(w, self.frames), self.words])
+    self.frames, self.note = [_frame(w, 104) for _ in self.amounts], w.HTML(_words('Synthetic people. Severity: what the scorer sees. Person: 0 is the same as with the slider at 0, 1 as far as two people are from each other.'))
+    if self.visible: self.latest.now(self.states())
+    return w.VBox([_box(w, [self.face.controls['seed'], self.face.controls['truncation_psi']]), _box(w, self.frames), self.note])
 
 # %% ../../nbs/explore/51_explorer.ipynb #0191a27b
 class Walk(Panel):
@@ -454,13 +461,13 @@ class Walk(Panel):
         face:Face,
         n=7, # thumbnails
     ):
-        self.face, self.n, self.latest, self.drawn = face, n, Latest(self.steps), None
+        self.face, self.n, self.latest, self.drawn = face, n, Latest(self.steps, self.complain), None
         face.followers.append(self.follow)
 
     def states(self): return [replace(self.face.state, along=t) for t in np.linspace(0, 1, self.n).round(6).tolist()]
 
     def follow(self):
-        if self.visible and 'widget' in self.__dict__ and self.drawn != (wanted := self.states()): self.latest(wanted)
+        if self.awake and self.drawn != (wanted := self.states()): self.latest(wanted)
 
 # %% ../../nbs/explore/51_explorer.ipynb #ec63a848
 @patch
@@ -471,10 +478,10 @@ def steps(self:Walk, states):
 @patch
 def build(self:Walk, w):
     self.face.widget
-    self.frames = [_frame(w, 96) for _ in range(self.n)]
-    if self.visible: self.latest.wish = (self.states(),); self.latest.now()
+    self.frames, self.note = [_frame(w, 96) for _ in range(self.n)], w.HTML()
+    if self.visible: self.latest.now(self.states())
     c = self.face.controls
-    return w.VBox([_box(w, [c['seed'], c['to'], c['along']]), _box(w, self.frames), self.face.frame, self.face.caption])
+    return w.VBox([_box(w, [c['seed'], c['to'], c['along']]), _box(w, self.frames), self.face.frame, self.face.note, self.note])
 
 @patch
 def picture(self:Walk): return labeled({f'through W from seed {self.face.state.seed} to seed {self.face.state.to}': [self.face.render(s) for s in self.states()]})
@@ -488,13 +495,13 @@ class Layers(Panel):
         name=None, # of the layer at first; None: one in the middle
     ):
         self.face, self.names = face, list(layers(face.G))
-        self.name, self.latest = name or self.names[2*len(self.names)//3], Latest(self.steps)
+        self.name, self.latest = name or self.names[2*len(self.names)//3], Latest(self.steps, self.complain)
         face.followers.append(self.follow)
 
     def picture(self): s = self.face.state; return plot_layer(self.face.G, s.ws(self.face.G, self.face.directions), self.name, s.transform())
 
     def follow(self):
-        if self.visible and 'widget' in self.__dict__: self.latest()
+        if self.awake: self.latest()
 
 # %% ../../nbs/explore/51_explorer.ipynb #1f72a571
 @patch
@@ -508,9 +515,9 @@ def build(self:Layers, w):
     self.face.widget
     self.choice = w.SelectionSlider(options=self.names, value=self.name, description='layer', layout=w.Layout(width='420px'))
     self.choice.observe(lambda change: self.latest(), 'value')
-    self.frame = _frame(w, 640)
-    if self.visible: self.latest.wish = (); self.latest.now()
-    return w.VBox([self.choice, _box(w, [self.frame, w.VBox([self.face.frame, self.face.caption], layout=w.Layout(width=f'{SHOWN + 24}px'))])])
+    self.frame, self.note = _frame(w, 640), w.HTML()
+    if self.visible: self.latest.now()
+    return w.VBox([self.choice, _box(w, [self.frame, w.VBox([self.face.frame, self.face.note, self.note], layout=w.Layout(width=f'{SHOWN + 24}px'))])])
 
 # %% ../../nbs/explore/51_explorer.ipynb #7b0092f0
 class Neighbors(Panel):
@@ -522,7 +529,7 @@ class Neighbors(Panel):
         networks=None, # with `name` and `features(images)`; None: `Pixels()`, and EfficientNet-Lite0 where it is installed
         n=4,           # neighbors
     ):
-        self.face, self.n, self.networks, self.latest = face, n, networks or _judges(), Latest(self.steps)
+        self.face, self.n, self.networks, self.latest = face, n, networks or _judges(), Latest(self.steps, self.complain)
         self.dataset = dataset if isinstance(dataset, ImageFolderDataset) else ImageFolderDataset(dataset)
         self.images, self.found = [], {network.name: [] for network in self.networks}
         if not _phantoms(self.dataset.path): self.kind = 'photographs of people beside a synthetic picture'
@@ -555,12 +562,17 @@ def nearest(self:Neighbors,
     return [(best[k], mirrored(images[[k]])[0] if d[1, k] < d[0, k] else images[k]) for k in np.argsort(best, kind='stable')[:self.n]]
 
 # %% ../../nbs/explore/51_explorer.ipynb #0abb82a4
+def _resized(image, size):
+    "An image of a dataset, as large as the face"
+    if len(image) == size: return image
+    return np.asarray(Image.fromarray(image.squeeze()).resize((size, size), Image.Resampling.LANCZOS)).reshape(size, size, -1)
+
 @patch
 def rows(self:Neighbors, network):
     "A row of `labeled`"
     image = self.face.render(self.face.state)
     found = self.nearest(image, network)
-    return {f'{network.name}: the face, then {", ".join(f"{d:.3g}" for d, _ in found)} away': [image] + [np.asarray(enlarged(near, len(image))).reshape(image.shape) for _, near in found]}
+    return {f'{network.name}: the face, then {", ".join(f"{d:.3g}" for d, _ in found)} away': [image] + [_resized(near, len(image)) for _, near in found]}
 
 @patch
 def picture(self:Neighbors):
@@ -570,22 +582,20 @@ def picture(self:Neighbors):
 # %% ../../nbs/explore/51_explorer.ipynb #640c4332
 @patch
 def steps(self:Neighbors):
-    try:
-        for k in self.prepare(): self.words.value = _words(f'{k} of {len(self.dataset)} images'); yield
-        self.words.value, shown = _words(f'Left: synthetic. Right: from the dataset ({self.kind}).'), {}
-        for network in self.networks: shown |= self.rows(network); self.frame.value = _bytes(labeled(shown), self.kind); yield
-    except Exception as e: self.words.value = _words(f'{e}', '#c44e52')
+    for k in self.prepare(): self.note.value = _words(f'{k} of {len(self.dataset)} images'); yield
+    self.note.value, shown = _words(f'Left: synthetic. Right: from the dataset ({self.kind}).'), {}
+    for network in self.networks: shown |= self.rows(network); self.frame.value = _bytes(labeled(shown), self.kind); yield
 
 @patch
 def follow(self:Neighbors):
-    if self.visible and 'widget' in self.__dict__ and self.images: self.latest()
+    if self.awake and self.images: self.latest()
 
 @patch
 def build(self:Neighbors, w):
     self.face.widget
-    self.frame, self.words, button = _frame(w, 640), w.HTML(), w.Button(description='Look for neighbors')
+    self.frame, self.note, button = _frame(w, 640), w.HTML(), w.Button(description='Look for neighbors')
     button.on_click(lambda _: self.latest())
-    return w.VBox([_box(w, [button, self.words]), self.frame])
+    return w.VBox([_box(w, [button, self.note]), self.frame])
 
 # %% ../../nbs/explore/51_explorer.ipynb #b7719162
 class Training(Panel):
@@ -610,9 +620,9 @@ class Training(Panel):
 def look(self:Training):
     "Show what is new"
     try:
-        self.caption.value = _words(self.words())
+        self.note.value = _words(f'Synthetic pictures. {self.words()}')
         if (now := watch._stamp(self.run)) != self.stamp: self.frame.value, self.stamp = _bytes(self.picture(), self.kind), now
-    except Exception as e: self.caption.value = _words(f'{e}', '#c44e52')
+    except Exception as e: self.complain(e)          # a file that is just being written: the next look will do
 
 @patch
 async def watch(self:Training):
@@ -631,10 +641,10 @@ def follow_run(self:Training, on):
 
 @patch
 def build(self:Training, w):
-    self.button, self.caption, self.frame = w.ToggleButton(description='Follow', tooltip=f'look every {self.every:g} s'), w.HTML(), _frame(w, 900)
+    self.button, self.note, self.frame = w.ToggleButton(description='Follow', tooltip=f'look every {self.every:g} s'), w.HTML(), _frame(w, 900)
     self.button.observe(lambda change: self.follow_run(change['new']), 'value')
     self.look()
-    return w.VBox([_box(w, [self.button, self.caption]), self.frame])
+    return w.VBox([_box(w, [self.button, self.note]), self.frame])
 
 # %% ../../nbs/explore/51_explorer.ipynb #360672b4
 class Explorer(Panel):
