@@ -7,7 +7,6 @@ from PIL import Image
 from cleftgan_nb import checkpoints, networks
 from cleftgan_nb.data import cohort
 from cleftgan_nb.explore import Directions, Explorer, State, draw, latent_of
-from cleftgan_nb.explore import explorer as module
 from cleftgan_nb.explore.explorer import Coarse, Face, Latest, Layers, Neighbors, Severity, Training, Walk
 from cleftgan_nb.explore.spectra import find_layer, layers, listening, plot_layer, spectrum, unfiltered
 from cleftgan_nb.metrics.copies import Pixels
@@ -132,14 +131,14 @@ def test_mixing_shows_both_parents(G):
     assert face.pair.layout.display == 'none'
     for k in (4, 5): face.toggles[k].value = True
     assert face.state.layers == (4, 5) and face.pair.layout.display == ''
-    assert [(shown(f) == np.asarray(module.enlarged(sample_one(G, s)))).all() for f, s in zip(face.pair.children, (3, 5))] == [True, True]
+    assert [(shown(f) == sample_one(G, s)).all() for f, s in zip(face.pair.children, (3, 5))] == [True, True]
 
 
 def test_sliders_without_use_are_off(G):
     face = Face(checkpoints.load('phantom-64-stylegan2').sampler); face.widget
     assert {name for name, c in face.controls.items() if c.disabled} == {'x', 'y', 'angle', 'severity', 'side'}
     face.controls['truncation_psi'].value = .5
-    assert (shown(face.frame) == np.asarray(module.enlarged(sample_one(face.G, 0, .5)))).all()
+    assert (shown(face.frame) == sample_one(face.G, 0, .5)).all()
 
 
 def test_an_error_is_shown_and_not_lost(G, monkeypatch):

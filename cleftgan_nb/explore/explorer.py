@@ -114,7 +114,9 @@ def enlarged(
     image = Image.fromarray(np.asarray(image).squeeze())
     return image if image.width >= size else image.resize((size, round(image.height*size/image.width)), Image.Resampling.LANCZOS)
 
-def _bytes(image, kind='synthetic'): return png(image, {'Source': kind})
+def _bytes(image, kind='synthetic'):
+    "A PNG of an array or a PIL image"
+    return png(image if isinstance(image, Image.Image) else Image.fromarray(image.squeeze()), {'Source': kind})
 
 # %% ../../nbs/explore/51_explorer.ipynb #a4115589
 def labeled(
@@ -250,7 +252,7 @@ def _repr_mimebundle_(self:Panel, include=None, exclude=None):
 # %% ../../nbs/explore/51_explorer.ipynb #988637e2
 def _words(text, color='#666'): return f'<div style="color:{color};font-size:12px;line-height:1.4">{html.escape(text)}</div>'
 
-def _frame(w, width=SHOWN): return w.Image(format='png', layout=w.Layout(width=f'{width}px', object_fit='contain'))
+def _frame(w, width=SHOWN): return w.Image(format='png', layout=w.Layout(width=f'{width}px', max_width='100%', object_fit='contain'))
 
 def _box(w, parts, **more): return w.HBox(parts, layout=w.Layout(flex_flow='row wrap', **more))
 
@@ -288,7 +290,7 @@ def steps(self:Face, state):
 # %% ../../nbs/explore/51_explorer.ipynb #910e614a
 @patch
 def show(self:Face, image, words=''):
-    self.frame.value = _bytes(enlarged(image)); self.say(words)
+    self.frame.value = _bytes(image); self.say(words)
 
 @patch
 def say(self:Face, words): self.note.value = _words(f'Synthetic: this person does not exist. {words}')
@@ -299,7 +301,7 @@ def parents(self:Face, state):
     self.pair.layout.display = '' if state.layers else 'none'
     if not state.layers: return
     one = replace(state, layers=())
-    for frame, face in zip(self.pair.children, (one, replace(one, seed=state.other))): frame.value = _bytes(enlarged(self.render(face))); yield
+    for frame, face in zip(self.pair.children, (one, replace(one, seed=state.other))): frame.value = _bytes(self.render(face)); yield
 
 # %% ../../nbs/explore/51_explorer.ipynb #ea0441c2
 SLIDERS = dict(truncation_psi=('truncation', 0, 1.5, .05), severity=('severity', -1, 1, .02), side=('other side', -1, 1, .02),
@@ -472,7 +474,7 @@ class Walk(Panel):
 # %% ../../nbs/explore/51_explorer.ipynb #ec63a848
 @patch
 def steps(self:Walk, states):
-    for frame, state in zip(self.frames, states): frame.value = _bytes(enlarged(self.face.render(state), 96)); yield
+    for frame, state in zip(self.frames, states): frame.value = _bytes(self.face.render(state)); yield
     self.drawn = states
 
 @patch
@@ -543,7 +545,7 @@ def _phantoms(path):
 
 # %% ../../nbs/explore/51_explorer.ipynb #f4d04c69
 @patch
-def prepare(self:Neighbors, batch=8):
+def prepare(self:Neighbors, batch=2):
     "Read the dataset and its features, some images at a time"
     while (first := sum(map(len, self.images))) < len(self.dataset):
         some = self.dataset.batch(range(first, min(first + batch, len(self.dataset))))[0].permute(0, 2, 3, 1).numpy()
