@@ -26,11 +26,12 @@ $(STAMP): requirements/dev.txt settings.ini setup.py pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The notebooks run in one process. Without a GPU, Triton's interpreter has to be asked for before any of them imports it.
+# Several processes of one thread each are faster than one process of several. Without a GPU, Triton's interpreter has to be asked for before any notebook imports it.
+test: export OMP_NUM_THREADS := 1
 test: env  ## every test: the project's own checks first, then the notebooks, then tests/
 	python -m pytest -q tests/test_project.py
-	$(if $(shell command -v nvidia-smi),,TRITON_INTERPRET=1) nbdev_test --skip_folder_re '^[_.]|^(study|bench)$$' --n_workers 1
-	python -m pytest
+	$(if $(shell command -v nvidia-smi),,TRITON_INTERPRET=1) nbdev_test --skip_folder_re '^[_.]|^(study|bench)$$' --n_workers $(JOBS)
+	python -m pytest -n $(JOBS) --dist loadfile
 
 check: env  ## what must agree: notebooks and library, notebooks and README, who imports whom
 	.ci/synced

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOBODY', 'commit', 'versions', 'machine', 'made_in', 'whose', 'licence_of', 'recipe', 'save_figure', 'save_film',
            'read_recipe', 'sheet', 'save_table', 'check_parameters', 'clear_winner', 'run_folder', 'run_training',
-           'run_at', 'over_seeds', 'save_manifest']
+           'run_at', 'first_images', 'over_seeds', 'save_manifest']
 
 # %% ../nbs/60_study.ipynb #1a51a4d0
 import csv, difflib, hashlib, io, json, os, platform, subprocess, sys
@@ -20,6 +20,7 @@ import cleftgan_nb
 from .checkpoints import atomic, find, load, sha256
 from .ops.dispatch import processor
 from .pictures import save_png
+from .data import ImageFolderDataset, convert
 from .data.datasets import about, fingerprint
 from .training.config import Config, save_config
 from .training.loop import train
@@ -278,6 +279,18 @@ def run_at(
         if folder.is_dir() and (found := kept(folder).get(end)): return found
     if Path(own.out).is_dir() and (longer := [k for k in kept(own.out) if k > end]): raise ValueError(f'kimg={config.kimg}, but {own.out} has gone on to {max(longer):g} and kept nothing at {end:g}; give kimg={min(longer):g}, or remove that folder')
     return kept(train(own))[end]
+
+# %% ../nbs/60_study.ipynb #e42438cd
+def first_images(
+    data,    # a dataset
+    k:int,   # of its images; 0: all
+    folder,  # of the study; the part goes to its runs
+)->str:      # the dataset, or its part
+    "The dataset of the first images of another."
+    if not k: return str(data)
+    path = Path(folder)/'runs'/f'images-{k}-{fingerprint(data)[:8]}.zip'; path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists(): convert(data, path, ImageFolderDataset(data).resolution, first=k)
+    return str(path)
 
 # %% ../nbs/60_study.ipynb #67dd8c36
 def over_seeds(

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/explore/50_latents.ipynb #71529d25
 from __future__ import annotations
-import math
+import copy, math
 from dataclasses import dataclass
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
@@ -136,7 +136,8 @@ def find_directions(
     if not isinstance(G, Generator): raise ValueError(f"G is {type(G).__name__}; accepted: a generator, such as cleftgan_nb.checkpoints.load('phantom-64-cleft-stylegan3-t').sampler")
     if G.c_dim or G.img_channels != 3: raise ValueError(f'G takes {G.c_dim} labels and makes {G.img_channels} channels; accepted: an unconditional generator of RGB')
     check_count(2, n=n); check_count(0, seed=seed); check_count(probes=probes, batch=batch)
-    net, device, g = (scorer or load_regression()).net.to(_device(G)), _device(G), torch.Generator().manual_seed(seed)
+    device, g = _device(G), torch.Generator().manual_seed(seed)
+    net = copy.deepcopy((scorer or load_regression()).net).to(device)
     parts = []
     for index in tqdm(torch.arange(n).split(batch), desc='directions', unit='batch', disable=None if progress else True):
         with torch.no_grad(): w = G.mapping(latents(seed, index.tolist(), G.z_dim).to(device), None)[:, 0]
