@@ -99,13 +99,15 @@ def code(self:State,
     return '\n'.join(['from PIL import Image', 'from cleftgan_nb import checkpoints', f'from cleftgan_nb.explore import {", ".join(sorted(names + ["motion"]*bool(moved)))}', '',
                       f'G = checkpoints.load({checkpoint!r}).sampler', *steps, f'image = draw(G, ws{moved})[0]', "Image.fromarray(image.squeeze())   # synthetic: nobody is shown"])
 
+# %% ../../nbs/explore/51_explorer.ipynb #4e7f8913
 def _move(state, directions):
     "The lines that move along the directions"
     return [f'directions = find_directions(G, n={directions.faces}, seed={directions.seed})', f'ws = directions.move(ws, severity={state.severity!r}, side={state.side!r})']
 
-# %% ../../nbs/explore/51_explorer.ipynb #ccf5c962
+# %% ../../nbs/explore/51_explorer.ipynb #a4115589
 SHOWN = 256 # pixels across: smaller pictures are enlarged to it
 
+# %% ../../nbs/explore/51_explorer.ipynb #d69b620f
 def enlarged(
     image,      # uint8 [H,W,C]
     size=SHOWN, # pixels across
@@ -114,11 +116,12 @@ def enlarged(
     image = Image.fromarray(np.asarray(image).squeeze())
     return image if image.width >= size else image.resize((size, round(image.height*size/image.width)), Image.Resampling.LANCZOS)
 
+# %% ../../nbs/explore/51_explorer.ipynb #498c80cd
 def _bytes(image, kind='synthetic'):
     "A PNG of an array or a PIL image"
     return png(image if isinstance(image, Image.Image) else Image.fromarray(image.squeeze()), {'Source': kind})
 
-# %% ../../nbs/explore/51_explorer.ipynb #a4115589
+# %% ../../nbs/explore/51_explorer.ipynb #4c29f076
 def labeled(
     rows:dict, # what a row shows → pictures [H,W,C] of one size
 )->Image.Image:
@@ -129,12 +132,14 @@ def labeled(
         parts += [_band(words, strip.width), strip]
     return stacked(parts)
 
+# %% ../../nbs/explore/51_explorer.ipynb #80a4ae1d
 def _band(words, wide):
     "Words on white"
     band = Image.new('RGB', (wide, 20), 'white')
     ImageDraw.Draw(band).text((4, 10), words, 'black', ImageFont.load_default(12), 'lm')
     return band
 
+# %% ../../nbs/explore/51_explorer.ipynb #36fb33b9
 def stacked(
     parts:list, # of PIL images
 )->Image.Image:
@@ -143,7 +148,7 @@ def stacked(
     for part in parts: sheet.paste(part, (0, top)); top += part.height
     return sheet
 
-# %% ../../nbs/explore/51_explorer.ipynb #498c80cd
+# %% ../../nbs/explore/51_explorer.ipynb #af0e9224
 class Latest:
     "Goes through the steps of the newest of many wishes"
     def __init__(self,
@@ -166,7 +171,7 @@ class Latest:
         try: yield from self.steps(*wish)
         except Exception as e: self.complain(e)
 
-# %% ../../nbs/explore/51_explorer.ipynb #4c29f076
+# %% ../../nbs/explore/51_explorer.ipynb #e60c327e
 @patch
 async def run(self:Latest):
     "Until there is no newer wish"
@@ -177,7 +182,7 @@ async def run(self:Latest):
             await asyncio.sleep(.005)                # a zero would not let messages in
             if self.wish is not None: break
 
-# %% ../../nbs/explore/51_explorer.ipynb #af0e9224
+# %% ../../nbs/explore/51_explorer.ipynb #4762515d
 class Coarse:
     "Guesses a picture from those drawn so far"
     def __init__(self,
@@ -195,7 +200,7 @@ class Coarse:
         self.seen[ws.cpu().numpy().tobytes()] = ws.flatten().double().cpu().numpy(), small
         while len(self.seen) > self.most: self.seen.pop(next(iter(self.seen)))
 
-# %% ../../nbs/explore/51_explorer.ipynb #e60c327e
+# %% ../../nbs/explore/51_explorer.ipynb #f5531ca5
 @patch
 def guess(self:Coarse,
     ws,             # [1,num_ws,w_dim]
@@ -210,7 +215,7 @@ def guess(self:Coarse,
     found = (t + np.tensordot(weights, T - t, 1)).clip(0, 255).round().astype(np.uint8)
     return found if transform is None else _moved(found, np.asarray(transform))
 
-# %% ../../nbs/explore/51_explorer.ipynb #9844101e
+# %% ../../nbs/explore/51_explorer.ipynb #91e56a0e
 def _moved(image, transform):
     "A picture moved as StyleGAN3's input is"
     half = len(image)/2
@@ -219,7 +224,7 @@ def _moved(image, transform):
     moved = Image.fromarray(image.squeeze()).transform(image.shape[1::-1], Image.Transform.AFFINE, (back@transform@to)[:2].ravel(), Image.Resampling.BILINEAR, fillcolor=fill)
     return np.asarray(moved).reshape(image.shape)
 
-# %% ../../nbs/explore/51_explorer.ipynb #91e56a0e
+# %% ../../nbs/explore/51_explorer.ipynb #7d2ae5c7
 def _widgets():
     "ipywidgets, which the library itself does without"
     try: import ipywidgets
@@ -228,6 +233,7 @@ def _widgets():
 
 WHOSE = {'synthetic': 'Synthetic: no real person is shown'}   # above pictures of each kind
 
+# %% ../../nbs/explore/51_explorer.ipynb #a4ba1e2f
 class Panel:
     "A part of the explorer"
     title, kind, visible = '', 'synthetic', True
@@ -241,7 +247,7 @@ class Panel:
     def complain(self, error): self.note.value = _words(f'{error}', '#c44e52')
     def static(self): picture = self.picture(); return stacked([_band(WHOSE.get(self.kind, self.kind), picture.width), picture])
 
-# %% ../../nbs/explore/51_explorer.ipynb #3984c752
+# %% ../../nbs/explore/51_explorer.ipynb #910e614a
 @patch
 def _repr_mimebundle_(self:Panel, include=None, exclude=None):
     "The widgets, and a PNG for whatever cannot show them"
@@ -249,14 +255,14 @@ def _repr_mimebundle_(self:Panel, include=None, exclude=None):
     try: return self.widget._repr_mimebundle_() | shown
     except ImportError as e: return shown | {'text/plain': str(e)}
 
-# %% ../../nbs/explore/51_explorer.ipynb #988637e2
+# %% ../../nbs/explore/51_explorer.ipynb #ea0441c2
 def _words(text, color='#666'): return f'<div style="color:{color};font-size:12px;line-height:1.4">{html.escape(text)}</div>'
 
 def _frame(w, width=SHOWN): return w.Image(format='png', layout=w.Layout(width=f'{width}px', max_width='100%', object_fit='contain'))
 
 def _box(w, parts, **more): return w.HBox(parts, layout=w.Layout(flex_flow='row wrap', **more))
 
-# %% ../../nbs/explore/51_explorer.ipynb #2eb95766
+# %% ../../nbs/explore/51_explorer.ipynb #d883dd12
 class Face(Panel):
     "The face and its sliders"
     title = 'Face'
@@ -273,7 +279,7 @@ class Face(Panel):
         self.render = lru_cache(256)(lambda state: state.render(self.G, directions))
         self.coarse, self.followers, self.times, self.latest = Coarse(), [], [], Latest(self.steps, self.complain)
 
-# %% ../../nbs/explore/51_explorer.ipynb #a4ba1e2f
+# %% ../../nbs/explore/51_explorer.ipynb #db962834
 @patch
 def steps(self:Face, state):
     "Draw a state, a step at a time"
@@ -287,14 +293,16 @@ def steps(self:Face, state):
     yield from self.parents(state)
     for follow in self.followers: follow()
 
-# %% ../../nbs/explore/51_explorer.ipynb #910e614a
+# %% ../../nbs/explore/51_explorer.ipynb #7ddb1926
 @patch
 def show(self:Face, image, words=''):
     self.frame.value = _bytes(image); self.say(words)
 
+# %% ../../nbs/explore/51_explorer.ipynb #227a4263
 @patch
 def say(self:Face, words): self.note.value = _words(f'Synthetic: this person does not exist. {words}')
 
+# %% ../../nbs/explore/51_explorer.ipynb #b4c11ddb
 @patch
 def parents(self:Face, state):
     "The two faces that are mixed, a step each"
@@ -303,11 +311,12 @@ def parents(self:Face, state):
     one = replace(state, layers=())
     for frame, face in zip(self.pair.children, (one, replace(one, seed=state.other))): frame.value = _bytes(self.render(face)); yield
 
-# %% ../../nbs/explore/51_explorer.ipynb #ea0441c2
+# %% ../../nbs/explore/51_explorer.ipynb #8c3dbd9a
 SLIDERS = dict(truncation_psi=('truncation', 0, 1.5, .05), severity=('severity', -1, 1, .02), side=('other side', -1, 1, .02),
                x=('right', -.5, .5, .01), y=('down', -.5, .5, .01), angle=('angle', -180, 180, 1), along=('along', 0, 1, .02))
 SEEDS = dict(seed='seed', other='second seed', to='walk to seed')
 
+# %% ../../nbs/explore/51_explorer.ipynb #462aea78
 def _sliders(w, state, off=()):
     "Name → control"
     style, layout = dict(description_width='90px'), w.Layout(width='380px')
@@ -315,11 +324,12 @@ def _sliders(w, state, off=()):
     return seeds | {name: w.FloatSlider(getattr(state, name), min=low, max=high, step=step, description=words, style=style, layout=layout, disabled=name in off)
                     for name, (words, low, high, step) in SLIDERS.items()}
 
+# %% ../../nbs/explore/51_explorer.ipynb #dad22435
 def _toggles(w, state, n):
     "A button for each layer, pressed where it comes from the second seed"
     return [w.ToggleButton(k in state.layers, description=str(k), tooltip=f'layer {k} from the second seed', layout=w.Layout(width='30px', padding='0', margin='1px')) for k in range(n)]
 
-# %% ../../nbs/explore/51_explorer.ipynb #521f0505
+# %% ../../nbs/explore/51_explorer.ipynb #c6d02698
 @patch
 def build(self:Face, w):
     self.frame, self.note, self.cell = _frame(w), w.HTML(), w.HTML(layout=w.Layout(width='98%'))
@@ -331,7 +341,7 @@ def build(self:Face, w):
     self.latest.now(self.state)
     return w.VBox([_box(w, [w.VBox([self.frame, self.note, self.pair], layout=w.Layout(width=f'{SHOWN + 24}px')), self.knobs(w)]), self.cell])
 
-# %% ../../nbs/explore/51_explorer.ipynb #d883dd12
+# %% ../../nbs/explore/51_explorer.ipynb #55980cd7
 @patch
 def knobs(self:Face, w):
     "The sliders in groups, the buttons below"
@@ -342,19 +352,21 @@ def knobs(self:Face, w):
     return w.VBox([c['seed'], c['truncation_psi'], c['severity'], c['side'], *cleft, c['x'], c['y'], c['angle'], c['other'],
                    w.HTML(_words('Layers that come from the second seed, from coarse to fine:')), _box(w, self.toggles, width='380px'), _box(w, buttons)])
 
+# %% ../../nbs/explore/51_explorer.ipynb #b414254a
 @patch
 def read(self:Face):
     "The state that the sliders say"
     values = {name: round(c.value, 6) if isinstance(c.value, float) else c.value for name, c in self.controls.items()}
     return State(**values, layers=tuple(k for k, t in enumerate(self.toggles) if t.value))
 
+# %% ../../nbs/explore/51_explorer.ipynb #97ba0893
 @patch
 def reset(self:Face):
     for f in fields(State):
         if f.name in self.controls: self.controls[f.name].value = f.default
     for toggle in self.toggles: toggle.value = False
 
-# %% ../../nbs/explore/51_explorer.ipynb #c8cfec6c
+# %% ../../nbs/explore/51_explorer.ipynb #a5c6829d
 @patch
 def save(self:Face)->Path:
     "Write the picture with its recipe"
@@ -364,13 +376,14 @@ def save(self:Face)->Path:
     if 'widget' in self.__dict__: self.say(f'Saved as {path}')
     return path
 
+# %% ../../nbs/explore/51_explorer.ipynb #d0410c66
 @patch
 def copy(self:Face):
     "Show the cell; a click on it copies"
     code = self.state.code(self.checkpoint, self.directions)
     self.cell.value = f'<textarea readonly rows="{len(code.splitlines())}" title="a click copies" onclick="this.select();document.execCommand(\'copy\')" style="font:12px monospace;border:1px solid #ccc;width:100%;box-sizing:border-box">{html.escape(code)}</textarea>'
 
-# %% ../../nbs/explore/51_explorer.ipynb #db962834
+# %% ../../nbs/explore/51_explorer.ipynb #94ef8612
 @patch
 def picture(self:Face)->Image.Image:
     "Rows in which one slider moves; of a large network, which would take minutes, the face alone"
@@ -383,7 +396,7 @@ def picture(self:Face)->Image.Image:
     if hasattr(self.G.synthesis, 'input'): rows['moved to the right'] = [replace(s, x=v) for v in (-.2, -.1, 0., .1, .2)]
     return labeled({words: [self.render(state) for state in states] for words, states in rows.items()})
 
-# %% ../../nbs/explore/51_explorer.ipynb #c6d02698
+# %% ../../nbs/explore/51_explorer.ipynb #14144c20
 def _judges():
     "Feature spaces that are there"
     from cleftgan_nb.metrics.features import efficientnet_lite0
@@ -394,7 +407,7 @@ def _features(network, images):
     "Both ways, without a bar"
     return both_ways(network, images, 'images', progress=False)
 
-# %% ../../nbs/explore/51_explorer.ipynb #55980cd7
+# %% ../../nbs/explore/51_explorer.ipynb #28194c70
 class Severity(Panel):
     "What the severity slider does to the cleft and to the person"
     title = 'Severity'
@@ -412,13 +425,14 @@ class Severity(Panel):
 
     def states(self): return [replace(self.face.state, severity=a) for a in self.amounts]
 
-# %% ../../nbs/explore/51_explorer.ipynb #b414254a
+# %% ../../nbs/explore/51_explorer.ipynb #7b0092f0
 @patch
 def between(self:Severity):
     "How far people are from each other, in the median"
     people = [self.features(State(self.face.state.seed + 1 + k)) for k in range(self.others)]
     return float(np.median([np.linalg.norm(a - b) for a, b in zip(people, people[1:])]))
 
+# %% ../../nbs/explore/51_explorer.ipynb #1f3aef87
 @patch
 def judged(self:Severity,
     state:State,
@@ -429,7 +443,7 @@ def judged(self:Severity,
     moved = float(np.linalg.norm(self.features(state) - self.features(start)))/unit
     return stacked([_band(f'severity {self.scorer.score(image[None])[0]:.2f}', 104), _band(f'person {moved:.2f}', 104), enlarged(image, 104)])
 
-# %% ../../nbs/explore/51_explorer.ipynb #97ba0893
+# %% ../../nbs/explore/51_explorer.ipynb #f4d04c69
 @patch
 def picture(self:Severity):
     unit = self.between()
@@ -443,7 +457,7 @@ def steps(self:Severity, states):
     for frame, state in zip(self.frames, states): frame.value = _bytes(self.judged(state, unit)); yield
     self.drawn = states
 
-# %% ../../nbs/explore/51_explorer.ipynb #a5c6829d
+# %% ../../nbs/explore/51_explorer.ipynb #0abb82a4
 @patch
 def follow(self:Severity):
     if self.awake and self.drawn != (wanted := self.states()): self.latest(wanted)
@@ -455,7 +469,7 @@ def build(self:Severity, w):
     if self.visible: self.latest.now(self.states())
     return w.VBox([_box(w, [self.face.controls['seed'], self.face.controls['truncation_psi']]), _box(w, self.frames), self.note])
 
-# %% ../../nbs/explore/51_explorer.ipynb #0191a27b
+# %% ../../nbs/explore/51_explorer.ipynb #3736507d
 class Walk(Panel):
     "From the face to another one, through W"
     title = 'Walk'
@@ -471,12 +485,13 @@ class Walk(Panel):
     def follow(self):
         if self.awake and self.drawn != (wanted := self.states()): self.latest(wanted)
 
-# %% ../../nbs/explore/51_explorer.ipynb #ec63a848
+# %% ../../nbs/explore/51_explorer.ipynb #38617a9b
 @patch
 def steps(self:Walk, states):
     for frame, state in zip(self.frames, states): frame.value = _bytes(self.face.render(state)); yield
     self.drawn = states
 
+# %% ../../nbs/explore/51_explorer.ipynb #2c73508c
 @patch
 def build(self:Walk, w):
     self.face.widget
@@ -485,10 +500,11 @@ def build(self:Walk, w):
     c = self.face.controls
     return w.VBox([_box(w, [c['seed'], c['to'], c['along']]), _box(w, self.frames), self.face.frame, self.face.note, self.note])
 
+# %% ../../nbs/explore/51_explorer.ipynb #b7719162
 @patch
 def picture(self:Walk): return labeled({f'through W from seed {self.face.state.seed} to seed {self.face.state.to}': [self.face.render(s) for s in self.states()]})
 
-# %% ../../nbs/explore/51_explorer.ipynb #dbf6c758
+# %% ../../nbs/explore/51_explorer.ipynb #c16f76cd
 class Layers(Panel):
     "Feature maps of a layer and their spectrum"
     title = 'Layers'
@@ -505,13 +521,14 @@ class Layers(Panel):
     def follow(self):
         if self.awake: self.latest()
 
-# %% ../../nbs/explore/51_explorer.ipynb #1f72a571
+# %% ../../nbs/explore/51_explorer.ipynb #038dbb45
 @patch
 def steps(self:Layers):
     self.name = self.choice.value
     self.frame.value = _bytes(self.picture())
     yield
 
+# %% ../../nbs/explore/51_explorer.ipynb #122130a3
 @patch
 def build(self:Layers, w):
     self.face.widget
@@ -521,7 +538,7 @@ def build(self:Layers, w):
     if self.visible: self.latest.now()
     return w.VBox([self.choice, _box(w, [self.frame, w.VBox([self.face.frame, self.face.note, self.note], layout=w.Layout(width=f'{SHOWN + 24}px'))])])
 
-# %% ../../nbs/explore/51_explorer.ipynb #7b0092f0
+# %% ../../nbs/explore/51_explorer.ipynb #8d9d164c
 class Neighbors(Panel):
     "The face beside its nearest images of a dataset"
     title = 'Neighbors'
@@ -537,13 +554,13 @@ class Neighbors(Panel):
         if not _phantoms(self.dataset.path): self.kind = 'photographs of people beside a synthetic picture'
         face.followers.append(self.follow)
 
-# %% ../../nbs/explore/51_explorer.ipynb #1f3aef87
+# %% ../../nbs/explore/51_explorer.ipynb #9d76645f
 def _phantoms(path):
     "Does the dataset say that nobody is shown?"
     try: return bool(about(path).get('synthetic'))
     except (ValueError, OSError): return False
 
-# %% ../../nbs/explore/51_explorer.ipynb #f4d04c69
+# %% ../../nbs/explore/51_explorer.ipynb #c7100acb
 @patch
 def prepare(self:Neighbors, batch=2):
     "Read the dataset and its features, some images at a time"
@@ -553,6 +570,7 @@ def prepare(self:Neighbors, batch=2):
         self.images.append(some)
         yield first + len(some)
 
+# %% ../../nbs/explore/51_explorer.ipynb #a753cd35
 @patch
 def nearest(self:Neighbors,
     image,   # uint8 [H,W,C]
@@ -563,12 +581,13 @@ def nearest(self:Neighbors,
     d = np.sqrt(((y - _features(network, image[None])[0])**2).sum(2)); best = d.min(0)
     return [(best[k], mirrored(images[[k]])[0] if d[1, k] < d[0, k] else images[k]) for k in np.argsort(best, kind='stable')[:self.n]]
 
-# %% ../../nbs/explore/51_explorer.ipynb #0abb82a4
+# %% ../../nbs/explore/51_explorer.ipynb #c2572ee0
 def _resized(image, size):
     "An image of a dataset, as large as the face"
     if len(image) == size: return image
     return np.asarray(Image.fromarray(image.squeeze()).resize((size, size), Image.Resampling.LANCZOS)).reshape(size, size, -1)
 
+# %% ../../nbs/explore/51_explorer.ipynb #4533d0f1
 @patch
 def rows(self:Neighbors, network):
     "A row of `labeled`"
@@ -576,22 +595,25 @@ def rows(self:Neighbors, network):
     found = self.nearest(image, network)
     return {f'{network.name}: the face, then {", ".join(f"{d:.3g}" for d, _ in found)} away': [image] + [_resized(near, len(image)) for _, near in found]}
 
+# %% ../../nbs/explore/51_explorer.ipynb #5231c2cc
 @patch
 def picture(self:Neighbors):
     for _ in self.prepare(): pass
     return labeled({words: images for network in self.networks for words, images in self.rows(network).items()})
 
-# %% ../../nbs/explore/51_explorer.ipynb #640c4332
+# %% ../../nbs/explore/51_explorer.ipynb #07eb539d
 @patch
 def steps(self:Neighbors):
     for k in self.prepare(): self.note.value = _words(f'{k} of {len(self.dataset)} images'); yield
     self.note.value, shown = _words(f'Left: synthetic. Right: from the dataset ({self.kind}).'), {}
     for network in self.networks: shown |= self.rows(network); self.frame.value = _bytes(labeled(shown), self.kind); yield
 
+# %% ../../nbs/explore/51_explorer.ipynb #5f5bf103
 @patch
 def follow(self:Neighbors):
     if self.awake and self.images: self.latest()
 
+# %% ../../nbs/explore/51_explorer.ipynb #43a806d6
 @patch
 def build(self:Neighbors, w):
     self.face.widget
@@ -599,7 +621,7 @@ def build(self:Neighbors, w):
     button.on_click(lambda _: self.latest())
     return w.VBox([_box(w, [button, self.note]), self.frame])
 
-# %% ../../nbs/explore/51_explorer.ipynb #b7719162
+# %% ../../nbs/explore/51_explorer.ipynb #e976e412
 class Training(Panel):
     "A training run, followed"
     title = 'Training'
@@ -617,7 +639,7 @@ class Training(Panel):
         log = watch.read_log(self.run) if watch._rows(self.run/'log.jsonl') else None
         return watch._status(log, watch._about(self.run), time.time() - max(p.stat().st_mtime for p in (self.run, self.run/'log.jsonl') if p.exists())).replace('*', '')
 
-# %% ../../nbs/explore/51_explorer.ipynb #f8531822
+# %% ../../nbs/explore/51_explorer.ipynb #7624d343
 @patch
 def look(self:Training):
     "Show what is new"
@@ -626,6 +648,7 @@ def look(self:Training):
         if (now := watch._stamp(self.run)) != self.stamp: self.frame.value, self.stamp = _bytes(self.picture(), self.kind), now
     except Exception as e: self.complain(e)          # a file that is just being written: the next look will do
 
+# %% ../../nbs/explore/51_explorer.ipynb #b30e35bd
 @patch
 async def watch(self:Training):
     "Look again and again"
@@ -633,7 +656,7 @@ async def watch(self:Training):
         if self.visible: self.look()
         await asyncio.sleep(self.every)
 
-# %% ../../nbs/explore/51_explorer.ipynb #9e62a18e
+# %% ../../nbs/explore/51_explorer.ipynb #33717639
 @patch
 def follow_run(self:Training, on):
     "Start or end the looking"
@@ -641,6 +664,7 @@ def follow_run(self:Training, on):
     try: self.task = asyncio.get_running_loop().create_task(self.watch()) if on else None
     except RuntimeError: self.look()
 
+# %% ../../nbs/explore/51_explorer.ipynb #fe1d2990
 @patch
 def build(self:Training, w):
     self.button, self.note, self.frame = w.ToggleButton(description='Follow', tooltip=f'look every {self.every:g} s'), w.HTML(), _frame(w, 900)
@@ -648,7 +672,7 @@ def build(self:Training, w):
     self.look()
     return w.VBox([_box(w, [self.button, self.note]), self.frame])
 
-# %% ../../nbs/explore/51_explorer.ipynb #360672b4
+# %% ../../nbs/explore/51_explorer.ipynb #0e9d541f
 class Explorer(Panel):
     "Everything that there is to move and to look at, in tabs"
     title = 'Explorer'
@@ -666,7 +690,7 @@ class Explorer(Panel):
         if dataset is not None: self.panels.append(Neighbors(self.face, dataset))
         if run is not None: self.panels.append(Training(run))
 
-# %% ../../nbs/explore/51_explorer.ipynb #e8c82fd6
+# %% ../../nbs/explore/51_explorer.ipynb #f65e1a87
 @patch
 def build(self:Explorer, w):
     for panel in self.panels[1:]: panel.visible = False
@@ -674,12 +698,14 @@ def build(self:Explorer, w):
     tab.observe(lambda change: self.turn(change['new']), 'selected_index')
     return tab
 
+# %% ../../nbs/explore/51_explorer.ipynb #4f7b98cb
 @patch
 def turn(self:Explorer, index):
     "The panel that is shown follows, the others rest"
     for k, panel in enumerate(self.panels): panel.visible = k == index
     if index is not None: self.panels[index].follow()
 
+# %% ../../nbs/explore/51_explorer.ipynb #db3ed7fc
 @patch
 def picture(self:Explorer):
     "The panels that are drawn within a second or two"

@@ -27,18 +27,20 @@ class Layer:
     stopband:float # f_t, likewise: nothing should be left above
     rate:int       # samples across the image
 
+# %% ../../nbs/explore/53_spectra.ipynb #d1eda987
 def _layer(name, m):
     "StyleGAN2 knows no cutoff: half of the rate"
     if isinstance(m, stylegan2.SynthesisLayer): return Layer(name, m, m.resolution/2, m.resolution/2, m.resolution)
     return Layer(name, m, m.geometry.out.cutoff, m.geometry.out.stopband, m.geometry.out.rate)
 
-# %% ../../nbs/explore/53_spectra.ipynb #d1eda987
+# %% ../../nbs/explore/53_spectra.ipynb #fc1254f6
 def layers(
     G,     # a generator
 )->dict:   # name → Layer, from the coarsest to the finest
     "The layers that can be listened to"
     return {name: _layer(name, m) for name, m in G.synthesis.named_modules() if isinstance(m, (stylegan2.SynthesisLayer, stylegan3.SynthesisLayer))}
 
+# %% ../../nbs/explore/53_spectra.ipynb #77faf52e
 def find_layer(
     G,
     name:str, # as in `layers`
@@ -47,7 +49,7 @@ def find_layer(
     if name not in (found := layers(G)): raise ValueError(f'layer {name!r}; accepted: {", ".join(found)}')
     return found[name]
 
-# %% ../../nbs/explore/53_spectra.ipynb #fafeb61f
+# %% ../../nbs/explore/53_spectra.ipynb #36a281a4
 class Heard(NamedTuple):
     "What a layer read and wrote"
     x:torch.Tensor   # [n,in,H,W]
@@ -56,7 +58,7 @@ class Heard(NamedTuple):
 
 class _Enough(Exception): "Nothing behind this layer is needed"
 
-# %% ../../nbs/explore/53_spectra.ipynb #0e70c038
+# %% ../../nbs/explore/53_spectra.ipynb #b32671d5
 @contextmanager
 def listening(
     G,
@@ -76,7 +78,7 @@ def listening(
     finally:
         for hook in hooks: hook.remove()
 
-# %% ../../nbs/explore/53_spectra.ipynb #62fa43f8
+# %% ../../nbs/explore/53_spectra.ipynb #afe03980
 def spectrum(
     x,       # samples [C,N,N]
     rate:int,# samples across the image
@@ -89,7 +91,7 @@ def spectrum(
     power = np.bincount(ring.ravel(), power.ravel())/np.bincount(ring.ravel())
     return np.arange(n//2 + 1)*rate/n, 10*np.log10(power[:n//2 + 1] + 1e-20)
 
-# %% ../../nbs/explore/53_spectra.ipynb #eca5a6b4
+# %% ../../nbs/explore/53_spectra.ipynb #a3cf029a
 def unfiltered(
     layer:Layer, # of StyleGAN3
     heard:Heard,
@@ -100,7 +102,7 @@ def unfiltered(
     edge = m.geometry.kernel - 1
     return x[0, :, edge:x.shape[2] - edge, edge:x.shape[3] - edge].float().cpu().numpy()
 
-# %% ../../nbs/explore/53_spectra.ipynb #a3cf029a
+# %% ../../nbs/explore/53_spectra.ipynb #20b658f7
 def drawn(
     figure, # of matplotlib
 )->Image.Image:
@@ -109,7 +111,7 @@ def drawn(
     canvas = FigureCanvasAgg(figure); canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
-# %% ../../nbs/explore/53_spectra.ipynb #2105eee7
+# %% ../../nbs/explore/53_spectra.ipynb #5dcc8035
 def _channels(axes, maps, rate):
     "The channels that vary most, each from dark to bright"
     edge = (maps.shape[-1] - rate)/2
@@ -120,7 +122,7 @@ def _channels(axes, maps, rate):
         ax.set_title(f'channel {k}', fontsize=7)
     for ax in axes: ax.axis('off')
 
-# %% ../../nbs/explore/53_spectra.ipynb #20b658f7
+# %% ../../nbs/explore/53_spectra.ipynb #acce2dfe
 def _spectrum(ax, layer, heard):
     "A layer's spectrum with its band, and what filters keep out of it"
     f, power = spectrum(heard.out[0].float().cpu().numpy(), layer.rate)
@@ -134,7 +136,7 @@ def _spectrum(ax, layer, heard):
     ax.set(xlim=(0, layer.rate/2), ylim=(min(-60, power.min() - top - 3), 5), xlabel='cycles across the image', ylabel='power, dB')
     ax.legend(frameon=False, fontsize=8, loc='lower left'); ax.spines[['top', 'right']].set_visible(False)
 
-# %% ../../nbs/explore/53_spectra.ipynb #5dcc8035
+# %% ../../nbs/explore/53_spectra.ipynb #2bd25b82
 def plot_layer(
     G,
     ws,             # [1,num_ws,w_dim]
@@ -154,7 +156,7 @@ def plot_layer(
     figure.suptitle(f'{name}: {heard[name].out.shape[1]} channels, {layer.rate} samples across the image', fontsize=9)
     return drawn(figure)
 
-# %% ../../nbs/explore/53_spectra.ipynb #12ba6532
+# %% ../../nbs/explore/53_spectra.ipynb #eacfa521
 def plot_spectra(
     G,
     ws, # [1,num_ws,w_dim]
