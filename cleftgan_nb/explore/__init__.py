@@ -1,3 +1,5 @@
 "Latents, sliders and inversion, in JupyterLab or as pictures"
-from .latents import check_directions, draw, find_directions, latent_of, mix, motion
+from .latents import Directions, check_directions, draw, find_directions, latent_of, mix, motion
 from .inversion import Inverter, load_latents, save_latents
+from .spectra import plot_layer, plot_spectra
+from .explorer import Explorer, State

@@ -24,7 +24,7 @@ SECTIONS = {                                         # folder of nbs → heading
     'metrics': ('Metrics', 'How far generated images are from real ones, and what each number cannot see.'),
     'bench': ('Benchmarks', 'What was measured, on which machine. `make bench` measures again.'),
     '': ('More of the library', 'Files, the command line and the helpers of the study.')}
-FIRST = ['quickstart', 'own_photographs']
+FIRST = ['quickstart', 'own_photographs', 'try_it']
 
 
 def toctree(names, caption=''):
