@@ -27,11 +27,12 @@ $(STAMP): requirements/dev.txt settings.ini setup.py pyproject.toml
 	@touch $@
 
 # Several processes of one thread each are faster than one process of several. Without a GPU, Triton's interpreter has to be asked for before any notebook imports it.
+TESTS := $(shell test $(JOBS) -lt 4 && echo $(JOBS) || echo 4)
 test: export OMP_NUM_THREADS := 1
 test: env  ## every test: the project's own checks first, then the notebooks, then tests/
 	python -m pytest -q tests/test_project.py
-	$(if $(shell command -v nvidia-smi),,TRITON_INTERPRET=1) nbdev_test --skip_folder_re '^[_.]|^(study|bench)$$' --n_workers $(JOBS)
-	python -m pytest -n $(JOBS) --dist loadfile
+	$(if $(shell command -v nvidia-smi),,TRITON_INTERPRET=1) nbdev_test --skip_folder_re '^[_.]|^(study|bench)$$' --n_workers $(TESTS)
+	python -m pytest -n $(TESTS) --dist loadfile
 
 check: env  ## what must agree: notebooks and library, notebooks and README, who imports whom
 	.ci/synced

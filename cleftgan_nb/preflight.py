@@ -80,7 +80,8 @@ def trainings(profile)->list: # of (network, kimg, batch)
         if base_of(profile, network) is None: out.append((network, profile['base']['kimg'], profile['base']['batch']))
         out.append((network, profile['finetune']['kimg'], profile['finetune']['batch']))
     if a := profile.get('augmentation'): out += [(last, a['kimg'], a['batch'])]*2
-    if a := profile.get('ablations'): out += [(last, a['kimg'], a['batch'])]*(2 + len(a.get('images', [0]*3)))    # fixed p, Freeze-D, fewer images; the others are shared
+    shared = not profile.get('augmentation', {}).get('images')     # then two of the ablations' runs have been made there
+    if a := profile.get('ablations'): out += [(last, a['kimg'], a['batch'])]*(4 - 2*shared + len(a.get('images', [0]*3)))    # none, ADA, fixed p, Freeze-D, fewer images
     return out
 
 # %% ../nbs/61_preflight.ipynb #0100889b

@@ -283,11 +283,11 @@ def run_at(
 # %% ../nbs/60_study.ipynb #e42438cd
 def first_images(
     data,    # a dataset
-    k:int,   # of its images; 0: all
+    k:int,   # of its images; 0, or more than there are: all
     folder,  # of the study; the part goes to its runs
 )->str:      # the dataset, or its part
     "The dataset of the first images of another."
-    if not k: return str(data)
+    if not k or k >= len(ImageFolderDataset(data)): return str(data)
     path = Path(folder)/'runs'/f'images-{k}-{fingerprint(data)[:8]}.zip'; path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists(): convert(data, path, ImageFolderDataset(data).resolution, first=k)
     return str(path)

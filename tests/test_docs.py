@@ -109,7 +109,7 @@ def test_an_executed_copy_takes_the_place_of_the_notebook(monkeypatch, tmp_path)
     assert executed(root / 'nbs/ops/01_filters.ipynb') == root / 'nbs/ops/01_filters.ipynb'
 
 
-FLAGS = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
+FLAGS = '--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 
 
 @pytest.fixture(scope='session')

@@ -1,5 +1,6 @@
 "The explorer without a browser: every panel draws, code and saved pictures give the same bytes, the newest wish wins, and what cannot be drawn says why"
 import asyncio, base64, io, json, sys
+from dataclasses import replace
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ def G(): return checkpoints.load(NAME).sampler
 
 
 @pytest.fixture(scope='module')
-def directions(G): return Directions(.3*torch.randn(2, G.w_dim, generator=torch.Generator().manual_seed(0)), None, (0., 1.), 48, 0)
+def directions(G): return Directions(.3*torch.randn(2, G.w_dim, generator=torch.Generator().manual_seed(0)), None, (0., 1.), dict(n=48, seed=0, probes=4, ridge=.1, batch=8, scorer=None))
 
 
 @pytest.fixture(scope='module')
@@ -304,3 +305,37 @@ def test_every_layer_of_every_kind_can_be_shown():
         G = checkpoints.load(name).sampler
         assert len(layers(G)) >= 9
         for layer in list(layers(G))[::6] + [list(layers(G))[-1]]: assert plot_layer(G, latent_of(G, 0), layer, channels=3).size == (640, 360)
+
+
+def test_code_says_how_the_directions_were_found(G, directions):
+    other = replace(directions, found_with=directions.found_with | dict(probes=2, scorer='mine'))
+    assert 'find_directions(G, n=48, seed=0, probes=2)   # with your own scorer=mine' in State(severity=.1).code('c', other)
+
+
+@pytest.mark.parametrize('wrong', [dict(layers=('a',)), dict(layers=1.5), dict(severity='a'), dict(seed='3'), dict(seed=-1), dict(x=None)])
+def test_states_that_are_none(wrong):
+    with pytest.raises(ValueError, match=f'{list(wrong)[0]}=.*accepted'): State(**wrong)
+
+
+def test_numbers_of_numpy_and_large_seeds(G):
+    assert State(seed=np.int64(3), layers=np.int64(2)) == State(seed=3, layers=(2,))
+    face = Face(G, state=State(2**32 - 1)); face.widget
+    assert face.read().seed == 2**32 - 1
+
+
+def test_a_button_that_fails_says_so(G, tmp_path):
+    face = Face(G, folder=tmp_path/'nowhere'); face.widget
+    face.safely(face.save)
+    assert 'FileNotFoundError' in face.note.value
+
+
+def test_networks_with_labels_are_refused():
+    conditional, _ = networks.build('stylegan3-t', 16, c_dim=2, channel_base=512, channel_max=16, num_layers=4)
+    with pytest.raises(ValueError, match='2 labels'): Face(conditional)
+
+
+def test_listening_to_a_layer_that_is_not_there_leaves_no_hook(G):
+    good = list(layers(G))[0]
+    with pytest.raises(ValueError, match='accepted'):
+        with listening(G, [good, 'wrong']): pass
+    assert not layers(G)[good].module._forward_hooks

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip('jupyterlab'), pytest.importorskip('ipywidgets'), pytest.importorskip('selenium')
 pytestmark = pytest.mark.slow
 root = Path(__file__).resolve().parent.parent
-FLAGS = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --window-size=1280,1100'.split()
+FLAGS = '--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --window-size=1280,1100'.split()
 PARAMETERS = "checkpoint, dataset, run, faces = 'phantom-64-cleft-stylegan3-t', 'faces.zip', 'run', 24"
 
 
@@ -48,7 +48,8 @@ def lab(tmp_path_factory):
         yield f'{address}/lab/tree/try_it.ipynb?reset&token={token}', folder
     finally:
         server.terminate()                                           # its kernels with it
-        server.wait(30)
+        try: server.wait(30)
+        except subprocess.TimeoutExpired: server.kill()
 
 
 def tick(folder, n):
@@ -145,7 +146,7 @@ def test_the_severity_slider_changes_the_picture(browser, shown):
     browser.save_screenshot(str(shown / 'slider.png'))
     after = picture(browser)
     slider(browser, 'severity').send_keys(Keys.ARROW_RIGHT * 25)
-    until(lambda: not changed(browser, before, least=.01), 30, 'back where it was, the slider gives another picture')
+    until(lambda: picture(browser) is not None and not changed(browser, before, least=.01), 30, 'back where it was, the slider gives another picture')
     assert abs(after - before).mean() > .5
 
 

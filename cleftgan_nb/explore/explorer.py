@@ -4,16 +4,17 @@
 
 # %% ../../nbs/explore/51_explorer.ipynb #e5b8af56
 from __future__ import annotations
-import asyncio, base64, hashlib, html, time
+import asyncio, base64, hashlib, html, inspect, operator, time
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
+from numbers import Real
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from .. import checkpoints
 from ..data.datasets import ImageFolderDataset, about
-from .latents import draw, latent_of, mix, motion
+from .latents import draw, find_directions, latent_of, mix, motion
 from .spectra import drawn, layers, plot_layer
 from ..metrics.copies import Pixels, both_ways, mirrored
 from ..metrics.severity import load_regression
@@ -21,8 +22,8 @@ from ..pictures import png, save_png
 from ..training import watch
 
 # %% auto #0
-__all__ = ['LIMITS', 'SHOWN', 'WHOSE', 'SLIDERS', 'SEEDS', 'State', 'enlarged', 'labeled', 'stacked', 'Latest', 'Coarse', 'Panel',
-           'Face', 'Severity', 'Walk', 'Layers', 'Neighbors', 'Training', 'Explorer']
+__all__ = ['LIMITS', 'SHOWN', 'WHOSE', 'SLIDERS', 'SEEDS', 'JUDGED', 'State', 'enlarged', 'labeled', 'stacked', 'Latest',
+           'Coarse', 'Panel', 'Face', 'Severity', 'Walk', 'Layers', 'Neighbors', 'Training', 'Explorer']
 
 # %% ../../nbs/explore/51_explorer.ipynb #12869a55
 LIMITS = dict(truncation_psi=(0., 1.5), severity=(-1., 1.), side=(-1., 1.), x=(-.5, .5), y=(-.5, .5), angle=(-180., 180.), along=(0., 1.))
@@ -48,11 +49,18 @@ class State:
 @patch
 def _check(self:State):
     "Complain about what no picture can be drawn with"
-    object.__setattr__(self, 'layers', tuple(sorted(set(self.layers))))
+    layers = self.layers if isinstance(self.layers, (tuple, list, range, set)) else [self.layers]
+    object.__setattr__(self, 'layers', tuple(sorted({_whole('layers', v) for v in layers})))
+    for name in ('seed', 'other', 'to'): object.__setattr__(self, name, _whole(name, getattr(self, name)))
     for name, (low, high) in LIMITS.items():
-        if not low <= getattr(self, name) <= high: raise ValueError(f'{name}={getattr(self, name)!r}; accepted: a number from {low:g} to {high:g}')
-    for name in ('seed', 'other', 'to'):
-        if not isinstance(v := getattr(self, name), int) or not 0 <= v < 2**32: raise ValueError(f'{name}={v!r}; accepted: a whole number from 0 to {2**32 - 1}')
+        if not isinstance(v := getattr(self, name), Real) or not low <= v <= high: raise ValueError(f'{name}={v!r}; accepted: a number from {low:g} to {high:g}')
+
+def _whole(name, v):
+    "A plain int; NumPy's are taken, too"
+    try: found = operator.index(v)
+    except TypeError: found = -1
+    if not 0 <= found < 2**32: raise ValueError(f'{name}={v!r}; accepted: a whole number from 0 to {2**32 - 1}')
+    return found
 
 # %% ../../nbs/explore/51_explorer.ipynb #8caf18f2
 @patch
@@ -102,7 +110,9 @@ def code(self:State,
 # %% ../../nbs/explore/51_explorer.ipynb #4e7f8913
 def _move(state, directions):
     "The lines that move along the directions"
-    return [f'directions = find_directions(G, n={directions.faces}, seed={directions.seed})', f'ws = directions.move(ws, severity={state.severity!r}, side={state.side!r})']
+    given = {k: v for k, v in directions.found_with.items() if k in ('n', 'seed') or v != inspect.signature(find_directions).parameters[k].default}
+    own = f"   # with your own scorer={given.pop('scorer')}" if 'scorer' in given else ''
+    return [f'directions = find_directions(G, {", ".join(f"{k}={v!r}" for k, v in given.items())}){own}', f'ws = directions.move(ws, severity={state.severity!r}, side={state.side!r})']
 
 # %% ../../nbs/explore/51_explorer.ipynb #a4115589
 SHOWN = 256 # pixels across: smaller pictures are enlarged to it
@@ -244,15 +254,17 @@ class Panel:
     def widget(self): return self.build(_widgets())
     @property
     def awake(self): return self.visible and 'widget' in self.__dict__
-    def complain(self, error): self.note.value = _words(f'{error}', '#c44e52')
+    def complain(self, error): self.note.value = _words(f'{type(error).__name__}: {error}', '#c44e52')
     def static(self): picture = self.picture(); return stacked([_band(WHOSE.get(self.kind, self.kind), picture.width), picture])
 
 # %% ../../nbs/explore/51_explorer.ipynb #910e614a
 @patch
 def _repr_mimebundle_(self:Panel, include=None, exclude=None):
     "The widgets, and a PNG for whatever cannot show them"
-    shown = {'text/plain': f'{self.title} ({self.kind})', 'image/png': base64.b64encode(_bytes(self.static(), self.kind)).decode()}
-    try: return self.widget._repr_mimebundle_() | shown
+    shown, missing = {'text/plain': f'{self.title} ({self.kind})'}, {}
+    try: shown['image/png'] = base64.b64encode(_bytes(self.static(), self.kind)).decode()
+    except ImportError as e: missing = {'text/plain': f'pictures of layers need {e.name}: pip install matplotlib'}
+    try: return self.widget._repr_mimebundle_() | shown | missing
     except ImportError as e: return shown | {'text/plain': str(e)}
 
 # %% ../../nbs/explore/51_explorer.ipynb #ea0441c2
@@ -276,6 +288,7 @@ class Face(Panel):
         named = isinstance(G, (str, Path))
         self.G, self.checkpoint = checkpoints.load(G).sampler if named else G, str(G if named and checkpoint is None else checkpoint or 'your checkpoint')
         self.directions, self.state, self.folder = directions, state, Path(folder)
+        if self.G.c_dim: raise ValueError(f'G takes {self.G.c_dim} labels; accepted: an unconditional generator')
         self.render = lru_cache(256)(lambda state: state.render(self.G, directions))
         self.coarse, self.followers, self.times, self.latest = Coarse(), [], [], Latest(self.steps, self.complain)
 
@@ -320,7 +333,7 @@ SEEDS = dict(seed='seed', other='second seed', to='walk to seed')
 def _sliders(w, state, off=()):
     "Name → control"
     style, layout = dict(description_width='90px'), w.Layout(width='380px')
-    seeds = {name: w.BoundedIntText(getattr(state, name), min=0, max=2**31, description=words, style=style, layout=w.Layout(width='200px')) for name, words in SEEDS.items()}
+    seeds = {name: w.BoundedIntText(getattr(state, name), min=0, max=2**32 - 1, description=words, style=style, layout=w.Layout(width='200px')) for name, words in SEEDS.items()}
     return seeds | {name: w.FloatSlider(getattr(state, name), min=low, max=high, step=step, description=words, style=style, layout=layout, disabled=name in off)
                     for name, (words, low, high, step) in SLIDERS.items()}
 
@@ -348,11 +361,17 @@ def knobs(self:Face, w):
     c = self.controls
     cleft = [] if self.directions else [w.HTML(_words('For the cleft, give directions=find_directions(G).'))]
     buttons = [w.Button(description=words, tooltip=more, layout=w.Layout(width='116px')) for words, more in (('Save PNG', 'with its recipe inside'), ('Copy as code', 'the cell that draws this picture'), ('Reset', 'all sliders'))]
-    for button, act in zip(buttons, (self.save, self.copy, self.reset)): button.on_click(lambda _, act=act: act())
+    for button, act in zip(buttons, (self.save, self.copy, self.reset)): button.on_click(lambda _, act=act: self.safely(act))
     return w.VBox([c['seed'], c['truncation_psi'], c['severity'], c['side'], *cleft, c['x'], c['y'], c['angle'], c['other'],
                    w.HTML(_words('Layers that come from the second seed, from coarse to fine:')), _box(w, self.toggles, width='380px'), _box(w, buttons)])
 
 # %% ../../nbs/explore/51_explorer.ipynb #b414254a
+@patch
+def safely(self:Face, act):
+    "A button's answer, or what went wrong"
+    try: act()
+    except Exception as e: self.complain(e)   # a button has no cell below it to show it
+
 @patch
 def read(self:Face):
     "The state that the sliders say"
@@ -408,6 +427,8 @@ def _features(network, images):
     return both_ways(network, images, 'images', progress=False)
 
 # %% ../../nbs/explore/51_explorer.ipynb #28194c70
+JUDGED = 'Synthetic people. Severity: what the scorer sees. Person: 0 is the same as with the slider at 0, 1 as far as two people are from each other.'
+
 class Severity(Panel):
     "What the severity slider does to the cleft and to the person"
     title = 'Severity'
@@ -455,7 +476,7 @@ def steps(self:Severity, states):
     for k in range(self.others): self.features(State(self.face.state.seed + 1 + k)); yield
     unit = self.between()
     for frame, state in zip(self.frames, states): frame.value = _bytes(self.judged(state, unit)); yield
-    self.drawn = states
+    self.drawn, self.note.value = states, _words(JUDGED)
 
 # %% ../../nbs/explore/51_explorer.ipynb #0abb82a4
 @patch
@@ -465,7 +486,7 @@ def follow(self:Severity):
 @patch
 def build(self:Severity, w):
     self.face.widget
-    self.frames, self.note = [_frame(w, 104) for _ in self.amounts], w.HTML(_words('Synthetic people. Severity: what the scorer sees. Person: 0 is the same as with the slider at 0, 1 as far as two people are from each other.'))
+    self.frames, self.note = [_frame(w, 104) for _ in self.amounts], w.HTML(_words(JUDGED))
     if self.visible: self.latest.now(self.states())
     return w.VBox([_box(w, [self.face.controls['seed'], self.face.controls['truncation_psi']]), _box(w, self.frames), self.note])
 
@@ -489,7 +510,7 @@ class Walk(Panel):
 @patch
 def steps(self:Walk, states):
     for frame, state in zip(self.frames, states): frame.value = _bytes(self.face.render(state)); yield
-    self.drawn = states
+    self.drawn, self.note.value = states, ''
 
 # %% ../../nbs/explore/51_explorer.ipynb #2c73508c
 @patch
@@ -525,7 +546,7 @@ class Layers(Panel):
 @patch
 def steps(self:Layers):
     self.name = self.choice.value
-    self.frame.value = _bytes(self.picture())
+    self.frame.value, self.note.value = _bytes(self.picture()), ''
     yield
 
 # %% ../../nbs/explore/51_explorer.ipynb #122130a3
@@ -566,7 +587,8 @@ def prepare(self:Neighbors, batch=2):
     "Read the dataset and its features, some images at a time"
     while (first := sum(map(len, self.images))) < len(self.dataset):
         some = self.dataset.batch(range(first, min(first + batch, len(self.dataset))))[0].permute(0, 2, 3, 1).numpy()
-        for network in self.networks: self.found[network.name].append(_features(network, some).reshape(2, len(some), -1))
+        found = [_features(network, some).reshape(2, len(some), -1) for network in self.networks]      # all of them, before any is kept
+        for network, features in zip(self.networks, found): self.found[network.name].append(features)
         self.images.append(some)
         yield first + len(some)
 

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/explore/52_inversion.ipynb #a2a66b81
 from __future__ import annotations
-import json
+import copy
 from dataclasses import dataclass
 import numpy as np, torch
 from tqdm.auto import trange
@@ -40,7 +40,7 @@ class Inverter:
         perceptual=None, # with `distance(a, b)`; None: `stlpips()`
         drawn=320,       # faces to learn the beginning from
         seed=0,          # of those
-    ): self.about = Adaptation(G, perceptual, drawn=drawn, seed=seed)
+    ): self.about = Adaptation(copy.deepcopy(G).cpu(), perceptual, drawn=drawn, seed=seed)
 
     def __call__(self,
         image,          # uint8 [H,W,3], at the generator's size, aligned as its training images

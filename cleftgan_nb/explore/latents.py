@@ -27,7 +27,7 @@ def latent_of(
     "The latents of the face that a seed stands for"
     check_count(0, seed=seed)
     z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim)).float().to(_device(G))
-    with torch.inference_mode(): return G.mapping(z, None if label is None else label[None], truncation_psi).clone()
+    with torch.no_grad(): return G.mapping(z, None if label is None else label[None].to(_device(G)), truncation_psi).clone()
 
 def _device(G): return next(G.parameters()).device
 
@@ -108,8 +108,7 @@ class Directions:
     step:torch.Tensor # Δw for a change of 1 of the left and the right side, [2, w_dim]
     J:torch.Tensor    # how the two scores change with w, [2, w_dim]
     usual:tuple       # mean score of the left and the right side
-    faces:int         # that they were found with
-    seed:int          # of those
+    found_with:dict   # what `find_directions` was given: n, seed, probes, ridge, batch, and the scorer's name
 
     def move(self,
         ws,          # latents [n, num_ws, w_dim]
@@ -143,17 +142,17 @@ def find_directions(
         with torch.no_grad(): w = G.mapping(latents(seed, index.tolist(), G.z_dim).to(device), None)[:, 0]
         parts.append(_gradients(G, net, w, torch.randn(probes, len(index), 3, 8, 8, generator=g).to(device)))
     J, rest, scores = (torch.cat(o).float().cpu() for o in zip(*parts))
-    return _solve(J.mean(0), rest.flatten(0, 1), ridge, scores, seed)
+    return _solve(J.mean(0), rest.flatten(0, 1), ridge, scores, dict(n=n, seed=seed, probes=probes, ridge=ridge, batch=batch, scorer=scorer.name if scorer else None))
 
 # %% ../../nbs/explore/50_latents.ipynb #c74f3ce6
-def _solve(J, rest, ridge, scores, seed):
+def _solve(J, rest, ridge, scores, given):
     "The closed form above, in double precision"
     J, rest = J.double(), rest.double()
     A = rest.mT @ rest/len(rest)
     if not A.isfinite().all() or not J.isfinite().all(): raise ValueError('the gradients of this generator are not finite, so no direction can be found; is it trained?')
     toward = torch.linalg.solve(A + ridge*A.diagonal().mean()*torch.eye(len(A)), J.mT)      # A⁻¹Jᵀ
     step = torch.linalg.solve(J @ toward, toward.mT)
-    return Directions(step.float(), J.float(), tuple(scores.mean(0).tolist()), len(scores), seed)
+    return Directions(step.float(), J.float(), tuple(scores.mean(0).tolist()), given)
 
 # %% ../../nbs/explore/50_latents.ipynb #d692f607
 def check_directions(
@@ -167,7 +166,7 @@ def check_directions(
 )->dict:              # severity [amounts, n], moved [amounts, n], between [n]: feature distances from the same and to the next person
     "Edit people and look what became of them"
     from scipy.spatial.distance import cdist
-    if seed == directions.seed: raise ValueError(f'seed={seed}: those people were asked for the directions; give another')
+    if seed == directions.found_with['seed']: raise ValueError(f'seed={seed}: those people were asked for the directions; give another')
     with torch.inference_mode(): ws = torch.cat([G.mapping(latents(seed, [i], G.z_dim).to(_device(G)), None) for i in range(n)])
     drawn = [draw(G, directions.move(ws, severity=a)) for a in amounts]
     severity = np.stack([(scorer or load_regression()).score(o) for o in drawn])

@@ -66,13 +66,14 @@ def listening(
     stop=False, # end the drawing behind the last of them
 ):              # name → Heard, filled while pictures are drawn
     "Listen to layers for a while"
-    heard, last = {}, list(names)[-1]
+    modules = {name: find_layer(G, name).module for name in names}      # complains before anything is changed
+    heard, last = {}, [name for name in layers(G) if name in modules][-1]
     def listener(name):
         def note(module, args, out):
             heard[name] = Heard(*args[:2], out)
             if stop and name == last: raise _Enough
         return note
-    hooks = [find_layer(G, name).module.register_forward_hook(listener(name)) for name in names]
+    hooks = [module.register_forward_hook(listener(name)) for name, module in modules.items()]
     try: yield heard
     except _Enough: pass
     finally:
