@@ -238,7 +238,7 @@ def _moved(image, transform):
 def _widgets():
     "ipywidgets, which the library itself does without"
     try: import ipywidgets
-    except ImportError: raise ImportError('sliders need ipywidgets: pip install ipywidgets jupyterlab') from None
+    except ImportError: raise ImportError('sliders need ipywidgets: pip install ipywidgets jupyterlab matplotlib') from None
     return ipywidgets
 
 WHOSE = {'synthetic': 'Synthetic: no real person is shown'}   # above pictures of each kind
