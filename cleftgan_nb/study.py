@@ -33,9 +33,10 @@ def commit()->str|None: # None for an installed library, or where there is no gi
     git = ['git', '-C', str(Path(cleftgan_nb.__file__).parent)]
     try:
         if subprocess.run([*git, 'ls-files', '--error-unmatch', '__init__.py'], capture_output=True).returncode: return None
-        run = subprocess.run([*git, 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*'], capture_output=True, text=True)
+        run = subprocess.run([*git, 'rev-parse', 'HEAD'], capture_output=True, text=True)
+        changed = subprocess.run([*git, 'diff', '--quiet', 'HEAD', '--', ':(top)', ':(top,exclude)outputs'], capture_output=True).returncode      # results that are being made change nothing
     except OSError: return None
-    return run.stdout.strip() or None
+    return run.stdout.strip() + '-dirty'*bool(changed) or None
 
 # %% ../nbs/60_study.ipynb #820b5330
 def versions()->dict: # package → version
