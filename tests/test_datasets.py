@@ -661,3 +661,16 @@ def test_convert(tmp_path, zipped):
     assert verify(convert(path, tmp_path/'small-2', 2)) == 7   # a name that begins alike is another place
     for wrong in (17, 0, -3, 4., '4', True):
         with pytest.raises(ValueError, match='resolution=.*accepted: 1 to 16'): convert(zipped, tmp_path/'y.zip', wrong)
+
+
+@pytest.mark.parametrize('target', ['x', 'x.zip'])
+def test_taken_between_the_check_and_the_step(tmp_path, monkeypatch, target):
+    "A dataset of ours that appears after the check is not replaced by one who may not overwrite"
+    path, check = tmp_path/target, archives._check_free
+    def late(p, overwrite):
+        check(p, overwrite)
+        if any(tmp_path.iterdir()): path.mkdir(); (path/'about.json').touch(); (path/'manifest.csv').touch()
+    monkeypatch.setattr(archives, '_check_free', late)
+    with pytest.raises(ValueError, match='exists; give another name'):
+        with archives.appearing(path, False) as part: part.mkdir() if target == 'x' else part.write_text('mine')
+    assert sorted(o.name for o in path.iterdir()) == ['about.json', 'manifest.csv'] and names(tmp_path) == [target]

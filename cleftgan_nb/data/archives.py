@@ -103,7 +103,7 @@ def _place(part, path):
 def _replace(part, path, overwrite):
     "Put `part` in the place of `path`"
     _check_free(path, overwrite)
-    if not path.exists(): return _place(part, path)
+    if not overwrite or not path.exists(): return _place(part, path)   # whatever has appeared since that check
     if not path.is_dir() and not part.is_dir(): return os.replace(part, path)
     old = part_name(path, os.getpid(), 'old')
     os.rename(path, old)   # killed between the two, `_sweep` puts the old one back
