@@ -2,7 +2,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -107,23 +106,6 @@ def test_an_executed_copy_takes_the_place_of_the_notebook(monkeypatch, tmp_path)
         (tmp_path / 'outputs' / profile / notebook.name).touch()
     assert executed(notebook) == tmp_path / 'outputs/cpu/01_cohort.ipynb'
     assert executed(root / 'nbs/ops/01_filters.ipynb') == root / 'nbs/ops/01_filters.ipynb'
-
-
-FLAGS = '--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
-
-
-@pytest.fixture(scope='session')
-def browser(tmp_path_factory):
-    "Chromium without a screen, where it is installed."
-    chromium, driver = shutil.which('chromium') or shutil.which('google-chrome'), shutil.which('chromedriver')
-    if not (chromium and driver): pytest.skip('no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)')
-    webdriver = pytest.importorskip('selenium.webdriver')
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in [*FLAGS, f'--user-data-dir={tmp_path_factory.mktemp("chromium")}']: options.add_argument(flag)
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
 
 
 @pytest.fixture(scope='session')

@@ -2,7 +2,6 @@
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import pytest
 pytest.importorskip('jupyterlab'), pytest.importorskip('ipywidgets'), pytest.importorskip('selenium')
 pytestmark = pytest.mark.slow
 root = Path(__file__).resolve().parent.parent
-FLAGS = '--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync --window-size=1280,1100'.split()
 PARAMETERS = "checkpoint, dataset, run, faces = 'phantom-64-cleft-stylegan3-t', 'faces.zip', 'run', 24"
 
 
@@ -75,20 +73,6 @@ def answers(address, server, log):
     except (URLError, OSError): return False
 
 
-@pytest.fixture(scope='module')
-def browser(tmp_path_factory):
-    "Chromium without a screen, where it is installed."
-    chromium, driver = shutil.which('chromium') or shutil.which('google-chrome'), shutil.which('chromedriver')
-    if not (chromium and driver): pytest.skip('no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)')
-    from selenium import webdriver
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in [*FLAGS, f'--user-data-dir={tmp_path_factory.mktemp("chromium")}']: options.add_argument(flag)
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
-
-
 PIXELS = '''const o = [...document.querySelectorAll('.jp-OutputArea img.widget-image')].filter(o => o.offsetParent && o.complete && o.naturalWidth)[arguments[0]]; if (!o) return null;
 const c = document.createElement('canvas'); c.width = o.naturalWidth; c.height = o.naturalHeight; const g = c.getContext('2d'); g.drawImage(o, 0, 0);
 return [...g.getImageData(0, 0, c.width, c.height).data].filter((v, i) => i % 4 < 3)'''
@@ -127,6 +111,7 @@ def press(browser, words):
 def shown(browser, lab, tmp_path_factory):
     "The notebook, run; the folder of the screenshots."
     address, _ = lab
+    browser.set_window_size(1280, 1100)
     browser.get(address)
     until(lambda: browser.execute_script("return !!window.jupyterapp && !!document.querySelector('.jp-Notebook .jp-Cell')"), 90, 'JupyterLab shows no notebook')
     until(lambda: browser.execute_script("return window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"), 90, 'the kernel is not ready')
