@@ -142,10 +142,12 @@ def notebooks(): return sorted(str(o.relative_to(root)) for o in (root / 'nbs').
 
 @pytest.mark.parametrize('notebook', notebooks())
 def test_notebook_says_what_it_is(notebook):
-    first = nbformat.read(root / notebook, 4).cells[0]
+    found = nbformat.read(root / notebook, 4)
+    first = found.cells[0]
     assert first.cell_type == 'markdown' and re.match(r'# .+\n+> .+', first.source), 'starts with a title and one sentence below it'
-    errors = [c.id for c in nbformat.read(root / notebook, 4).cells for o in c.get('outputs', []) if o.output_type == 'error']
+    errors = [c.id for c in found.cells for o in c.get('outputs', []) if o.output_type == 'error']
     assert not errors, 'stored with an error in it'
+    assert 'widgets' not in found.metadata, 'stored with the state of widgets, which nothing shows: pictures stand for them'
 
 
 @pytest.mark.parametrize('notebook', [o for o in notebooks() if o.startswith('nbs/study/')])
