@@ -21,7 +21,7 @@ def G(): return checkpoints.load(NAME).sampler
 
 
 @pytest.fixture(scope='module')
-def directions(G): return Directions(.3*torch.randn(2, G.w_dim, generator=torch.Generator().manual_seed(0)), None, (0., 1.), dict(n=48, seed=0, probes=4, ridge=.1, batch=8, scorer=None))
+def directions(G): return Directions(.3*torch.randn(2, G.w_dim, generator=torch.Generator().manual_seed(0)), (0., 1.), dict(n=48, seed=0, probes=4, ridge=.1, batch=8, scorer=None))
 
 
 @pytest.fixture(scope='module')

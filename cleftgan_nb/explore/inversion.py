@@ -4,7 +4,6 @@
 
 # %% ../../nbs/explore/52_inversion.ipynb #a2a66b81
 from __future__ import annotations
-import copy
 from dataclasses import dataclass
 import numpy as np, torch
 from tqdm.auto import trange
@@ -40,7 +39,7 @@ class Inverter:
         perceptual=None, # with `distance(a, b)`; None: `stlpips()`
         drawn=320,       # faces to learn the beginning from
         seed=0,          # of those
-    ): self.about = Adaptation(copy.deepcopy(G).cpu(), perceptual, drawn=drawn, seed=seed)
+    ): self.known = Adaptation(G, perceptual, drawn=drawn, seed=seed); self.known.G_ema.cpu()   # its own copy
 
     def __call__(self,
         image,          # uint8 [H,W,3], at the generator's size, aligned as its training images
@@ -55,36 +54,36 @@ class Inverter:
         "The latents of a picture"
         one_of('space', space, ('w', 'w+')); check_count(steps=steps)
         x = self._picture(image)
-        middle, spread, first = self.about.start
-        with torch.no_grad(): v = (coarse(x) @ first)[:, None].repeat(1, 1 if space == 'w' else self.about.G_ema.num_ws, 1)
+        middle, spread, first = self.known.start
+        with torch.no_grad(): v = (coarse(x) @ first)[:, None].repeat(1, 1 if space == 'w' else self.known.G_ema.num_ws, 1)
         ws = self._search(x, v.requires_grad_(), middle, spread, steps, lr, weight, prior, together, progress)
         return self._found(x, ws, space, steps)
 
 # %% ../../nbs/explore/52_inversion.ipynb #6c90edb1
 @patch
 def _picture(self:Inverter, image):
-    G, x = self.about.G_ema, check_images(np.asarray(image)[None], 'image')
+    G, x = self.known.G_ema, check_images(np.asarray(image)[None], 'image')
     if x.shape[1:] != (G.img_resolution, G.img_resolution, 3): raise ValueError(f'image has shape {list(x.shape[1:])}; accepted: [{G.img_resolution}, {G.img_resolution}, 3], RGB at the size of the generator. cleftgan prepare aligns and sizes photographs')
     return torch.from_numpy(x).permute(0, 3, 1, 2).float()/127.5 - 1
 
 @patch
 def _search(self:Inverter, x, v, middle, spread, steps, lr, weight, prior, together, progress):
     "Adam on v, its rate falling in the last two fifths"
-    opt, G = torch.optim.Adam([v], lr, betas=(.9, .95)), self.about.G_ema
+    opt, G = torch.optim.Adam([v], lr, betas=(.9, .95)), self.known.G_ema
     def ws(): return (middle + spread*v).expand(-1, G.num_ws, -1)
     for k in trange(steps, desc='inversion', unit='step', disable=None if progress else True):
         opt.param_groups[0]['lr'] = lr*min(1, (steps - k)/(.4*steps))
         y = G.synthesis(ws(), noise_mode='const').float()
-        loss = (x - y).square().mean() + weight*self.about.perceptual.distance(y, x).sum()
+        loss = (x - y).square().mean() + weight*self.known.perceptual.distance(y, x).sum()
         pulls = prior*v.square().sum(2).mean() + together*(v - v.mean(1, keepdim=True)).square().sum(2).mean()
         v.grad, = torch.autograd.grad(loss + pulls, v); opt.step()
     return ws().detach().clone()
 
 @patch
 def _found(self:Inverter, x, ws, space, steps):
-    drawn = draw(self.about.G_ema, ws)[0]
+    drawn = draw(self.known.G_ema, ws)[0]
     y = torch.from_numpy(drawn).permute(2, 0, 1)[None].float()/127.5 - 1
-    with torch.inference_mode(): distance = float(self.about.perceptual.distance(y, x).sum())
+    with torch.inference_mode(): distance = float(self.known.perceptual.distance(y, x).sum())
     return Inversion(ws, drawn, float((x - y).square().mean().sqrt()*127.5), distance, space, steps)
 
 # %% ../../nbs/explore/52_inversion.ipynb #864300d2

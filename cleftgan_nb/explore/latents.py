@@ -5,17 +5,18 @@
 # %% ../../nbs/explore/50_latents.ipynb #71529d25
 from __future__ import annotations
 import copy, math
+from contextlib import contextmanager
 from dataclasses import dataclass
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 from ..metrics.adaptation import AROUND, ellipse
 from ..metrics.samples import check_count, latents
-from ..metrics.severity import load_regression, mouths
+from ..metrics.severity import SIZE, load_regression, seen_sides
 from ..networks.layers import Generator, check_shape
 from ..pictures import to_uint8
 
 # %% auto #0
-__all__ = ['SIDES', 'latent_of', 'draw', 'motion', 'mix', 'Directions', 'find_directions', 'check_directions']
+__all__ = ['latent_of', 'draw', 'motion', 'mix', 'Directions', 'find_directions', 'check_directions']
 
 # %% ../../nbs/explore/50_latents.ipynb #1db82114
 def latent_of(
@@ -30,6 +31,17 @@ def latent_of(
     with torch.no_grad(): return G.mapping(z, None if label is None else label[None].to(_device(G)), truncation_psi).clone()
 
 def _device(G): return next(G.parameters()).device
+
+# %% ../../nbs/explore/50_latents.ipynb #81c86ca5
+@contextmanager
+def _moved(G, transform):
+    "StyleGAN3's input with another transform, for a while"
+    if transform is None: yield; return
+    if not hasattr(G.synthesis, 'input'): raise ValueError(f'{G.architecture} begins with a constant, which cannot be moved; accepted: transform=None, or a StyleGAN3 generator')
+    now = G.synthesis.input.transform; before = now.clone()
+    now.copy_(torch.as_tensor(transform, dtype=torch.float32))
+    try: yield
+    finally: now.copy_(before)
 
 # %% ../../nbs/explore/50_latents.ipynb #47b71098
 def draw(
@@ -51,22 +63,6 @@ def motion(
     c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     return torch.tensor([[c, s, 0], [-s, c, 0], [0, 0, 1.]]) @ torch.tensor([[1, 0, -x], [0, 1, -y], [0, 0, 1.]])
 
-# %% ../../nbs/explore/50_latents.ipynb #81c86ca5
-class _moved:
-    "StyleGAN3's input with another transform, for a while"
-    def __init__(self, G, transform):
-        self.layer, self.transform = getattr(G.synthesis, 'input', None), transform
-        if transform is None: self.layer = None
-        elif not hasattr(self.layer, 'transform'): raise ValueError(f'{G.architecture} begins with a constant, which cannot be moved; accepted: transform=None, or a StyleGAN3 generator')
-
-    def __enter__(self):
-        if self.layer is None: return
-        self.before = self.layer.transform.clone()
-        self.layer.transform.copy_(torch.as_tensor(self.transform, dtype=torch.float32))
-
-    def __exit__(self, *_):
-        if self.layer is not None: self.layer.transform.copy_(self.before)
-
 # %% ../../nbs/explore/50_latents.ipynb #ecedfba5
 def mix(
     a,      # latents [n, num_ws, w_dim] of the face that is changed
@@ -81,22 +77,16 @@ def mix(
     return out
 
 # %% ../../nbs/explore/50_latents.ipynb #7a363433
-SIDES = 'left', 'right'   # the patient's
+def _scores(net, images): return seen_sides(net, F.interpolate(images*127.5 + 128, (SIZE, SIZE), mode='area'))   # [n,2], left and right
 
-def _sides(net, images): # of `Regression.sides`, but it can be followed back
-    x = images*127.5 + 128
-    if x.shape[-1] != 64: x = F.interpolate(x, (64, 64), mode='area')
-    return (net(mouths(x)) + net(mouths(x.flip(3))).flip(1))/2
-
-def _elsewhere(size): # weights [H,W]: all but the mouth
-    return 1 - ellipse(size, *AROUND)
+def _elsewhere(size): return 1 - ellipse(size, *AROUND)   # weights [H,W]: all but the mouth
 
 # %% ../../nbs/explore/50_latents.ipynb #f5a56d57
 def _gradients(G, net, w, fields):
     "For some faces: how their scores [n,2,w_dim] and the rest of their pictures [n,k,w_dim] change with w"
     w = w.clone().requires_grad_()
     images = G.synthesis(w[:, None].expand(-1, G.num_ws, -1), noise_mode='const').float()
-    scores, rest = _sides(net, images), _elsewhere(images.shape[-1]).to(images.device)/images.shape[-1]
+    scores, rest = _scores(net, images), _elsewhere(images.shape[-1]).to(images.device)/images.shape[-1]
     rests = [(images*F.interpolate(u, images.shape[-2:], mode='bilinear')*rest).sum() for u in fields]
     found = [torch.autograd.grad(v, w, retain_graph=True)[0] for v in (scores[:, 0].sum(), scores[:, 1].sum(), *rests)]
     return torch.stack(found[:2], 1), torch.stack(found[2:], 1), scores.detach()
@@ -106,7 +96,6 @@ def _gradients(G, net, w, fields):
 class Directions:
     "How to move in W so that the cleft changes and the person stays"
     step:torch.Tensor # Δw for a change of 1 of the left and the right side, [2, w_dim]
-    J:torch.Tensor    # how the two scores change with w, [2, w_dim]
     usual:tuple       # mean score of the left and the right side
     found_with:dict   # what `find_directions` was given: n, seed, probes, ridge, batch, and the scorer's name
 
@@ -152,7 +141,7 @@ def _solve(J, rest, ridge, scores, given):
     if not A.isfinite().all() or not J.isfinite().all(): raise ValueError('the gradients of this generator are not finite, so no direction can be found; is it trained?')
     toward = torch.linalg.solve(A + ridge*A.diagonal().mean()*torch.eye(len(A)), J.mT)      # A⁻¹Jᵀ
     step = torch.linalg.solve(J @ toward, toward.mT)
-    return Directions(step.float(), J.float(), tuple(scores.mean(0).tolist()), given)
+    return Directions(step.float(), tuple(scores.mean(0).tolist()), given)
 
 # %% ../../nbs/explore/50_latents.ipynb #d692f607
 def check_directions(
@@ -165,11 +154,10 @@ def check_directions(
     scorer=None,      # `Regression`; None: the one that ships
 )->dict:              # severity [amounts, n], moved [amounts, n], between [n]: feature distances from the same and to the next person
     "Edit people and look what became of them"
-    from scipy.spatial.distance import cdist
     if seed == directions.found_with['seed']: raise ValueError(f'seed={seed}: those people were asked for the directions; give another')
     with torch.inference_mode(): ws = torch.cat([G.mapping(latents(seed, [i], G.z_dim).to(_device(G)), None) for i in range(n)])
-    drawn = [draw(G, directions.move(ws, severity=a)) for a in amounts]
-    severity = np.stack([(scorer or load_regression()).score(o) for o in drawn])
+    drawn, scorer = [draw(G, directions.move(ws, severity=a)) for a in amounts], scorer or load_regression()
+    severity = np.stack([scorer.score(o) for o in drawn])
     own, *found = [features.features(o, progress=False) for o in (draw(G, ws), *drawn)]
     apart = lambda a, b: np.linalg.norm(np.asarray(a) - np.asarray(b), axis=1)
     return dict(severity=severity, moved=np.stack([apart(own, o) for o in found]), between=apart(own, np.roll(own, 1, 0)))

@@ -21,8 +21,9 @@ from .score import Score, middle
 
 # %% auto #0
 __all__ = ['SIZE', 'CROP', 'TOP', 'LEFT', 'LAYERS', 'SHIPPED', 'KIND', 'Scorer', 'visible_sides', 'visible_severity', 'to_size',
-           'mouths', 'SeverityNet', 'augmented', 'training_data', 'loss_of', 'train_regression', 'Regression',
-           'save_regression', 'load_regression', 'pearson', 'agreement', 'groups_of', 'by_group', 'plot_calibration']
+           'mouths', 'SeverityNet', 'augmented', 'training_data', 'loss_of', 'train_regression', 'seen_sides',
+           'Regression', 'save_regression', 'load_regression', 'pearson', 'agreement', 'groups_of', 'by_group',
+           'plot_calibration']
 
 # %% ../../nbs/metrics/43_severity.ipynb #3becfc00
 @runtime_checkable
@@ -179,6 +180,14 @@ def train_regression(
         _averaged(ema, net, step); losses.append(float(loss.detach()))
     return ema.to(memory_format=torch.contiguous_format), losses
 
+# %% ../../nbs/metrics/43_severity.ipynb #8f58190f
+def seen_sides(
+    net:nn.Module, # a `SeverityNet`
+    x,             # [n,3,64,64], 0 … 255
+)->torch.Tensor:   # [n,2], unclipped; gradients go back through it
+    "Severity of both sides, the same for a picture and its mirror image"
+    return (net(mouths(x)) + net(mouths(x.flip(3))).flip(1))/2
+
 # %% ../../nbs/metrics/43_severity.ipynb #016e7cc0
 @dataclass
 class Regression:
@@ -195,9 +204,7 @@ class Regression:
         out = []
         with torch.inference_mode():
             for some in image_batches(images, batch):
-                x = to_size(some)
-                a, b = self.net(mouths(x)), self.net(mouths(x.flip(3)))
-                out.append(((a + b.flip(1))/2).clamp(0, 1).numpy())
+                out.append(seen_sides(self.net, to_size(some)).clamp(0, 1).numpy())
         return np.concatenate(out).astype(np.float64)
 
     def score(self, images, batch=128)->np.ndarray: # [N], 0 no cleft … 1 the widest
