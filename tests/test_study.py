@@ -224,3 +224,18 @@ def test_further_notebooks_refuse(gray, tmp_path, notebook, given, told):
         papermill.execute_notebook(root / f'nbs/study/{notebook}.ipynb', tmp_path / 'run.ipynb', dict(folder=str(tmp_path)) | given, progress_bar=False, cwd=tmp_path)
     assert told in str(caught.value.evalue)
     assert not list(tmp_path.glob('*.png'))
+
+
+def test_executed_notebooks_hold_each_picture_once(tmp_path):
+    import base64, io
+    from PIL import Image
+    image, png, jpeg = Image.effect_noise((64, 64), 90).convert('RGB'), io.BytesIO(), io.BytesIO()
+    image.save(png, 'PNG', compress_level=0); image.save(jpeg, 'JPEG')
+    data = {'image/png': base64.b64encode(png.getvalue()).decode(), 'image/jpeg': base64.b64encode(jpeg.getvalue()).decode(), 'text/plain': ['noise']}
+    path = tmp_path / 'a.ipynb'
+    path.write_text(json.dumps(dict(cells=[dict(cell_type='code', source=[], outputs=[dict(output_type='display_data', data=data), dict(output_type='stream', text=['words'])])], metadata={})))
+    before = path.stat().st_size
+    for _ in range(2): subprocess.run([sys.executable, root / 'workflow/slim.py', path], check=True)
+    [picture, words] = json.loads(path.read_text())['cells'][0]['outputs']
+    assert path.stat().st_size < before and set(picture['data']) == {'image/png', 'text/plain'} and words['text'] == ['words']
+    assert Image.open(io.BytesIO(base64.b64decode(picture['data']['image/png']))).tobytes() == image.tobytes()
