@@ -27,14 +27,14 @@ def images(): return np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), n
 
 
 @pytest.fixture(scope='module')
-def scorer(): return made(scale=(1.5, -1.))
+def scorer(): return made(scale=(1., -1.5))
 
 
 def test_protocol(scorer, images):
     assert isinstance(scorer, Scorer) and scorer.name == 'severity_adaptation'
     s = scorer.score(images)
     assert s.shape == (4,) and s.dtype == np.float64 and (s >= 0).all() and (s <= 1).all() and s.std() > 0
-    assert np.array_equal(s, np.clip(1.5 - 1.*scorer.normality(images), 0, 1))
+    assert np.array_equal(s, np.clip(1. - 1.5*scorer.normality(images), 0, 1))
 
 
 def test_same_digits_again_and_alone(scorer, images):
@@ -72,12 +72,16 @@ def test_gets_closer(images):
 
 @pytest.mark.parametrize('name', ['stylegan2', 'stylegan3-t'])
 def test_both_generators_and_larger_pictures(name, images):
-    s = Adaptation(tiny(name), Squares(), search=2, steps=2, drawn=4)
-    faces, maps, best = s.normalize(images[:2])
-    assert faces.shape == (2, 16, 16, 3) and faces.dtype == np.uint8 and maps.shape == (2, 16, 16) and (maps >= 0).all() and ((best >= 0) & (best <= 2)).all()
+    s = Adaptation(tiny(name), Squares(), search=2, steps=2, drawn=4, shift=8)   # 2 pixels of 16
+    faces, maps = s.normalize(images[:2])
+    assert faces.shape == (2, 16, 16, 3) and faces.dtype == np.uint8 and maps.shape == (2, 16, 16) and (maps >= 0).all()
     large = images[:1].repeat(4, 1).repeat(4, 2)
     assert np.allclose(s.normality(large), s.normality(images[:1]), atol=1e-4)
-    assert np.allclose(aggregate(maps), s.normality(images[:2]))
+    for k, map in enumerate(maps):
+        x = torch.from_numpy(images[k:k + 1]).permute(0, 3, 1, 2).float()/127.5 - 1
+        drawn = s.adapt(x, s.closest(x))[-1:]
+        assert np.array_equal(map, heatmap(x, drawn, 2)[0]) and not np.array_equal(map, heatmap(x, drawn, 0)[0])
+        assert s.normality(images[k:k + 1]) == pytest.approx(aggregate(map[None], x))
 
 
 def test_what_differs_a_lot_around_the_mouth_is_hidden():
@@ -85,6 +89,17 @@ def test_what_differs_a_lot_around_the_mouth_is_hidden():
     h = doubt(x, y, .2)
     assert h.shape == (64, 64) and h[42:44, 30:34].min() > .85 and h[10:16].max() < .01 and h[50:].max() < .01 and h.max() <= 1
     assert doubt(x, x + .02, .2).max() < .02
+
+
+def test_search_doubts_what_differs_a_lot(images):
+    x = torch.from_numpy(images[:1]).permute(0, 3, 1, 2).float()/127.5 - 1
+    trusting, doubting = (made(search=6, tau=tau).closest(x) for tau in (1e3, .1))
+    assert not torch.allclose(trusting, doubting, atol=1e-4)
+
+
+def test_black_pictures_have_finite_scores():
+    black, gray = torch.full((1, 3, 64, 64), -1.), torch.zeros(1, 3, 64, 64)
+    assert all(np.isfinite(aggregate(heatmap(a, b), a)).all() for a in (black, gray) for b in (black, gray))
 
 
 def test_hidden_part_does_not_matter():
@@ -96,18 +111,34 @@ def test_hidden_part_does_not_matter():
 
 def test_windows_are_weights_of_one_face():
     for size in (16, 64, 128):
-        face, mouth, around = windows(size)
-        assert all(w.shape == (size, size) and 0 <= w.min() and w.max() <= 1 for w in (face, mouth, around)) and (around >= mouth - 1e-6).all()
+        face, lip, around, skin = windows(size)
+        assert all(w.shape == (size, size) and 0 <= w.min() and w.max() <= 1 for w in (face, lip, around, skin)) and lip.sum() < around.sum() < face.sum() and (lip*skin).max() < .1
     small, large = ellipse(64, .5, .5, .3, .2), ellipse(128, .5, .5, .3, .2)
     assert abs(small.mean() - large.mean()) < .01 and torch.equal(small, small.flip(1))
 
 
-def test_heatmap_is_ycbcr_squared_and_eroded():
-    x = torch.zeros(1, 3, 8, 8); y = x.clone(); y[:, 0, 2:5, 2:5] = 1.   # half of the red
+def test_heatmap_is_ycbcr_squared_and_forgives_a_shift():
+    x = torch.zeros(1, 3, 16, 16); y = x.clone(); x[:, 0, 4:9, 4:9] = 1.   # half of the red
     expected = (np.array([.299, -.168736, .5])**2).sum()*.25
-    assert heatmap(x, y, 1).max() == pytest.approx(expected, rel=1e-5) and (heatmap(x, y, 1) > 0).sum() == 9
-    assert (heatmap(x, y, 3) > 0).sum() == 1 and (heatmap(x, y, 2) > 0).sum() == 4 and heatmap(x, x).max() == 0
-    assert np.isfinite(aggregate(heatmap(x, x))).all() and aggregate(heatmap(x, x)) > aggregate(heatmap(x, y, 1))
+    assert heatmap(x, y, 0).max() == pytest.approx(expected, rel=1e-5) and (heatmap(x, y, 0) > 0).sum() == 25
+    for s in (1, 2):
+        moved = x.roll((s, -s), (2, 3))
+        assert (heatmap(x, y, s) > 0).sum() == 25 and heatmap(x, moved, s).max() == 0 < heatmap(x, moved, s - 1).max()   # a hole stays, a shift does not
+    assert heatmap(y, x, 5).max() == 0                # only what the first has counts
+    assert heatmap(x, x).max() == 0 and np.isfinite(aggregate(heatmap(x, x), x)).all() and aggregate(heatmap(x, x), x) > aggregate(heatmap(x, y), x)
+    assert np.array_equal(heatmap(x, torch.cat([y, x])), np.concatenate([heatmap(x, y), heatmap(x, x)]))
+
+
+def test_a_wider_hole_scores_lower():
+    "What the lip shows, not what hair or clothes show."
+    face = torch.zeros(1, 3, 64, 64); scores = []
+    for half in (0, 2, 4, 6):
+        hole = face.clone(); hole[..., 38:44, 32 - half:32 + half] = -.8; scores.append(aggregate(heatmap(hole, face), hole)[0])
+    assert all(a > b for a, b in zip(scores, scores[1:]))
+    hair = face.clone(); hair[..., :16, :] = -.8
+    assert aggregate(heatmap(hair, face), hair)[0] == pytest.approx(scores[0], abs=.02)
+    dark = lambda p: (p + 1)*.3 - 1                  # the same in a third of the light
+    assert aggregate(heatmap(dark(hole), dark(face)), dark(hole))[0] == pytest.approx(scores[-1], rel=1e-6)
 
 
 def test_calibration_is_the_best_line(images):
@@ -124,7 +155,7 @@ def test_refuses(scorer, images):
         with pytest.raises(ValueError, match=words): scorer.score(bad)
     with pytest.raises(ValueError, match='G_ema is str; accepted: a generator'): Adaptation('net')
     with pytest.raises(ValueError, match='3 labels.*unconditional'): Adaptation(tiny(c_dim=3), Squares())
-    for more, words in ((dict(search=0), 'search=0'), (dict(steps=-1), 'steps=-1'), (dict(seed=-1), 'seed=-1'), (dict(drawn=1.5), 'drawn=1.5'), (dict(lr=0.), 'lr=0'), (dict(scale=(1,)), 'scale=')):
+    for more, words in ((dict(search=0), 'search=0'), (dict(steps=-1), 'steps=-1'), (dict(seed=-1), 'seed=-1'), (dict(drawn=1.5), 'drawn=1.5'), (dict(shift=-1), 'shift=-1'), (dict(lr=0.), 'lr=0'), (dict(scale=(1,)), 'scale=')):
         with pytest.raises(ValueError, match=words): made(**more)
 
 

@@ -50,7 +50,7 @@ def test_layout():
 
 def test_nothing_made_is_tracked():
     ships = [o for o in tracked() if o.startswith('cleftgan_nb/assets/') and o.endswith('.safetensors')]
-    made = [o for o in tracked() if re.match(r'(outputs/(?!README\.md|cpu/[^/]+$)|_proc|_docs|\.venv)', o) or o.endswith(('.safetensors', '.pkl', '.pyc')) and o not in ships]
+    made = [o for o in tracked() if re.match(r'(outputs/(?!README\.md|(cpu|ada-514|severity-adaptation)/[^/]+$)|_proc|_docs|\.venv)', o) or o.endswith(('.safetensors', '.pkl', '.pyc')) and o not in ships]
     assert not made
     large = [o for o in tracked() if (root / o).stat().st_size > (16 if o in ships else 4) << 20]
     assert not large, 'files over 4 MiB, or models over 16 MiB'
@@ -148,6 +148,13 @@ def test_notebook_says_what_it_is(notebook):
     errors = [c.id for c in found.cells for o in c.get('outputs', []) if o.output_type == 'error']
     assert not errors, 'stored with an error in it'
     assert 'widgets' not in found.metadata, 'stored with the state of widgets, which nothing shows: pictures stand for them'
+
+
+def test_executed_notebooks_are_slim():
+    for o in tracked():
+        if not re.match(r'outputs/.+\.ipynb$', o): continue
+        found = nbformat.read(root / o, 4)
+        assert 'widgets' not in found.metadata and not [c.id for c in found.cells for out in c.get('outputs', []) if 'image/jpeg' in out.get('data', {})], f'{o}: python workflow/slim.py makes it smaller'
 
 
 @pytest.mark.parametrize('notebook', [o for o in notebooks() if o.startswith('nbs/study/')])

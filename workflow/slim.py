@@ -1,4 +1,4 @@
-"Make executed notebooks smaller, without loss: no picture is stored twice (IPython adds a JPEG to each PNG of a PIL image), and PNGs are packed as well as can be"
+"Make executed notebooks smaller, without loss: no picture is stored twice (IPython adds a JPEG to each PNG of a PIL image), PNGs are packed as well as can be, and no state of widgets is kept"
 import base64
 import io
 import json
@@ -20,6 +20,7 @@ def packed(png):
 def slim(path):
     path = Path(path)
     notebook, part = json.loads(path.read_text(encoding='utf-8')), path.with_name(path.name + '.part')
+    notebook['metadata'].pop('widgets', None)
     for data in (o['data'] for c in notebook['cells'] for o in c.get('outputs', []) if 'image/png' in o.get('data', {})):
         data.pop('image/jpeg', None)
         data['image/png'] = packed(''.join(data['image/png']))

@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 import numpy as np, torch, torch.nn.functional as F
-from scipy.ndimage import grey_erosion
 from fastcore.basics import patch
 from .samples import check_count, image_batches, latents
 from .perceptual import stlpips
@@ -15,11 +14,11 @@ from ..networks.layers import Generator
 from ..pictures import to_uint8
 
 # %% auto #0
-__all__ = ['FACE', 'MOUTH', 'AROUND', 'BEYOND', 'YCBCR', 'ellipse', 'windows', 'weighted_error', 'seen_distance', 'coarse',
-           'ridge', 'Adaptation', 'doubt', 'heatmap', 'aggregate', 'stands_out', 'calibrate', 'line']
+__all__ = ['FACE', 'LIP', 'MOUTH', 'AROUND', 'BEYOND', 'YCBCR', 'LEAST', 'ellipse', 'windows', 'weighted_error', 'seen_distance',
+           'coarse', 'ridge', 'Adaptation', 'doubt', 'heatmap', 'aggregate', 'calibrate', 'line']
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #686becb0
-FACE, MOUTH, AROUND = (.5, .52, .31, .39), (.5, .664, .18, .14), (.5, .656, .235, .19)   # middle x, y and radii
+FACE, LIP, MOUTH, AROUND = (.5, .52, .31, .39), (.5, .64, .1, .07), (.5, .664, .18, .14), (.5, .656, .235, .19)   # middle x, y and radii
 BEYOND = .1   # weight of hair, clothes and background: they shall not be wrong, but they aren't the question
 
 def ellipse(
@@ -33,9 +32,10 @@ def ellipse(
 
 def windows(
     size,  # pixels of the picture
-)->tuple:  # three [size,size]: the face, the mouth, the area around it
-    "Weights of the pixels for the losses, for the score, and where a difference may be a cleft"
-    return BEYOND + (1 - BEYOND)*ellipse(size, *FACE), ellipse(size, *MOUTH), ellipse(size, *AROUND)
+)->tuple:  # four [size,size]: the face, the upper lip, the area around the mouth, the skin in it
+    "Weights of the pixels for the losses, for the score, where a difference may be a cleft, and for the brightness that it is compared with"
+    around = ellipse(size, *AROUND)
+    return BEYOND + (1 - BEYOND)*ellipse(size, *FACE), ellipse(size, *LIP), around, (around - ellipse(size, *MOUTH)).clamp(min=0)
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #4fbabb40
 def weighted_error(
@@ -77,14 +77,14 @@ class Adaptation:
     "Severity by what a generator of normal faces would have to change"
     G_ema:Generator            # of normal faces
     perceptual:object=None     # with `distance(a, b)`; None: `stlpips()`
-    search:int=16              # steps to the closest latent
-    steps:int=20               # steps of the weights, at most
+    search:int=48              # steps to the closest latent
+    steps:int=8                # steps of the weights: see below
     search_lr:float=.12        # in units of the spread of w
     lr:float=8e-4              # of the weights
     tau:float=.4               # difference that is half believed to be no cleft, of colors from -1 to 1
     weight:float=.5            # of the learned distance
     prior:float=1e-4           # pull of the latent toward the average face
-    erosion:int=2              # pixels at 64; 1: none
+    shift:int=2                # pixels at 64 that an edge may be misplaced
     drawn:int=320              # faces to learn the beginning from
     seed:int=0                 # of those
     scale:tuple=None           # (a, b): severity = a + b·(-log10 A); of `calibrate`
@@ -93,7 +93,7 @@ class Adaptation:
     def __post_init__(self):
         if not isinstance(self.G_ema, Generator): raise ValueError(f"G_ema is {type(self.G_ema).__name__}; accepted: a generator, such as cleftgan_nb.checkpoints.load('phantom-64-stylegan3-t').G_ema")
         if self.G_ema.c_dim or self.G_ema.img_channels != 3: raise ValueError(f'G_ema takes {self.G_ema.c_dim} labels and makes {self.G_ema.img_channels} channels; accepted: an unconditional generator of RGB')
-        check_count(search=self.search, drawn=self.drawn, erosion=self.erosion); check_count(0, steps=self.steps, seed=self.seed)
+        check_count(search=self.search, drawn=self.drawn); check_count(0, steps=self.steps, seed=self.seed, shift=self.shift)
         for k in ('search_lr', 'lr', 'tau'):
             if not getattr(self, k) > 0: raise ValueError(f'{k}={getattr(self, k)!r}; accepted: a number above 0')
         if self.scale is not None and len(self.scale) != 2: raise ValueError(f'scale={self.scale!r}; accepted: (a, b) as calibrate finds them, or None')
@@ -128,14 +128,15 @@ def closest(self:Adaptation,
     x,         # one picture [1,3,R,R], -1 … 1
 )->torch.Tensor: # w [1, w_dim]
     "The latent of the closest normal face"
-    (middle, spread, first), (face, _, _) = self.start, windows(x.shape[-1])
+    (middle, spread, first), face = self.start, windows(x.shape[-1])[0]
     with torch.no_grad(): v = coarse(x) @ first
     v.requires_grad_()
     opt = torch.optim.Adam([v], self.search_lr, betas=(.9, .95))
     for k in range(self.search):
         opt.param_groups[0]['lr'] = self.search_lr*min(1, (self.search - k)/(.4*self.search))
         y = _draw(self.G_ema.synthesis, middle + spread*v)
-        loss = seen_distance(x, y, face, torch.zeros_like(face), self.perceptual, self.weight).sum() + self.prior*v.square().sum()
+        hidden = doubt(x, y.detach(), self.tau) if k >= self.search//3 else torch.zeros_like(face)
+        loss = seen_distance(x, y, face*(1 - hidden), hidden, self.perceptual, self.weight).sum() + self.prior*v.square().sum()
         v.grad, = torch.autograd.grad(loss, v); opt.step()
     return (middle + spread*v).detach()
 
@@ -176,30 +177,28 @@ def adapt(self:Adaptation,
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #58968780
 YCBCR = torch.tensor([[.299, .587, .114], [-.168736, -.331264, .5], [.5, -.418688, -.081312]])   # of RGB, ITU-R BT.601 as in JPEG
+LEAST = 3e-4   # 2 % of the skin's brightness: less can't be told from softness, and equal pictures have a number
 
 def heatmap(
     x, y,      # pictures [n,3,H,W], -1 … 1
-    erosion=2, # pixels of the square
+    shift=2,   # pixels that an edge of y may be misplaced; 0: none
 )->np.ndarray: # [n,H,W], 0 … 3
-    "Where two pictures differ in YCbCr, eroded"
-    d = torch.einsum('kc,nchw->nkhw', YCBCR, (x.clamp(-1, 1) - y.clamp(-1, 1))/2).square().sum(1).double().numpy()
-    return grey_erosion(d, size=(1, erosion, erosion), mode='nearest') if erosion > 1 else d
+    "Where two pictures differ in YCbCr by more than a shift"
+    x, y = (torch.einsum('kc,nchw->nkhw', YCBCR, p.clamp(-1, 1)/2) for p in torch.broadcast_tensors(x, y))
+    h, w, y = *x.shape[2:], F.pad(y, [shift]*4, 'replicate')
+    least = torch.full_like(x[:, 0], torch.inf)
+    for i in range(2*shift + 1):
+        for j in range(2*shift + 1): least = torch.minimum(least, (x - y[..., i:i + h, j:j + w]).square().sum(1))
+    return least.double().numpy()
 
 def aggregate(
     maps,      # [n,H,W]
+    x,         # the pictures [n,3,H,W], -1 … 1, or one for all maps
 )->np.ndarray: # [n], higher: more normal
-    "-log10 of the mean around mouth and nose"
-    m = windows(maps.shape[-1])[1].double().numpy()
-    return -np.log10((maps*m).sum((1, 2))/m.sum() + 1e-6)   # 1e-6: a quarter of a gray level, so that equal pictures have a number
-
-# %% ../../nbs/metrics/43a_adaptation.ipynb #437c2380
-def stands_out(
-    maps,  # of all iterations [k,H,W]
-)->int:    # number of the best
-    "The iteration at which mouth and face differ most in how wrong they are"
-    face, mouth, around = (w.double().numpy() for w in windows(maps.shape[-1]))
-    mean = lambda w: (maps*w).sum((1, 2))/w.sum()
-    return int(np.argmax((mean(mouth) + 1e-9)/(mean(face*(1 - around)) + 1e-9)))
+    "-log10 of the mean over upper lip and base of the nose, relative to the skin's squared brightness"
+    _, lip, _, skin = (w.double().numpy() for w in windows(maps.shape[-1]))
+    bright = (torch.einsum('c,nchw->nhw', YCBCR[0], x.clamp(-1, 1)/2 + .5).double().numpy()*skin).sum((1, 2))/skin.sum()
+    return -np.log10((maps*lip).sum((1, 2))/lip.sum()/np.maximum(bright, .02)**2 + LEAST)   # .02: all but black
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #3b337240
 @patch
@@ -217,25 +216,23 @@ def _normalized(self:Adaptation, images, progress):
     from tqdm.auto import tqdm
     total = len(images) if hasattr(images, '__len__') else None
     for x in tqdm(self._pictures(images), total=total, unit='image', desc=self.name, disable=None if progress else True):
-        with torch.enable_grad(): faces = self.adapt(x, self.closest(x))
-        maps = heatmap(x, faces, max(1, round(self.erosion*x.shape[-1]/64)))
-        best = stands_out(maps)
-        yield faces[best:best + 1], maps[best:best + 1], best
+        with torch.enable_grad(): face = self.adapt(x, self.closest(x))[-1:]
+        yield x, face, heatmap(x, face, round(self.shift*x.shape[-1]/64))
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #9c0d8270
 @patch
 def normalize(self:Adaptation,
     images,        # uint8 [N,H,W,3], an `ImageFolderDataset`, or an iterable of such arrays
     progress=False,# show a bar
-)->tuple:          # faces uint8 [N,R,R,3], heatmaps [N,R,R], best iterations [N]
+)->tuple:          # faces uint8 [N,R,R,3], heatmaps [N,R,R]
     "The faces as they might be without a cleft, and where they differ"
-    faces, maps, best = zip(*self._normalized(images, progress))
-    return to_uint8(torch.cat(faces)), np.concatenate(maps), np.array(best)
+    _, faces, maps = zip(*self._normalized(images, progress))
+    return to_uint8(torch.cat(faces)), np.concatenate(maps)
 
 @patch
 def normality(self:Adaptation, images, progress=False)->np.ndarray: # [N], -log10 A
     "The score before it is rescaled: higher is more normal"
-    return np.concatenate([aggregate(m) for _, m, _ in self._normalized(images, progress)])
+    return np.concatenate([aggregate(m, x) for x, _, m in self._normalized(images, progress)])
 
 @patch
 def score(self:Adaptation,
