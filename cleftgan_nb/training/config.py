@@ -25,6 +25,7 @@ class Config:
     resume_from:str|None=None      # checkpoint to start from (ours, one that ships, or a published pickle); None: random weights
     settings:dict=field(default_factory=dict) # keywords of `networks.build`: channel_base, channel_max, …
     dtype:str='bfloat16'           # of the computation; weights stay float32
+    graphs:bool=False              # on a GPU, replay steps as CUDA graphs (StyleGAN3, while nothing is augmented)
     labels:bool=False              # condition on the dataset's labels
     # length
     kimg:float=25000.              # thousand images: 25000 is the published length from random weights

@@ -18,12 +18,13 @@ from ..pictures import png, to_uint8
 from . import losses
 from .chance import bits, normals, uniforms
 from .config import Config, check, from_values, load_config, save_config
+from .replay import Replayed
 from .state import Run
 from .steps import ema_beta, mend, update_ema
 from .watch import Board
 
 # %% auto #0
-__all__ = ['latents_of', 'share', 'Team', 'batches', 'step', 'Stopped', 'line_of', 'convolving', 'peak_memory', 'judge',
+__all__ = ['latents_of', 'share', 'Team', 'batches', 'step', 'scaled', 'Stopped', 'line_of', 'convolving', 'peak_memory', 'judge',
            'check_room', 'saying_full', 'name_at', 'side', 'picture', 'show', 'tick', 'passed', 'keep', 'stoppable',
            'train', 'begin', 'pause']
 
@@ -94,20 +95,20 @@ def batches(
 
 # %% ../../nbs/training/34_loop.ipynb #4146bfd0
 def _descend(run, role, team, *phases):
-    "Differentiate a role's phases, average the processes' gradients, mend, move"
-    for phase in phases:
-        phase.loss.backward()
-        for name, value in phase.report.items(): _count(run, name, value)
+    "Differentiate a role's phases, average the processes' gradients, mend, move; what to log"
+    for phase in phases: phase.loss.backward()
     grads = [p.grad for p in getattr(run, role).parameters() if p.grad is not None]
     if team.world > 1:
         flat = team.mean(torch.cat([g.reshape(-1) for g in grads]))
         for g, part in zip(grads, flat.split([g.numel() for g in grads])): g.copy_(part.view_as(g))
-    _count(run, 'broken gradients', torch.as_tensor(mend(grads), device=run.device))
+    broken = torch.as_tensor(mend(grads), device=run.device)
     run.opt[role].step(); run.opt[role].zero_grad(set_to_none=True)
+    return {k: v for phase in phases for k, v in phase.report.items()} | {'broken gradients': broken}
 
-def _count(run, name, value):
-    "Add to a mean of the log's next line"
-    run.sums[name] = run.sums.get(name, 0) + torch.stack([value.double(), torch.ones_like(value, dtype=torch.double)])
+def _count(run, report):
+    "Add to the means of the log's next line"
+    for name, value in report.items():
+        run.sums[name] = run.sums.get(name, 0) + torch.stack([value.double(), torch.ones_like(value, dtype=torch.double)])
 
 # %% ../../nbs/training/34_loop.ipynb #742afae0
 def step(
@@ -118,17 +119,37 @@ def step(
 ):
     "One step of G and D"
     c = run.config; index = run.nimg + share(c.batch, team.rank, team.world)
-    real = pixels.to(run.device, non_blocking=True).float()/127.5 - 1
-    labels = labels.to(run.device, non_blocking=True) if c.labels else None
+    pixels, labels = pixels.to(run.device, non_blocking=True), labels.to(run.device, non_blocking=True) if c.labels else None
     sigma = losses.blur_sigma(run.nimg, c.blur_sigma, c.blur_kimg)
-    seen = lambda name: None if run.pipe is None else lambda x: run.pipe(x, index=index[:len(x)], seed=c.seed, name=name)
-    _descend(run, 'G', team, losses.Gmain(run.G, run.D, latents_of(run, index, 'G', labels), seen('G'), sigma))
+    augmented = run.pipe is not None and float(run.pipe.p) > 0
+    seen = lambda name: (lambda x: run.pipe(x, index=index[:len(x)], seed=c.seed, name=name)) if augmented else None
+    again = _replaying(run, team) and not augmented and not sigma   # a step like the one before?
+    do = lambda name, f, *inputs: run.replays.setdefault(name, Replayed(f, pool=run.replays['pool']))(*inputs) if again else f(*inputs)
+    made, shown = (latents_of(run, index, name, labels) for name in 'GD')
+    _count(run, do('G', lambda z: _descend(run, 'G', team, losses.Gmain(run.G, run.D, made._replace(z=z), seen('G'), sigma)), made.z))
     if c.path_length and run.step % c.path_length_every == 0: _path_phase(run, index, labels, team)
-    fake = losses.Dmain_fake(run.G, run.D, latents_of(run, index, 'D', labels), seen('D'), sigma)
-    answers = losses.Dmain_real(run.D, real, labels, seen('real'), sigma)
-    _descend(run, 'D', team, fake, answers)
-    if c.gamma and run.step % c.r1_every == 0: _descend(run, 'D', team, losses.Dreg(run.D, real, labels, c.gamma, seen('R1'), sigma, gain=c.r1_every))
-    _after(run, team.sum(answers.carry.double()), team)
+    def learn(z, pixels):
+        fake = losses.Dmain_fake(run.G, run.D, shown._replace(z=z), seen('D'), sigma)
+        answers = losses.Dmain_real(run.D, scaled(pixels), labels, seen('real'), sigma)
+        return _descend(run, 'D', team, fake, answers), answers.carry.double()
+    report, signs = do('D', learn, shown.z, pixels)
+    _count(run, report)
+    flatten = lambda pixels: _descend(run, 'D', team, losses.Dreg(run.D, scaled(pixels), labels, c.gamma, seen('R1'), sigma, gain=c.r1_every))
+    if c.gamma and run.step % c.r1_every == 0: _count(run, do('R1', flatten, pixels))
+    _after(run, team.sum(signs), team)
+
+# %% ../../nbs/training/34_loop.ipynb #97a92129
+def scaled(
+    pixels:torch.Tensor, # uint8
+)->torch.Tensor:         # float32, -1 … 1
+    "Pixels as networks see them"
+    return pixels.float()/127.5 - 1
+
+def _replaying(run, team):
+    "May steps be recorded? Not what has random numbers inside, or other processes to wait for"
+    if not (run.config.graphs and run.device.type == 'cuda' and team.world == 1 and run.config.network != 'stylegan2' and not run.config.labels): return False
+    if not run.replays: run.replays['pool'] = torch.cuda.graph_pool_handle()
+    return True
 
 # %% ../../nbs/training/34_loop.ipynb #2f45a310
 def _path_phase(run, index, labels, team):
@@ -137,7 +158,7 @@ def _path_phase(run, index, labels, team):
     noise = normals(c.seed, 'path image', half, run.G.img_channels*run.G.img_resolution**2).view(len(half), -1, run.G.img_resolution, run.G.img_resolution).to(run.device)
     phase = losses.Greg(run.G, latents_of(run, half, 'path', None if labels is None else labels[:len(half)]), noise, run.path_mean, c.path_length, across=team.mean, gain=c.path_length_every)
     run.path_mean = phase.carry
-    _descend(run, 'G', team, phase)
+    _count(run, _descend(run, 'G', team, phase))
 
 def _after(run, signs, team):
     "Averages and ADA"
@@ -290,7 +311,7 @@ def keep(
     "A checkpoint of the networks"
     c, name = run.config, lambda path: path and Path(path).name          # folders are nobody's business
     config = dataclasses.asdict(c) | dict(data=name(c.data), out=name(c.out), resume_from=name(c.resume_from))
-    about = dict(data=name(data.path), images=len(data.names), config=config, version=__version__, torch=torch.__version__)
+    about = dict(data=name(data.path), images=len(data.names), config=config, version=__version__, torch=torch.__version__) | ({'started_from': run.began} if run.began else {})
     checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, licence=run.config.licence, provenance=about, progress=dict(kimg=run.nimg/1000, augment_p=float(run.ada.p)))
 
 # %% ../../nbs/training/34_loop.ipynb #038aa320

@@ -74,12 +74,17 @@ _ROLES = dict(G='generator as trained (G)', D='discriminator (D)', G_ema='averag
 
 def _wide(head, lines): return table(head, lines).replace('---:', '---')      # words are set to the left
 
+def _length(s):
+    "Thousands of images, those before a start from other weights told apart"
+    before = (s.meta['provenance'].get('started_from') or {}).get('kimg')
+    return f'{s.kimg:g} kimg (thousand images shown)' + (f', after {before:g} kimg of what it started from' if before else '')
+
 def facts(
     s:Source,
 )->str: # Markdown
     "The file and the networks in it"
     G, size = s.sampler, s.path.stat().st_size
-    lines = [['file', f'`{s.path.name}`'], ['sha256', f'`{s.sha256}`'], ['size', f'{size/2**20:.1f} MiB ({size:,} bytes)'], ['licence', s.meta['licence']], ['trained for', f'{s.kimg:g} kimg (thousand images shown)']]
+    lines = [['file', f'`{s.path.name}`'], ['sha256', f'`{s.sha256}`'], ['size', f'{size/2**20:.1f} MiB ({size:,} bytes)'], ['licence', s.meta['licence']], ['trained for', _length(s)]]
     lines += [['images', f'{G.img_resolution} x {G.img_resolution} pixels, {"RGB" if G.img_channels == 3 else f"channels: {G.img_channels}"}, synthetic']]
     lines += [[_ROLES[role], f'{net.architecture}, {sum(p.numel() for p in net.parameters()):,} parameters'] for role, net in s.networks.items()]
     lines += [['latents', f'z: {G.z_dim} numbers, w: {G.w_dim}' + f', label: {G.c_dim}'*bool(G.c_dim)], ['precision in the file', _precision(s.path)]]
@@ -147,13 +152,19 @@ def _data_line(s, folder):
     kind = str(about(s.cohort)['kind'])
     return f'{words}: ' + (f'[{kind}]({kind}.md)' if (folder/f'{kind}.md').is_file() else kind)
 
+def _started(s):
+    "Random weights, or a checkpoint"
+    if not s.config.resume_from: return 'random weights'
+    began = s.meta['provenance'].get('started_from') or {}
+    return _named(s.config.resume_from) + (f', sha256 `{began["sha256"]}`' if began else '')
+
 def training(
     s:Source,
     folder=Path(), # of the card
 )->str:            # Markdown
     "Data, length, speed, and the commands"
     config, speed = s.config, s.run and pace(s.run, s.kimg)
-    lines = [['network', config.network], ['started from', _named(config.resume_from) if config.resume_from else 'random weights'], ['data', _data_line(s, folder)]]
+    lines = [['network', config.network], ['started from', _started(s)], ['data', _data_line(s, folder)]]
     if s.cohort: lines.append(["checksum of the data's manifest", f'`{fingerprint(s.cohort)}`'])
     lines += [['length', f'{s.kimg:g} kimg in steps of {config.batch} images'], ['seed', config.seed], ['computed in', config.dtype]]
     if speed: lines.append(['time', f'{speed[1]:.1f} hours' + f' on {s.machine}'*bool(s.machine) + f', {speed[0]:.3g} images a second in the mean'])

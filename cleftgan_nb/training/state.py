@@ -15,7 +15,7 @@ from .config import Config, settled
 from .steps import lazy_adam, make_ema
 
 # %% auto #0
-__all__ = ['FREE', 'kind_of', 'new_networks', 'known_networks', 'check_fit', 'Run', 'read_state']
+__all__ = ['FREE', 'kind_of', 'new_networks', 'known_networks', 'beginning', 'check_fit', 'Run', 'read_state']
 
 # %% ../../nbs/training/33_state.ipynb #659f5d50
 def kind_of(
@@ -48,6 +48,14 @@ def known_networks(
     G, G_ema = c.G if c.G is not None else c.G_ema, c.sampler
     return dict(G=_again(G, dtype), D=_again(c.D, dtype), G_ema=make_ema(_again(G_ema, dtype)))
 
+def beginning(
+    path,       # checkpoint, or None
+)->dict|None:   # file, sha256, kimg
+    "Where a run starts from, for those who ask later"
+    if path is None: return None
+    kimg = (checkpoints.load(path).meta.get('progress') or {}).get('kimg')
+    return dict(file=checkpoints.find(path).name, sha256=checkpoints.sha256(checkpoints.find(path)), kimg=kimg)
+
 def _again(net, dtype):
     "A network once more, computing in another precision"
     other = from_config(dict(architecture=net.architecture, kwargs=net.init_kwargs | dict(dtype=dtype)))
@@ -77,9 +85,10 @@ class Run:
         device='cpu',
         state=None,     # file of `save` to go on from
     ):
-        self.device, self.nimg, self.step, self.tick, self.sums = torch.device(device), 0, 0, 0, {} # sums: name → [sum, count] since the last line of the log
+        self.device, self.nimg, self.step, self.tick, self.sums, self.replays = torch.device(device), 0, 0, 0, {}, {} # sums: name → [sum, count] since the last line of the log
         found, words = read_state(state) if state else (None, None)
         if state: config = dataclasses.replace(config, resume_from=words['config']['resume_from'])     # a run began where it began
+        self.began = words.get('began') if state else beginning(config.resume_from)
         nets = {role: from_config(net) for role, net in words['networks'].items()} if state else known_networks(config.resume_from, config.dtype) if config.resume_from else None
         self.config = settled(config, resolution, kind_of(nets['G']) if nets else None)
         nets = nets or new_networks(self.config, resolution, channels, labels)
@@ -95,7 +104,8 @@ class Run:
         self.G_ema.eval().requires_grad_(False)
         _freeze(self.D, c.freeze_d)
         paths = c.path_length_every if c.path_length else None
-        self.opt = dict(G=torch.optim.Adam(_trained(self.G), **lazy_adam(c.g_lr, paths)), D=torch.optim.Adam(_trained(self.D), **lazy_adam(c.d_lr, c.r1_every)))
+        recorded = dict(capturable=True) if c.graphs and self.device.type == 'cuda' else {}
+        self.opt = dict(G=torch.optim.Adam(_trained(self.G), **lazy_adam(c.g_lr, paths), **recorded), D=torch.optim.Adam(_trained(self.D), **lazy_adam(c.d_lr, c.r1_every), **recorded))
         self.ada = AdaptiveAugment(c.augment_p, c.ada_target, c.ada_kimg, device=self.device)
         self.pipe = None if c.augment == 'none' else AugmentPipe(**preset('bgc'))
         self.path_mean = torch.zeros([], device=self.device)
@@ -136,7 +146,7 @@ def save(self:Run,
 ):
     "Write the state"
     nets = {role: to_config(net) for role, net in dict(G=self.G, D=self.D, G_ema=self.G_ema).items()}
-    meta = dict(nimg=self.nimg, step=self.step, tick=self.tick, ada=self.ada.state_dict(), config=dataclasses.asdict(self.config), networks=nets, version=__version__)
+    meta = dict(nimg=self.nimg, step=self.step, tick=self.tick, ada=self.ada.state_dict(), began=self.began, config=dataclasses.asdict(self.config), networks=nets, version=__version__)
     checkpoints.write_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.tensors().items()}, {'run': json.dumps(meta)})
 
 def read_state(path)->tuple: # tensors, words
@@ -146,7 +156,7 @@ def read_state(path)->tuple: # tensors, words
     except (KeyError, ValueError): raise ValueError(f'{path} is no state of a run; accepted: the state.safetensors that training wrote') from None
 
 # %% ../../nbs/training/33_state.ipynb #8a341ae0
-FREE = ('data', 'out', 'kimg', 'keep_kimg', 'licence', 'resume_from')    # may differ between a run and its continuation
+FREE = ('data', 'out', 'kimg', 'keep_kimg', 'licence', 'resume_from', 'graphs')    # may differ between a run and its continuation
 
 @patch
 def _continue(self:Run, found, words, path):
@@ -167,4 +177,4 @@ def _remember(opt, net, moments):
     "Give an optimizer its moments back"
     by_name, known = dict(net.named_parameters()), {}
     for key, v in moments.items(): name, _, kind = key.rpartition('/'); known.setdefault(name, {})[kind] = v
-    for name, state in known.items(): opt.state[by_name[name]] = {k: v if k == 'step' else v.to(by_name[name].device) for k, v in state.items()}
+    for name, state in known.items(): opt.state[by_name[name]] = {k: v.to('cpu' if k == 'step' and not opt.defaults['capturable'] else by_name[name].device) for k, v in state.items()}
