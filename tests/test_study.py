@@ -26,7 +26,7 @@ smoke = root / 'workflow/profiles/smoke.yaml'
 networks = yaml.safe_load(smoke.read_text())['networks']
 trained = [f'{run}-{network}{o}' for run in ('base', 'finetuned') for network in networks for o in ('.png', '-lapse.png', '-curves.png', '.csv')]
 figures = [*trained, *(f'finetuned-{o}-distance.{e}' for o in networks for e in ('png', 'csv')), 'augmentation-curves.png', 'augmentation-unseen.png', 'augmentation-settled.csv', 'augmentation.csv',
-           'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv', 'compared.png', 'compare.png', 'compare.csv', 'compare-readable.csv', 'compare-trained.csv', 'severity.png', 'severity.csv',
+           'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv', 'compared.png', 'compare.png', 'compare.csv', 'compare-readable.csv', 'compare-trained.csv', 'compare-noise.csv', 'severity.png', 'severity.csv',
            'walk-w.png', 'walk-z.png', 'walk.gif', 'path-length.csv', 'path-length.png', 'directions.png', 'directions.csv', 'composition.csv', 'composition.png', 'copies.csv', 'neighbors-efficientnet_lite0.png', 'neighbors-pixels_16.png',
            'preprocessing.png', 'ablations.png', 'ablations.csv', *(f'truth-{o}.{e}' for o in ('severity', 'dish', 'distances', 'copies', 'modes') for e in ('png', 'csv')), 'usefulness.png', 'usefulness.csv', 'usefulness-gain.csv']
 made = [*figures, *(f'{o}.json' for o in figures), *(f'{run}-{o}.safetensors' for run in ('base', 'finetuned') for o in networks), *(f'finetuned-{o}.gif' for o in networks), 'cleft.zip', 'normal.zip', 'unseen.zip']
