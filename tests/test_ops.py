@@ -51,7 +51,7 @@ def test_filtered_lrelu(case, impl):
 @pytest.mark.parametrize('impl', IMPLS)
 @pytest.mark.parametrize('case', cases('upsample2d') + cases('downsample2d') + cases('filter2d'))
 def test_wrappers(case, impl):
-    d = load(case); f = ops.setup_filter(INDEX[case]['taps'])
+    d = load(case); f = ops.setup_filter(INDEX[case]['taps']).to(d['x'].device)
     assert error(f, d['f']) < 1e-6
     assert error(getattr(ops, INDEX[case]['op'])(d['x'], f, impl=impl, **settings(case, 'up', 'down')), d['y']) < 1e-5
 

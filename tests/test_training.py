@@ -114,6 +114,36 @@ def test_transfer_learning_starts_from_a_checkpoint(faces, tmp_path):
     assert any('fromrgb' in k for k in frozen) and len(frozen) < sum(k.startswith('D/') for k in a)
 
 
+def test_what_a_run_started_from_is_remembered(faces, tmp_path):
+    "Also by its continuation, which knows the start only from the state"
+    first = train(config(faces, tmp_path/'first'), progress=False)/'network-000000.320.safetensors'
+    start, out = dict(resume_from=str(first), settings={}), tmp_path/'second'
+    began = dict(file=first.name, sha256=checkpoints.sha256(first), kimg=.32)
+    for kimg in (.08, .16):
+        train(config(faces, out, kimg=kimg, **start), progress=False)
+        assert checkpoints.load(sorted(out.glob('network-*'))[-1]).meta['provenance']['started_from'] == began
+    assert 'started_from' not in checkpoints.load(first).meta['provenance']
+
+
+def test_a_cpu_has_no_graphs_to_replay(faces, tmp_path):
+    a, b = [train(config(faces, tmp_path/str(graphs), graphs=graphs, kimg=.16), progress=False) for graphs in (False, True)]
+    for k, v in tensors(a).items(): assert torch.equal(v, tensors(b)[k]), k
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+def test_steps_are_replayed_on_a_gpu(faces, tmp_path):
+    "Losses stay those of a run that computes each step, as far as those of two such runs stay the same"
+    from cleftgan_nb.training import loop
+    def means(name, graphs):
+        c = config(faces, tmp_path/name, graphs=graphs, augment='none', network='stylegan3-t', r1_every=4); team = loop.Team()
+        run, data = loop.begin(c, team); coming = loop.batches(run, data, team)
+        for _ in range(24): loop.step(run, *next(coming), team)
+        return {k: float(s/n) for k, (s, n) in run.sums.items()}, [k for k, v in run.replays.items() if getattr(v, 'graph', None)]
+    (a, _), (b, none), (c, recorded) = means('a', False), means('b', False), means('c', True)
+    assert none == [] and recorded == ['G', 'D', 'R1']
+    for k in a: assert abs(a[k] - c[k]) <= 3*abs(a[k] - b[k]) + .02*abs(a[k]) + 1e-3, k
+
+
 def test_ctrl_c_stops_after_the_step_with_a_state(faces, tmp_path):
     c = config(faces, tmp_path/'run', kimg=100.)
     (tmp_path/'go.py').write_text(f'from cleftgan_nb.training.config import Config\nfrom cleftgan_nb.training.loop import train\ntrain({c!r}, progress=False)')
