@@ -13,18 +13,17 @@ __all__ = ['Replayed']
 class Replayed:
     "A function of tensors that does the same in every call"
     def __init__(self,
-        f,       # function of tensors (or None); gives tensors, in tuples or dicts
+        f,       # function of tensors; gives tensors, in tuples or dicts
         warm=3,  # calls that are computed as always
         pool=None, # memory shared with other graphs, never replayed at once; of `torch.cuda.graph_pool_handle`
     ): self.f, self.warm, self.pool, self.graph = f, warm, pool, None
 
     def __call__(self, *inputs): # each of the same shape and type in every call
         "What `f` gives; overwritten by the next call"
-        if not any(t is not None and t.is_cuda for t in inputs): return self.f(*inputs)
+        if not inputs[0].is_cuda: return self.f(*inputs)
         if self.graph is None and self.warm: return self._warm(inputs)
         if self.graph is None: self._record(inputs)
-        for place, t in zip(self.inputs, inputs):
-            if t is not None: place.copy_(t, non_blocking=True)
+        for place, t in zip(self.inputs, inputs): place.copy_(t, non_blocking=True)
         self.graph.replay()
         return self.outputs
 
@@ -38,7 +37,7 @@ class Replayed:
         return out
 
     def _record(self, inputs):
-        self.inputs = [None if t is None else t.clone() for t in inputs]
+        self.inputs = [t.clone() for t in inputs]
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool): self.outputs = self.f(*self.inputs)
         self.graph = graph

@@ -53,8 +53,8 @@ def beginning(
 )->dict|None:   # file, sha256, kimg
     "Where a run starts from, for those who ask later"
     if path is None: return None
-    kimg = (checkpoints.load(path).meta.get('progress') or {}).get('kimg')
-    return dict(file=checkpoints.find(path).name, sha256=checkpoints.sha256(checkpoints.find(path)), kimg=kimg)
+    path = checkpoints.find(path)
+    return dict(file=path.name, sha256=checkpoints.sha256(path), kimg=checkpoints.load(path).meta['progress'].get('kimg'))
 
 def _again(net, dtype):
     "A network once more, computing in another precision"
