@@ -302,6 +302,21 @@ def test_taken_in_the_last_moment(tmp_path, monkeypatch, target, links):
     with pytest.raises(ValueError, match='exists; give another name'): make(path)
     assert names(tmp_path) == [target] and (path.read_text() == 'theirs' if path.suffix else names(path) == ['theirs'])
 
+@pytest.mark.parametrize('target', ['x', 'x.zip'])
+@pytest.mark.parametrize('look', [1, 2])
+def test_taken_right_after_a_look(tmp_path, monkeypatch, target, look):
+    "Free when looked at, taken a moment later: the message is the same"
+    path, looks, lexists = tmp_path/target, [], os.path.lexists
+    def late(p):
+        found = lexists(p)
+        if Path(p) == path:
+            looks.append(found)
+            if len(looks) == look: path.mkdir(); (path/'theirs').touch()
+        return found
+    monkeypatch.setattr(archives.os.path, 'lexists', late)
+    with pytest.raises(ValueError, match='exists; give another name, or overwrite'): make(path)
+    assert looks[:look] == [False]*look and names(tmp_path) == [target] and names(path) == ['theirs']
+
 def test_file_systems_without_links(tmp_path, monkeypatch):
     def no(*_): raise OSError(errno.EPERM, 'Operation not permitted')
     monkeypatch.setattr(os, 'link', no)

@@ -68,7 +68,7 @@ def _taken(path): return ValueError(f'{path} exists; give another name, or overw
 def _check_free(path, overwrite):
     "May something be written at `path`?"
     if os.path.lexists(path) and not overwrite: raise _taken(path)
-    if path.exists() and not _ours(path): raise ValueError(f'{path} is no dataset of ours (no about.json and manifest.csv in it), so it is not replaced; give another name')
+    if overwrite and path.exists() and not _ours(path): raise ValueError(f'{path} is no dataset of ours (no about.json and manifest.csv in it), so it is not replaced; give another name')
 
 def _target(path, overwrite):
     "Where to write: behind a link, in a folder that exists, at a place that is free"
