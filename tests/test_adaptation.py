@@ -3,7 +3,7 @@ import copy
 
 import numpy as np, pytest, torch
 
-from cleftgan_nb.metrics.adaptation import Adaptation, aggregate, calibrate, doubt, ellipse, heatmap, line, seen_distance, weighted_error, windows
+from cleftgan_nb.metrics.adaptation import LEAST, Adaptation, aggregate, calibrate, doubt, ellipse, heatmap, line, seen_distance, weighted_error, windows
 from cleftgan_nb.metrics.severity import Scorer
 from cleftgan_nb.networks import build
 
@@ -118,15 +118,25 @@ def test_windows_are_weights_of_one_face():
 
 
 def test_heatmap_is_ycbcr_squared_and_forgives_a_shift():
-    x = torch.zeros(1, 3, 16, 16); y = x.clone(); x[:, 0, 4:9, 4:9] = 1.   # half of the red
-    expected = (np.array([.299, -.168736, .5])**2).sum()*.25
-    assert heatmap(x, y, 0).max() == pytest.approx(expected, rel=1e-5) and (heatmap(x, y, 0) > 0).sum() == 25
+    "A hole without red: darker, and of another color, which counts four times."
+    x = torch.zeros(1, 3, 16, 16); y = x.clone(); x[:, 0, 4:9, 4:9] = -1.
+    brightness, colors = .299**2*.25, (.168736**2 + .5**2)*.25
+    assert heatmap(x, y, 0).max() == pytest.approx(brightness + 4*colors, rel=1e-5) and (heatmap(x, y, 0) > 0).sum() == 25
+    assert heatmap(x, y, 0, color=0).max() == pytest.approx(brightness, rel=1e-5) and heatmap(y, x, 0, color=0).max() == 0   # lighter: no cleft
+    assert heatmap(y, x, 0, lighter=.5).max() == pytest.approx(brightness/2 + 4*colors, rel=1e-5)
     for s in (1, 2):
         moved = x.roll((s, -s), (2, 3))
         assert (heatmap(x, y, s) > 0).sum() == 25 and heatmap(x, moved, s).max() == 0 < heatmap(x, moved, s - 1).max()   # a hole stays, a shift does not
     assert heatmap(y, x, 5).max() == 0                # only what the first has counts
     assert heatmap(x, x).max() == 0 and np.isfinite(aggregate(heatmap(x, x), x)).all() and aggregate(heatmap(x, x), x) > aggregate(heatmap(x, y), x)
     assert np.array_equal(heatmap(x, torch.cat([y, x])), np.concatenate([heatmap(x, y), heatmap(x, x)]))
+
+
+def test_a_pixel_counts_half_at_kappa():
+    "All of the lip differs by 30 % of the skin's brightness: half of it; by all of it: nearly all."
+    face = torch.zeros(1, 3, 64, 64)                 # gray: brightness .5
+    share = lambda d, **more: 10**-aggregate(np.full((1, 64, 64), d**2), face, **more)[0] - LEAST
+    assert share(.15) == pytest.approx(.5) and share(.25, kappa=.5) == pytest.approx(.5) and .9 < share(.5) < share(5.) < 1 and share(0.) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_wider_hole_scores_lower():

@@ -14,11 +14,11 @@ from ..networks.layers import Generator
 from ..pictures import to_uint8
 
 # %% auto #0
-__all__ = ['FACE', 'LIP', 'MOUTH', 'AROUND', 'BEYOND', 'YCBCR', 'LEAST', 'ellipse', 'windows', 'weighted_error', 'seen_distance',
-           'coarse', 'ridge', 'Adaptation', 'doubt', 'heatmap', 'aggregate', 'calibrate', 'line']
+__all__ = ['FACE', 'LIP', 'MOUTH', 'AROUND', 'BEYOND', 'YCBCR', 'COLOR', 'KAPPA', 'LEAST', 'ellipse', 'windows', 'weighted_error',
+           'seen_distance', 'coarse', 'ridge', 'Adaptation', 'doubt', 'heatmap', 'aggregate', 'calibrate', 'line']
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #686becb0
-FACE, LIP, MOUTH, AROUND = (.5, .52, .31, .39), (.5, .64, .1, .07), (.5, .664, .18, .14), (.5, .656, .235, .19)   # middle x, y and radii
+FACE, LIP, MOUTH, AROUND = (.5, .52, .31, .39), (.5, .655, .11, .06), (.5, .664, .18, .14), (.5, .656, .235, .19)   # middle x, y and radii
 BEYOND = .1   # weight of hair, clothes and background: they shall not be wrong, but they aren't the question
 
 def ellipse(
@@ -81,10 +81,10 @@ class Adaptation:
     steps:int=8                # steps of the weights: see below
     search_lr:float=.12        # in units of the spread of w
     lr:float=8e-4              # of the weights
-    tau:float=.4               # difference that is half believed to be no cleft, of colors from -1 to 1
+    tau:float=.6               # difference that is half believed to be no cleft, of colors from -1 to 1
     weight:float=.5            # of the learned distance
     prior:float=1e-4           # pull of the latent toward the average face
-    shift:int=2                # pixels at 64 that an edge may be misplaced
+    shift:int=1                # pixels at 64 that an edge may be misplaced
     drawn:int=320              # faces to learn the beginning from
     seed:int=0                 # of those
     scale:tuple=None           # (a, b): severity = a + b·(-log10 A); of `calibrate`
@@ -177,28 +177,35 @@ def adapt(self:Adaptation,
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #58968780
 YCBCR = torch.tensor([[.299, .587, .114], [-.168736, -.331264, .5], [.5, -.418688, -.081312]])   # of RGB, ITU-R BT.601 as in JPEG
-LEAST = 3e-4   # 2 % of the skin's brightness: less can't be told from softness, and equal pictures have a number
+COLOR, KAPPA = 4., .3   # weight of the colors beside brightness; share of the skin's brightness that is half a difference
+LEAST = .01             # of the lip: less can't be told from softness, and equal pictures have a number
 
 def heatmap(
     x, y,      # pictures [n,3,H,W], -1 … 1
-    shift=2,   # pixels that an edge of y may be misplaced; 0: none
-)->np.ndarray: # [n,H,W], 0 … 3
-    "Where two pictures differ in YCbCr by more than a shift"
+    shift=1,   # pixels that an edge of y may be misplaced; 0: none
+    color=COLOR, # weight of the two color differences
+    lighter=0.,  # weight of where x is lighter than y
+)->np.ndarray: # [n,H,W], squared
+    "Where x is darker than y or of another color, by more than a shift explains"
     x, y = (torch.einsum('kc,nchw->nkhw', YCBCR, p.clamp(-1, 1)/2) for p in torch.broadcast_tensors(x, y))
     h, w, y = *x.shape[2:], F.pad(y, [shift]*4, 'replicate')
     least = torch.full_like(x[:, 0], torch.inf)
     for i in range(2*shift + 1):
-        for j in range(2*shift + 1): least = torch.minimum(least, (x - y[..., i:i + h, j:j + w]).square().sum(1))
+        for j in range(2*shift + 1):
+            d = x - y[..., i:i + h, j:j + w]
+            least = torch.minimum(least, d[:, 0].clamp(max=0).square() + lighter*d[:, 0].clamp(min=0).square() + color*d[:, 1:].square().sum(1))
     return least.double().numpy()
 
 def aggregate(
     maps,      # [n,H,W]
     x,         # the pictures [n,3,H,W], -1 … 1, or one for all maps
+    kappa=KAPPA, # share of the skin's brightness
 )->np.ndarray: # [n], higher: more normal
-    "-log10 of the mean over upper lip and base of the nose, relative to the skin's squared brightness"
+    "-log10 of the share of upper lip and base of the nose that differs"
     _, lip, _, skin = (w.double().numpy() for w in windows(maps.shape[-1]))
     bright = (torch.einsum('c,nchw->nhw', YCBCR[0], x.clamp(-1, 1)/2 + .5).double().numpy()*skin).sum((1, 2))/skin.sum()
-    return -np.log10((maps*lip).sum((1, 2))/lip.sum()/np.maximum(bright, .02)**2 + LEAST)   # .02: all but black
+    maps = maps/(maps + (kappa*np.maximum(bright, .02)[:, None, None])**2)   # .02: all but black
+    return -np.log10((maps*lip).sum((1, 2))/lip.sum() + LEAST)
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #3b337240
 @patch
