@@ -97,6 +97,13 @@ def test_search_doubts_what_differs_a_lot(images):
     assert not torch.allclose(trusting, doubting, atol=1e-4)
 
 
+def test_width_counts_more_than_area():
+    "As many pixels: beside each other they are a wider gap than below each other."
+    face = torch.zeros(1, 3, 64, 64); wide, high = face.clone(), face.clone()
+    wide[..., 41:43, 28:36] = -.8; high[..., 38:46, 31:33] = -.8
+    assert aggregate(heatmap(wide, face, 0), wide)[0] < aggregate(heatmap(high, face, 0), high)[0] < aggregate(heatmap(face, face), face)[0]
+
+
 def test_black_pictures_have_finite_scores():
     black, gray = torch.full((1, 3, 64, 64), -1.), torch.zeros(1, 3, 64, 64)
     assert all(np.isfinite(aggregate(heatmap(a, b), a)).all() for a in (black, gray) for b in (black, gray))
@@ -135,8 +142,9 @@ def test_heatmap_is_ycbcr_squared_and_forgives_a_shift():
 def test_a_pixel_counts_half_at_kappa():
     "All of the lip differs by 30 % of the skin's brightness: half of it; by all of it: nearly all."
     face = torch.zeros(1, 3, 64, 64)                 # gray: brightness .5
-    share = lambda d, **more: 10**-aggregate(np.full((1, 64, 64), d**2), face, **more)[0] - LEAST
+    share = lambda d, rest=0, **more: 10**-aggregate(np.full((1, 64, 64), d**2), face, rest=rest, **more)[0] - LEAST
     assert share(.15) == pytest.approx(.5) and share(.25, kappa=.5) == pytest.approx(.5) and .9 < share(.5) < share(5.) < 1 and share(0.) == pytest.approx(0, abs=1e-9)
+    assert share(.15, rest=.4) == pytest.approx(.3)  # a face that is wrong everywhere
 
 
 def test_a_wider_hole_scores_lower():

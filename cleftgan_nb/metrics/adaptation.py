@@ -10,15 +10,17 @@ import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from .samples import check_count, image_batches, latents
 from .perceptual import stlpips
+from .. import checkpoints
 from ..networks.layers import Generator
 from ..pictures import to_uint8
 
 # %% auto #0
-__all__ = ['FACE', 'LIP', 'MOUTH', 'AROUND', 'BEYOND', 'YCBCR', 'COLOR', 'KAPPA', 'LEAST', 'ellipse', 'windows', 'weighted_error',
-           'seen_distance', 'coarse', 'ridge', 'Adaptation', 'doubt', 'heatmap', 'aggregate', 'calibrate', 'line']
+__all__ = ['FACE', 'LIP', 'MOUTH', 'AROUND', 'BEYOND', 'YCBCR', 'COLOR', 'KAPPA', 'REST', 'LEAST', 'SCALE', 'ellipse', 'windows',
+           'weighted_error', 'seen_distance', 'coarse', 'ridge', 'Adaptation', 'doubt', 'heatmap', 'aggregate',
+           'calibrate', 'line', 'load_adaptation']
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #686becb0
-FACE, LIP, MOUTH, AROUND = (.5, .52, .31, .39), (.5, .655, .11, .06), (.5, .664, .18, .14), (.5, .656, .235, .19)   # middle x, y and radii
+FACE, LIP, MOUTH, AROUND = (.5, .52, .31, .39), (.5, .655, .13, .06), (.5, .664, .18, .14), (.5, .656, .235, .19)   # middle x, y and radii
 BEYOND = .1   # weight of hair, clothes and background: they shall not be wrong, but they aren't the question
 
 def ellipse(
@@ -81,7 +83,7 @@ class Adaptation:
     steps:int=8                # steps of the weights: see below
     search_lr:float=.12        # in units of the spread of w
     lr:float=8e-4              # of the weights
-    tau:float=.6               # difference that is half believed to be no cleft, of colors from -1 to 1
+    tau:float=.4               # difference that is half believed to be no cleft, of colors from -1 to 1
     weight:float=.5            # of the learned distance
     prior:float=1e-4           # pull of the latent toward the average face
     shift:int=1                # pixels at 64 that an edge may be misplaced
@@ -91,7 +93,7 @@ class Adaptation:
     name:str='severity_adaptation'
 
     def __post_init__(self):
-        if not isinstance(self.G_ema, Generator): raise ValueError(f"G_ema is {type(self.G_ema).__name__}; accepted: a generator, such as cleftgan_nb.checkpoints.load('phantom-64-stylegan3-t').G_ema")
+        if not isinstance(self.G_ema, Generator): raise ValueError(f"G_ema is {type(self.G_ema).__name__}; accepted: a generator, such as cleftgan_nb.checkpoints.load('phantom-64-stylegan3-r').G_ema")
         if self.G_ema.c_dim or self.G_ema.img_channels != 3: raise ValueError(f'G_ema takes {self.G_ema.c_dim} labels and makes {self.G_ema.img_channels} channels; accepted: an unconditional generator of RGB')
         check_count(search=self.search, drawn=self.drawn); check_count(0, steps=self.steps, seed=self.seed, shift=self.shift)
         for k in ('search_lr', 'lr', 'tau'):
@@ -178,7 +180,7 @@ def adapt(self:Adaptation,
 # %% ../../nbs/metrics/43a_adaptation.ipynb #58968780
 YCBCR = torch.tensor([[.299, .587, .114], [-.168736, -.331264, .5], [.5, -.418688, -.081312]])   # of RGB, ITU-R BT.601 as in JPEG
 COLOR, KAPPA = 4., .3   # weight of the colors beside brightness; share of the skin's brightness that is half a difference
-LEAST = .01             # of the lip: less can't be told from softness, and equal pictures have a number
+REST, LEAST = .4, .05   # of what the rest of the face differs, not counted at the lip; so little can't be told from softness, and equal pictures have a number
 
 def heatmap(
     x, y,      # pictures [n,3,H,W], -1 … 1
@@ -200,12 +202,16 @@ def aggregate(
     maps,      # [n,H,W]
     x,         # the pictures [n,3,H,W], -1 … 1, or one for all maps
     kappa=KAPPA, # share of the skin's brightness
+    rest=REST,   # share of the rest of the face's difference
 )->np.ndarray: # [n], higher: more normal
-    "-log10 of the share of upper lip and base of the nose that differs"
-    _, lip, _, skin = (w.double().numpy() for w in windows(maps.shape[-1]))
+    "-log10 of how much of the upper lip's width differs, more than the rest of the face does"
+    _, lip, around, skin = (w.double().numpy() for w in windows(maps.shape[-1]))
+    elsewhere = ellipse(maps.shape[-1], *FACE).double().numpy()*(1 - around)
     bright = (torch.einsum('c,nchw->nhw', YCBCR[0], x.clamp(-1, 1)/2 + .5).double().numpy()*skin).sum((1, 2))/skin.sum()
     maps = maps/(maps + (kappa*np.maximum(bright, .02)[:, None, None])**2)   # .02: all but black
-    return -np.log10((maps*lip).sum((1, 2))/lip.sum() + LEAST)
+    columns = np.sqrt((maps**2*lip).sum(1)/lip.sum(0))
+    A = (columns*lip.sum(0)).sum(1)/lip.sum() - rest*(maps*elsewhere).sum((1, 2))/elsewhere.sum()
+    return -np.log10(np.maximum(A, 0) + LEAST)
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #3b337240
 @patch
@@ -273,3 +279,10 @@ def line(
     if n.std() < 1e-9 or t.std() < 1e-9: raise ValueError('images or severities are all alike, so no line can be drawn through them; give images of different severities')
     b, a = np.polyfit(n, t, 1)
     return float(a), float(b)
+
+# %% ../../nbs/metrics/43a_adaptation.ipynb #a6b5c5f6
+SCALE = (1.7104, -1.3715)   # of 250 phantoms
+
+def load_adaptation()->Adaptation:
+    "The scorer with the generator `phantom-64-stylegan3-r` and its scale"
+    return Adaptation(checkpoints.load('phantom-64-stylegan3-r').G_ema, scale=SCALE)
