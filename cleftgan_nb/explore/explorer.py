@@ -650,16 +650,13 @@ class Training(Panel):
     def __init__(self,
         run,      # folder of a run
         every=2., # seconds from one look to the next
-    ): self.run, self.every, self.stamp, self.task = watch._folder(run), every, None, None
+    ): self.run, self.every, self.stamp, self.task = watch.run_folder(run), every, None, None
 
     def picture(self):
-        _, shown = watch._page(self.run, {})
-        parts = [drawn(p) if hasattr(p, 'savefig') else p.convert('RGB') for p in shown.values()]
-        return stacked([p if p.width <= 900 else p.resize((900, round(p.height*900/p.width))) for p in parts]) if parts else stacked([Image.fromarray(watch._label(400, self.words()))])
+        parts = [drawn(p) if hasattr(p, 'savefig') else p.convert('RGB') for p in watch.page(self.run).values()]
+        return stacked([p if p.width <= 900 else p.resize((900, round(p.height*900/p.width))) for p in parts]) if parts else _band(self.words(), 2*SHOWN)
 
-    def words(self):
-        log = watch.read_log(self.run) if watch._rows(self.run/'log.jsonl') else None
-        return watch._status(log, watch._about(self.run), time.time() - max(p.stat().st_mtime for p in (self.run, self.run/'log.jsonl') if p.exists())).replace('*', '')
+    def words(self): return watch.status(self.run).replace('*', '')
 
 # %% ../../nbs/explore/51_explorer.ipynb #7624d343
 @patch
@@ -667,7 +664,7 @@ def look(self:Training):
     "Show what is new"
     try:
         self.note.value = _words(f'Synthetic pictures. {self.words()}')
-        if (now := watch._stamp(self.run)) != self.stamp: self.frame.value, self.stamp = _bytes(self.picture(), self.kind), now
+        if (now := watch.stamp(self.run)) != self.stamp: self.frame.value, self.stamp = _bytes(self.picture(), self.kind), now
     except Exception as e: self.complain(e)          # a file that is just being written: the next look will do
 
 # %% ../../nbs/explore/51_explorer.ipynb #b30e35bd
