@@ -8,8 +8,11 @@ from PIL import Image
 from cleftgan_nb import checkpoints, networks
 from cleftgan_nb.data import cohort
 from cleftgan_nb.explore import Directions, Explorer, State, draw, latent_of
-from cleftgan_nb.explore.explorer import Coarse, Face, Latest, Layers, Neighbors, Severity, Training, Walk
+from cleftgan_nb.explore.face import Face
+from cleftgan_nb.explore.likeness import Neighbors, Severity
+from cleftgan_nb.explore.responsive import Coarse, Latest
 from cleftgan_nb.explore.spectra import find_layer, layers, listening, plot_layer, spectrum, unfiltered
+from cleftgan_nb.explore.views import Layers, Training, Walk
 from cleftgan_nb.metrics.copies import Pixels
 from cleftgan_nb.pictures import sample_one
 

@@ -2,4 +2,5 @@
 from .latents import Directions, check_directions, draw, find_directions, latent_of, mix, motion
 from .inversion import Inverter, load_latents, save_latents
 from .spectra import plot_layer, plot_spectra
-from .explorer import Explorer, State
+from .state import State
+from .explorer import Explorer

@@ -13,7 +13,8 @@ from .. import __version__, checkpoints
 from ..data.portrait import contact_sheet
 
 # %% auto #0
-__all__ = ['PANELS', 'read_log', 'curves', 'pictures', 'kept', 'grid_at', 'tiles', 'strip', 'gif', 'live', 'tensorboard', 'Board']
+__all__ = ['PANELS', 'run_folder', 'read_log', 'curves', 'pictures', 'kept', 'grid_at', 'tiles', 'strip', 'gif', 'status', 'page',
+           'stamp', 'live', 'tensorboard', 'Board']
 
 # %% ../../nbs/training/35_watch.ipynb #2e7e5040
 def _rows(path):
@@ -38,7 +39,9 @@ def _row(line):
 def _number(v): return float(v) if isinstance(v, (int, float)) else math.nan
 
 # %% ../../nbs/training/35_watch.ipynb #4d9655a0
-def _folder(folder):
+def run_folder(
+    folder, # as it was given
+)->Path:    # the same, if there is a run in it
     "The folder of a run"
     folder = Path(folder)
     if not folder.is_dir(): raise FileNotFoundError(f'no folder {folder}; accepted: the `out` of a training run')
@@ -57,7 +60,7 @@ def read_log(
     folder, # of a run
 )->dict:    # column → float array with an entry a tick; nan where the log has none
     "The numbers of a run, as columns"
-    folder = _folder(folder)
+    folder = run_folder(folder)
     if not (rows := _rows(folder/'log.jsonl')):
         tick = _number(_about(folder).get('tick_kimg'))
         raise ValueError(f'{folder} has no line in its log yet; the first comes after {"a tick" if math.isnan(tick) else f"{tick:g} kimg"}')
@@ -76,9 +79,9 @@ _STYLES = '-', '--', ':', '-.'
 
 def _logs(runs):
     "Name → folder of one or several runs"
-    if isinstance(runs, dict): return {str(n): _folder(f) for n, f in runs.items()}
-    if isinstance(runs, (list, tuple)): return {Path(f).name: _folder(f) for f in runs}
-    return {_about(_folder(runs)).get('network') or Path(runs).name: _folder(runs)}
+    if isinstance(runs, dict): return {str(n): run_folder(f) for n, f in runs.items()}
+    if isinstance(runs, (list, tuple)): return {Path(f).name: run_folder(f) for f in runs}
+    return {_about(run_folder(runs)).get('network') or Path(runs).name: run_folder(runs)}
 
 def _known_panels(panels, logs):
     "Panels as tuples of columns; those not asked for by name may be missing"
@@ -148,7 +151,7 @@ def pictures(
 )->dict:    # kimg → file, in order
     "The pictures of a run"
     found = {}
-    for path in sorted(_folder(folder).glob('fakes-*.png')):
+    for path in sorted(run_folder(folder).glob('fakes-*.png')):
         if name := re.fullmatch(r'fakes-(\d+(?:\.\d+)?)\.png', path.name): found[_said(path, 'kimg', float(name[1]))] = path
     if not found: raise ValueError(f'{folder} has no picture yet; the first comes with the first line of its log')
     return dict(sorted(found.items()))
@@ -157,7 +160,7 @@ def kept(
     folder, # of a run
 )->dict:    # kimg → file, in order; the last is the newest
     "The checkpoints of a run"
-    names = {path: re.fullmatch(r'network-(\d+(?:\.\d+)?)\.safetensors', path.name) for path in _folder(folder).glob('network-*.safetensors')}
+    names = {path: re.fullmatch(r'network-(\d+(?:\.\d+)?)\.safetensors', path.name) for path in run_folder(folder).glob('network-*.safetensors')}
     return dict(sorted((float(name[1]), path) for path, name in names.items() if name))
 
 def _said(path, key, default):
@@ -350,16 +353,38 @@ def _status(
         if age > 3*np.nanmax(log['seconds'][-10:]) + 60 and end > kimg: said.append(f'**nothing new for {_duration(age)}: does it still run?**')
     return f'**{name}**: {kimg:g}' + ('' if math.isnan(end) else f' of {end:g}') + ' kimg, ' + ', '.join(said)
 
-# %% ../../nbs/training/35_watch.ipynb #2dd33210
-def _page(folder, more):
-    "Columns of the log, and what `live` shows below the words"
-    log, drawn = read_log(folder) if _rows(folder/'log.jsonl') else None, {}
-    if log is not None: drawn['curves'] = curves(folder, **more)
-    if any(folder.glob('fakes-*.png')): drawn['picture'] = grid_at(folder)
-    return log, drawn
+# %% ../../nbs/training/35_watch.ipynb #9546f475
+def status(
+    folder, # of a run
+)->str:     # Markdown
+    "Where a run is, in words"
+    folder = run_folder(folder)
+    return _status(_log(folder), _about(folder), _age(folder))
 
-def _stamp(folder):
+def _log(folder):
+    "Columns of the log; None: no line yet"
+    return read_log(folder) if _rows(folder/'log.jsonl') else None
+
+def _age(folder):
+    "Seconds since the newest line, or since the start"
+    return time.time() - max(p.stat().st_mtime for p in (folder, folder/'config.yaml', folder/'log.jsonl') if p.exists())
+
+# %% ../../nbs/training/35_watch.ipynb #2dd33210
+def page(
+    folder, # of a run
+    **more, # for `curves`
+)->dict:    # name → figure or picture, as far as there are any
+    "What is below the words: the curves, the newest picture"
+    folder, shown = run_folder(folder), {}
+    if _rows(folder/'log.jsonl'): shown['curves'] = curves(folder, **more)
+    if any(folder.glob('fakes-*.png')): shown['picture'] = grid_at(folder)
+    return shown
+
+def stamp(
+    folder, # of a run
+)->list:    # to be compared with an earlier one
     "Changes when the loop has written something"
+    folder = run_folder(folder)
     return [(p.name, p.stat().st_mtime_ns) for n in ('log.jsonl', 'time.jsonl') if (p := folder/n).exists()] + sorted(p.name for p in folder.glob('fakes-*.png'))
 
 # %% ../../nbs/training/35_watch.ipynb #2780e5a0
@@ -373,18 +398,17 @@ def live(
     "Watch a run in a notebook until it ends or the cell is interrupted"
     try: from IPython.display import Markdown, display
     except ImportError: raise ImportError('live shows a run in a notebook: pip install ipython') from None
-    folder = _folder(folder); about, handles, stamp, said = _about(folder), {}, None, None
+    folder = run_folder(folder); about, handles, seen, said = _about(folder), {}, None, None
     end = _number(about.get('kimg')) if until is None else until
     def show(name, what):
         if handles.get(name) is None: handles[name] = display(what, display_id=True)    # stays None outside of notebooks
         else: handles[name].update(what)
     try:
         while True:
-            if (now := _stamp(folder)) != stamp: stamp, (log, drawn) = now, _page(folder, more)
-            else: drawn = {}
-            age = time.time() - max(p.stat().st_mtime for p in (folder, folder/'config.yaml', folder/'log.jsonl') if p.exists())
-            if (words := _status(log, about, age)) != said: show('status', Markdown(said := words))
-            for name, what in drawn.items(): show(name, what)
+            if (now := stamp(folder)) != seen: seen, log, shown = now, _log(folder), page(folder, **more)
+            else: shown = {}
+            if (words := _status(log, about, _age(folder))) != said: show('status', Markdown(said := words))
+            for name, what in shown.items(): show(name, what)
             if once or (log is not None and log['kimg'][-1] >= end): return
             time.sleep(every)
     except KeyboardInterrupt: pass
