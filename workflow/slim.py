@@ -1,4 +1,4 @@
-"Make executed notebooks smaller, without loss: no picture is stored twice (IPython adds a JPEG to each PNG of a PIL image), PNGs are packed as well as can be, and no state of widgets is kept"
+"Make executed notebooks smaller, without loss: no picture is stored twice (IPython adds a JPEG to each PNG of a PIL image), PNGs are packed as well as can be, and no widgets are kept, which nothing could show without their kernel"
 import base64
 import io
 import json
@@ -21,7 +21,9 @@ def slim(path):
     path = Path(path)
     notebook, part = json.loads(path.read_text(encoding='utf-8')), path.with_name(path.name + '.part')
     notebook['metadata'].pop('widgets', None)
-    for data in (o['data'] for c in notebook['cells'] for o in c.get('outputs', []) if 'image/png' in o.get('data', {})):
+    for data in (o['data'] for c in notebook['cells'] for o in c.get('outputs', []) if 'data' in o):
+        data.pop('application/vnd.jupyter.widget-view+json', None)   # a picture or words stand beside it
+        if 'image/png' not in data: continue
         data.pop('image/jpeg', None)
         data['image/png'] = packed(''.join(data['image/png']))
     part.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
