@@ -1,4 +1,5 @@
 "Measures of generated images: distances, path length, severity, equivariance, copies, composition."
+from .adaptation import load_adaptation
 from .composition import fairness
 from .copies import memorisation
 from .distances import density_coverage, frechet_distance, frechet_infinity, kernel_distance, precision_recall
