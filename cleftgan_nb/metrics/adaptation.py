@@ -179,8 +179,7 @@ def adapt(self:Adaptation,
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #58968780
 YCBCR = torch.tensor([[.299, .587, .114], [-.168736, -.331264, .5], [.5, -.418688, -.081312]])   # of RGB, ITU-R BT.601 as in JPEG
-COLOR, KAPPA = 4., .3   # weight of the colors beside brightness; share of the skin's brightness that is half a difference
-REST, LEAST = .4, .05   # of what the rest of the face differs, not counted at the lip; so little can't be told from softness, and equal pictures have a number
+COLOR = 4.   # weight of the colors beside brightness
 
 def heatmap(
     x, y,      # pictures [n,3,H,W], -1 … 1
@@ -197,6 +196,10 @@ def heatmap(
             d = x - y[..., i:i + h, j:j + w]
             least = torch.minimum(least, d[:, 0].clamp(max=0).square() + lighter*d[:, 0].clamp(min=0).square() + color*d[:, 1:].square().sum(1))
     return least.double().numpy()
+
+# %% ../../nbs/metrics/43a_adaptation.ipynb #4b3488ed
+KAPPA = .3              # share of the skin's brightness that is half a difference
+REST, LEAST = .4, .05   # of what the rest of the face differs, not counted at the lip; so little can't be told from softness, and equal pictures have a number
 
 def aggregate(
     maps,      # [n,H,W]
