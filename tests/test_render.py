@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from scipy.ndimage import gaussian_filter
 
 from cleftgan_nb.data import head as H, render as R, skin as S
+from cleftgan_nb.data.colorspace import srgb
 from cleftgan_nb.data.view import visible
 
 SEED = 4
@@ -212,6 +214,27 @@ def test_tints_show(scene, picture):
     assert spot.sum() > 20
     assert (red[spot][:, 0]/red[spot][:, 1]).mean() > 1.1*(picture.image[spot][:, 0]/picture.image[spot][:, 1]).mean()
     assert pale[spot].mean() > picture.image[spot].mean()
+
+
+def test_noise_averages_out_in_smaller_pictures(scene, picture):
+    "A smaller photograph's pixels are means of a larger one's."
+    for size, want in ((64, .0004375), (256, .00175), (1024, .007)): assert abs(R.grain(SEED, size).std()/want - 1) < .02, size
+    corner = lambda size: R.render(R.head_parts(*scene[:2]), scene[1], *scene[2:], size).image[:size//12, :size//12].astype(float)
+    rough = {size: np.abs(np.diff(corner(size), 2, axis=0)).mean() for size in (64, 384)}
+    assert rough[64] < 1 < rough[384], rough   # gray levels; 1.8 of noise would make it 3.5 in both
+
+
+@pytest.mark.parametrize('kind', S.BACKDROPS)
+def test_backdrops_are_as_calm_as_prepare_leaves_them(kind):
+    for seed in range(6):
+        behind = srgb(S.backdrop(replace(S.sample_look(seed, H.sample_identity(seed)), backdrop=kind), 64))
+        again = gaussian_filter(behind, (64/S.BACKGROUND_BLUR, 64/S.BACKGROUND_BLUR, 0), mode='nearest')
+        assert np.abs(behind - again).max() < .06 and max(np.abs(np.diff(behind, axis=a)).max() for a in (0, 1)) < .06, seed
+
+
+def test_most_stand_before_a_sheet_or_a_wall():
+    kinds = [S.sample_look(s, H.sample_identity(s)).backdrop for s in range(400)]
+    assert .68 < np.isin(kinds, ('plain', 'wall')).mean() < .82 and .02 < np.isin(kinds, 'lights').mean() < .09
 
 
 @pytest.mark.parametrize('what', ('points', 'light', 'look'))

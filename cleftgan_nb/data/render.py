@@ -15,9 +15,9 @@ from .view import EMPTY, KINDS, Camera, frontal, opacities, sample_camera, surfa
 _all_ = ['Part', 'head_parts', 'sample_look', 'Camera', 'frontal', 'sample_camera', 'KINDS']   # all that a portrait needs, from one place
 
 # %% auto #0
-__all__ = ['GOLDEN', 'F0', 'SHADOW', 'BIAS', 'LEAST', 'BOUNCE', 'SCATTER', 'SOFT', 'FACING', 'ADAPTED', 'MIDDLE', 'BLUR', 'NOISE',
-           'Light', 'sample_light', 'illuminate', 'scatter', 'metered', 'Picture', 'render', 'Part', 'head_parts',
-           'sample_look', 'Camera', 'frontal', 'sample_camera', 'KINDS']
+__all__ = ['GOLDEN', 'F0', 'SHADOW', 'BIAS', 'LEAST', 'BOUNCE', 'SCATTER', 'SOFT', 'FACING', 'ADAPTED', 'MIDDLE', 'NOISE',
+           'SENSOR', 'BLUR', 'Light', 'sample_light', 'illuminate', 'scatter', 'metered', 'Picture', 'grain', 'render',
+           'Part', 'head_parts', 'sample_look', 'Camera', 'frontal', 'sample_camera', 'KINDS']
 
 # %% ../../nbs/data/23_render.ipynb #998b8620
 @dataclass(frozen=True)
@@ -194,16 +194,24 @@ class Picture:
 
 def _shrink(a, k): return a.reshape(a.shape[0]//k, k, a.shape[1]//k, k, *a.shape[2:]).mean((1, 3))
 
+# %% ../../nbs/data/23_render.ipynb #7d1f4a21
+NOISE, SENSOR = .007, 1024   # standard deviation, of 1, and the size at which a sensor's pixel is one of ours
+
+def grain(
+    seed:int, # the phantom's number
+    size:int, # pixels a side
+)->np.ndarray: # float32 [size,size,3]
+    "A sensor's noise, as much as a picture of this size has left of it"
+    return stream(seed, 'noise').standard_normal((size, size, 3), np.float32)*np.float32(NOISE*size/SENSOR)
+
 # %% ../../nbs/data/23_render.ipynb #b13b3e50
 def _develop(x, look, size):
     "Linear light to bytes: tone, sensor blur and noise"
     y = srgb(np.clip(x, 0, 1)).astype(np.float32)
     y = gaussian_filter(y, (BLUR[0] + BLUR[1]*size,)*2 + (0,), truncate=3)
-    y += stream(look.seed, 'noise').standard_normal(y.shape, np.float32)*np.float32(NOISE)
-    return (np.clip(y, 0, 1)*255 + .5).astype(np.uint8)
+    return (np.clip(y + grain(look.seed, size), 0, 1)*255 + .5).astype(np.uint8)
 
 BLUR = .35, .0008    # pixels, and pixels a pixel of width
-NOISE = .007         # standard deviation, of 1
 
 # %% ../../nbs/data/23_render.ipynb #e7c6b210
 def _masks(kind, size, samples):

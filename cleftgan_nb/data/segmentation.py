@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib.resources import files
 import numpy as np, torch, torch.nn.functional as F
 from scipy import ndimage
+from .skin import BACKGROUND_BLUR   # phantoms stand before what photographs are left with
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'weights', 'selfie_network', 'person_mask', 'blur_background']
@@ -84,7 +85,7 @@ def blur_background(
     sigma=None,# of the Gaussian, pixels; None: a 24th of the side, so that no letter of a nameplate stays legible
 ):             # [H, W, 3] uint8
     "The person sharp, the rest blurred"
-    sigma = max(image.shape[:2])/24 if sigma is None else sigma
+    sigma = max(image.shape[:2])/BACKGROUND_BLUR if sigma is None else sigma
     keep = np.clip(mask, 0, 1).astype(np.float32)[..., None]
     weight = (1 - keep)**2 + 1e-4   # doubtful pixels, at the rim of the hair, count little
     spread = lambda x: ndimage.gaussian_filter(x, (sigma, sigma, 0), mode='nearest')

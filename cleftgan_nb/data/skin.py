@@ -7,13 +7,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 import numba as nb, numpy as np
+from scipy.ndimage import gaussian_filter
 from .colorspace import ita_of, lab_to_xyz, linear, rgb_to_xyz, xyz_to_lab, xyz_to_rgb
 from .head import Identity, stream, texture, topology
 
 # %% auto #0
-__all__ = ['LOCUS', 'TONES', 'HAIRLINE', 'NECKLINE', 'SKINS', 'HAIR_COLORS', 'IRIS_COLORS', 'BACKDROPS', 'STYLES', 'BLOTCHES',
-           'PUPIL', 'ita', 'skin_color', 'sample_tone', 'compiled', 'sample', 'noise', 'regions', 'relative_skin',
-           'Look', 'sample_look', 'skin_albedo', 'eye_albedo', 'backdrop']
+__all__ = ['LOCUS', 'TONES', 'HAIRLINE', 'NECKLINE', 'SKINS', 'HAIR_COLORS', 'IRIS_COLORS', 'BACKDROPS', 'BEHIND', 'STYLES',
+           'BLOTCHES', 'PUPIL', 'BACKGROUND_BLUR', 'ita', 'skin_color', 'sample_tone', 'compiled', 'sample', 'noise',
+           'regions', 'relative_skin', 'Look', 'sample_look', 'skin_albedo', 'eye_albedo', 'backdrop']
 
 # %% ../../nbs/data/23b_skin.ipynb #145608d0
 def ita(rgb):
@@ -170,6 +171,7 @@ class Look:
 HAIR_COLORS = dict(black=(.012, .009, .008), dark=(.03, .018, .011), brown=(.07, .04, .02), blond=(.24, .15, .075), red=(.12, .04, .016))
 IRIS_COLORS = dict(brown=(.035, .017, .009), chestnut=(.07, .033, .014), hazel=(.11, .07, .03), green=(.09, .11, .06), gray=(.14, .16, .17), blue=(.09, .14, .22), ice=(.12, .17, .22))
 BACKDROPS = 'plain', 'wall', 'blurred', 'lights'
+BEHIND = .45, .3, .2, .05   # their shares (declared): a clinic has a sheet or a wall
 
 def _pick(rng, of, p):
     "One key of `of`, with these weights"
@@ -218,7 +220,7 @@ def sample_look(
         float(np.interp(who.age, (1, 20), (.45, 1))), float(s.uniform(.55, .85) + .15*(who.sex < .5)*(who.age > 14)),
         float(s.uniform(.5, 1.2)), float(s.random() < .25)*float(s.uniform(.2, 1))*(angle > 25 and who.age > 3), float(s.uniform(.42, .55)), float(s.uniform(.6, 1.1)),
         hair, color, fuzz, f'brow{s.integers(1, 13):02d}', float(s.uniform(.25, .5) if young else s.uniform(.6, 1)),
-        iris, _iris_size(who.age), tuple(map(float, e.normal(0, .015, 2))), tuple(map(float, _cloth(stream(seed, 'cloth')))), BACKDROPS[b.choice(4, p=(.3, .25, .3, .15))])
+        iris, _iris_size(who.age), tuple(map(float, e.normal(0, .015, 2))), tuple(map(float, _cloth(stream(seed, 'cloth')))), BACKDROPS[b.choice(4, p=BEHIND)])
 
 def _cloth(rng): return np.clip(rng.uniform(.02, .7)*np.exp(rng.normal(0, .3, 3)), .015, .8)
 
@@ -258,17 +260,20 @@ def eye_albedo(
 PUPIL = .36   # radius of a pupil in room light, in radii of the iris
 
 # %% ../../nbs/data/23b_skin.ipynb #c8ab22b0
+BACKGROUND_BLUR = 24   # standard deviations of the blur along a side
+
 def backdrop(
     look:Look,
     size:int, # pixels a side
 )->np.ndarray: # [size,size,3] linear
-    "The background of a picture"
+    "The background of a picture, as `prepare` leaves it"
     rng = stream(look.seed, 'background')
     at = (np.arange(size) + .5)/size*2 - 1
     x, y = np.meshgrid(at, -at)
     color = np.exp(rng.normal(-1.3, .7))*np.exp(rng.normal(0, .14, 3))
     shine = np.exp(rng.normal(0, .2)*x + rng.normal(.1, .15)*y)[..., None]
-    return np.clip(_BEHIND[look.backdrop](rng, x, y, color)*shine, .004, .95)
+    seen = np.clip(_BEHIND[look.backdrop](rng, x, y, color)*shine, .004, .95)
+    return gaussian_filter(seen, (size/BACKGROUND_BLUR, size/BACKGROUND_BLUR, 0), mode='nearest')
 
 # %% ../../nbs/data/23b_skin.ipynb #d50a6b30
 def _plain(rng, x, y, color):
@@ -285,7 +290,7 @@ def _wall(rng, x, y, color):
 def _spots(rng, x, y, n, radius, sharp):
     "n round spots with colors of their own"
     total = np.zeros((*x.shape, 3))
-    for cx, cy, r, *c in np.column_stack([rng.uniform(-1.2, 1.2, (n, 2)), rng.uniform(*radius, n), rng.normal(0, .14, (n, 3)) + rng.normal(0, .45, (n, 1))]):
+    for cx, cy, r, *c in np.column_stack([rng.uniform(-1.2, 1.2, (n, 2)), rng.uniform(*radius, n), rng.normal(0, .14, (n, 3)) + rng.normal(0, .25, (n, 1))]):
         d = ((x - cx)**2 + (y - cy)**2)/r**2
         total += (np.exp(-d**sharp))[..., None]*c
     return total
