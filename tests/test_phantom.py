@@ -1,5 +1,6 @@
 "The phantom: the same bytes for the same seed, equal steps for equal severities, and a truth that is in the picture"
 import hashlib, math, subprocess, sys, time
+from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
@@ -53,6 +54,15 @@ def test_the_gap_is_on_the_patients_side():
         low, high = sorted(truth.landmarks[f'{k}_{side}'][0] for k in ('cphs', 'cphl'))
         assert low - 3 < gap < high + 3
         assert truth.laterality == side and truth.lahshal == ('••••••L' if side == 'left' else 'L••••••')
+
+
+def test_gums_have_a_color_of_their_own_in_a_gap_only():
+    for cleft, seen in ((Cleft(), False), (Cleft(Side(.7, .5), repaired=True), False), (Cleft(Side(.7, .5)), True)):
+        usual, other = (replace(s := scene(12, cleft), look=replace(s.look, gum=gum)).render(64) for gum in ((1., 1., 1.), (1.2, .8, .8)))
+        assert (usual.image != other.image).any() == seen
+        assert all((usual.masks[k] == other.masks[k]).all() for k in usual.masks)
+    gums = np.array([scene(s).look.gum for s in range(40)])
+    assert (gums.std(0) > .05).all() and (gums > .6).all() and (gums < 1.6).all()
 
 
 def test_masks_share_every_pixel_out():

@@ -237,6 +237,25 @@ def test_most_stand_before_a_sheet_or_a_wall():
     assert .68 < np.isin(kinds, ('plain', 'wall')).mean() < .82 and .02 < np.isin(kinds, 'lights').mean() < .09
 
 
+def test_some_men_have_beards():
+    people = [H.sample_identity(s) for s in range(800)]
+    beards = np.array([S.sample_look(s, who).beard for s, who in enumerate(people)])
+    men = np.array([who.sex > .5 and who.age >= 18 for who in people])
+    assert not beards[~men].any() and .35 < beards[men].any(1).mean() < .65 and (beards < 1).all() and beards.max() > .9
+
+
+def test_a_beard_is_painted_on_the_lower_face_and_changes_no_mask(scene, picture):
+    head, look, light, camera = scene
+    grown = R.render(R.head_parts(head, look), replace(look, beard=(.9, .9)), light, camera, 96)
+    assert all((grown.masks[k] == picture.masks[k]).all() for k in R.KINDS)
+    at = lambda point: camera.project(point[None], 96)[0]
+    eye, nose, (chin, mouth) = at(H.eyes(head.coarse)[0].mean(0))[1], at(head.coarse[head.vertex(5072)])[1], at(head.coarse[head.vertex(493)])
+    y, x = np.nonzero((np.abs(grown.image.astype(int) - picture.image) > 4).any(-1))
+    assert len(y) > 200 and y.min() > eye - 4 and (np.abs(x[y < nose - 4] + .5 - chin) > 8).all()   # beside the nose, sideburns only
+    below = slice(int(mouth) + 6, int(mouth) + 12), slice(int(chin) - 4, int(chin) + 4)
+    assert grown.image[below].mean() < .9*picture.image[below].mean()
+
+
 @pytest.mark.parametrize('what', ('points', 'light', 'look'))
 def test_aspects_are_independent(scene, what):
     head, look, light, camera = scene

@@ -116,7 +116,7 @@ def _body(points, cut, tint):
     t, r = topology(), regions()
     skin, _, shadow = _skin_triangles()
     seam, n = t.seam, normals(points, t.quads)
-    labels = {k: r[k] for k in ('inside', 'face', 'scalp')}
+    labels = {k: r[k] for k in ('inside', 'face', 'scalp', 'beard', 'mustache')}
     tint = {k: np.asarray(w, float)[seam] for k, w in (tint or {}).items()} | labels
     return [Part(points[seam], skin, t.uv, 'skin', n[seam], None if cut is None else np.asarray(cut, float)[seam], tint, shadow),
             _shirt(points[seam], n[seam])]

@@ -94,7 +94,8 @@ class Scene:
     def parts(self)->list:
         "What is drawn: the head with its cleft; behind the lip its gum, in place of a closed mouth's teeth"
         points, triangles, dark = self.surface.gums
-        gum = Part(points, triangles, np.zeros((len(points), 2)), 'gum', tint=dict(dark=dark))
+        own = np.full(len(points), float(self.surface.cut[:, 1].max() > 0))   # behind a closed lip all have the same
+        gum = Part(points, triangles, np.zeros((len(points), 2)), 'gum', tint=dict(dark=dark, own=own))
         drawn = head_parts(self.head, self.look, self.surface.points, self.surface.cut, self.surface.tint)
         return [p for p in drawn if p.material not in ('teeth', 'gum')] + [gum]
 

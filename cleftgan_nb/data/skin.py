@@ -12,9 +12,10 @@ from .colorspace import ita_of, lab_to_xyz, linear, rgb_to_xyz, xyz_to_lab, xyz_
 from .head import Identity, stream, texture, topology
 
 # %% auto #0
-__all__ = ['LOCUS', 'TONES', 'HAIRLINE', 'NECKLINE', 'SKINS', 'HAIR_COLORS', 'IRIS_COLORS', 'BACKDROPS', 'BEHIND', 'STYLES',
-           'BLOTCHES', 'PUPIL', 'BACKGROUND_BLUR', 'ita', 'skin_color', 'sample_tone', 'compiled', 'sample', 'noise',
-           'regions', 'relative_skin', 'Look', 'sample_look', 'skin_albedo', 'eye_albedo', 'backdrop']
+__all__ = ['LOCUS', 'TONES', 'HAIRLINE', 'NECKLINE', 'BEARDLINE', 'MUSTACHE', 'SKINS', 'HAIR_COLORS', 'IRIS_COLORS', 'BACKDROPS',
+           'BEHIND', 'STYLES', 'BEARDS', 'WORN', 'BLOTCHES', 'PUPIL', 'BACKGROUND_BLUR', 'ita', 'skin_color',
+           'sample_tone', 'compiled', 'sample', 'noise', 'regions', 'relative_skin', 'Look', 'sample_look',
+           'skin_albedo', 'eye_albedo', 'backdrop']
 
 # %% ../../nbs/data/23b_skin.ipynb #145608d0
 def ita(rgb):
@@ -106,7 +107,9 @@ def regions()->dict:
     face = _smoothstep(.55, .65, z - .35*(y < 6.6)*(6.6 - y)) * (y > 6.12) * (1 - ear)
     scalp = _smoothstep(-.06, .1, y - np.interp(z, *HAIRLINE)) * (1 - ear)
     cheek = (np.abs(np.abs(x) - .4) < .1) & (np.abs(y - 6.95) < .1) & (z > 1.1)
-    return dict(inside=inside, ear=ear, face=face*(1 - scalp), scalp=scalp, cheek=cheek, collar=_collar(x, y, z))
+    face = face*(1 - scalp)
+    beard, mustache = (a*face*~inside for a in _whiskers(np.abs(x), y))
+    return dict(inside=inside, ear=ear, face=face, scalp=scalp, cheek=cheek, beard=beard, mustache=mustache, collar=_collar(x, y, z))
 
 # %% ../../nbs/data/23b_skin.ipynb #0443fad0
 NECKLINE = (0, 5.82, .12), .62   # center and radius of the ball that a shirt leaves free, dm
@@ -116,6 +119,16 @@ def _collar(x, y, z):
     (cx, cy, cz), radius = NECKLINE
     d = radius - np.sqrt((x - cx)**2 + np.minimum(y - cy, 0)**2 + (z - cz)**2)
     return np.where(y > 6.02, 1, d + np.maximum(y - 5.9, 0)*8)
+
+# %% ../../nbs/data/23b_skin.ipynb #0443fad1
+BEARDLINE = np.array([[0, .12, .2, .27, .4, .5, .58, .66], [6.5, 6.5, 6.58, 6.64, 6.68, 6.76, 6.95, 7.2]])
+MUSTACHE = np.array([[0, .1, .17, .26], [6.79, 6.80, 6.77, 6.68]])
+
+def _whiskers(x, y):
+    "Beard and mustache, 0 … 1; the lips are painted over both"
+    beard = _smoothstep(.07, -.05, y - np.interp(x, *BEARDLINE))
+    mustache = _smoothstep(.02, -.02, y - np.interp(x, *MUSTACHE)) * _smoothstep(6.55, 6.6, y) * _smoothstep(.29, .22, x)
+    return beard, mustache
 
 # %% ../../nbs/data/23b_skin.ipynb #64f6b750
 @lru_cache(None)
@@ -161,6 +174,8 @@ class Look:
     gaze:tuple          # where the eyes look beside the camera, radians to the patient's left and up
     cloth:tuple         # linear RGB
     backdrop:str        # one of `BACKDROPS`
+    beard:tuple         # of the upper lip, and of cheeks and chin: 0 shaved … 1 full
+    gum:tuple           # factors of red, green and blue of the gum in a gap and of its margins: 1 as usual
 
     @property
     def ita(self)->float:
@@ -199,6 +214,20 @@ def _sample_hair(rng, who):
     styles = STYLES['curls'] if who.ancestry['african'] > .5 and v < .35 else STYLES['boy' if who.sex > .5 or who.age < 2.5 else 'girl']
     return styles[int(u*len(styles))], .8
 
+# %% ../../nbs/data/23b_skin.ipynb #0dfe3601
+BEARDS = dict(shaved=(0., 0.), stubble=(.3, .35), mustache=(.85, 0.), full=(.85, .85))   # of the upper lip, and of cheeks and chin
+WORN = .5, .25, .08, .17   # their shares among men (declared)
+
+def _sample_beard(rng, who):
+    "What a grown man leaves to grow"
+    kind, thick = _pick(rng, BEARDS, WORN), rng.uniform(.7, 1.15)
+    return tuple(float(v*thick*(who.sex > .5 and who.age >= 18)) for v in BEARDS[kind])
+
+def _sample_gum(rng):
+    "Gums are lighter or darker, paler or redder"
+    light, pale = rng.normal(0, (.1, .12))
+    return tuple(map(float, np.exp((light, light + pale, light + pale))))
+
 # %% ../../nbs/data/23b_skin.ipynb #cda64c50
 def _iris_size(age):
     "An iris hardly grows, the opening of the lids does: the younger, the more of the eye it fills"
@@ -220,7 +249,8 @@ def sample_look(
         float(np.interp(who.age, (1, 20), (.45, 1))), float(s.uniform(.55, .85) + .15*(who.sex < .5)*(who.age > 14)),
         float(s.uniform(.5, 1.2)), float(s.random() < .25)*float(s.uniform(.2, 1))*(angle > 25 and who.age > 3), float(s.uniform(.42, .55)), float(s.uniform(.6, 1.1)),
         hair, color, fuzz, f'brow{s.integers(1, 13):02d}', float(s.uniform(.25, .5) if young else s.uniform(.6, 1)),
-        iris, _iris_size(who.age), tuple(map(float, e.normal(0, .015, 2))), tuple(map(float, _cloth(stream(seed, 'cloth')))), BACKDROPS[b.choice(4, p=BEHIND)])
+        iris, _iris_size(who.age), tuple(map(float, e.normal(0, .015, 2))), tuple(map(float, _cloth(stream(seed, 'cloth')))), BACKDROPS[b.choice(4, p=BEHIND)],
+        _sample_beard(stream(seed, 'beard'), who), _sample_gum(stream(seed, 'gum')))
 
 def _cloth(rng): return np.clip(rng.uniform(.02, .7)*np.exp(rng.normal(0, .3, 3)), .015, .8)
 

@@ -251,9 +251,10 @@ def _paint_skin(s, mine, look, uv, tint):
     zero = np.zeros(len(mine))
     lips, mucosa = sample(_lips(), uv)[:, 0], tint.get('mucosa', zero)
     _blend(s, mine, tint.get('scalp', zero)*look.fuzz*_strands(look, uv), np.array(look.hair_color), .6, .3)
+    if max(look.beard): _blend(s, mine, _whiskers(look, uv, tint), np.array(look.hair_color), .6, .3)
     _blend(s, mine, .85*lips, _lip_color(look, base), look.roughness*.8, s.gloss[mine])
     _blend(s, mine, .9*tint.get('inside', zero), MUCOSA*_tone(look)*.6, .3, 1.)
-    _blend(s, mine, .92*mucosa, MUCOSA*_tone(look), .26, 1.3)
+    _blend(s, mine, .92*mucosa, MUCOSA*_tone(look)*look.gum, .26, 1.3)
     _blend(s, mine, .8*tint.get('scar', zero), base*SCAR + np.array((.05, .026, .026))*_tone(look), .34, 1.2)
     face = tint.get('face', zero) > .5
     s.kind[mine] = np.select([tint.get('inside', zero) > .5, np.maximum(lips, mucosa) > .5, face], [KINDS.index(k) for k in ('mouth', 'lips', 'face skin')], KINDS.index('other skin'))
@@ -262,6 +263,11 @@ def _paint_skin(s, mine, look, uv, tint):
 def _strands(look, uv):
     "Short hair is uneven: 0.75 … 1.15"
     return np.clip(.95 + .16*noise(stream(look.seed, 'strands'), uv, 500), .7, 1.15)
+
+def _whiskers(look, uv, tint):
+    "How much of the skin a beard and a mustache cover: never all of it"
+    grown = sum(v*tint.get(k, 0.) for k, v in zip(('mustache', 'beard'), look.beard))
+    return np.minimum(grown*np.clip(.9 + .2*noise(stream(look.seed, 'whiskers'), uv, 1300), .6, 1.1), .92)
 
 def _plain(kind, albedo):
     "A painter of one color, less of it where the part's tint 'dark' says so"
@@ -287,6 +293,12 @@ def _hair_shade(name):
 def _paint_hair(s, mine, look, uv, tint):
     s.albedo[mine] = np.clip(np.array(look.hair_color)*np.clip(.3 + .75*sample(_hair_shade(look.hair), uv), .15, 3), 0, 1)
     s.kind[mine] = KINDS.index('hair')
+
+# %% ../../nbs/data/23c_view.ipynb #79715ec1
+def _paint_gum(s, mine, look, uv, tint):
+    "Gum: in a color of its person's own where the part's tint 'own' says so"
+    _plain('mouth', lambda look: GUM*_tone(look))(s, mine, look, uv, tint)
+    s.albedo[mine] *= 1 + tint.get('own', np.zeros(len(mine)))[:, None]*(np.array(look.gum) - 1)
 
 # %% ../../nbs/data/23c_view.ipynb #742c7120
 def _paint_veil(s, look, material, veil):
@@ -324,4 +336,4 @@ TOOTH = .08   # dm, width of a tooth
 
 # %% ../../nbs/data/23c_view.ipynb #78bd1230
 _PAINT = dict(skin=_paint_skin, cloth=_paint_cloth, eye=_paint_eye, hair=_paint_hair,
-    teeth=_paint_teeth, gum=_plain('mouth', lambda look: GUM*_tone(look)), cavity=_plain('mouth', lambda look: (.15, .042, .036)))
+    teeth=_paint_teeth, gum=_paint_gum, cavity=_plain('mouth', lambda look: (.15, .042, .036)))
