@@ -92,17 +92,50 @@ def test_a_killed_run_ends_like_one_that_was_not(faces, tmp_path, network, kills
     assert not list(tmp_path.glob('killed/.*'))
 
 
+def train_in(faces, out, processes, **more):
+    "The folder of a run in one process or several"
+    c, go = config(faces, out, **more), out.with_name(f'{out.name}.py')
+    if processes == 1: return train(c, progress=False)
+    go.write_text(f'from cleftgan_nb.training.config import Config\nfrom cleftgan_nb.training.loop import train\ntrain({c!r}, progress=False)')
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(processes), go]
+    subprocess.run(command, check=True, env=os.environ | dict(OMP_NUM_THREADS='1'), timeout=300)
+    return out
+
+
 def test_two_processes_are_one(faces, tmp_path):
-    one = train(config(faces, tmp_path/'one', kimg=.032, tick_kimg=.032, augment='none'), progress=False)
-    c = config(faces, tmp_path/'two', kimg=.032, tick_kimg=.032, augment='none')
-    (tmp_path/'go.py').write_text(f'from cleftgan_nb.training.config import Config\nfrom cleftgan_nb.training.loop import train\ntrain({c!r}, progress=False)')
-    env = os.environ | dict(OMP_NUM_THREADS='1')
-    subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', tmp_path/'go.py'], check=True, env=env, timeout=300)
-    a, b = tensors(one), tensors(tmp_path/'two')
+    one, two = (train_in(faces, tmp_path/str(n), n, kimg=.032, tick_kimg=.032, augment='none') for n in (1, 2))
+    a, b = tensors(one), tensors(two)
     for k in a:
         if k.startswith(('G/', 'D/', 'G_ema/')) and a[k].is_floating_point(): torch.testing.assert_close(a[k], b[k], rtol=2e-2, atol=2e-4, msg=k)
-    x, y = (json.loads((Path(o)/'log.jsonl').read_text().splitlines()[-1]) for o in (one, tmp_path/'two'))
+    x, y = (json.loads((Path(o)/'log.jsonl').read_text().splitlines()[-1]) for o in (one, two))
     for k in x: assert abs(x[k] - y[k]) <= 1e-3*max(abs(x[k]), 1), (k, x[k], y[k])
+
+
+def test_without_heads_a_run_says_nothing_of_them(faces, tmp_path):
+    "The published training, to the byte: neither state nor checkpoint has a word that it did not have before"
+    out = train(config(faces, tmp_path/'run', kimg=.08, keep_kimg=.08), progress=False)
+    assert not [k for k in tensors(out) if 'aid' in k]
+    for f in out.glob('*.safetensors'): assert b'"aid' not in f.read_bytes() and b'd_weight' not in f.read_bytes()
+
+
+@pytest.mark.parametrize('more', [dict(), dict(d_weight=0., augment='none'), dict(aid_kimg=.1, network='stylegan2', settings={k: v for k, v in SMALL.items() if k != 'num_layers'})])
+def test_heads_go_on_to_the_bit(faces, tmp_path, more):
+    once, twice = (train(config(faces, tmp_path/name, aid=1., kimg=kimg, **more), progress=False) for name, kimg in (('once', .16), ('twice', .08)))
+    train(config(faces, twice, aid=1., kimg=.16, **more), progress=False)
+    a, b = tensors(once), tensors(twice)
+    assert [k for k in a if k.startswith('aid/')] and [k for k in a if k.startswith('opt_aid/')]
+    for k, v in a.items(): assert torch.equal(v, b[k]), k
+    assert (Path(once)/'log.jsonl').read_bytes() == (Path(twice)/'log.jsonl').read_bytes()
+    assert set(checkpoints.load(next(Path(once).glob('network-*'))).networks) == {'G', 'D', 'G_ema'}
+
+
+def test_heads_of_two_processes_are_those_of_one(faces, tmp_path):
+    "As close as Adam's first steps leave it, which turn each sign of a gradient into a whole step"
+    one, two = (train_in(faces, tmp_path/str(n), n, kimg=.016, tick_kimg=.016, augment='none', aid=1.) for n in (1, 2))
+    a, b = (torch.cat([v.reshape(-1) for k, v in tensors(o).items() if k.startswith('aid/') and v.is_floating_point()]) for o in (one, two))
+    assert float((a - b).norm()/a.norm()) < .01
+    x, y = (json.loads((Path(o)/'log.jsonl').read_text().splitlines()[-1]) for o in (one, two))
+    for k in x: assert abs(x[k] - y[k]) <= 2e-2*max(abs(x[k]), 1), (k, x[k], y[k])
 
 
 def test_transfer_learning_starts_from_a_checkpoint(faces, tmp_path):

@@ -12,7 +12,8 @@ from ..checkpoints import atomic
 from ..networks.build import NAMES
 
 # %% auto #0
-__all__ = ['PRESETS', 'LIMITS', 'CHOICES', 'Config', 'settled', 'check', 'save_config', 'load_config', 'from_values']
+__all__ = ['PRESETS', 'LIMITS', 'CHOICES', 'AIDED', 'Config', 'settled', 'check', 'save_config', 'load_config', 'from_values',
+           'kept']
 
 # %% ../../nbs/training/32_config.ipynb #9328e8b0
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ class Config:
     freeze_d:int=0                 # layers of D that stay as they are (Freeze-D)
     blur_kimg:float|None=None      # StyleGAN3-r: D's images are blurred for so long; None: batch·200/32
     blur_sigma:float|None=None     # pixels at the start; None: 10 for stylegan3-r from random weights, else 0
+    # vision aid: heads on frozen features beside D
+    aid:float|None=None            # their weight in G's loss; None: no heads, the published training
+    aid_kimg:float=0.              # for the weight to grow from 0
+    aid_lr:float=.0005             # learning rate of the heads
+    aid_labels:float=1.            # weight of the error of labels that heads tell, where there are labels
+    d_weight:float=1.              # of D in G's loss beside heads; 0: heads alone
     # augmentation
     mirror:bool=True               # x-flips double the dataset
     augment:str='ada'              # 'ada', 'fixed' or 'none'
@@ -75,7 +82,7 @@ def settled(
 
 # %% ../../nbs/training/32_config.ipynb #bb613b00
 LIMITS = dict(kimg=(0, 1e7), batch=(1, 65536), seed=(0, 2**31), g_lr=(1e-8, 1), d_lr=(1e-8, 1), gamma=(0, 1e4), r1_every=(1, 1000), path_length=(0, 1e3), path_length_every=(1, 1000), style_mixing=(0, 1),
-              ema_kimg=(0, 1e5), ema_rampup=(0, 1), freeze_d=(0, 64), blur_kimg=(0, 1e6), blur_sigma=(0, 100), augment_p=(0, 1), ada_target=(-1, 1), ada_kimg=(1e-3, 1e7), tick_kimg=(1e-3, 1e6), keep_kimg=(1e-3, 1e6))
+              ema_kimg=(0, 1e5), ema_rampup=(0, 1), aid=(1e-6, 1e3), aid_kimg=(0, 1e6), aid_lr=(1e-8, 1), aid_labels=(0, 1e3), d_weight=(0, 1e3), freeze_d=(0, 64), blur_kimg=(0, 1e6), blur_sigma=(0, 100), augment_p=(0, 1), ada_target=(-1, 1), ada_kimg=(1e-3, 1e7), tick_kimg=(1e-3, 1e6), keep_kimg=(1e-3, 1e6))
 CHOICES = dict(network=tuple(NAMES), dtype=('float32', 'bfloat16', 'float16'), augment=('ada', 'fixed', 'none'))
 
 def check(
@@ -121,3 +128,13 @@ def from_values(values, where='config')->Config:
         if name not in known: raise ValueError(f'{where}: {name!r} is no part of a configuration{f"; did you mean {near[0]}?" if near else ""}')
     if missing := [n for n in ('data', 'out') if n not in values]: raise ValueError(f'{where}: {missing[0]} is missing')
     return check(Config(**values))
+
+# %% ../../nbs/training/32_config.ipynb #82c12250
+AIDED = 'aid', 'aid_kimg', 'aid_lr', 'aid_labels', 'd_weight'   # what only means something with heads
+
+def kept(
+    config:Config,
+)->dict:
+    "What states and checkpoints remember of a configuration"
+    values = dataclasses.asdict(config)
+    return values if config.aid is not None else {k: v for k, v in values.items() if k not in AIDED}

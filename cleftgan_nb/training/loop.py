@@ -16,8 +16,9 @@ from ..data.datasets import ImageFolderDataset, InfiniteSampler
 from ..data.portrait import contact_sheet
 from ..pictures import png, to_uint8
 from . import losses
+from .aid import DRAWS, Gaided, Haided, ramp
 from .chance import bits, normals, uniforms
-from .config import Config, check, from_values, load_config, save_config
+from .config import Config, check, from_values, kept, load_config, save_config
 from .replay import Replayed
 from .state import Run
 from .steps import ema_beta, mend, update_ema
@@ -123,8 +124,20 @@ def step(
     sigma = losses.blur_sigma(run.nimg, c.blur_sigma, c.blur_kimg)
     augmented = run.pipe is not None and float(run.pipe.p) > 0
     seen = lambda name: (lambda x: run.pipe(x, index=index[:len(x)], seed=c.seed, name=name)) if augmented else None
-    again = _replaying(run, team) and not augmented and not sigma   # a step like the one before?
+    rising = c.aid is not None and run.nimg < c.aid_kimg*1000
+    again = _replaying(run, team) and not augmented and not sigma and not rising   # a step like the one before?
     do = lambda name, f, *inputs: run.replays.setdefault(name, Replayed(f, pool=run.replays['pool']))(*inputs) if again else f(*inputs)
+    if c.aid is not None:
+        signs = _aided(run, index, pixels, labels, seen, sigma, do, team)
+        if c.path_length and run.step % c.path_length_every == 0: _path_phase(run, index, labels, team)
+    else: signs = _published(run, index, pixels, labels, seen, sigma, do, team)
+    flatten = lambda pixels: _descend(run, 'D', team, losses.Dreg(run.D, scaled(pixels), labels, c.gamma, seen('R1'), sigma, gain=c.r1_every))
+    if c.gamma and c.d_weight and run.step % c.r1_every == 0: _count(run, do('R1', flatten, pixels))
+    _after(run, team.sum(signs), team)
+
+def _published(run, index, pixels, labels, seen, sigma, do, team):
+    "G, its paths, and D, as published; what ADA counts"
+    c = run.config
     made, shown = (latents_of(run, index, name, labels) for name in 'GD')
     _count(run, do('G', lambda z: _descend(run, 'G', team, losses.Gmain(run.G, run.D, made._replace(z=z), seen('G'), sigma)), made.z))
     if c.path_length and run.step % c.path_length_every == 0: _path_phase(run, index, labels, team)
@@ -134,9 +147,27 @@ def step(
         return _descend(run, 'D', team, fake, answers), answers.carry.double()
     report, signs = do('D', learn, shown.z, pixels)
     _count(run, report)
-    flatten = lambda pixels: _descend(run, 'D', team, losses.Dreg(run.D, scaled(pixels), labels, c.gamma, seen('R1'), sigma, gain=c.r1_every))
-    if c.gamma and run.step % c.r1_every == 0: _count(run, do('R1', flatten, pixels))
-    _after(run, team.sum(signs), team)
+    return signs
+
+# %% ../../nbs/training/34_loop.ipynb #0941ebc0
+def _aided(run, index, pixels, labels, seen, sigma, do, team):
+    "G, the heads and D on one batch of made images; what ADA counts"
+    c, made = run.config, latents_of(run, index, 'G', labels)
+    weight = ramp(run.nimg, c.aid, c.aid_kimg)
+    draws = [uniforms(c.seed, f'aid {name}', index, DRAWS*len(run.aid.views)).float().to(run.device) for name in ('G', 'real', 'made')]
+    def move(z, u):
+        phase = Gaided(run.G, run.D, run.aid, made._replace(z=z), u, weight, c.d_weight, c.aid_labels, seen('G'), sigma)
+        return _descend(run, 'G', team, phase), phase.carry
+    def learn(images, pixels, *u):
+        real, fake = losses.view(scaled(pixels), seen('real'), sigma), losses.view(images, seen('D'), sigma)
+        heads = Haided(run.aid, real, labels, fake, labels, u, c.aid_labels)
+        report = _descend(run, 'aid', team, heads)
+        if not c.d_weight: return report, heads.carry.double()
+        answers = losses.Dreal(run.D, real, labels)
+        return report | _descend(run, 'D', team, losses.Dfake(run.D, fake, labels), answers), answers.carry.double()
+    report, images = do('G', move, made.z, draws[0]); _count(run, report)
+    report, signs = do('D', learn, images, pixels, *draws[1:]); _count(run, report)
+    return signs
 
 # %% ../../nbs/training/34_loop.ipynb #97a92129
 def scaled(
@@ -223,6 +254,7 @@ def check_room(
 ):
     "Complain about a disk that is too full for a second state and a checkpoint"
     nG, nD = (sum(p.numel() for p in net.parameters()) for net in (run.G, run.D))
+    if run.config.aid is not None: nD += sum(p.numel() for p in run.aid.heads.parameters())
     need, free = 4*(3*(nG + nD) + nG) + 4*(2*nG + nD), shutil.disk_usage(out).free
     if free < need: raise Stopped(f'{out} has room for {free/2**20:.0f} MiB; a state and a checkpoint take {need/2**20:.0f} MiB. Make room, or give another folder')
 
@@ -310,7 +342,7 @@ def keep(
 ):
     "A checkpoint of the networks"
     c, name = run.config, lambda path: path and Path(path).name          # folders are nobody's business
-    config = dataclasses.asdict(c) | dict(data=name(c.data), out=name(c.out), resume_from=name(c.resume_from))
+    config = kept(c) | dict(data=name(c.data), out=name(c.out), resume_from=name(c.resume_from))
     about = dict(data=name(data.path), images=len(data.names), config=config, version=__version__, torch=torch.__version__) | ({'started_from': run.began} if run.began else {})
     checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, licence=run.config.licence, provenance=about, progress=dict(kimg=run.nimg/1000, augment_p=float(run.ada.p)))
 

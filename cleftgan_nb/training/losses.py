@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['check_range', 'full', 'fake_loss', 'real_loss', 'generator_loss', 'r1_penalty', 'path_lengths', 'path_length_penalty',
            'mixing_cutoffs', 'mix_styles', 'blur_taps', 'blur', 'blur_sigma', 'Latents', 'noise_mode', 'make', 'view',
-           'frozen', 'Phase', 'Gmain', 'Greg', 'Dmain_fake', 'signs', 'Dmain_real', 'Dmain', 'Dreg']
+           'frozen', 'Phase', 'Gmain', 'Greg', 'Dfake', 'Dmain_fake', 'signs', 'Dreal', 'Dmain_real', 'Dmain', 'Dreg']
 
 # %% ../../nbs/training/31_losses.ipynb #ba293140
 from contextlib import contextmanager
@@ -241,6 +241,16 @@ def Greg(G,
     penalty, mean = path_length_penalty(lengths, mean, decay, across)
     return Phase(penalty * (weight * gain), {'loss/path': penalty.detach(), 'path length': lengths.detach().mean()}, mean)
 
+# %% ../../nbs/training/31_losses.ipynb #955eb750
+def Dfake(D,
+    images, # made images, as D sees them [N,C,H,W]
+    labels=None, # they were made for [N, c_dim], or None
+    gain=1, # factor of the loss
+): # Phase
+    "Move D towards telling these made images."
+    logits = D(images, labels); loss = fake_loss(logits)
+    return Phase(loss * gain, {'loss/D made': loss.detach(), 'logits/made': full(logits).detach().mean()})
+
 # %% ../../nbs/training/31_losses.ipynb #d2635380
 def Dmain_fake(G, D,
     latents, # Latents
@@ -250,8 +260,7 @@ def Dmain_fake(G, D,
 ): # Phase
     "Move D towards telling made images, without a gradient for G."
     with torch.no_grad(): images = view(make(G, latents, update_emas=True)[1], augment, sigma)
-    logits = D(images, latents.labels); loss = fake_loss(logits)
-    return Phase(loss * gain, {'loss/D made': loss.detach(), 'logits/made': full(logits).detach().mean()})
+    return Dfake(D, images, latents.labels, gain)
 
 # %% ../../nbs/training/31_losses.ipynb #1f578570
 def signs(
@@ -260,6 +269,16 @@ def signs(
     "What ADA counts. Sums, so that batches and processes can be added; an answer that is no number is not counted."
     x = full(logits).detach(); known = ~x.isnan()
     return torch.stack([(x.sign() * known).sum(), known.sum().to(x.dtype)])
+
+# %% ../../nbs/training/31_losses.ipynb #f2469a80
+def Dreal(D,
+    images, # real images, as D sees them [N,C,H,W]
+    labels=None, # [N, c_dim], or None
+    gain=1, # factor of the loss
+): # Phase; carry is `signs`
+    "Move D towards knowing these real images."
+    logits = D(images, labels); loss = real_loss(logits)
+    return Phase(loss * gain, {'loss/D real': loss.detach(), 'logits/real': full(logits).detach().mean()}, signs(logits))
 
 # %% ../../nbs/training/31_losses.ipynb #8bcf4ef0
 def Dmain_real(D,
@@ -270,8 +289,7 @@ def Dmain_real(D,
     gain=1, # factor of the loss
 ): # Phase; carry is `signs`
     "Move D towards knowing real images."
-    logits = D(view(images, augment, sigma), labels); loss = real_loss(logits)
-    return Phase(loss * gain, {'loss/D real': loss.detach(), 'logits/real': full(logits).detach().mean()}, signs(logits))
+    return Dreal(D, view(images, augment, sigma), labels, gain)
 
 # %% ../../nbs/training/31_losses.ipynb #ca2fd6f0
 def Dmain(G, D,

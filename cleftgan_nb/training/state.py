@@ -11,7 +11,8 @@ from .. import __version__, checkpoints
 from ..networks.build import build, from_config, to_config
 from .ada import AdaptiveAugment
 from .augment import AugmentPipe, preset
-from .config import Config, settled
+from .aid import Aid
+from .config import Config, kept, settled
 from .steps import lazy_adam, make_ema
 
 # %% auto #0
@@ -106,6 +107,9 @@ class Run:
         paths = c.path_length_every if c.path_length else None
         recorded = dict(capturable=True) if c.graphs and self.device.type == 'cuda' else {}
         self.opt = dict(G=torch.optim.Adam(_trained(self.G), **lazy_adam(c.g_lr, paths), **recorded), D=torch.optim.Adam(_trained(self.D), **lazy_adam(c.d_lr, c.r1_every), **recorded))
+        if c.aid is not None:
+            self.aid = Aid(self.G.c_dim, dtype=getattr(torch, c.dtype), seed=c.seed).to(self.device).train()
+            self.opt['aid'] = torch.optim.Adam(self.aid.heads.parameters(), **lazy_adam(c.aid_lr), **recorded)
         self.ada = AdaptiveAugment(c.augment_p, c.ada_target, c.ada_kimg, device=self.device)
         self.pipe = None if c.augment == 'none' else AugmentPipe(**preset('bgc'))
         self.path_mean = torch.zeros([], device=self.device)
@@ -133,9 +137,15 @@ def _moments(opt, net):
     return {f'{names[id(p)]}/{k}': v for p, s in opt.state.items() for k, v in s.items()}
 
 @patch
+def trained(self:Run)->dict:
+    "Role → network of all whose numbers change"
+    heads = {} if self.config.aid is None else dict(aid=self.aid.heads)
+    return dict(G=self.G, D=self.D, G_ema=self.G_ema) | heads
+
+@patch
 def tensors(self:Run)->dict:
     "All tensors of a run"
-    nets = dict(G=self.G, D=self.D, G_ema=self.G_ema)
+    nets = self.trained()
     found = {f'{role}/{k}': v for role, net in nets.items() for k, v in net.state_dict().items()}
     for role in self.opt: found |= {f'opt_{role}/{k}': v for k, v in _moments(self.opt[role], nets[role]).items()}
     return found | {'path_mean': self.path_mean} | {f'sum/{k}': v for k, v in self.sums.items()}
@@ -146,7 +156,7 @@ def save(self:Run,
 ):
     "Write the state"
     nets = {role: to_config(net) for role, net in dict(G=self.G, D=self.D, G_ema=self.G_ema).items()}
-    meta = dict(nimg=self.nimg, step=self.step, tick=self.tick, ada=self.ada.state_dict(), began=self.began, config=dataclasses.asdict(self.config), networks=nets, version=__version__)
+    meta = dict(nimg=self.nimg, step=self.step, tick=self.tick, ada=self.ada.state_dict(), began=self.began, config=kept(self.config), networks=nets, version=__version__)
     checkpoints.write_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.tensors().items()}, {'run': json.dumps(meta)})
 
 def read_state(path)->tuple: # tensors, words
@@ -165,8 +175,8 @@ def _continue(self:Run, found, words, path):
     if different := [k for k in mine if k not in FREE and its.get(k, mine[k]) != mine[k]]:
         were = ', '.join(f'{k}: {its[k]!r}, now {mine[k]!r}' for k in different[:3])
         raise ValueError(f'{path} is of a run with other settings ({were}); go on with these, or start in another folder')
-    for role in ('G', 'D', 'G_ema'): getattr(self, role).load_state_dict(_of(found, f'{role}/'))
-    for role in self.opt: _remember(self.opt[role], getattr(self, role), _of(found, f'opt_{role}/'))
+    for role, net in self.trained().items(): net.load_state_dict(_of(found, f'{role}/'))
+    for role in self.opt: _remember(self.opt[role], self.trained()[role], _of(found, f'opt_{role}/'))
     self.path_mean, self.sums = found['path_mean'].to(self.device), {k: v.to(self.device) for k, v in _of(found, 'sum/').items()}
     self.nimg, self.step, self.tick = words['nimg'], words['step'], words['tick']
     self.ada.load_state_dict(words['ada']); self.follow()
