@@ -216,15 +216,27 @@ def _config(net, role):
     if isinstance(net, tuple(networks.ARCHITECTURES.values())): return {'architecture': net.architecture, 'kwargs': net.init_kwargs}
     raise ValueError(f'{role} is a {type(net).__name__}; accepted: {", ".join(networks.ARCHITECTURES)} of cleftgan_nb.networks')
 
+# %% ../nbs/networks/16_checkpoints.ipynb #d1b81fb0
+def _check_labels(labels, nets):
+    "What the entries of the networks' labels mean, one word each"
+    words = isinstance(labels, (list, tuple)) and all(isinstance(n, str) and n and _sayable(n) for n in labels)
+    if not words or len(set(labels)) != len(labels):
+        raise ValueError(f'labels={labels!r:.80}; accepted: None, or a list of different words, one for each entry of a label')
+    for role, net in nets.items():
+        if (has := net.init_kwargs.get('c_dim', 0)) == len(labels): continue
+        raise ValueError(f'labels has {len(labels)} names ({_some(labels)}), {role} takes labels of {has} entries; accepted: one name an entry')
+    return list(labels)
+
 # %% ../nbs/networks/16_checkpoints.ipynb #6a732020
-def _metadata(nets, licence, provenance, progress, dtype):
+def _metadata(nets, licence, provenance, progress, dtype, labels=None):
     "The words in the header"
     if type(licence) is not str or not licence.strip(): raise ValueError(f"licence={licence!r}; accepted: words such as 'CC-BY-4.0', or 'unknown' with the reason")
     _check_json(licence, 'licence')
     for name, v in dict(provenance=provenance, progress=progress).items():
         if type(v) is not dict: raise ValueError(f'{name}={v!r:.60}; accepted: a dict')
     return {'format': 'pt', 'cleftgan_nb': FORMAT, 'networks': _json({r: _config(n, r) for r, n in nets.items()}, 'networks'), 'licence': licence,
-            'provenance': _json(provenance, 'provenance'), 'progress': _json(progress, 'progress'), **({'half': _CODES[dtype]} if dtype else {})}
+            'provenance': _json(provenance, 'provenance'), 'progress': _json(progress, 'progress'),
+            **({'half': _CODES[dtype]} if dtype else {}), **({'labels': _json(_check_labels(labels, nets), 'labels')} if labels is not None else {})}
 
 # %% ../nbs/networks/16_checkpoints.ipynb #cc9afe00
 def save(
@@ -237,6 +249,7 @@ def save(
     provenance:dict, # where they come from: data, command, seed, versions
     progress:dict,   # training position: kimg, augment_p, …; {} when untrained
     dtype=None,      # `torch.float16` or `torch.bfloat16` halve the file
+    labels=None,     # what the entries of a label mean, such as ['lip_left', …]; None: not said, or no labels
 )->Path:
     "Save networks with everything needed to rebuild and to cite them"
     path = as_path(path)
@@ -244,7 +257,7 @@ def save(
     if dtype not in (None, torch.float16, torch.bfloat16): raise ValueError(f'dtype={dtype}; accepted: None, torch.float16, torch.bfloat16')
     nets = {role: net for role, net in zip(ROLES, (G, D, G_ema)) if net is not None}
     if not nets: raise ValueError('no network given; accepted: at least one of G, D, G_ema')
-    meta = _metadata(nets, licence, provenance, progress, dtype)
+    meta = _metadata(nets, licence, provenance, progress, dtype, labels)
     configs = json.loads(meta['networks'])
     for role, net in nets.items(): _check_state(blueprint(configs[role], role), net.state_dict(), role)
     return write_tensors(path, _tensors(nets, dtype), meta)
@@ -315,12 +328,17 @@ class Checkpoint:
     G: torch.nn.Module|None = None     # generator as trained
     D: torch.nn.Module|None = None     # discriminator
     G_ema: torch.nn.Module|None = None # moving average of the generator: the one to sample
-    meta: dict = field(default_factory=dict) # file, format, networks, licence, provenance, progress, nonfinite
+    meta: dict = field(default_factory=dict) # file, format, networks, licence, provenance, progress, labels, nonfinite
 
     @property
     def networks(self)->dict:
         "Role → network, of those present"
         return {role: getattr(self, role) for role in ROLES if getattr(self, role) is not None}
+
+    @property
+    def labels(self)->list|None:
+        "What the entries of a label mean; None where there are no labels, or nobody said"
+        return self.meta.get('labels')
 
     @property
     def sampler(self):
@@ -339,7 +357,7 @@ def _row(role, net):
 @patch
 def table(self:Checkpoint)->Table:
     "What it holds"
-    notes = [f'{k}: {v}' for k in ('licence', 'progress', 'provenance') if (v := self.meta.get(k))]
+    notes = [f'{k}: {v}' for k in ('licence', 'labels', 'progress', 'provenance') if (v := self.meta.get(k))]
     if bad := self.meta.get('nonfinite'): notes.append(f'NOT FINITE: {_some(bad)}')
     return Table([_row(role, net) for role, net in self.networks.items()], self.meta.get('file', 'checkpoint'), notes)
 
@@ -365,9 +383,9 @@ def _load_meta(words):
     if words['cleftgan_nb'] != FORMAT: raise ValueError(f'it has format {words["cleftgan_nb"]!s:.20}; this version reads {FORMAT}: update cleftgan_nb')
     missing = [k for k in ('networks', 'licence', 'provenance', 'progress') if k not in words]
     if missing or words.get('half', 'F16') not in ('F16', 'BF16'): raise ValueError(f'its metadata lacks {", ".join(missing) or "a known half type"}; {_BROKEN}')
-    meta = {k: _parse(words[k], k) for k in ('networks', 'provenance', 'progress')}
+    meta = {k: _parse(words[k], k) for k in ('networks', 'provenance', 'progress', 'labels') if k in words}
     _check_json(meta, 'its metadata', 17)   # one level above what `save` was given
-    if any(type(v) is not dict for v in meta.values()) or not meta['networks'].keys() <= set(ROLES): raise ValueError(f'its metadata is not as saved; {_BROKEN}')
+    if any(type(v) is not dict for k, v in meta.items() if k != 'labels') or not meta['networks'].keys() <= set(ROLES): raise ValueError(f'its metadata is not as saved; {_BROKEN}')
     return {'format': f'cleftgan_nb {FORMAT}', **meta, 'licence': words['licence'], 'half': words.get('half')}
 
 # %% ../nbs/networks/16_checkpoints.ipynb #67f04230
@@ -391,7 +409,9 @@ def _load_safetensors(path):
     except SafetensorError as e: raise ValueError(f'{e}; {_BROKEN}') from None
     if surplus := states.keys() ^ meta['networks'].keys(): raise ValueError(f'its metadata and its tensors disagree about {_some(surplus)}; {_BROKEN}')
     meta['nonfinite'] = _flag({f'{r}/{k}': t for r, s in states.items() for k, t in s.items()}, path.name)
-    return Checkpoint(**{role: _build(meta['networks'][role], state, role) for role, state in states.items()}, meta={'file': path.name, **meta})
+    nets = {role: _build(meta['networks'][role], state, role) for role, state in states.items()}
+    if 'labels' in meta: _check_labels(meta['labels'], nets)
+    return Checkpoint(**nets, meta={'file': path.name, **meta})
 
 # %% ../nbs/networks/16_checkpoints.ipynb #d563b790
 UNKNOWN = 'unknown: the published file names none; ask its publisher (NVIDIA publishes its StyleGAN weights for non-commercial use)'
@@ -463,7 +483,8 @@ def convert(
     made = {'file': src.name, 'sha256': sha256(src), 'with': f'cleftgan_nb {__version__}'}
     dropped = c.meta['provenance'].get('dropped', {})
     provenance = {**c.meta['provenance'], 'converted': made}
-    save(dst, **c.networks, licence=licence or c.meta['licence'], provenance=provenance, progress=c.meta['progress'], dtype=dtype)
+    about = dict(licence=licence or c.meta['licence'], provenance=provenance, progress=c.meta['progress'], labels=c.labels)
+    save(dst, **c.networks, **about, dtype=dtype)
     rows = [{**_row(role, net), 'dropped keywords': ', '.join(dropped.get(role, [])) or '-'} for role, net in c.networks.items()]
     notes = [f'licence: {licence or c.meta["licence"]}'] + [f'NOT FINITE: {_some(bad)}' for bad in [c.meta['nonfinite']] if bad]
     return Table(rows, f'{src.name} → {dst.name}', notes)

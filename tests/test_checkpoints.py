@@ -3,6 +3,7 @@ import errno, json, os, resource, signal, socket, struct, subprocess, sys, time,
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from cleftgan_nb import checkpoints, networks
 from cleftgan_nb.checkpoints import load, save
@@ -45,6 +46,36 @@ def test_round_trip(tmp_path, name, c_dim):
         assert torch.equal(c.G(z, label, **noise), G.eval()(z, label, **noise))
         x = torch.randn(2, 3, 16, 16)
         assert torch.equal(c.D(x, label), D.eval()(x, label))
+
+LABELS = ['lip_left', 'lip_right']
+
+def labeled(): return [networks.with_labels(net, 2, 3.) for net in small()]
+
+def test_labels_that_were_gained(tmp_path):
+    "Networks, names of the entries, and a conversion keeps both"
+    (G, D), path = labeled(), tmp_path/'x.safetensors'
+    for c in (load(save(path, G, D, G, **ABOUT, labels=LABELS)), checkpoints.convert(path, tmp_path/'y.safetensors') and load(tmp_path/'y.safetensors')):
+        assert equal(c.G, G) and equal(c.D, D) and c.labels == LABELS and (c.G.init_kwargs, c.D.init_kwargs) == (G.init_kwargs, D.init_kwargs)
+        assert 'lip_left' in repr(c)
+    plain = load(save(path, G, D, **ABOUT))
+    assert plain.labels is None and 'lip_left' not in repr(plain)
+    assert load(save(path, *small(), **ABOUT)).labels is None
+
+def test_names_say_nothing_where_there_are_none(tmp_path, file):
+    "The bytes are those of before labels had names"
+    with safe_open(file, 'pt') as f: assert set(f.metadata()) == {'format', 'cleftgan_nb', 'networks', 'licence', 'provenance', 'progress'}
+    G, D = small()
+    assert save(tmp_path/'x.safetensors', D=D, G_ema=G, **ABOUT, labels=None).read_bytes() == file.read_bytes()
+
+@pytest.mark.parametrize('labels, says', [(['a'], 'labels has 1 names .a., G takes labels of 2 entries'), (['a', 'a'], 'accepted: None, or a list of different words'), ('ab', "labels='ab'"), ([1, 2], 'different words'),
+                                          ([], 'labels has 0 names'), (['a', ''], 'different words'), (['a', '\ud800'], 'accepted: .*words'), ({'a': 0, 'b': 1}, 'a list of different words')])
+def test_wrong_names_of_labels(tmp_path, labels, says):
+    "In Python, and in a file that claims them"
+    G, _ = labeled()
+    with pytest.raises(ValueError, match=says): save(tmp_path/'x.safetensors', G, **ABOUT, labels=labels)
+    header, numbers = header_of(save(tmp_path/'good.safetensors', G, **ABOUT, labels=LABELS).read_bytes()); (tmp_path/'good.safetensors').unlink()
+    header['__metadata__']['labels'] = json.dumps(labels)
+    refuse(tmp_path, pack(header, numbers), says.replace('accepted: None, or a list', 'list'))
 
 def test_freeze_d(tmp_path):
     D = networks.Discriminator(c_dim=0, img_resolution=16, img_channels=3, channel_base=256, channel_max=12, block_kwargs={'freeze_layers': 4})
@@ -322,6 +353,7 @@ CHANGES = {
     'deep kwargs': (lambda h: h['__metadata__'].update(networks=h['__metadata__']['networks'].replace('{"c_dim', '{"x": ' + '{"x": '*900 + '1' + '}'*900 + ', "c_dim', 1)), 'accepted'),
     'deep progress': (changed(meta={'progress': '{"x": '*900 + '1' + '}'*900}), 'its metadata'), 'list': (config('D', img_resolution=[1]), 'has a list for img_resolution'),
     'NaN in progress': (changed(meta={'progress': '{"kimg": NaN}'}), "is float 'nan'"), 'huge number': (config('G_ema', z_dim=10**400), 'is int of 1329 bits'), 'huge progress': (changed(meta={'progress': '{"kimg": 1' + '0'*400 + '}'}), 'int of 1329 bits'),
+    'labels no JSON': (changed(meta={'labels': '['}), 'labels is damaged'), 'labels of nothing': (changed(meta={'labels': 'null'}), 'labels=None'), 'labels for none': (changed(meta={'labels': '["a"]'}), 'takes labels of 0'),
     'architecture a list': (changed(meta={'networks': '{"D": {"architecture": [], "kwargs": {}}, "G_ema": {"architecture": [], "kwargs": {}}}'}), 'accepted: an architecture'), 'endless layers': (config('G_ema', num_layers=10**9), 'accepted: 0 to 64'), 'huge filter': (config('G_ema', filter_size=10**5), 'accepted: 0 to 32'), 'architecture': (changed(meta={'networks': '{"D": {"architecture": "os.system", "kwargs": {}}, "G_ema": {"architecture": [], "kwargs": {}}}'}), 'accepted: an architecture'),
 }
 

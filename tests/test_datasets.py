@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 from cleftgan_nb.data import archives, datasets
-from cleftgan_nb.data.datasets import (DatasetWriter, ImageFolderDataset, InfiniteSampler, about, convert, fingerprint, manifest, shrink, verify,
+from cleftgan_nb.data.datasets import (DatasetWriter, ImageFolderDataset, InfiniteSampler, about, convert, fingerprint, manifest, shrink, sided, verify,
                                        write_dataset)
+from cleftgan_nb.data.cohorts import LABELS, cohort
 
 ABOUT = dict(kind='test', licence='CC0-1.0', seeds=[0, 1], parameters={'severity': .5})
 NAMES = ['lip_left', 'age', 'lip_right']
@@ -143,6 +144,19 @@ def test_mirrored_labels(zipped):
     ds = ImageFolderDataset(zipped, mirror=True, use_labels=True)
     assert ds.labels([5, 17]).tolist() == [[2.5, 35, -5], [-5, 35, 2.5]]
     assert torch.equal(ds[17][0], ds[5][0].flip(2)) and ds[17][1].tolist() == [-5, 35, 2.5]
+
+def test_labels_without_names_are_mirrored_as_they_are(tmp_path):
+    "A published dataset.json doesn't say which numbers are sides"
+    ds = ImageFolderDataset(published(tmp_path/'x.zip', [[f'00000/img{i:08d}.png', [i, 5 - i]] for i in range(5)]), mirror=True, use_labels=True)
+    assert ds.label_names is None and torch.equal(ds.labels(range(5)), ds.labels(range(5, 10)))
+
+def test_which_labels_have_sides():
+    assert [sided(o) for o in (None, [], ['age', 'repaired'], ['left', 'right'], LABELS, ('bereft', 'bright'))] == [False, False, False, True, True, False]
+
+def test_a_cohort_s_labels_are_mirrored(tmp_path):
+    ds = ImageFolderDataset(cohort('cleft', 3, tmp_path/'x.zip', size=16, workers=1, progress=False), mirror=True, use_labels=True)
+    assert ds.label_names == list(LABELS)
+    for i in range(3): left, right, nose_left, nose_right, repaired = ds[i][1].tolist(); assert ds[i + 3][1].tolist() == [right, left, nose_right, nose_left, repaired]
 
 def test_mirrored_classes(tmp_path):
     path = write_dataset(tmp_path/'x.zip', [(image(i), i % 3, {}) for i in range(4)], about=ABOUT, label_names=['left', 'none', 'right', 'both'])
@@ -592,6 +606,11 @@ def test_encrypted_and_other_compression(tmp_path):
     (b'{"labels": [["a.png", 0], ["b.png", -1]]}', 'label -1'), (b'{"labels": [["a.png", 0], ["b.png", true]]}', 'label True'), (b'{"labels": [["a.png", 0], ["b.png", "x"]]}', "label 'x'"),
     (b'{"labels": [["a.png", 0], ["b.png", null]]}', 'different kinds'), (b'{"labels": [["a.png", [1]], ["b.png", [1, 2]]]}', 'different kinds or lengths'), (b'{"labels": [["a.png", [[1]]], ["b.png", [[1]]]]}', 'label'),
     (b'{"labels": [["a.png", [NaN]], ["b.png", [1]]]}', 'finite'), (b'{"labels": [["a.png", 0], ["b.png", 99999999]]}', '99999999'), (b'{"labels": [["a.png", 0], ["a.png", 1], ["b.png", 1]]}', 'two labels for one file'),
+    (b'{"labels": [["a.png", [Infinity]], ["b.png", [1]]]}', r'a.png has the label \[inf\]; accepted: .*finite numbers'), (b'{"labels": [["a.png", [1e30]], ["b.png", [1]]]}', r'1e\+30.*up to 1e\+06, best from 0 to 1'),
+    (b'{"labels": [["a.png", [1e400]], ["b.png", [1]]]}', 'finite'), (b'{"labels": [["a.png", [1' + b'0'*400 + b']], ["b.png", [1]]]}', 'a.png has the label'), (b'{"labels": [["a.png", 1' + b'0'*5000 + b'], ["b.png", 1]]}', 'no JSON'),
+    (b'{"labels": [["a.png", 1000000000], ["b.png", 1]]}', 'a class from 0 to 9999'), (b'{"labels": [["a.png", [' + b'0,'*10_000 + b'0]], ["b.png", [1]]]}', 'a label of 10001 entries; accepted: .*a list of up to 10000'),
+    (b'{"labels": [["a.png", ["0.5"]], ["b.png", ["1"]]]}', "label .'0.5'.; accepted"), (b'{"labels": [["a.png", [[1], 2]], ["b.png", [1]]]}', r'label \[\[1\], 2\]; accepted'), (b'{"labels": [["a.png", {"lip_left": 1}], ["b.png", 1]]}', 'label .*lip_left.*accepted'),
+    (b'{"labels": [["a.png", [true]], ["b.png", [false]]]}', 'True.*accepted'), (b'{"labels": [["a.png", [null]], ["b.png", [1]]]}', 'None.*accepted'),
     (b'{"labels": [["a.png", []], ["b.png", []]]}', 'label'), (b'{"labels": null}', 'has no labels'), (b'{}', 'has no labels'), (None, 'has no labels'),
     (b'{"labels": [["a.png", 0], ["b.png", 1]], "label_names": ["one"]}', '1 label_names for labels of 2'), (b'{"labels": [["a.png", 0], ["b.png", 1]], "label_names": 3}', 'label_names')])
 @pytest.mark.parametrize('kind', ['folder', 'x.zip'])

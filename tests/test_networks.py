@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 
 from cleftgan_nb import networks, ops
-from cleftgan_nb.networks import Discriminator, StyleGAN2Generator, StyleGAN3Generator, build, from_config, layers, to_config
+from cleftgan_nb.networks import Discriminator, StyleGAN2Generator, StyleGAN3Generator, build, from_config, layers, to_config, with_labels
 
 ROOT = Path(__file__).parent / 'reference'
 INDEX = json.loads((ROOT / 'index.json').read_text())
@@ -222,6 +222,74 @@ def test_discriminator_compares_within_groups():
     assert changed.tolist() == [i % 2 == 1 for i in range(8)]                      # groups are {0, 2, 4, 6} and {1, 3, 5, 7}
 
 
+# Labels -----------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('name', ['stylegan3-t', 'stylegan3-r', 'stylegan2'])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_networks_that_gain_labels_answer_as_before(name, dtype):
+    "To the last bit, for every label, truncated or not"
+    torch.manual_seed(0)
+    G, D = build(name, 16, z_dim=8, w_dim=8, channel_base=128, channel_max=8, dtype=dtype)
+    with torch.no_grad():
+        G.mapping.w_avg.normal_()
+        G_c, D_c, z = with_labels(G, 3, 10), with_labels(D, 3), torch.randn(4, 8)
+        for c in (torch.zeros(4, 3), torch.rand(4, 3), torch.full((4, 3), -1e6)):
+            assert torch.equal(G_c(z, c, noise_mode='const'), G(z, noise_mode='const'))
+            assert torch.equal(G_c(z, c, 0.5, 2, noise_mode='const'), G(z, None, 0.5, 2, noise_mode='const'))
+            assert torch.equal(D_c(G(z, noise_mode='const'), c), D(G(z, noise_mode='const')))
+    for old, new in ((G, G_c), (D, D_c)):
+        theirs = new.state_dict()
+        assert all(torch.equal(v, theirs[k]) and v.data_ptr() != theirs[k].data_ptr() for k, v in old.state_dict().items())
+        assert len(theirs) == len(old.state_dict()) + 1 and to_config(from_config(json.loads(json.dumps(to_config(new))))) == to_config(new)
+
+
+def test_gaining_labels_draws_nothing():
+    G, _ = build('stylegan2', 16, z_dim=4, w_dim=4, channel_base=64, channel_max=4)
+    torch.manual_seed(1); want = torch.rand(3)
+    torch.manual_seed(1); with_labels(G, 2); assert torch.equal(torch.rand(3), want)
+
+
+def test_frozen_layers_stay_frozen_with_labels():
+    D = Discriminator(0, 16, channel_base=64, channel_max=4, block_kwargs=dict(freeze_layers=3))
+    names = [k for k, _ in D.named_parameters()]
+    assert [k for k, _ in with_labels(D, 2).named_parameters()] == [*names, 'b4.label.weight']
+
+
+def test_truncation_leaves_what_was_asked_for():
+    mapping = layers.MappingNetwork(6, 2, 5, 3, 2, label='added', label_lr=4)
+    with torch.no_grad(): mapping.label.weight.normal_(); mapping.w_avg.normal_()
+    z, c = torch.randn(7, 6), torch.rand(7, 2)
+    with torch.no_grad():
+        shift = 4 * c @ mapping.label.weight.T
+        assert torch.allclose(mapping(z, c, 0)[:, 0], mapping.w_avg + shift, atol=1e-6)
+        assert torch.allclose(mapping(z, c, 0.3)[:, 1] - shift, mapping.w_avg.lerp(mapping(z, 0 * c)[:, 0], 0.3), atol=1e-6)
+        before = mapping.w_avg.clone(); mapping(z, c, update_emas=True)
+        assert torch.allclose(mapping.w_avg, mapping(z, 0 * c)[:, 0].mean(0).lerp(before, 0.998), atol=1e-6)    # of everybody, whatever was asked
+
+
+def test_derivatives_of_label_terms():
+    torch.manual_seed(2)
+    mapping = layers.MappingNetwork(3, 2, 4, 2, 1, label='added', label_lr=3).double()
+    D = Discriminator(2, 8, 1, channel_base=16, channel_max=2, epilogue_kwargs=dict(label='projected', label_lr=3)).double()
+    for net in (mapping, D.b4): torch.nn.init.normal_(net.label.weight)
+    z, x, c = (torch.randn(2, *shape, dtype=torch.float64, requires_grad=True) for shape in ((3,), (1, 8, 8), (2,)))
+    calls = [(lambda z, c, A: torch.func.functional_call(mapping, {'label.weight': A}, (z, c)), (z, c, mapping.label.weight)),
+             (lambda x, c, A: torch.func.functional_call(D, {'b4.label.weight': A}, (x, c)), (x, c, D.b4.label.weight))]
+    for f, given in calls: assert torch.autograd.gradcheck(f, given) and torch.autograd.gradgradcheck(f, given)
+
+
+@pytest.mark.parametrize('lr', [1, 8])
+def test_label_lr_is_how_fast_labels_are_learned(lr):
+    "Adam's first step moves each entry of what is added by lr times its learning rate"
+    G, D = (with_labels(net, 2, lr) for net in build('stylegan2', 16, z_dim=4, w_dim=4, channel_base=64, channel_max=4))
+    z, c = torch.randn(4, 4), torch.ones(4, 2)
+    D(G(z, c, noise_mode='const'), c).sum().backward()
+    for term in (G.mapping.label, D.b4.label):
+        torch.optim.Adam([term.weight], lr=0.01).step()
+        moved = term(torch.eye(2)).abs()
+        assert ((moved - 0.01 * lr).abs() < 1e-4 * lr)[moved > 0].all() and (moved > 0).any()
+
+
 # Construction -----------------------------------------------------------------------------------------------------------------------
 
 def test_names_of_all_tensors_are_the_published_ones():
@@ -322,6 +390,11 @@ SMALL = dict(z_dim=4, w_dim=4, channel_base=64, channel_max=4)
     (lambda: build('stylegan3-t', 32, num_layers=2), 'num_critical=2; accepted: 1 to num_layers - 1 = 1'),
     (lambda: build('stylegan3-t', 32, mapping_kwargs=dict(depth=3)), 'mapping_kwargs has no keyword depth; accepted: num_layers, lr_multiplier, w_avg_beta'),
     (lambda: build('stylegan3-t', 32, w_dim=0), 'w_dim=0; accepted: a whole number, 1 or more'),
+    (lambda: build('stylegan3-t', 32, c_dim=2, mapping_kwargs=dict(label='sum')), "label='sum' is not known; accepted: embedded, added"),
+    (lambda: build('stylegan2', 32, c_dim=2, D_kwargs=dict(epilogue_kwargs=dict(label='sum'))), "label='sum' is not known; accepted: mapped, projected"),
+    (lambda: build('stylegan2', 32, c_dim=2, D_kwargs=dict(mapping_kwargs=dict(label='added'))), "z_dim=0 and label='added'; accepted: label='embedded'"),
+    (lambda: with_labels(Discriminator(2, 16, channel_max=4), 2), 'the Discriminator has 2 label entries already; accepted: a network without'),
+    (lambda: with_labels(Discriminator(0, 16, channel_max=4), 0), 'c_dim=0; accepted: 1 or more'),
     (lambda: build('stylegan2', 32, D_kwargs=dict(epilogue_kwargs=dict(group=1))), 'epilogue_kwargs has no keyword group; accepted: mbstd_group_size'),
     (lambda: build('stylegan2', 32, D_kwargs=dict(block_kwargs=dict(freeze_layers=-1))), 'freeze_layers=-1; accepted: a whole number, 0 or more'),
     (lambda: from_config(None), 'config has NoneType; accepted: a dict'),
@@ -365,6 +438,8 @@ def test_wrong_construction_is_explained(call, message):
     ('stylegan2', dict(D_kwargs=dict(epilogue_kwargs='x')), 'None or a dict of keywords'),
     ('stylegan2', dict(D_kwargs=dict(epilogue_kwargs=dict(mbstd_num_channels=3))), 'a divisor of 4'),
     ('stylegan2', dict(z_dim=0), 'z_dim=0 and c_dim=0; accepted'),
+    ('stylegan2', dict(mapping_kwargs=dict(label_lr=0), c_dim=2), 'a number above 0'),
+    ('stylegan2', dict(D_kwargs=dict(epilogue_kwargs=dict(label_lr=float('inf'))), c_dim=2), 'a number above 0'),
 ])
 def test_wrong_settings_are_named(name, kwargs, accepted):
     innermost = kwargs

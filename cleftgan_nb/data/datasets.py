@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 from .archives import SIGNATURE, ToFolder, ToZip, appearing, as_path, check_path, open_archive, png
 
 # %% auto #0
-__all__ = ['CACHE', 'DatasetWriter', 'write_dataset', 'ImageFolderDataset', 'InfiniteSampler', 'manifest', 'about', 'fingerprint',
-           'verify', 'shrink', 'convert']
+__all__ = ['CACHE', 'sided', 'DatasetWriter', 'write_dataset', 'ImageFolderDataset', 'InfiniteSampler', 'manifest', 'about',
+           'fingerprint', 'verify', 'shrink', 'convert']
 
 # %% ../../nbs/data/26_datasets.ipynb #986df580
 def _check_image(image, where, like=None):
@@ -38,6 +38,12 @@ def _swapped(
     if lost := [n for n in names if other(n) not in names]: raise ValueError(f'{where}label_names has {lost[0]!r} without {other(lost[0])!r}; accepted: both or none, since mirroring swaps them')
     return [names.index(other(n)) for n in names]
 
+def sided(
+    names, # of a label's entries, or None
+)->bool:
+    "Do the labels tell left from right?"
+    return bool(names) and _swapped(list(names)) != list(range(len(names)))
+
 # %% ../../nbs/data/26_datasets.ipynb #0932d9a0
 def _check_names(names, where=''):
     "Names of a label's entries, as a list"
@@ -49,14 +55,23 @@ def _check_names(names, where=''):
 
 # %% ../../nbs/data/26_datasets.ipynb #9e118b00
 _CLASSES = 10_000   # more than any label that a network could be conditioned on
+_LARGEST = 1e6      # of a label's numbers: far beyond what a network learns from
+
+def _numbers(label):
+    "A label as an array, or None if it is no array of numbers"
+    try: a = np.asarray(label.detach().cpu() if isinstance(label, torch.Tensor) else label)
+    except (ValueError, TypeError, OverflowError, RecursionError): return None
+    return a if a.dtype.kind in 'iuf' else None
 
 def _check_label(label, where, like=None):
     "A class as an int, a vector as a list of floats, or None"
     if label is None: return None
-    a = np.asarray(label.detach().cpu() if isinstance(label, torch.Tensor) else label)
-    if a.ndim == 0 and a.dtype.kind in 'iu' and 0 <= a < _CLASSES: return int(a)
-    if a.ndim == 1 and a.size and a.dtype.kind in 'iuf' and np.isfinite(a).all(): return [float(v) for v in a]
-    raise ValueError(f'{where} has the label {label!r:.60}; accepted: None, a class from 0 to {_CLASSES - 1}, or a list of finite numbers')
+    a = _numbers(label)
+    if a is not None and a.ndim == 0 and a.dtype.kind in 'iu' and 0 <= a < _CLASSES: return int(a)
+    if a is not None and a.ndim == 1 and 0 < a.size <= _CLASSES and (np.abs(a) <= _LARGEST).all(): return [float(v) for v in a]
+    what = f'the label {label!r:.60}' if a is None or a.ndim != 1 or a.size <= _CLASSES else f'a label of {a.size} entries'
+    numbers = f'a list of up to {_CLASSES} finite numbers (up to {_LARGEST:g}, best from 0 to 1)'
+    raise ValueError(f'{where} has {what}; accepted: None, a class from 0 to {_CLASSES - 1}, or {numbers}')
 
 # %% ../../nbs/data/26_datasets.ipynb #df8fccf0
 _WORD = re.compile('[^\0-\x1f\ud800-\udfff]{1,10000}')   # what any reader of CSV takes
