@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest, torch
 from cleftgan_nb import checkpoints
 from cleftgan_nb.data import cohort
+from cleftgan_nb.data import ImageFolderDataset
+from cleftgan_nb.data.cohorts import LABELS
 from cleftgan_nb.networks import build
 from cleftgan_nb.training.config import Config, load_config
 from cleftgan_nb.training.loop import Stopped, train
@@ -147,6 +149,114 @@ def test_transfer_learning_starts_from_a_checkpoint(faces, tmp_path):
     assert any('fromrgb' in k for k in frozen) and len(frozen) < sum(k.startswith('D/') for k in a)
 
 
+# Labels -----------------------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def clefts(tmp_path_factory): return cohort('cleft', 12, tmp_path_factory.mktemp('data')/'clefts.zip', size=16, workers=1, progress=False)
+
+
+@pytest.fixture(scope='module', params=['stylegan3-t', 'stylegan2'])
+def base(request, faces, tmp_path_factory):
+    settings = {k: v for k, v in SMALL.items() if k != 'num_layers' or request.param == 'stylegan3-t'}
+    more = dict(network=request.param, settings=settings, kimg=.016, tick_kimg=.016)
+    return next(train(config(faces, tmp_path_factory.mktemp('base')/'run', **more), progress=False).glob('network-*'))
+
+
+def asking(clefts, base, out, **more):
+    return config(clefts, out, **dict(labels=True, resume_from=str(base), settings={}, kimg=.08, tick_kimg=.04, augment='none') | more)
+
+
+def test_an_unconditional_base_gains_labels(clefts, base, tmp_path, capsys):
+    "It starts as it was for every label, says what is new, learns the labels, and the checkpoint knows what they mean"
+    from cleftgan_nb.training import loop
+    run, data = loop.begin(asking(clefts, base, tmp_path/'a'), loop.Team())
+    old, z, c = checkpoints.load(base), torch.randn(4, 8), torch.rand(4, 5)
+    with torch.no_grad():
+        for now, then in ((run.G, old.G), (run.G_ema, old.G_ema)): assert torch.equal(now(z, c, noise_mode='const'), then(z, noise_mode='const'))
+        assert torch.equal(run.D(x := torch.randn(4, 3, 16, 16), c), old.D(x))
+    out = train(asking(clefts, base, tmp_path/'b'), progress=True)
+    new, said = ['G/mapping.label.weight', 'D/b4.label.weight', 'G_ema/mapping.label.weight'], capsys.readouterr().out
+    assert all(word in said for word in (*new, *LABELS, 'takes no labels'))
+    c = checkpoints.load(next(out.glob('network-000000.080*')))
+    assert c.labels == list(LABELS) and c.meta['provenance']['started_from']['new'] == new
+    for net in (c.G.mapping, c.D.b4, c.G_ema.mapping): assert (net.label.weight != 0).any(0).all() and net.label.lr_mult == 3
+
+
+def test_labels_resume_to_the_last_bit(clefts, base, tmp_path):
+    "Labels for G are among what follows from the number of an image; a checkpoint with labels is gone on from, too"
+    whole = train(asking(clefts, base, tmp_path/'whole', kimg=.08), progress=False)
+    for kimg in (.024, .08): parts = train(asking(clefts, base, tmp_path/'parts', kimg=kimg), progress=False)
+    a, b = tensors(whole), tensors(parts)
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    known = next(whole.glob('network-000000.080*'))
+    after = train(asking(clefts, known, tmp_path/'after', kimg=.008, tick_kimg=.008), progress=False)
+    c = checkpoints.load(next(after.glob('network-*')))
+    assert c.labels == list(LABELS) and 'new' not in c.meta['provenance']['started_from']
+
+
+@pytest.mark.parametrize('base', ['stylegan3-t'], indirect=True)    # StyleGAN2's noise is each process's own
+def test_labels_in_two_processes_are_those_of_one(clefts, base, tmp_path):
+    one = train(asking(clefts, base, tmp_path/'one', kimg=.032, tick_kimg=.032), progress=False)
+    c = asking(clefts, base, tmp_path/'two', kimg=.032, tick_kimg=.032)
+    imports = 'from cleftgan_nb.training.config import Config\nfrom cleftgan_nb.training.loop import train\n'
+    (tmp_path/'go.py').write_text(f'{imports}train({c!r}, progress=False)')
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+    subprocess.run([*torchrun, tmp_path/'go.py'], check=True, env=os.environ | dict(OMP_NUM_THREADS='1'), timeout=300)
+    a, b = tensors(one), tensors(tmp_path/'two')
+    for k in a:
+        if not k.startswith(('G/', 'D/', 'G_ema/')) or not a[k].is_floating_point(): continue
+        torch.testing.assert_close(a[k], b[k], rtol=2e-2, atol=1e-3 if 'label' in k else 4e-4, msg=k)
+
+
+def test_g_is_asked_for_labels_as_the_data_have_them(clefts, base, tmp_path):
+    "Drawn by an image's number, not those of D's batch; mirrored images with their own"
+    from cleftgan_nb.training import loop
+    run, data = loop.begin(asking(clefts, base, tmp_path/'run'), loop.Team())
+    index = torch.arange(5000); drawn = loop.asked(run, index, 'G')
+    whole = {tuple(row) for row in data.labels(range(len(data))).tolist()}
+    assert {tuple(row) for row in drawn.tolist()} == whole and len(whole) == 24
+    assert (drawn.mean(0) - data.labels(range(24)).mean(0)).abs().max() < .03
+    assert torch.equal(loop.asked(run, index[[7, 3]], 'G'), drawn[[7, 3]]) and not torch.equal(loop.asked(run, index, 'D'), drawn)
+    assert torch.equal(loop.latents_of(run, index[:8], 'G').labels, drawn[:8])
+    assert loop.show(run, data).size == (128, 128)   # more places than images
+
+
+@pytest.mark.parametrize('labels, xflip', [(True, 0), (False, 1)])
+def test_nothing_is_mirrored_behind_a_label_s_back(clefts, base, tmp_path, labels, xflip):
+    "The augmentation may flip images only where no label tells left from right"
+    from cleftgan_nb.training import loop
+    run, data = loop.begin(asking(clefts, base, tmp_path/'run', labels=labels, augment='fixed', augment_p=1.), loop.Team())
+    flips = run.pipe.draw(range(400), 0)['xflip'].sum()
+    assert run.pipe.multipliers['xflip'] == xflip and (flips > 100) == bool(xflip) and run.pipe.multipliers['rotate90'] == 1
+
+
+def with_names(clefts, path, names, width=5):
+    "The same images with other labels"
+    from cleftgan_nb.data import write_dataset
+    ds = ImageFolderDataset(clefts)
+    rows = ((ds[i][0].permute(1, 2, 0).numpy(), [.5]*width, {}) for i in range(12))
+    return write_dataset(path, rows, about=dict(kind='x', licence='CC0-1.0'), label_names=names)
+
+
+def test_wrong_labels_for_a_checkpoint_say_so(clefts, base, tmp_path):
+    from cleftgan_nb.networks import with_labels
+    old = checkpoints.load(base); G, D = with_labels(old.G, 5), with_labels(old.D, 5)
+    about, other = dict(licence='CC0-1.0', provenance={}, progress={}), [f'x{i}' for i in range(5)]
+    known = checkpoints.save(tmp_path/'known.safetensors', G, D, **about, labels=list(LABELS))
+    half = checkpoints.save(tmp_path/'half.safetensors', G, old.D, **about)
+    two, five, turned = (with_names(clefts, tmp_path/f'{i}.zip', o, len(o)) for i, o in enumerate((['a', 'b'], other, LABELS[::-1])))
+    names = f"has the labels {', '.join(LABELS)}; the data have {', '.join(other)}. Accepted: the same names"
+    for start, data, says in [(known, two, "takes labels of 5 entries; the data's have 2. Accepted: labels of 5 entries, or a checkpoint without labels"),
+                              (known, five, names), (known, turned, 'the same names in the same order'), (half, clefts, 'its D takes labels of 0 entries')]:
+        with pytest.raises(ValueError) as e: train(asking(data, start, tmp_path/'run'), progress=False)
+        assert says in str(e.value)
+    with pytest.raises(ValueError, match='5 entries; give labels=true'): train(asking(clefts, known, tmp_path/'run', labels=False), progress=False)
+    assert not (tmp_path/'run').exists()
+    plain = with_names(clefts, tmp_path/'n.zip', None)                  # numbers without names are taken at their word
+    train(asking(plain, known, tmp_path/'run', kimg=.008), progress=False)
+    with pytest.raises(ValueError, match='the state has the labels'): train(asking(five, known, tmp_path/'run', kimg=.016), progress=False)
+
+
 def test_what_a_run_started_from_is_remembered(faces, tmp_path):
     "Also by its continuation, which knows the start only from the state"
     first = train(config(faces, tmp_path/'first'), progress=False)/'network-000000.320.safetensors'
@@ -259,7 +369,8 @@ def test_peak_memory_of_a_gpu_is_written_down(faces, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('more, word', [(dict(data='nowhere.zip'), 'nowhere'), (dict(resume_from='nothing.safetensors'), 'nothing'), (dict(batch=0), 'batch=0'), (dict(freeze_d=60), 'freeze_d'),
-                                        (dict(labels=True, data='EMPTY'), 'no images'), (dict(resume_from='OTHER'), 'is for 32 pixels, 1 channels')])
+                                        (dict(labels=True, data='EMPTY'), 'no images'), (dict(labels=True), 'has no labels'),
+                                        (dict(label_lr=0.), 'label_lr=0.0; accepted: a number from 0.001 to 1000'), (dict(resume_from='OTHER'), 'is for 32 pixels, 1 channels')])
 def test_wrong_configurations_say_so(faces, tmp_path, more, word):
     if more.get('data') == 'EMPTY': (tmp_path/'empty').mkdir(); more = dict(data=str(tmp_path/'empty'))
     if more.get('resume_from') == 'OTHER':

@@ -12,8 +12,8 @@ from ..checkpoints import atomic
 from ..networks.build import NAMES
 
 # %% auto #0
-__all__ = ['PRESETS', 'LIMITS', 'CHOICES', 'AIDED', 'Config', 'settled', 'check', 'save_config', 'load_config', 'from_values',
-           'kept']
+__all__ = ['PRESETS', 'LIMITS', 'CHOICES', 'AIDED', 'LABELED', 'Config', 'settled', 'check', 'save_config', 'load_config',
+           'from_values', 'kept']
 
 # %% ../../nbs/training/32_config.ipynb #9328e8b0
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Config:
     settings:dict=field(default_factory=dict) # keywords of `networks.build`: channel_base, channel_max, …
     dtype:str='bfloat16'           # of the computation; weights stay float32
     graphs:bool=False              # on a GPU, replay steps as CUDA graphs (StyleGAN3, while nothing is augmented)
-    labels:bool=False              # condition on the dataset's labels
+    labels:bool=False              # condition on the dataset's labels; a checkpoint without labels gets terms for them
+    label_lr:float=3.              # learning rate of these terms, relative to the other layers
     # length
     kimg:float=25000.              # thousand images: 25000 is the published length from random weights
     batch:int=32                   # images a step, over all processes
@@ -82,7 +83,7 @@ def settled(
 
 # %% ../../nbs/training/32_config.ipynb #bb613b00
 LIMITS = dict(kimg=(0, 1e7), batch=(1, 65536), seed=(0, 2**31), g_lr=(1e-8, 1), d_lr=(1e-8, 1), gamma=(0, 1e4), r1_every=(1, 1000), path_length=(0, 1e3), path_length_every=(1, 1000), style_mixing=(0, 1),
-              ema_kimg=(0, 1e5), ema_rampup=(0, 1), aid=(1e-6, 1e3), aid_kimg=(0, 1e6), aid_lr=(1e-8, 1), aid_labels=(0, 1e3), d_weight=(0, 1e3), freeze_d=(0, 64), blur_kimg=(0, 1e6), blur_sigma=(0, 100), augment_p=(0, 1), ada_target=(-1, 1), ada_kimg=(1e-3, 1e7), tick_kimg=(1e-3, 1e6), keep_kimg=(1e-3, 1e6))
+              label_lr=(1e-3, 1e3), ema_kimg=(0, 1e5), ema_rampup=(0, 1), aid=(1e-6, 1e3), aid_kimg=(0, 1e6), aid_lr=(1e-8, 1), aid_labels=(0, 1e3), d_weight=(0, 1e3), freeze_d=(0, 64), blur_kimg=(0, 1e6), blur_sigma=(0, 100), augment_p=(0, 1), ada_target=(-1, 1), ada_kimg=(1e-3, 1e7), tick_kimg=(1e-3, 1e6), keep_kimg=(1e-3, 1e6))
 CHOICES = dict(network=tuple(NAMES), dtype=('float32', 'bfloat16', 'float16'), augment=('ada', 'fixed', 'none'))
 
 def check(
@@ -130,11 +131,12 @@ def from_values(values, where='config')->Config:
     return check(Config(**values))
 
 # %% ../../nbs/training/32_config.ipynb #82c12250
-AIDED = 'aid', 'aid_kimg', 'aid_lr', 'aid_labels', 'd_weight'   # what only means something with heads
+AIDED = 'aid', 'aid_kimg', 'aid_lr', 'aid_labels', 'd_weight'   # what only means something with heads,
+LABELED = 'label_lr', 'aid_labels'                              # … and with labels
 
 def kept(
     config:Config,
 )->dict:
     "What states and checkpoints remember of a configuration"
-    values = dataclasses.asdict(config)
-    return values if config.aid is not None else {k: v for k, v in values.items() if k not in AIDED}
+    idle = (() if config.aid is not None else AIDED) + (() if config.labels else LABELED)
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in idle}

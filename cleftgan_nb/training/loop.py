@@ -25,19 +25,29 @@ from .steps import ema_beta, mend, update_ema
 from .watch import Board
 
 # %% auto #0
-__all__ = ['latents_of', 'share', 'Team', 'batches', 'step', 'scaled', 'Stopped', 'line_of', 'convolving', 'peak_memory', 'judge',
-           'check_room', 'saying_full', 'name_at', 'side', 'picture', 'show', 'tick', 'passed', 'keep', 'stoppable',
-           'train', 'begin', 'pause']
+__all__ = ['asked', 'latents_of', 'share', 'Team', 'batches', 'step', 'scaled', 'Stopped', 'line_of', 'convolving', 'peak_memory',
+           'judge', 'check_room', 'saying_full', 'name_at', 'side', 'picture', 'show', 'tick', 'passed', 'keep',
+           'stoppable', 'train', 'begin', 'gained', 'pause']
+
+# %% ../../nbs/training/34_loop.ipynb #a6ab6ff0
+def asked(
+    run:Run,
+    index:torch.Tensor, # int64 [n], numbers of the images
+    name:str,           # of the phase
+)->torch.Tensor|None:   # float32 [n, c_dim]
+    "The labels that G is to make images for"
+    if not run.config.labels: return None
+    places = uniforms(run.config.seed, f'{name} label', index, 1)[:, 0]*len(run.data)
+    return run.data.labels(places.long().clamp(max=len(run.data) - 1)).to(run.device)
 
 # %% ../../nbs/training/34_loop.ipynb #3d63c2e0
 def latents_of(
     run:Run,
     index:torch.Tensor, # int64 [n], numbers of the images, on the CPU
     name:str,           # of the phase: each has its own
-    labels=None,        # [n, c_dim]
 )->losses.Latents:
     "What a phase makes its images from"
-    c, G = run.config, run.G
+    c, G, labels = run.config, run.G, asked(run, index, name)
     z = normals(c.seed, f'{name} z', index, G.z_dim).to(run.device)
     noise = int(bits(c.seed, f'{name} noise', index[:1], 1)) & (2**62 - 1) if c.network == 'stylegan2' else None
     if not c.style_mixing or name == 'path': return losses.Latents(z, labels, noise_seed=noise)
@@ -115,7 +125,7 @@ def _count(run, report):
 def step(
     run:Run,
     pixels:torch.Tensor, # uint8 [n,C,H,W], this process's share of the batch
-    labels:torch.Tensor, # float32 [n,L]
+    labels:torch.Tensor, # float32 [n,L] of these images; those for G are drawn
     team:Team,
 ):
     "One step of G and D"
@@ -129,7 +139,7 @@ def step(
     do = lambda name, f, *inputs: run.replays.setdefault(name, Replayed(f, pool=run.replays['pool']))(*inputs) if again else f(*inputs)
     if c.aid is not None:
         signs = _aided(run, index, pixels, labels, seen, sigma, do, team)
-        if c.path_length and run.step % c.path_length_every == 0: _path_phase(run, index, labels, team)
+        if c.path_length and run.step % c.path_length_every == 0: _path_phase(run, index, team)
     else: signs = _published(run, index, pixels, labels, seen, sigma, do, team)
     flatten = lambda pixels: _descend(run, 'D', team, losses.Dreg(run.D, scaled(pixels), labels, c.gamma, seen('R1'), sigma, gain=c.r1_every))
     if c.gamma and c.d_weight and run.step % c.r1_every == 0: _count(run, do('R1', flatten, pixels))
@@ -138,9 +148,9 @@ def step(
 def _published(run, index, pixels, labels, seen, sigma, do, team):
     "G, its paths, and D, as published; what ADA counts"
     c = run.config
-    made, shown = (latents_of(run, index, name, labels) for name in 'GD')
+    made, shown = (latents_of(run, index, name) for name in 'GD')
     _count(run, do('G', lambda z: _descend(run, 'G', team, losses.Gmain(run.G, run.D, made._replace(z=z), seen('G'), sigma)), made.z))
-    if c.path_length and run.step % c.path_length_every == 0: _path_phase(run, index, labels, team)
+    if c.path_length and run.step % c.path_length_every == 0: _path_phase(run, index, team)
     def learn(z, pixels):
         fake = losses.Dmain_fake(run.G, run.D, shown._replace(z=z), seen('D'), sigma)
         answers = losses.Dmain_real(run.D, scaled(pixels), labels, seen('real'), sigma)
@@ -152,7 +162,7 @@ def _published(run, index, pixels, labels, seen, sigma, do, team):
 # %% ../../nbs/training/34_loop.ipynb #0941ebc0
 def _aided(run, index, pixels, labels, seen, sigma, do, team):
     "G, the heads and D on one batch of made images; what ADA counts"
-    c, made = run.config, latents_of(run, index, 'G', labels)
+    c, made = run.config, latents_of(run, index, 'G')
     weight = ramp(run.nimg, c.aid, c.aid_kimg)
     draws = [uniforms(c.seed, f'aid {name}', index, DRAWS*len(run.aid.views)).float().to(run.device) for name in ('G', 'real', 'made')]
     def move(z, u):
@@ -160,11 +170,11 @@ def _aided(run, index, pixels, labels, seen, sigma, do, team):
         return _descend(run, 'G', team, phase), phase.carry
     def learn(images, pixels, *u):
         real, fake = losses.view(scaled(pixels), seen('real'), sigma), losses.view(images, seen('D'), sigma)
-        heads = Haided(run.aid, real, labels, fake, labels, u, c.aid_labels)
+        heads = Haided(run.aid, real, labels, fake, made.labels, u, c.aid_labels)
         report = _descend(run, 'aid', team, heads)
         if not c.d_weight: return report, heads.carry.double()
         answers = losses.Dreal(run.D, real, labels)
-        return report | _descend(run, 'D', team, losses.Dfake(run.D, fake, labels), answers), answers.carry.double()
+        return report | _descend(run, 'D', team, losses.Dfake(run.D, fake, made.labels), answers), answers.carry.double()
     report, images = do('G', move, made.z, draws[0]); _count(run, report)
     report, signs = do('D', learn, images, pixels, *draws[1:]); _count(run, report)
     return signs
@@ -183,11 +193,11 @@ def _replaying(run, team):
     return True
 
 # %% ../../nbs/training/34_loop.ipynb #2f45a310
-def _path_phase(run, index, labels, team):
+def _path_phase(run, index, team):
     "StyleGAN2's path length, on half of the images"
     c, half = run.config, index[:max(len(index)//2, 1)]
     noise = normals(c.seed, 'path image', half, run.G.img_channels*run.G.img_resolution**2).view(len(half), -1, run.G.img_resolution, run.G.img_resolution).to(run.device)
-    phase = losses.Greg(run.G, latents_of(run, half, 'path', None if labels is None else labels[:len(half)]), noise, run.path_mean, c.path_length, across=team.mean, gain=c.path_length_every)
+    phase = losses.Greg(run.G, latents_of(run, half, 'path'), noise, run.path_mean, c.path_length, across=team.mean, gain=c.path_length_every)
     run.path_mean = phase.carry
     _count(run, _descend(run, 'G', team, phase))
 
@@ -289,7 +299,8 @@ def picture(
 
 def show(run, data):
     "Write the picture, which says what it is"
-    c = run.config; image = picture(run, data.labels(range(side(data.resolution)**2)) if c.labels else None)
+    c = run.config; first = [i % len(data) for i in range(side(data.resolution)**2)]
+    image = picture(run, data.labels(first) if c.labels else None)
     words = dict(tile=run.G_ema.img_resolution, kimg=run.nimg/1000, seed=run.config.seed)
     with checkpoints.atomic(Path(c.out)/f'fakes-{name_at(run.nimg)}.png') as f: f.write(png(image, words))
     return image
@@ -344,7 +355,8 @@ def keep(
     c, name = run.config, lambda path: path and Path(path).name          # folders are nobody's business
     config = kept(c) | dict(data=name(c.data), out=name(c.out), resume_from=name(c.resume_from))
     about = dict(data=name(data.path), images=len(data.names), config=config, version=__version__, torch=torch.__version__) | ({'started_from': run.began} if run.began else {})
-    checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, licence=run.config.licence, provenance=about, progress=dict(kimg=run.nimg/1000, augment_p=float(run.ada.p)))
+    progress = dict(kimg=run.nimg/1000, augment_p=float(run.ada.p))
+    checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, licence=c.licence, provenance=about, progress=progress, labels=run.label_names)
 
 # %% ../../nbs/training/34_loop.ipynb #038aa320
 @contextlib.contextmanager
@@ -381,7 +393,8 @@ def begin(
     data, out = ImageFolderDataset(config.data, mirror=config.mirror, use_labels=config.labels), Path(config.out)
     share(config.batch, team.rank, team.world)
     state = out/'state.safetensors'
-    run = Run(config, data.resolution, data.num_channels, data.label_dim, team.device, state if state.exists() else None)
+    run = Run(config, data.resolution, data.num_channels, data.label_dim, team.device, state if state.exists() else None, data.label_names)
+    run.data = data
     if team.rank: run.sums = {k: torch.zeros_like(v) for k, v in run.sums.items()}     # they are all processes' sums already
     if team.rank == 0:
         out.mkdir(parents=True, exist_ok=True); check_room(run, out)
@@ -389,10 +402,19 @@ def begin(
         if run.nimg == 0: show(run, data)
     return run, data
 
+# %% ../../nbs/training/34_loop.ipynb #72f9d830
+def gained(run:Run)->str:
+    "What the networks have that the checkpoint had not"
+    new = (run.began or {}).get('new')
+    if not new: return ''
+    learned = ', '.join(run.label_names or [f'{run.G.c_dim} entries'])
+    return f"{run.began['file']} takes no labels: {', '.join(new)} are new, and nothing at the start. To learn: {learned}"
+
 # %% ../../nbs/training/34_loop.ipynb #ae394bb3
 def _train(config, team, progress, on_tick):
     run, data = begin(config, team); end, since = config.kimg*1000, (time.time(), run.nimg)
     board = Board(config.out, run.nimg) if team.rank == 0 else None
+    if progress and run.nimg == 0 and (words := gained(run)): print(words)
     bar = tqdm(total=round(end), initial=run.nimg, unit='img', unit_scale=True, disable=not progress, desc=run.config.network)
     with stoppable() as asked, bar, convolving(run.device), contextlib.closing(batches(run, data, team)) as coming:
         while run.nimg < end and not team.any(asked):

@@ -8,7 +8,8 @@ import dataclasses, json
 import torch
 from fastcore.basics import patch
 from .. import __version__, checkpoints
-from ..networks.build import build, from_config, to_config
+from ..data.datasets import sided
+from ..networks.build import build, from_config, to_config, with_labels
 from .ada import AdaptiveAugment
 from .augment import AugmentPipe, preset
 from .aid import Aid
@@ -16,7 +17,8 @@ from .config import Config, kept, settled
 from .steps import lazy_adam, make_ema
 
 # %% auto #0
-__all__ = ['FREE', 'kind_of', 'new_networks', 'known_networks', 'beginning', 'check_fit', 'Run', 'read_state']
+__all__ = ['FREE', 'kind_of', 'new_networks', 'known_networks', 'beginning', 'check_fit', 'check_names', 'transforms', 'Run',
+           'read_state']
 
 # %% ../../nbs/training/33_state.ipynb #659f5d50
 def kind_of(
@@ -40,22 +42,31 @@ def new_networks(
 
 # %% ../../nbs/training/33_state.ipynb #17f5fd50
 def known_networks(
-    path,    # checkpoint
-    dtype,   # of the computation
-)->dict:     # G, D, G_ema
+    path,       # checkpoint
+    dtype,      # of the computation
+    labels=0,   # entries of the data's labels; networks without labels get terms for them
+    label_lr=1, # learning rate of these, relative to the other layers
+)->dict:        # G, D, G_ema
     "The networks of a checkpoint; a generator that is missing is replaced by the other one"
     c = checkpoints.load(path)
     if c.D is None or (c.G is None and c.G_ema is None): raise ValueError(f'{path} has {", ".join(c.networks)}; training starts from a generator and a discriminator')
-    G, G_ema = c.G if c.G is not None else c.G_ema, c.sampler
-    return dict(G=_again(G, dtype), D=_again(c.D, dtype), G_ema=make_ema(_again(G_ema, dtype)))
+    nets = dict(G=c.G if c.G is not None else c.G_ema, D=c.D, G_ema=c.sampler)
+    if labels and not any(net.c_dim for net in nets.values()):
+        nets = {role: with_labels(net, labels, label_lr) for role, net in nets.items()}
+    nets = {role: _again(net, dtype) for role, net in nets.items()}
+    return nets | dict(G_ema=make_ema(nets['G_ema']))
 
 def beginning(
     path,       # checkpoint, or None
-)->dict|None:   # file, sha256, kimg
+    nets=None,  # role → network that was made of it
+)->dict|None:   # file, sha256, kimg; new: tensors that the networks have gained
     "Where a run starts from, for those who ask later"
     if path is None: return None
-    path = checkpoints.find(path)
-    return dict(file=path.name, sha256=checkpoints.sha256(path), kimg=checkpoints.load(path).meta['progress'].get('kimg'))
+    path = checkpoints.find(path); c = checkpoints.load(path)
+    known = {f'{role}/{k}' for role, net in c.networks.items() for k in net.state_dict()}
+    gained = [f'{role}/{k}' for role in c.networks if nets for k in nets[role].state_dict() if f'{role}/{k}' not in known]
+    found = dict(file=path.name, sha256=checkpoints.sha256(path), kimg=c.meta['progress'].get('kimg'))
+    return found | (dict(new=gained) if gained else {})
 
 def _again(net, dtype):
     "A network once more, computing in another precision"
@@ -72,8 +83,32 @@ def check_fit(
     "Complain where networks and data do not belong together"
     has = (G.img_resolution, G.img_channels, G.c_dim)
     if has == tuple(shape): return
+    if has[:2] == tuple(shape[:2]): raise ValueError(f'{where} {_unlike(G.c_dim, shape[2])}')
     words = '{} pixels, {} channels and {} label entries'.format
     raise ValueError(f'{where} is for {words(*has)}; the data have {words(*shape)}. Take another checkpoint, or `cleftgan_nb.data.convert` the dataset to {has[0]} pixels')
+
+def _unlike(has, data):
+    "Labels of networks and data that do not fit"
+    takes, other = f'takes labels of {has} entries', 'a checkpoint without labels'
+    if not data: return f'{takes}; give labels=true and a dataset that has such labels, or take {other}'
+    return f"{takes}; the data's have {data}. Accepted: labels of {has} entries, or {other}, which learns the data's"
+
+def check_names(
+    known,    # what the entries of the networks' labels mean, or None where nobody said
+    names,    # what those of the data's mean, or None
+    where,    # the networks' file
+):
+    "Complain where the same numbers would mean something else"
+    if not known or not names or list(known) == list(names): return
+    its, ours = (', '.join(o) for o in (known, names))
+    raise ValueError(f'{where} has the labels {its}; the data have {ours}. Accepted: the same names in the same order')
+
+# %% ../../nbs/training/33_state.ipynb #e80e8150
+def transforms(
+    names=None, # of a label's entries
+)->dict:        # keywords of `AugmentPipe`
+    "The published transforms; no x-flips where labels tell left from right"
+    return preset('bgc') | (dict(xflip=0) if sided(names) else {})
 
 # %% ../../nbs/training/33_state.ipynb #75add550
 class Run:
@@ -85,15 +120,20 @@ class Run:
         labels:int=0,   # entries of a label
         device='cpu',
         state=None,     # file of `save` to go on from
+        label_names=None, # what the entries of a label mean
     ):
         self.device, self.nimg, self.step, self.tick, self.sums, self.replays = torch.device(device), 0, 0, 0, {}, {} # sums: name → [sum, count] since the last line of the log
+        self.data = None   # the dataset, from which labels for G are drawn
         found, words = read_state(state) if state else (None, None)
         if state: config = dataclasses.replace(config, resume_from=words['config']['resume_from'])     # a run began where it began
-        self.began = words.get('began') if state else beginning(config.resume_from)
-        nets = {role: from_config(net) for role, net in words['networks'].items()} if state else known_networks(config.resume_from, config.dtype) if config.resume_from else None
+        start = config.resume_from
+        if state: nets = {role: from_config(net) for role, net in words['networks'].items()}
+        else: nets = known_networks(start, config.dtype, labels, config.label_lr) if start else None
+        self.began = words.get('began') if state else beginning(start, nets)
         self.config = settled(config, resolution, kind_of(nets['G']) if nets else None)
         nets = nets or new_networks(self.config, resolution, channels, labels)
-        check_fit(nets['G'], (resolution, channels, labels), state or self.config.resume_from)
+        self._fit((resolution, channels, labels), nets, state or self.config.resume_from)
+        self._name(label_names, words)
         self.G, self.D, self.G_ema = (nets[role].to(self.device) for role in ('G', 'D', 'G_ema'))
         self._learn()
         if state: self._continue(found, words, state)
@@ -111,9 +151,21 @@ class Run:
             self.aid = Aid(self.G.c_dim, dtype=getattr(torch, c.dtype), seed=c.seed).to(self.device).train()
             self.opt['aid'] = torch.optim.Adam(self.aid.heads.parameters(), **lazy_adam(c.aid_lr), **recorded)
         self.ada = AdaptiveAugment(c.augment_p, c.ada_target, c.ada_kimg, device=self.device)
-        self.pipe = None if c.augment == 'none' else AugmentPipe(**preset('bgc'))
+        self.pipe = None if c.augment == 'none' else AugmentPipe(**transforms(self.label_names))
         self.path_mean = torch.zeros([], device=self.device)
         self.follow()
+
+    def _fit(self, shape, nets, where):
+        "The data's shape and labels are those of all networks"
+        for role in ('G', 'G_ema'): check_fit(nets[role], shape, where)
+        if nets['D'].c_dim != shape[2]: raise ValueError(f"{where}: its D {_unlike(nets['D'].c_dim, shape[2])}")
+
+    def _name(self, names, words):
+        "Remember what labels mean, as the state or the checkpoint said it"
+        start = self.config.resume_from
+        known = words.get('label_names') if words else checkpoints.load(start).labels if start and self.config.labels else None
+        check_names(known, names, start if words is None else 'the state')
+        self.label_names = list(names or known or []) or None
 
     def follow(self):
         "Augment as often as the controller says"
@@ -157,6 +209,7 @@ def save(self:Run,
     "Write the state"
     nets = {role: to_config(net) for role, net in dict(G=self.G, D=self.D, G_ema=self.G_ema).items()}
     meta = dict(nimg=self.nimg, step=self.step, tick=self.tick, ada=self.ada.state_dict(), began=self.began, config=kept(self.config), networks=nets, version=__version__)
+    if self.label_names: meta['label_names'] = self.label_names
     checkpoints.write_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.tensors().items()}, {'run': json.dumps(meta)})
 
 def read_state(path)->tuple: # tensors, words
