@@ -9,7 +9,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env test check study seeds bench docs lab readme lock clean
+.PHONY: help env test check study seeds bases bench docs lab readme lock clean
 
 help:  ## this list
 	@echo "make <target>, one of:"
@@ -50,6 +50,9 @@ study: env workflow/profiles/$(PROFILE).yaml  ## run the study: make study PROFI
 seeds: env workflow/profiles/$(PROFILE).yaml  ## the measures over several seeds, mean and standard deviation: make seeds PROFILE=smoke SEEDS="0 1 2"
 	@for seed in $(SEEDS); do $(RUN) --config seed=$$seed --until compare || exit 1; done
 	@python -c "import sys; from cleftgan_nb.study import over_seeds; print(over_seeds([f'outputs/$(PROFILE)' + f'-seed{s}'*(s != '0') + '/compare.csv' for s in sys.argv[1:]], 'outputs/$(PROFILE)-seeds/compare.csv').read_text())" $(SEEDS)
+
+bases: env  ## go on training the bases that ship: make bases MORE="--hours 2 --networks stylegan3-t", MORE=--ship
+	python workflow/bases.py $(MORE)
 
 workflow/profiles/%.yaml:
 	@echo "There is no profile '$*'. There are:"; ls workflow/profiles | sed 's/\.yaml//;s/^/  /'; exit 1

@@ -50,7 +50,7 @@ class Config:
     aid:float|None=None            # their weight in G's loss; None: no heads, the published training
     aid_kimg:float=0.              # for the weight to grow from 0
     aid_lr:float=.0005             # learning rate of the heads
-    aid_labels:float=1.            # weight of the error of labels that heads tell, where there are labels
+    aid_labels:float=10.           # weight of the error of labels as the reader reads them in made images
     d_weight:float=1.              # of D in G's loss beside heads; 0: heads alone
     # augmentation
     mirror:bool=True               # x-flips double the dataset

@@ -170,7 +170,7 @@ def _aided(run, index, pixels, labels, seen, sigma, do, team):
         return _descend(run, 'G', team, phase), phase.carry
     def learn(images, pixels, *u):
         real, fake = losses.view(scaled(pixels), seen('real'), sigma), losses.view(images, seen('D'), sigma)
-        heads = Haided(run.aid, real, labels, fake, made.labels, u, c.aid_labels)
+        heads = Haided(run.aid, real, labels, fake, made.labels, u)
         report = _descend(run, 'aid', team, heads)
         if not c.d_weight: return report, heads.carry.double()
         answers = losses.Dreal(run.D, real, labels)
@@ -264,7 +264,7 @@ def check_room(
 ):
     "Complain about a disk that is too full for a second state and a checkpoint"
     nG, nD = (sum(p.numel() for p in net.parameters()) for net in (run.G, run.D))
-    if run.config.aid is not None: nD += sum(p.numel() for p in run.aid.heads.parameters())
+    if run.config.aid is not None: nD += sum(p.numel() for p in run.aid.learned.parameters())
     need, free = 4*(3*(nG + nD) + nG) + 4*(2*nG + nD), shutil.disk_usage(out).free
     if free < need: raise Stopped(f'{out} has room for {free/2**20:.0f} MiB; a state and a checkpoint take {need/2**20:.0f} MiB. Make room, or give another folder')
 

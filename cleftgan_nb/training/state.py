@@ -149,7 +149,7 @@ class Run:
         self.opt = dict(G=torch.optim.Adam(_trained(self.G), **lazy_adam(c.g_lr, paths), **recorded), D=torch.optim.Adam(_trained(self.D), **lazy_adam(c.d_lr, c.r1_every), **recorded))
         if c.aid is not None:
             self.aid = Aid(self.G.c_dim, dtype=getattr(torch, c.dtype), seed=c.seed).to(self.device).train()
-            self.opt['aid'] = torch.optim.Adam(self.aid.heads.parameters(), **lazy_adam(c.aid_lr), **recorded)
+            self.opt['aid'] = torch.optim.Adam(self.aid.groups(c.aid_lr), **lazy_adam(c.aid_lr), **recorded)
         self.ada = AdaptiveAugment(c.augment_p, c.ada_target, c.ada_kimg, device=self.device)
         self.pipe = None if c.augment == 'none' else AugmentPipe(**transforms(self.label_names))
         self.path_mean = torch.zeros([], device=self.device)
@@ -191,7 +191,7 @@ def _moments(opt, net):
 @patch
 def trained(self:Run)->dict:
     "Role → network of all whose numbers change"
-    heads = {} if self.config.aid is None else dict(aid=self.aid.heads)
+    heads = {} if self.config.aid is None else dict(aid=self.aid.learned)
     return dict(G=self.G, D=self.D, G_ema=self.G_ema) | heads
 
 @patch
