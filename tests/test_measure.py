@@ -1,8 +1,8 @@
 "All measures at once: the numbers of the single functions, for what the inputs allow"
 import numpy as np, pytest, torch
-from cleftgan_nb.metrics import dish, efficientnet_lite0, frechet_distance, load_regression
+from cleftgan_nb.metrics import Score, dish, efficientnet_lite0, faceres, frechet_distance, load_regression
 from cleftgan_nb.metrics.samples import samples
-from cleftgan_nb.metrics.table import PARTS, as_table, measure, save_scores
+from cleftgan_nb.metrics.table import about_judges, as_table, disagreements, in_words, measure, save_scores
 from cleftgan_nb.networks import build
 
 quiet = dict(progress=False)
@@ -23,9 +23,10 @@ def G():
 def test_numbers_of_the_single_functions(sets, G):
     real, held_out, _ = sets
     scores = {s.name: s for s in measure(G, real, n=20, seed=3, parts=['distances', 'severity'], **quiet)}
-    drawn, network, scorer = samples(G, 20, seed=3, **quiet), efficientnet_lite0(), load_regression()
-    fd = frechet_distance(network.features(real, **quiet), network.features(drawn, **quiet), network)
-    assert scores['fd_efficientnet_lite0'].value == pytest.approx(fd.value, rel=1e-6) and scores['fd_efficientnet_lite0'].sizes == dict(real=24, generated=20)
+    drawn, scorer = samples(G, 20, seed=3, **quiet), load_regression()
+    for network in efficientnet_lite0(), faceres():
+        fd = frechet_distance(network.features(real, **quiet), network.features(drawn, **quiet), network)
+        assert scores[fd.name].value == pytest.approx(fd.value, rel=1e-6) and scores[fd.name].sizes == dict(real=24, generated=20)
     assert scores['dish'].value == dish(scorer.score(real), scorer.score(drawn), scorer=scorer.name, seed=3).value
 
 
@@ -33,7 +34,8 @@ def test_all_parts_of_a_stylegan2(sets, G):
     "Its input does not move by itself"
     real, held_out, _ = sets
     names = [s.name for s in measure(G, real, held_out, n=20, paths=4, motions=2, **quiet)]
-    assert {'precision_efficientnet_lite0', 'ppl_stlpips_wend', 'eq_t', 'eq_r', 'copied_pixels_16'} <= set(names) and len(names) == len(set(names)) == 20
+    some = {'precision_efficientnet_lite0', 'precision_faceres', 'ppl_stlpips_wend', 'eq_t', 'eq_r', 'copied_pixels_16'}
+    assert some <= set(names) and len(names) == len(set(names)) == 27
 
 
 def test_same_seed_same_digits(sets, G):
@@ -43,6 +45,7 @@ def test_same_seed_same_digits(sets, G):
 
 @pytest.mark.parametrize('change, says', [
     (dict(parts=['severity', 'fid']), "parts: 'fid'; accepted: distances"), (dict(parts='copies'), 'copies needs held_out'), (dict(n=1), 'n=1; accepted: a whole number from 2'),
+    (dict(judges='clip'), "judges: 'clip'; accepted: one or several of"),
     (dict(real=np.zeros((4, 16, 16, 3), np.uint8)), 'the generator makes images of \\[64, 64, 3\\], real has \\[16, 16, 3\\]'), (dict(real=np.zeros((4, 64, 64, 3))), 'real has dtype float64'),
     (dict(generated=np.zeros((4, 16, 16, 3), np.uint8)), 'generated is \\[16, 16, 3\\], real \\[64, 64, 3\\]'), (dict(generated=np.zeros((4, 64, 64, 3), np.uint8), parts='motion'), 'motion needs a generator')])
 def test_complains(sets, G, change, says):
@@ -66,3 +69,31 @@ def test_table_and_file_agree(sets, tmp_path):
     lines, rows = as_table(scores).splitlines(), (tmp_path/'a.csv').read_text().splitlines()
     assert len(lines) == len(rows) == len(scores) + 1 and all(row.startswith(line.split()[0] + ',') and row.endswith(',zeros') for line, row in zip(lines[1:], rows[1:]))
     assert len({len(line) - len(line.split('  ')[-1]) for line in lines[1:]}) == 1
+
+
+def test_judges_by_name(sets):
+    "Each number under its judge's name, the same whoever else judges"
+    parts = ['distances', 'manifold']
+    def judged(*judges): return {s.name: s.value for s in measure(sets[1], sets[0], parts=parts, judges=judges, **quiet)}
+    both, one = judged('faceres', 'efficientnet-lite0'), judged('faceres')
+    assert len(both) == 14 and len(one) == 7 and all(name.endswith('_faceres') and both[name] == value for name, value in one.items())
+
+
+def test_in_words(sets):
+    scores = measure(sets[1], sets[0], parts=['distances', 'manifold'], **quiet)
+    found = [in_words(s.name) for s in scores]
+    assert found[:6:3] == ['Fréchet distance (EfficientNet-Lite0)', 'Fréchet distance (faceres)']
+    assert found[6::3] == ['precision (EfficientNet-Lite0)', 'coverage (EfficientNet-Lite0)', 'density (faceres)']
+    about = about_judges(scores)
+    assert 'efficientnet_lite0: EfficientNet-Lite0, which learned from' in about and 'not their numbers' in about
+    assert 'faceres: faceres, which learned from photographs of faces' in about
+    assert 'not their numbers' not in about_judges([s for s in scores if 'faceres' in s.name]) and about_judges([]) == ''
+
+
+def test_disagreements():
+    score = lambda name, low, high: Score(name, (low + high)/2, low, high)
+    a = [score('fd_efficientnet_lite0', 1, 2), score('fd_faceres', 5, 6), score('precision_faceres', .1, .2), score('dish', 1, 2)]
+    b = [score('fd_efficientnet_lite0', 3, 4), score('fd_faceres', 3, 4), score('precision_faceres', .3, .4), score('dish', 3, 4)]
+    assert disagreements(dict(a=a, b=b)) == ['Fréchet distance: EfficientNet-Lite0 says a < b; faceres says b < a']
+    assert disagreements(dict(a=a, b=[score('fd_efficientnet_lite0', 3, 4), score('fd_faceres', 4, 5.5)])) == []      # one can't tell
+    assert disagreements(dict(a=a, b=[Score('fd_efficientnet_lite0', 3), Score('fd_faceres', 3)])) == [] == disagreements(dict(a=a))

