@@ -249,8 +249,8 @@ def sample_look(
         float(np.interp(who.age, (1, 20), (.45, 1))), float(s.uniform(.55, .85) + .15*(who.sex < .5)*(who.age > 14)),
         float(s.uniform(.5, 1.2)), float(s.random() < .25)*float(s.uniform(.2, 1))*(angle > 25 and who.age > 3), float(s.uniform(.42, .55)), float(s.uniform(.6, 1.1)),
         hair, color, fuzz, f'brow{s.integers(1, 13):02d}', float(s.uniform(.25, .5) if young else s.uniform(.6, 1)),
-        iris, _iris_size(who.age), tuple(map(float, e.normal(0, .015, 2))), tuple(map(float, _cloth(stream(seed, 'cloth')))), BACKDROPS[b.choice(4, p=BEHIND)],
-        _sample_beard(stream(seed, 'beard'), who), _sample_gum(stream(seed, 'gum')))
+        iris, _iris_size(who.age), tuple(map(float, e.normal(0, .015, 2))), tuple(map(float, _cloth(stream(seed, 'cloth')))),
+        BACKDROPS[b.choice(4, p=BEHIND)], _sample_beard(stream(seed, 'beard'), who), _sample_gum(stream(seed, 'gum')))
 
 def _cloth(rng): return np.clip(rng.uniform(.02, .7)*np.exp(rng.normal(0, .3, 3)), .015, .8)
 
