@@ -37,6 +37,38 @@ def _label(G, label):
     if G.c_dim and label is not None and 0 <= label < G.c_dim: return torch.eye(G.c_dim)[label]
     raise ValueError(f'--label {label}: this network ' + (f'needs a label from 0 to {G.c_dim-1}' if G.c_dim else 'has no labels; leave it out'))
 
+# %% ../nbs/17_cli.ipynb #381f88b0
+def _parts(option, text, read, accepted):
+    "The parts of a list, each read"
+    try: return [read(part.strip()) for part in text.split(',')]
+    except (ValueError, KeyError): raise ValueError(f'{option} {text!r:.60}; accepted: {accepted}') from None
+
+def _share(text):
+    "A number from 0 to 1"
+    if not 0 <= (value := float(text)) <= 1: raise ValueError
+    return value
+
+def _columns(c, args):
+    "Labels to ask for, one a column, side by side; None where nothing is asked in words"
+    from cleftgan_nb.labels import SIDES, label_of
+    if args.severity is None and (args.side or args.nose) is None: return None
+    if args.severity is None: raise ValueError("--side and --nose go with --severity, such as --severity 0.2,0.5,0.8")
+    for name in ('label', 'columns'):
+        if getattr(args, name) is not None: raise ValueError(f'--{name} with --severity; accepted: one of them: a row is a person, a column a severity')
+    _check_asked(c, args.file)
+    severities = _parts('--severity', args.severity, _share, 'numbers from 0 to 1, such as 0.2,0.5,0.8')
+    sides = _parts('--side', 'left' if args.side is None else args.side, lambda s: s if s in SIDES else SIDES[s], f"some of {','.join(SIDES)}")
+    nose = None if args.nose is None else _parts('--nose', args.nose, _share, 'a number from 0 to 1')[0]
+    return [label_of(c.labels, severity, side, nose) for side in sides for severity in severities]
+
+def _check_asked(c, file):
+    "Say what to do about a network that cannot be asked"
+    if c.labels: return
+    n, learn = c.sampler.c_dim, f'cleftgan train cleft.zip --out run --resume-from {file} --set labels=true'
+    if n: raise ValueError(f'{file} does not say what its {n} label entries mean; accepted: --label 0 to {n - 1}, without --severity')
+    can = 'leave --severity and --side out, or teach it the labels of a cohort'
+    raise ValueError(f"{file} takes no labels, so no severity or side can be asked for; {can}: '{learn}'")
+
 # %% ../nbs/17_cli.ipynb #70977680
 def grid(
     images:list, # arrays of one shape
@@ -85,13 +117,14 @@ def new(args):
     print(checkpoints.load(args.dst))
 
 # %% ../nbs/17_cli.ipynb #e7cde1c0
-def _recipe(args, checkpoint, seeds):
+def _recipe(args, checkpoint, seeds, n):
     "What makes this picture again"
     from cleftgan_nb.checkpoints import find, sha256
     untrained = checkpoint.meta.get('provenance', {}).get('untrained') is True
-    return {'title': f'{len(seeds)} synthetic pictures' + ' of an untrained network'*untrained, 'kind': 'synthetic', 'untrained': untrained,
+    return {'title': f'{n} synthetic pictures' + ' of an untrained network'*untrained, 'kind': 'synthetic', 'untrained': untrained,
             'command': 'cleftgan sample', 'file': find(args.file).name, 'sha256': sha256(find(args.file)), 'licence': checkpoint.meta['licence'], 'seeds': seeds,
-            'truncation_psi': args.truncation_psi, 'label': args.label, 'columns': args.columns, 'version': __version__}
+            'truncation_psi': args.truncation_psi, 'label': args.label, 'columns': args.columns, 'version': __version__,
+            **{k: v for k in ('severity', 'side', 'nose') if (v := getattr(args, k)) is not None}}
 
 # %% ../nbs/17_cli.ipynb #fc0f2500
 def sample(args):
@@ -102,11 +135,16 @@ def sample(args):
     if Path(args.out).suffix != '.png': raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
     _may_write(args.out, args.force)
     c = checkpoints.load(args.file)
-    label = _label(c.sampler, args.label)
-    bar = tqdm(seeds, desc='pictures', unit='picture', disable=len(seeds) < 2 or not sys.stderr.isatty())
-    images = [sample_one(c.sampler, seed, args.truncation_psi, label) for seed in bar]
-    save_png(grid(images, args.columns), args.out, _recipe(args, c, seeds))
-    print(f'{args.out}: {len(seeds)} synthetic pictures')
+    asked = _columns(c, args)
+    if c.labels and asked is None and args.label is None:
+        raise ValueError(f"{args.file} takes the labels {', '.join(c.labels)}: give --severity and --side, such as --severity 0.2,0.5 --side left,right")
+    labels = asked or [_label(c.sampler, args.label)]
+    wanted = [(seed, label) for seed in seeds for label in labels]
+    if len(wanted) > 10_000: raise ValueError(f'{len(wanted)} pictures at once; accepted: up to 10000. Ask for fewer seeds, severities or sides')
+    bar = tqdm(wanted, desc='pictures', unit='picture', disable=len(wanted) < 2 or not sys.stderr.isatty())
+    images = [sample_one(c.sampler, seed, args.truncation_psi, label) for seed, label in bar]
+    save_png(grid(images, len(asked) if asked else args.columns), args.out, _recipe(args, c, seeds, len(images)))
+    print(f'{args.out}: {len(images)} synthetic pictures')
 
 # %% ../nbs/17_cli.ipynb #33b18a80
 def phantom(args):
@@ -209,20 +247,30 @@ def measure(args):
     parts = args.parts and args.parts.split(',')
     inception = [inception_2015(args.inception)] if args.inception else []
     judges = inception + (args.judge.split(',') if args.judge else [] if inception else ['efficientnet-lite0', 'faceres'])
-    generated, about = _measured(args.what)
-    real, held_out = ImageFolderDataset(args.real), args.held_out and ImageFolderDataset(args.held_out)
+    generated, about, names = _measured(args.what)
+    real, held_out = _real(args, generated, names), args.held_out and ImageFolderDataset(args.held_out)
     scores = table.measure(generated, real, held_out, parts, args.n, judges=judges, seed=args.seed, progress=sys.stderr.isatty())
     print(table.as_table(scores))
     if about_judges := table.about_judges(scores): print('\n' + about_judges)
     if args.out: table.save_scores(scores, args.out, generated=about, real=Path(args.real).name, held_out=Path(args.held_out).name if args.held_out else '', version=__version__)
 
 def _measured(what):
-    "A generator, or a dataset, and what it is called"
+    "A generator, or a dataset, what it is called, and what its labels mean"
     from cleftgan_nb import checkpoints
     from cleftgan_nb.data import ImageFolderDataset
-    if what not in checkpoints.shipped() and Path(what).suffix not in ('.safetensors', '.pkl'): return ImageFolderDataset(what), Path(what).name
+    if what not in checkpoints.shipped() and Path(what).suffix not in ('.safetensors', '.pkl'): return ImageFolderDataset(what), Path(what).name, None
     c = checkpoints.load(what)
-    return c.sampler, f'{checkpoints.find(what).name} sha256:{checkpoints.sha256(checkpoints.find(what))}'
+    return c.sampler, f'{checkpoints.find(what).name} sha256:{checkpoints.sha256(checkpoints.find(what))}', c.labels
+
+def _real(args, G, names):
+    "The images to compare with; with their labels where the generator takes some"
+    from cleftgan_nb.data import ImageFolderDataset
+    from cleftgan_nb.training.state import check_names
+    if not getattr(G, 'c_dim', 0): return ImageFolderDataset(args.real)
+    try: real = ImageFolderDataset(args.real, use_labels=True)
+    except ValueError as e: raise ValueError(f'{args.what} takes labels, which are drawn from those of --real: {e}') from None
+    check_names(names, real.label_names, args.what)
+    return real
 
 # %% ../nbs/17_cli.ipynb #899670ba
 def doctor(args):
@@ -295,12 +343,17 @@ def _add_new(commands):
 # %% ../nbs/17_cli.ipynb #5a499aa0
 def _add_sample(commands):
     p = _command(commands, sample, 'draw pictures; each file says that it is synthetic and how it was made',
-                 'ffhqu.safetensors --seeds 0-7 --out grid.png', 'ffhqu.safetensors --seeds 3,14-15 --truncation-psi 0.7 --columns 3 --out faces.png')
+                 'ffhqu.safetensors --seeds 0-7 --out grid.png', 'ffhqu.safetensors --seeds 3,14-15 --truncation-psi 0.7 --columns 3 --out faces.png',
+                 'labeled.safetensors --severity 0.2,0.5,0.8 --side left,right,bilateral --seeds 0-7 --out asked.png')
     p.add_argument('file', help='.safetensors or .pkl')
     p.add_argument('--seeds', default='0', help='such as 0-7,12 (default: 0)')
     p.add_argument('--out', default='sample.png', help='the picture to write (default: sample.png)')
     p.add_argument('--truncation-psi', type=_finite, default=1., help='1: as trained; towards 0: closer to the average (default: 1)')
     p.add_argument('--label', type=_whole(), help='class of a conditional network, from 0')
+    p.add_argument('--severity', 
+                   help='of the lip, from 0 to 1, of a network that learned it: such as 0.2,0.5,0.8. A row is a person, a column a severity')
+    p.add_argument('--side', help="the patient's, with --severity: some of left,right,bilateral (default: left)")
+    p.add_argument('--nose', help='severity of the nose, with --severity (default: that of the lip)')
     p.add_argument('--columns', type=_whole(1), help='pictures in a row (default: a square)')
     _forces(p)
 

@@ -83,6 +83,42 @@ def test_labels(run):
     run('sample', 'c.safetensors', '--label', 0, '--out', 'a.png'); run('sample', 'c.safetensors', '--label', 2, '--out', 'b.png')
     with Image.open('a.png') as a, Image.open('b.png') as b: assert (np.array(a) != np.array(b)).any()
 
+LABELS = ['lip_left', 'lip_right', 'nose_left', 'nose_right', 'repaired']
+
+def labeled(net, file='labeled.safetensors', labels=LABELS):
+    "The same network with a label term that does something"
+    G = networks.with_labels(checkpoints.load(net).sampler, 5)
+    with torch.no_grad(): torch.manual_seed(1); G.mapping.label.weight.normal_()
+    return str(checkpoints.save(file, G_ema=G, licence='x', provenance={}, progress={}, labels=labels))
+
+def test_severity_and_side(run, net):
+    "Rows are people, columns side by side what was asked; the file says so"
+    file, G = labeled(net), checkpoints.load(labeled(net)).sampler
+    code, out, err = run('sample', file, '--severity', '.2,.5,.8', '--side', 'left,bilateral', '--seeds', '3,7', '--out', 'a.png')
+    assert (code, err) == (0, '') and '12 synthetic pictures' in out
+    with Image.open('a.png') as a: sheet, recipe = np.array(a), json.loads(a.text['recipe'])
+    assert sheet.shape[:2] == (2*16, 6*16) and (recipe['severity'], recipe['side'], recipe['seeds']) == ('.2,.5,.8', 'left,bilateral', [3, 7])
+    wanted = [[s*l, s*r, s*l, s*r, 0.] for l, r in ((1, 0), (1, 1)) for s in (.2, .5, .8)]
+    for row, seed in enumerate((3, 7)):
+        for k, label in enumerate(wanted):
+            assert (sheet[16*row:, 16*k:][:16, :16] == pictures.sample_one(G, seed, label=torch.tensor(label))).all()
+    assert run('sample', file, '--severity', '.5', '--nose', '.1', '--out', 'b.png')[0] == 0
+    with Image.open('b.png') as b: assert (np.array(b) == pictures.sample_one(G, 0, label=torch.tensor([.5, 0, .1, 0, 0]))).all()
+    assert run('sample', file, '--label', 0, '--out', 'c.png')[0] == 0
+
+@pytest.mark.parametrize('argv, says', [
+    (('--severity', '2'), "--severity '2'; accepted: numbers from 0 to 1"), (('--severity', 'nan'), 'accepted: numbers'), (('--severity', ''), 'accepted: numbers'), (('--severity', '.1,,.2'), 'accepted: numbers'),
+    (('--severity', '.5', '--side', 'top'), "--side 'top'; accepted: some of left,right,bilateral"), (('--severity', '.5', '--side', ''), 'some of left'), (('--severity', '.5', '--nose', 'x'), "--nose 'x'"),
+    (('--side', 'left'), '--side and --nose go with --severity'), (('--nose', '.5'), 'go with --severity'), (('--severity', '.5', '--label', '1'), '--label with --severity'), (('--severity', '.5', '--columns', '2'), '--columns with'),
+    ((), 'takes the labels lip_left, lip_right'), (('--severity', '.1,.2', '--seeds', '0-5999'), '12000 pictures at once')])
+def test_wrong_severities(run, net, argv, says): mistake(run, 'sample', labeled(net), '--out', 'x.png', *argv, says=says)
+
+def test_networks_that_cannot_be_asked(run, net):
+    mistake(run, 'sample', net, '--severity', '.5', '--out', 'x.png', says='takes no labels, so no severity or side can be asked for; leave')
+    mistake(run, 'sample', net, '--severity', '.5', '--out', 'x.png', says='--resume-from net.safetensors --set labels=true')
+    mistake(run, 'sample', labeled(net, labels=None), '--severity', '.5', '--out', 'x.png', says='does not say what its 5 label entries mean; accepted: --label 0 to 4')
+    mistake(run, 'sample', labeled(net, labels=['age', *'abcd']), '--severity', '.5', '--out', 'x.png', says='names has age, a, b, c, d; accepted: those of a network that learned lip_left')
+
 def test_convert(run):
     torch.manual_seed(0)
     G, D = networks.build('stylegan2', 16, channel_base=256, channel_max=12, z_dim=24, w_dim=32)

@@ -1,9 +1,11 @@
 "All measures at once: the numbers of the single functions, for what the inputs allow"
 import numpy as np, pytest, torch
+from cleftgan_nb.data import ImageFolderDataset, write_dataset
 from cleftgan_nb.metrics import Score, dish, efficientnet_lite0, faceres, frechet_distance, load_regression
-from cleftgan_nb.metrics.samples import samples
+from cleftgan_nb.metrics.path_length import ppl
+from cleftgan_nb.metrics.samples import dataset_images, label_draws, samples
 from cleftgan_nb.metrics.table import about_judges, as_table, disagreements, in_words, measure, save_scores
-from cleftgan_nb.networks import build
+from cleftgan_nb.networks import build, with_labels
 
 quiet = dict(progress=False)
 
@@ -60,7 +62,27 @@ def test_small_images_have_no_severity(sets):
 
 def test_conditional():
     G = build('stylegan2', 16, channel_base=64, channel_max=4, z_dim=4, w_dim=4, c_dim=2)[0]
-    with pytest.raises(ValueError, match=r'conditional \(2 label entries\)'): measure(G, np.zeros((4, 16, 16, 3), np.uint8), **quiet)
+    with pytest.raises(ValueError, match=r'takes labels of 2 entries; give real=ImageFolderDataset.*use_labels=True'): measure(G, np.zeros((4, 16, 16, 3), np.uint8), **quiet)
+
+
+def test_labels_are_drawn_from_the_training_images(tmp_path):
+    "Image i asks for what (seed, i) draws; so do paths and motions"
+    rng = np.random.default_rng(0)
+    rows = [(rng.integers(0, 256, (32, 32, 3), np.uint8), [i/20, 1 - i/20], {}) for i in range(20)]
+    real = ImageFolderDataset(write_dataset(tmp_path/'x.zip', rows, about=dict(kind='x', licence='CC0-1.0')), use_labels=True)
+    torch.manual_seed(0); G = with_labels(build('stylegan3-t', 32, channel_base=256, channel_max=8, z_dim=8, w_dim=8)[0], 2)
+    with torch.no_grad(): G.mapping.label.weight.normal_()
+    labels, few = label_draws(real, range(18), seed=3), dict(n=18, paths=4, motions=2, seed=3, judges='efficientnet-lite0', **quiet)
+    assert {tuple(o) for o in labels.tolist()} <= {tuple(o) for o in real.labels(range(20)).tolist()} and len(labels.unique(dim=0)) > 2
+    parts = ['distances', 'paths', 'motion']
+    found = {s.name: s.value for s in measure(G, real, parts=parts, **few)}
+    assert found == {s.name: s.value for s in measure(G, dataset_images(real), labels=real, parts=parts, **few)}
+    network = efficientnet_lite0()
+    fd = frechet_distance(network.features(dataset_images(real), **quiet), network.features(samples(G, 18, seed=3, labels=labels, **quiet), **quiet), network)
+    assert found[fd.name] == fd.value
+    assert ppl(G, 'w', 'end', n=4, seed=3, dtype='float32', labels=labels[:4], **quiet).value in found.values()
+    with pytest.raises(ValueError, match='x.zip has labels of 2 entries, the generator takes 3'): measure(with_labels(build('stylegan2', 32, channel_max=4)[0], 3), real, **few)
+    with pytest.raises(ValueError, match='use_labels=True'): measure(G, ImageFolderDataset(tmp_path/'x.zip'), **few)
 
 
 def test_table_and_file_agree(sets, tmp_path):

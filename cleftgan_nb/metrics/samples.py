@@ -12,7 +12,8 @@ from ..ops.dispatch import whole
 from ..pictures import to_uint8
 
 # %% auto #0
-__all__ = ['check_count', 'latents', 'sample_batches', 'samples', 'check_images', 'image_batches', 'dataset_images']
+__all__ = ['check_count', 'latents', 'label_draws', 'labels_for', 'sample_batches', 'samples', 'check_images', 'image_batches',
+           'dataset_images']
 
 # %% ../../nbs/metrics/39_samples.ipynb #d6b0f530
 def check_count(
@@ -35,12 +36,36 @@ def latents(
     return torch.from_numpy(np.array(rows, dtype=np.float32).reshape(len(rows), z_dim))
 
 # %% ../../nbs/metrics/39_samples.ipynb #d4a0c740
-def _labels(G, labels, n):
-    "[n, c_dim] from one label or one for each image; None where the network has none"
+def label_draws(
+    dataset, # with labels: ImageFolderDataset(path, use_labels=True)
+    index,   # numbers of the images
+    seed=0,  # of the set
+)->torch.Tensor: # float32 [n, c_dim]
+    "Labels of some images of a set, as the dataset has them"
+    check_count(0, seed=seed)
+    places = [np.random.default_rng([seed, i, 1]).integers(len(dataset)) for i in index]
+    return dataset.labels(places)
+
+def labels_for(
+    G,      # a generator
+    labels, # one label [c_dim], one for each image [n, c_dim], or a dataset to draw them from; None: no labels
+    n,      # images
+    seed=0, # of the set
+)->torch.Tensor|None: # float32 [n, c_dim]; None where the network has none
+    "What each image of a set is asked for"
+    if hasattr(labels, 'label_dim'):
+        has = labels.label_dim
+        if has != G.c_dim: raise ValueError(f"labels: {labels.path.name} has labels of {has} entries, the generator takes {G.c_dim}; {_advice(G, has)}")
+        return label_draws(labels, range(n), seed) if has else None
     if labels is not None:
         labels = torch.as_tensor(labels, dtype=torch.float32)
         if labels.ndim == 1: labels = labels.expand(n, -1)
     return check_labels(labels, G.c_dim, n)
+
+def _advice(G, has):
+    if not G.c_dim: return 'leave them out'
+    return f"accepted: labels of {G.c_dim} entries" if has else 'open the dataset with use_labels=True'
+
 
 # %% ../../nbs/metrics/39_samples.ipynb #bc2327d0
 def sample_batches(
@@ -49,12 +74,12 @@ def sample_batches(
     seed=0,           # of the set
     batch=32,         # images at once; changes nothing but speed and memory
     truncation_psi=1.,# 1: as trained; less: closer to the average face. Metrics are defined at 1
-    labels=None,      # of a conditional network: one [c_dim] or one for each image [n, c_dim]
+    labels=None,      # of a conditional network: one [c_dim], one for each image [n, c_dim], or a dataset whose labels are drawn
     progress=True,    # show a bar
 ):                    # yields uint8 [b,H,W,C]
     "Images of a generator, batch by batch, for sets that should not be in memory as a whole"
     check_count(n=n, batch=batch)
-    labels, device = _labels(G, labels, n), next(G.parameters()).device
+    labels, device = labels_for(G, labels, n, seed), next(G.parameters()).device
     with tqdm(total=n, unit='images', desc='samples', disable=None if progress else True) as bar:
         for first in range(0, n, batch):
             index = range(first, min(first + batch, n))

@@ -15,7 +15,7 @@ from .divergence import dish
 from .features import LEARNED, TITLES, load_judges
 from .motion import KINDS, MovedConstant, equivariance
 from .path_length import ppl
-from .samples import check_count, check_images, dataset_images, samples
+from .samples import check_count, check_images, dataset_images, labels_for, samples
 from .score import Score
 from .severity import SIZE, load_regression
 
@@ -38,7 +38,10 @@ class Compared:
     paths: int               # for the path length
     motions: int             # for the equivariance
     progress: bool
+    labels: object = None    # of a conditional generator: what `labels_for` takes
     seen: dict = field(default_factory=dict) # judge's name → features of both
+
+    def asked(self, n): return labels_for(self.G, self.labels, n, self.seed) if self.G.c_dim else None
 
     def features(self, judge):
         "What a judge makes of the real images and of the generated ones"
@@ -63,11 +66,11 @@ def _severity(s):
     scorer = load_regression()
     return [dish(scorer.score(s.real), scorer.score(s.generated), scorer=scorer.name, seed=s.seed)]
 
-def _paths(s): return [ppl(s.G, 'w', 'end', n=s.paths, seed=s.seed, dtype='float32', progress=s.progress)]
+def _paths(s): return [ppl(s.G, 'w', 'end', n=s.paths, seed=s.seed, labels=s.asked(s.paths), dtype='float32', progress=s.progress)]
 
 def _motion(s):
     G = MovedConstant(s.G) if s.G.architecture == 'StyleGAN2Generator' else s.G
-    return [equivariance(G, kind, s.motions, s.seed, dtype='float32', progress=s.progress) for kind in KINDS]
+    return [equivariance(G, kind, s.motions, s.seed, labels=s.asked(s.motions), dtype='float32', progress=s.progress) for kind in KINDS]
 
 def _copies(s): return [score for found in memorisation(s.generated, s.real, s.held_out, seed=s.seed, progress=s.progress) for score in found.scores]
 
@@ -101,24 +104,35 @@ def measure(
     judges=('efficientnet-lite0', 'faceres'), # of distances and overlap: names or FeatureNetworks; one or several
     seed=0,         # of everything random
     progress=True,  # show bars
+    labels=None,    # of a conditional generator: one for all, or a dataset whose labels are drawn; None: `real`, if that is one
 )->list:            # of Score
     "Measure a generator against the images that it learned from"
     check_count(2, n=n, paths=paths, motions=motions); check_count(0, seed=seed)
     G = generated if hasattr(generated, 'synthesis') else None
+    labels = _drawn_from(G, real, labels)
     real, held_out = _pixels(real, 'real'), None if held_out is None else _pixels(held_out, 'held_out')
     judges = load_judges(judges)
     parts = chosen(parts, G is not None, held_out is not None, real.shape[1] >= SIZE and real.shape[3] == 3)
     if G is not None: _check_fit(G, real)
-    images = _pixels(generated, 'generated') if G is None else samples(G, n, seed=seed, progress=progress)
+    images = _pixels(generated, 'generated') if G is None else samples(G, n, seed=seed, labels=labels, progress=progress)
     if images.shape[1:] != real.shape[1:]: raise ValueError(f'generated is {list(images.shape[1:])}, real {list(real.shape[1:])}; accepted: one size and as many channels. Make one size of them first: cleftgan_nb.data.convert')
-    s = Compared(G, images, real, held_out, judges, seed, paths, motions, progress)
+    s = Compared(G, images, real, held_out, judges, seed, paths, motions, progress, labels)
     return [score for part in parts for score in PARTS[part](s)]
 
 def _check_fit(G, real):
     "Say so before thousands of images are drawn"
     has = (G.img_resolution, G.img_resolution, G.img_channels)
     if has != real.shape[1:]: raise ValueError(f'the generator makes images of {list(has)}, real has {list(real.shape[1:])}; accepted: one size and as many channels')
-    if G.c_dim: raise ValueError(f'the generator is conditional ({G.c_dim} label entries): draw its images with `samples(G, n, labels=…)`, with labels as the training images have them, and measure those')
+
+# %% ../../nbs/metrics/48_measure.ipynb #dedb03f0
+def _drawn_from(G, real, labels):
+    "Where the labels of a conditional generator come from"
+    if G is None or not G.c_dim: return labels
+    if labels is None and getattr(real, 'label_dim', 0): labels = real
+    give = 'real=ImageFolderDataset(path, use_labels=True), whose labels are drawn, or labels=…'
+    if labels is None: raise ValueError(f'the generator takes labels of {G.c_dim} entries; give {give}')
+    labels_for(G, labels, 2)
+    return labels
 
 # %% ../../nbs/metrics/48_measure.ipynb #5aed80ad
 def as_table(
