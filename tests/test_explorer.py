@@ -7,12 +7,14 @@ import torch
 from PIL import Image
 from cleftgan_nb import checkpoints, networks
 from cleftgan_nb.data import cohort
+from cleftgan_nb.data.cohorts import LABELS
 from cleftgan_nb.explore import Directions, Explorer, State, draw, latent_of
 from cleftgan_nb.explore.face import Face
 from cleftgan_nb.explore.likeness import Neighbors, Severity
 from cleftgan_nb.explore.responsive import Coarse, Latest
 from cleftgan_nb.explore.spectra import find_layer, layers, listening, plot_layer, spectrum, unfiltered
 from cleftgan_nb.explore.views import Layers, Training, Walk
+from cleftgan_nb.labels import Labels
 from cleftgan_nb.metrics.copies import Pixels
 from cleftgan_nb.pictures import sample_one
 
@@ -332,9 +334,31 @@ def test_a_button_that_fails_says_so(G, tmp_path):
     assert 'FileNotFoundError' in face.note.value
 
 
-def test_networks_with_labels_are_refused():
+def test_networks_whose_labels_nobody_knows_are_refused():
     conditional, _ = networks.build('stylegan3-t', 16, c_dim=2, channel_base=512, channel_max=16, num_layers=4)
-    with pytest.raises(ValueError, match='2 labels'): Face(conditional)
+    with pytest.raises(ValueError, match='2 labels; accepted: an unconditional generator, or directions=Labels'): Face(conditional)
+    with pytest.raises(ValueError, match='2 labels'): Face(conditional, Labels(LABELS))
+    with pytest.raises(ValueError, match='names has a, b; accepted'): Labels(['a', 'b'])
+
+
+def test_sliders_ask_a_network_that_takes_labels(tmp_path):
+    "Severity and side become the label, by the names that the checkpoint keeps; the code draws the same bytes"
+    torch.manual_seed(0)
+    base, _ = networks.build('stylegan3-t', 16, channel_base=512, channel_max=16, num_layers=4, z_dim=8, w_dim=8)
+    G = networks.with_labels(base, 5).eval()
+    with torch.no_grad(): G.mapping.label.weight.normal_()
+    path = checkpoints.save(tmp_path/'labeled.safetensors', G_ema=G, licence='x', provenance={}, progress={}, labels=list(LABELS))
+    face = Face(path); face.widget
+    assert face.directions.names == LABELS and (face.controls['severity'].min, face.controls['side'].min) == (0, 0) and not face.controls['severity'].disabled
+    face.controls['severity'].value, face.controls['side'].value = .5, .2
+    state = face.read()
+    z = torch.from_numpy(np.random.RandomState(0).randn(1, 8)).float()
+    wanted = G.mapping(z, torch.tensor([[.3, .2, .3, .2, 0]]))
+    assert torch.allclose(state.ws(face.G, face.directions), wanted, atol=1e-5)
+    for s in (state, State(3, severity=-1., side=1.), State(2, other=4, layers=(1,), along=.3, to=5, severity=.4)):
+        made = {}; exec(s.code(str(path), face.directions), made)
+        assert (made['image'] == s.render(face.G, face.directions)).all()
+    assert face.picture().size[0] == 5*128 and len(Explorer(path).panels) == 3
 
 
 def test_listening_to_a_layer_that_is_not_there_leaves_no_hook(G):

@@ -15,6 +15,7 @@ from .. import checkpoints
 from .panel import SHOWN, Panel, as_png, blank, caption, enlarged, labeled, row
 from .responsive import Coarse, Latest
 from .state import State
+from ..labels import Labels
 from ..pictures import save_png
 
 # %% auto #0
@@ -26,17 +27,28 @@ class Face(Panel):
     title = 'Face'
     def __init__(self,
         G,               # a generator, or what `checkpoints.load` takes
-        directions=None, # of `find_directions`; None: no sliders for the cleft
+        directions=None, # of `find_directions`, or the `Labels` that G takes; None: those of the checkpoint, or no sliders for the cleft
         checkpoint=None, # what `checkpoints.load` takes, for the code; None: G, if that is a name
         state=State(),   # where the sliders are at first
         folder='.',      # where pictures are saved
     ):
         named = isinstance(G, (str, Path))
-        self.G, self.checkpoint = checkpoints.load(G).sampler if named else G, str(G if named and checkpoint is None else checkpoint or 'your checkpoint')
+        c = checkpoints.load(G) if named else None
+        self.G, self.checkpoint = c.sampler if named else G, str(G if named and checkpoint is None else checkpoint or 'your checkpoint')
+        if directions is None and named and c.labels: directions = Labels(c.labels)
         self.directions, self.state, self.folder = directions, state, Path(folder)
-        if self.G.c_dim: raise ValueError(f'G takes {self.G.c_dim} labels; accepted: an unconditional generator')
+        self._check_labels()
         self.render = lru_cache(256)(lambda state: state.render(self.G, directions))
         self.coarse, self.followers, self.times, self.latest = Coarse(), [], [], Latest(self.steps, self.complain)
+
+# %% ../../nbs/explore/51c_face.ipynb #a4e13730
+@patch
+def _check_labels(self:Face):
+    "Whoever takes labels must say what they mean"
+    self.asks = isinstance(self.directions, Labels)
+    if (len(self.directions.names) if self.asks else 0) == self.G.c_dim: return
+    accepted = 'an unconditional generator, or directions=Labels(names) with a name for each entry, as checkpoints.load(…).labels has them'
+    raise ValueError(f'G takes {self.G.c_dim} labels; accepted: {accepted}')
 
 # %% ../../nbs/explore/51c_face.ipynb #db962834
 @patch
@@ -95,6 +107,7 @@ def build(self:Face, w):
     self.pair = w.HBox([blank(w, 126), blank(w, 126)])
     still = () if hasattr(self.G.synthesis, 'input') else ('x', 'y', 'angle')
     self.controls = _sliders(w, self.state, still + ('severity', 'side')*(self.directions is None))
+    if self.asks: self.controls['severity'].min = self.controls['side'].min = 0
     self.toggles = _toggles(w, self.state, self.G.num_ws)
     for control in [*self.controls.values(), *self.toggles]: control.observe(lambda change: self.latest(self.read()), 'value')
     self.latest.now(self.state)
@@ -156,7 +169,14 @@ def picture(self:Face)->Image.Image:
     if self.G.img_resolution > 64: return enlarged(self.render(s))
     rows = {'truncation 0 … 1': [replace(s, truncation_psi=p) for p in (0., .25, .5, .75, 1.)]}
     if self.directions is not None:
-        rows |= {f'{words} {low:g} … {high:g}': [replace(s, **{name: v}) for v in np.linspace(low, high, 5).round(6).tolist()] for name, words, low, high in (('severity', 'severity', -.6, .4), ('side', 'the other side', 0, .6))}
+        rows |= {f'{words} {low:g} … {high:g}': [replace(s, **{name: v}) for v in np.linspace(low, high, 5).round(6).tolist()] for name, words, low, high in self.ranges()}
     rows[f'seed {s.seed}, and more and more layers of seed {s.other}'] = [replace(s, layers=tuple(range(k))) for k in np.linspace(0, n, 5).astype(int).tolist()]
     if hasattr(self.G.synthesis, 'input'): rows['moved to the right'] = [replace(s, x=v) for v in (-.2, -.1, 0., .1, .2)]
     return labeled({words: [self.render(state) for state in states] for words, states in rows.items()})
+
+# %% ../../nbs/explore/51c_face.ipynb #22ac7400
+@patch
+def ranges(self:Face):
+    "How far the sliders of the cleft go in the picture"
+    if self.asks: return ('severity', 'severity', 0, 1), ('side', 'of it on the right', 0, max(self.state.severity, 0.))
+    return ('severity', 'severity', -.6, .4), ('side', 'the other side', 0, .6)

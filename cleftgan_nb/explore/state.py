@@ -10,6 +10,7 @@ from numbers import Real
 import numpy as np
 from fastcore.basics import patch
 from .latents import draw, find_directions, latent_of, mix, motion
+from ..labels import Labels
 
 # %% auto #0
 __all__ = ['LIMITS', 'State']
@@ -24,8 +25,8 @@ class State:
     truncation_psi:float=1. # 1: as trained; less: closer to the average face
     other:int=1             # whose face the mixed layers come from
     layers:tuple=()         # numbers of those layers; none: no mixing
-    severity:float=0.       # by how much the cleft opens, in the scorer's units
-    side:float=0.           # by how much it closes, and the other side opens
+    severity:float=0.       # by how much the cleft opens, in the scorer's units; with labels, how severe it is
+    side:float=0.           # by how much it closes, and the other side opens; with labels, how much is on the right
     x:float=0.              # to the right, shares of the picture's width
     y:float=0.              # down, likewise
     angle:float=0.          # degrees
@@ -55,14 +56,16 @@ def _whole(name, v):
 @patch
 def ws(self:State,
     G,               # a generator
-    directions=None, # of `find_directions`; needed for severity and side only
+    directions=None, # of `find_directions`, or the `Labels` of a network that takes some; needed for severity and side only
 ):                   # [1,num_ws,w_dim]
     "The latents of a face"
     if self.layers and not 0 <= min(self.layers) <= max(self.layers) < G.num_ws: raise ValueError(f'layers={self.layers}; accepted: numbers from 0 to {G.num_ws - 1}')
-    found = latent_of(G, self.seed, self.truncation_psi)
-    if self.layers: found = mix(found, latent_of(G, self.other, self.truncation_psi), self.layers)
-    if self.along: found = found.lerp(latent_of(G, self.to, self.truncation_psi), self.along)
-    if not (self.severity or self.side): return found
+    label = directions.label(self.severity, self.side) if isinstance(directions, Labels) else None
+    of = lambda seed: latent_of(G, seed, self.truncation_psi, label)
+    found = of(self.seed)
+    if self.layers: found = mix(found, of(self.other), self.layers)
+    if self.along: found = found.lerp(of(self.to), self.along)
+    if label is not None or not (self.severity or self.side): return found
     if directions is None: raise ValueError(f'severity={self.severity:g}, side={self.side:g}, but there are no directions to move along; give directions=find_directions(G)')
     return directions.move(found, severity=self.severity, side=self.side)
 
@@ -75,7 +78,7 @@ def transform(self:State):
 @patch
 def render(self:State,
     G,               # a generator
-    directions=None, # of `find_directions`
+    directions=None, # of `find_directions`, or `Labels`
 )->np.ndarray:       # uint8 [H,W,C]
     "The picture"
     return draw(G, self.ws(G, directions), self.transform())[0]
@@ -84,16 +87,18 @@ def render(self:State,
 @patch
 def code(self:State,
     checkpoint:str,  # what `checkpoints.load` takes
-    directions=None, # of `find_directions`
+    directions=None, # of `find_directions`, or `Labels`
 )->str:              # `image` and `ws`, to the same bytes
     "A cell that draws the picture again"
-    psi, steps, names = f', truncation_psi={self.truncation_psi!r}', [], ['draw', 'latent_of']
+    psi, steps, names, asked = f', truncation_psi={self.truncation_psi!r}', [], ['draw', 'latent_of'], isinstance(directions, Labels)
+    if asked: steps.append(_ask(self, directions)); psi += ', label=label'
     steps.append(f'ws = latent_of(G, {self.seed}{psi})')
     if self.layers: steps.append(f'ws = mix(ws, latent_of(G, {self.other}{psi}), {list(self.layers)})'); names.append('mix')
     if self.along: steps.append(f'ws = ws.lerp(latent_of(G, {self.to}{psi}), {self.along!r})')
-    if self.severity or self.side: steps += _move(self, directions); names.append('find_directions')
+    if (self.severity or self.side) and not asked: steps += _move(self, directions); names.append('find_directions')
     moved = f', motion({self.x!r}, {self.y!r}, {self.angle!r})' if self.x or self.y or self.angle else ''
-    return '\n'.join(['from PIL import Image', 'from cleftgan_nb import checkpoints', f'from cleftgan_nb.explore import {", ".join(sorted(names + ["motion"]*bool(moved)))}', '',
+    more = ['from cleftgan_nb.labels import label_of']*asked
+    return '\n'.join(['from PIL import Image', 'from cleftgan_nb import checkpoints', f'from cleftgan_nb.explore import {", ".join(sorted(names + ["motion"]*bool(moved)))}', *more, '',
                       f'G = checkpoints.load({checkpoint!r}).sampler', *steps, f'image = draw(G, ws{moved})[0]', "Image.fromarray(image.squeeze())   # synthetic: nobody is shown"])
 
 # %% ../../nbs/explore/51_state.ipynb #4e7f8913
@@ -102,3 +107,9 @@ def _move(state, directions):
     given = {k: v for k, v in directions.found_with.items() if k in ('n', 'seed') or v != inspect.signature(find_directions).parameters[k].default}
     own = f"   # with your own scorer={given.pop('scorer')}" if 'scorer' in given else ''
     return [f'directions = find_directions(G, {", ".join(f"{k}={v!r}" for k, v in given.items())}){own}', f'ws = directions.move(ws, severity={state.severity!r}, side={state.side!r})']
+
+# %% ../../nbs/explore/51_state.ipynb #d1b9e950
+def _ask(state, labels):
+    "The line that makes the label"
+    entries = ', '.join(f'{k}={v!r}' for k, v in labels.entries(state.severity, state.side).items())
+    return f'label = label_of({list(labels.names)}, {entries})'
