@@ -8,7 +8,7 @@ from cleftgan_nb.data import ImageFolderDataset
 from cleftgan_nb.data.cohorts import LABELS
 from cleftgan_nb.networks import build
 from cleftgan_nb.training.config import Config, load_config
-from cleftgan_nb.training.loop import Stopped, train
+from cleftgan_nb.training.loop import Stopped, Team, begin, train
 from published import published
 
 SMALL = dict(channel_base=256, channel_max=8, z_dim=8, w_dim=8, num_layers=4, D_kwargs=dict(channel_max=8))
@@ -131,6 +131,16 @@ def test_heads_go_on_to_the_bit(faces, tmp_path, more):
     assert set(checkpoints.load(next(Path(once).glob('network-*'))).networks) == {'G', 'D', 'G_ema'}
 
 
+def test_heads_may_begin_as_those_of_another_run(faces, tmp_path):
+    first = train(config(faces, tmp_path/'first', aid=1., kimg=.024, tick_kimg=.024), progress=False)
+    state, start = first/'state.safetensors', dict(resume_from=str(next(first.glob('network-*'))), settings={})
+    run, _ = begin(config(faces, tmp_path/'second', aid=1., aid_from=str(state), **start), Team())
+    a = tensors(first)
+    for k, v in run.aid.learned.state_dict().items(): assert torch.equal(v, a[f'aid/{k}']), k
+    plain = train(config(faces, tmp_path/'plain', kimg=.008, tick_kimg=.008), progress=False)
+    with pytest.raises(ValueError, match='has no heads that fit'): begin(config(faces, tmp_path/'third', aid=1., aid_from=str(plain/'state.safetensors'), **start), Team())
+
+
 def test_heads_of_two_processes_are_those_of_one(faces, tmp_path):
     "As close as Adam's first steps leave it, which turn each sign of a gradient into a whole step"
     one, two = (train_in(faces, tmp_path/str(n), n, kimg=.016, tick_kimg=.016, augment='none', aid=1.) for n in (1, 2))
@@ -182,10 +192,11 @@ def test_an_unconditional_base_gains_labels(clefts, base, tmp_path, capsys):
     for net in (c.G.mapping, c.D.b4, c.G_ema.mapping): assert (net.label.weight != 0).any(0).all() and net.label.lr_mult == 3
 
 
-def test_labels_resume_to_the_last_bit(clefts, base, tmp_path):
+@pytest.mark.parametrize('aid', [None, 1.])
+def test_labels_resume_to_the_last_bit(clefts, base, tmp_path, aid):
     "Labels for G are among what follows from the number of an image; a checkpoint with labels is gone on from, too"
-    whole = train(asking(clefts, base, tmp_path/'whole', kimg=.08), progress=False)
-    for kimg in (.024, .08): parts = train(asking(clefts, base, tmp_path/'parts', kimg=kimg), progress=False)
+    whole = train(asking(clefts, base, tmp_path/'whole', kimg=.08, aid=aid), progress=False)
+    for kimg in (.024, .08): parts = train(asking(clefts, base, tmp_path/'parts', kimg=kimg, aid=aid), progress=False)
     a, b = tensors(whole), tensors(parts)
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
     known = next(whole.glob('network-000000.080*'))
@@ -369,7 +380,8 @@ def test_peak_memory_of_a_gpu_is_written_down(faces, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('more, word', [(dict(data='nowhere.zip'), 'nowhere'), (dict(resume_from='nothing.safetensors'), 'nothing'), (dict(batch=0), 'batch=0'), (dict(freeze_d=60), 'freeze_d'),
-                                        (dict(labels=True, data='EMPTY'), 'no images'), (dict(labels=True), 'has no labels'),
+                                        (dict(labels=True, data='EMPTY'), 'no images'), (dict(labels=True), 'has no labels'), (dict(d_weight=0.), 'accepted: aid=1 beside it'),
+                                        (dict(aid=-1.), 'aid=-1.0; accepted: a number'),
                                         (dict(label_lr=0.), 'label_lr=0.0; accepted: a number from 0.001 to 1000'), (dict(resume_from='OTHER'), 'is for 32 pixels, 1 channels')])
 def test_wrong_configurations_say_so(faces, tmp_path, more, word):
     if more.get('data') == 'EMPTY': (tmp_path/'empty').mkdir(); more = dict(data=str(tmp_path/'empty'))

@@ -12,7 +12,7 @@ from ..checkpoints import atomic
 from ..networks.build import NAMES
 
 # %% auto #0
-__all__ = ['PRESETS', 'LIMITS', 'CHOICES', 'AIDED', 'LABELED', 'Config', 'settled', 'check', 'save_config', 'load_config',
+__all__ = ['PRESETS', 'LIMITS', 'AIDED', 'LABELED', 'CHOICES', 'Config', 'settled', 'check', 'save_config', 'load_config',
            'from_values', 'kept']
 
 # %% ../../nbs/training/32_config.ipynb #9328e8b0
@@ -49,6 +49,7 @@ class Config:
     # vision aid: heads on frozen features beside D
     aid:float|None=None            # their weight in G's loss; None: no heads, the published training
     aid_kimg:float=0.              # for the weight to grow from 0
+    aid_from:str|None=None         # state of another run whose heads to begin with; None: new ones, which take some 3 kimg to get strong
     aid_lr:float=.0005             # learning rate of the heads
     aid_labels:float=10.           # weight of the error of labels as the reader reads them in made images
     d_weight:float=1.              # of D in G's loss beside heads; 0: heads alone
@@ -84,6 +85,8 @@ def settled(
 # %% ../../nbs/training/32_config.ipynb #bb613b00
 LIMITS = dict(kimg=(0, 1e7), batch=(1, 65536), seed=(0, 2**31), g_lr=(1e-8, 1), d_lr=(1e-8, 1), gamma=(0, 1e4), r1_every=(1, 1000), path_length=(0, 1e3), path_length_every=(1, 1000), style_mixing=(0, 1),
               label_lr=(1e-3, 1e3), ema_kimg=(0, 1e5), ema_rampup=(0, 1), aid=(1e-6, 1e3), aid_kimg=(0, 1e6), aid_lr=(1e-8, 1), aid_labels=(0, 1e3), d_weight=(0, 1e3), freeze_d=(0, 64), blur_kimg=(0, 1e6), blur_sigma=(0, 100), augment_p=(0, 1), ada_target=(-1, 1), ada_kimg=(1e-3, 1e7), tick_kimg=(1e-3, 1e6), keep_kimg=(1e-3, 1e6))
+AIDED = 'aid', 'aid_kimg', 'aid_from', 'aid_lr', 'aid_labels', 'd_weight' # what only means something with heads,
+LABELED = 'label_lr', 'aid_labels' # … and with labels
 CHOICES = dict(network=tuple(NAMES), dtype=('float32', 'bfloat16', 'float16'), augment=('ada', 'fixed', 'none'))
 
 def check(
@@ -98,6 +101,7 @@ def check(
         if f.type.startswith('bool') and not isinstance(v, bool): raise ValueError(f'{f.name}={v!r}; accepted: true, false')
         if f.type.startswith('str') and f.name not in CHOICES and (not isinstance(v, str) or not v): raise ValueError(f'{f.name}={v!r}; accepted: words')
         if f.name == 'settings' and not isinstance(v, dict): raise ValueError(f'settings={v!r}; accepted: keywords of networks.build')
+        if f.name in AIDED[1:] and config.aid is None and v != f.default: raise ValueError(f'{f.name}={v!r} is about heads, and there are none; accepted: aid=1 beside it')
     return config
 
 def _check_number(name, v, low, high, whole):
@@ -131,9 +135,6 @@ def from_values(values, where='config')->Config:
     return check(Config(**values))
 
 # %% ../../nbs/training/32_config.ipynb #82c12250
-AIDED = 'aid', 'aid_kimg', 'aid_lr', 'aid_labels', 'd_weight'   # what only means something with heads,
-LABELED = 'label_lr', 'aid_labels'                              # … and with labels
-
 def kept(
     config:Config,
 )->dict:

@@ -18,7 +18,7 @@ from .steps import lazy_adam, make_ema
 
 # %% auto #0
 __all__ = ['FREE', 'kind_of', 'new_networks', 'known_networks', 'beginning', 'check_fit', 'check_names', 'transforms', 'Run',
-           'read_state']
+           'read_state', 'warm']
 
 # %% ../../nbs/training/33_state.ipynb #659f5d50
 def kind_of(
@@ -137,6 +137,7 @@ class Run:
         self.G, self.D, self.G_ema = (nets[role].to(self.device) for role in ('G', 'D', 'G_ema'))
         self._learn()
         if state: self._continue(found, words, state)
+        elif self.config.aid_from: warm(self.aid.learned, self.config.aid_from)
 
     def _learn(self):
         "Everything that training needs besides networks"
@@ -241,3 +242,14 @@ def _remember(opt, net, moments):
     by_name, known = dict(net.named_parameters()), {}
     for key, v in moments.items(): name, _, kind = key.rpartition('/'); known.setdefault(name, {})[kind] = v
     for name, state in known.items(): opt.state[by_name[name]] = {k: v.to('cpu' if k == 'step' and not opt.defaults['capturable'] else by_name[name].device) for k, v in state.items()}
+
+# %% ../../nbs/training/33_state.ipynb #72b952c0
+def warm(
+    heads, # what a run's `Aid` learns
+    path,  # of a state with heads
+):
+    "Begin with the heads of another run, as far as they fit"
+    found, own = _of(read_state(path)[0], 'aid/'), heads.state_dict()
+    fit = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
+    if not fit: raise ValueError(f'{path} has no heads that fit; accepted: the state.safetensors of a run with aid, at the same resolution')
+    heads.load_state_dict(own | fit)
