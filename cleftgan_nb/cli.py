@@ -58,8 +58,9 @@ def _columns(c, args):
     _check_asked(c, args.file)
     severities = _parts('--severity', args.severity, _share, 'numbers from 0 to 1, such as 0.2,0.5,0.8')
     sides = _parts('--side', 'left' if args.side is None else args.side, lambda s: s if s in SIDES else SIDES[s], f"some of {','.join(SIDES)}")
-    nose = None if args.nose is None else _parts('--nose', args.nose, _share, 'a number from 0 to 1')[0]
-    return [label_of(c.labels, severity, side, nose) for side in sides for severity in severities]
+    noses = [None] if args.nose is None else _parts('--nose', args.nose, _share, 'a number from 0 to 1')
+    if len(noses) > 1: raise ValueError(f'--nose={args.nose}; accepted: one number from 0 to 1, for all columns')
+    return [label_of(c.labels, severity, side, noses[0]) for side in sides for severity in severities]
 
 def _check_asked(c, file):
     "Say what to do about a network that cannot be asked"
@@ -246,7 +247,7 @@ def measure(args):
         _may_write(args.out, args.force)
     parts = args.parts and args.parts.split(',')
     inception = [inception_2015(args.inception)] if args.inception else []
-    judges = inception + (args.judge.split(',') if args.judge else [] if inception else ['efficientnet-lite0', 'faceres'])
+    judges = inception + ([j.strip() for j in args.judge.split(',')] if args.judge else [] if inception else ['efficientnet-lite0', 'faceres'])
     generated, about, names = _measured(args.what)
     real, held_out = _real(args, generated, names), args.held_out and ImageFolderDataset(args.held_out)
     scores = table.measure(generated, real, held_out, parts, args.n, judges=judges, seed=args.seed, progress=sys.stderr.isatty())

@@ -108,7 +108,7 @@ def test_severity_and_side(run, net):
 
 @pytest.mark.parametrize('argv, says', [
     (('--severity', '2'), "--severity '2'; accepted: numbers from 0 to 1"), (('--severity', 'nan'), 'accepted: numbers'), (('--severity', ''), 'accepted: numbers'), (('--severity', '.1,,.2'), 'accepted: numbers'),
-    (('--severity', '.5', '--side', 'top'), "--side 'top'; accepted: some of left,right,bilateral"), (('--severity', '.5', '--side', ''), 'some of left'), (('--severity', '.5', '--nose', 'x'), "--nose 'x'"),
+    (('--severity', '.5', '--side', 'top'), "--side 'top'; accepted: some of left,right,bilateral"), (('--severity', '.5', '--side', ''), 'some of left'), (('--severity', '.5', '--nose', 'x'), "--nose 'x'"), (('--severity', '.5', '--nose', '.1,.2'), 'accepted: one number from 0 to 1'),
     (('--side', 'left'), '--side and --nose go with --severity'), (('--nose', '.5'), 'go with --severity'), (('--severity', '.5', '--label', '1'), '--label with --severity'), (('--severity', '.5', '--columns', '2'), '--columns with'),
     ((), 'takes the labels lip_left, lip_right'), (('--severity', '.1,.2', '--seeds', '0-5999'), '12000 pictures at once')])
 def test_wrong_severities(run, net, argv, says): mistake(run, 'sample', labeled(net), '--out', 'x.png', *argv, says=says)

@@ -134,11 +134,21 @@ def test_heads_go_on_to_the_bit(faces, tmp_path, more):
 def test_heads_may_begin_as_those_of_another_run(faces, tmp_path):
     first = train(config(faces, tmp_path/'first', aid=1., kimg=.024, tick_kimg=.024), progress=False)
     state, start = first/'state.safetensors', dict(resume_from=str(next(first.glob('network-*'))), settings={})
-    run, _ = begin(config(faces, tmp_path/'second', aid=1., aid_from=str(state), **start), Team())
+    run, _ = begin(config(faces, tmp_path/'second', aid=1., aid_from=str(state), seed=1, **start), Team())    # whatever the seed
     a = tensors(first)
     for k, v in run.aid.learned.state_dict().items(): assert torch.equal(v, a[f'aid/{k}']), k
     plain = train(config(faces, tmp_path/'plain', kimg=.008, tick_kimg=.008), progress=False)
     with pytest.raises(ValueError, match='has no heads that fit'): begin(config(faces, tmp_path/'third', aid=1., aid_from=str(plain/'state.safetensors'), **start), Team())
+
+
+def test_heads_are_not_switched_on_halfway(faces, tmp_path):
+    train(config(faces, tmp_path/'run', kimg=.008, tick_kimg=.008), progress=False)
+    with pytest.raises(ValueError, match='other settings .aid: None, now 1.0'): train(config(faces, tmp_path/'run', aid=1.), progress=False)
+
+
+def test_heads_want_colors(tmp_path):
+    from cleftgan_nb.training.state import Run
+    with pytest.raises(ValueError, match='heads look at RGB images, the data have 1 channel'): Run(config('gray.zip', tmp_path, aid=1.), 16, channels=1)
 
 
 def test_heads_of_two_processes_are_those_of_one(faces, tmp_path):
@@ -264,8 +274,10 @@ def test_wrong_labels_for_a_checkpoint_say_so(clefts, base, tmp_path):
     with pytest.raises(ValueError, match='5 entries; give labels=true'): train(asking(clefts, known, tmp_path/'run', labels=False), progress=False)
     assert not (tmp_path/'run').exists()
     plain = with_names(clefts, tmp_path/'n.zip', None)                  # numbers without names are taken at their word
-    train(asking(plain, known, tmp_path/'run', kimg=.008), progress=False)
-    with pytest.raises(ValueError, match='the state has the labels'): train(asking(five, known, tmp_path/'run', kimg=.016), progress=False)
+    with pytest.raises(ValueError, match='mirrored images would keep the label of the other side'): train(asking(plain, known, tmp_path/'run', kimg=.008), progress=False)
+    assert not (tmp_path/'run').exists()
+    train(asking(plain, known, tmp_path/'run', kimg=.008, mirror=False), progress=False)
+    with pytest.raises(ValueError, match='the state has the labels'): train(asking(five, known, tmp_path/'run', kimg=.016, mirror=False), progress=False)
 
 
 def test_what_a_run_started_from_is_remembered(faces, tmp_path):

@@ -39,7 +39,8 @@ def trained(network, arm, seed, data, minutes, folder):
         if time.process_time() > end: raise Late
     values = dict(data=str(data), out=str(folder), resume_from=f'phantom-64-{network}', kimg=1000., batch=16, g_lr=.002, augment='none', tick_kimg=.128, keep_kimg=.128, seed=seed, licence='CC0-1.0')
     try: train(from_values(values | arm), progress=False, on_tick=look)
-    except Late: return max(folder.glob('network-*'))
+    except Late: pass
+    return max(folder.glob('network-*'), key=lambda path: float(path.stem.partition('-')[2]))
 
 
 def main():
@@ -52,7 +53,7 @@ def main():
     rows = list(csv.DictReader(OUT.open(encoding='utf-8'))) if OUT.exists() else []
     features = judge.features(real, progress=False)
     for seed, name in [(s, a) for s in given.seeds for a in given.arms]:
-        if any((r['network'], r['arm'], r['seed']) == (given.network, name, str(seed)) for r in rows): continue
+        if any((r['network'], r['arm'], r['seed'], r['n']) == (given.network, name, str(seed), str(len(real))) and float(r['minutes']) in (0, given.minutes) for r in rows): continue
         with tempfile.TemporaryDirectory() as folder:
             path = f'phantom-64-{given.network}' if name == 'before' else trained(given.network, ARMS[name], seed, given.data, given.minutes, Path(folder)/'run')
             c = checkpoints.load(path)

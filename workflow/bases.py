@@ -45,7 +45,7 @@ def run(name, data, hours):
 
 def ship(name, data):
     "The last checkpoint, in half precision and with its card"
-    kept = sorted((OUT/name).glob('network-*.safetensors'))
+    kept = sorted((OUT/name).glob('network-*.safetensors'), key=lambda path: float(path.stem.partition('-')[2]))
     if not kept: sys.exit(f'{OUT/name} has no checkpoint yet; make bases first')
     target = MODELS/f'phantom-64-{name}.safetensors'
     checkpoints.convert(kept[-1], target, dtype=torch.float16)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 from .. import __version__, checkpoints
-from ..data.datasets import ImageFolderDataset, InfiniteSampler
+from ..data.datasets import ImageFolderDataset, InfiniteSampler, sided
 from ..data.portrait import contact_sheet
 from ..pictures import png, to_uint8
 from . import losses
@@ -27,7 +27,7 @@ from .watch import Board
 # %% auto #0
 __all__ = ['asked', 'latents_of', 'share', 'Team', 'batches', 'step', 'scaled', 'Stopped', 'line_of', 'convolving', 'peak_memory',
            'judge', 'check_room', 'saying_full', 'name_at', 'side', 'picture', 'show', 'tick', 'passed', 'keep',
-           'stoppable', 'train', 'begin', 'gained', 'pause']
+           'stoppable', 'train', 'begin', 'check_mirror', 'gained', 'pause']
 
 # %% ../../nbs/training/34_loop.ipynb #a6ab6ff0
 def asked(
@@ -174,7 +174,9 @@ def _aided(run, index, pixels, labels, seen, sigma, do, team):
         report = _descend(run, 'aid', team, heads)
         if not c.d_weight: return report, heads.carry.double()
         answers = losses.Dreal(run.D, real, labels)
-        return report | _descend(run, 'D', team, losses.Dfake(run.D, fake, made.labels), answers), answers.carry.double()
+        both = _descend(run, 'D', team, losses.Dfake(run.D, fake, made.labels), answers)
+        broken = {k: report[k] + both[k] for k in report.keys() & both.keys()}     # gradients, of the heads' and D's
+        return report | both | broken, answers.carry.double()
     report, images = do('G', move, made.z, draws[0]); _count(run, report)
     report, signs = do('D', learn, images, pixels, *draws[1:]); _count(run, report)
     return signs
@@ -395,12 +397,20 @@ def begin(
     state = out/'state.safetensors'
     run = Run(config, data.resolution, data.num_channels, data.label_dim, team.device, state if state.exists() else None, data.label_names)
     run.data = data
+    check_mirror(run, data)
     if team.rank: run.sums = {k: torch.zeros_like(v) for k, v in run.sums.items()}     # they are all processes' sums already
     if team.rank == 0:
         out.mkdir(parents=True, exist_ok=True); check_room(run, out)
         save_config(run.config, out/'config.yaml')
         if run.nimg == 0: show(run, data)
     return run, data
+
+# %% ../../nbs/training/34_loop.ipynb #4a6b6940
+def check_mirror(run, data):
+    "Complain about images that would be mirrored and keep a label that tells left from right"
+    if not (run.config.labels and run.config.mirror and sided(run.label_names)) or data.label_names: return
+    raise ValueError(f"the checkpoint's labels tell left from right ({', '.join(run.label_names)}), {data.path} does not name its own, so mirrored images would keep "
+                     'the label of the other side; name them (label_names in its dataset.json), or set mirror=false')
 
 # %% ../../nbs/training/34_loop.ipynb #72f9d830
 def gained(run:Run)->str:

@@ -5,6 +5,7 @@
 # %% ../../nbs/training/33_state.ipynb #8483ce30
 from __future__ import annotations
 import dataclasses, json
+from pathlib import Path
 import torch
 from fastcore.basics import patch
 from .. import __version__, checkpoints
@@ -134,6 +135,7 @@ class Run:
         nets = nets or new_networks(self.config, resolution, channels, labels)
         self._fit((resolution, channels, labels), nets, state or self.config.resume_from)
         self._name(label_names, words)
+        if self.config.aid is not None and channels != 3: raise ValueError(f'aid={self.config.aid:g}: heads look at RGB images, the data have {channels} channel(s); accepted: aid=null for these')
         self.G, self.D, self.G_ema = (nets[role].to(self.device) for role in ('G', 'D', 'G_ema'))
         self._learn()
         if state: self._continue(found, words, state)
@@ -226,7 +228,8 @@ FREE = ('data', 'out', 'kimg', 'keep_kimg', 'licence', 'resume_from', 'graphs') 
 def _continue(self:Run, found, words, path):
     "Take over a state"
     mine, its = dataclasses.asdict(self.config), words['config']
-    if different := [k for k in mine if k not in FREE and its.get(k, mine[k]) != mine[k]]:
+    its = {f.name: f.default for f in dataclasses.fields(Config)} | its      # what a state does not mention is as usual
+    if different := [k for k in mine if k not in FREE and its[k] != mine[k]]:
         were = ', '.join(f'{k}: {its[k]!r}, now {mine[k]!r}' for k in different[:3])
         raise ValueError(f'{path} is of a run with other settings ({were}); go on with these, or start in another folder')
     for role, net in self.trained().items(): net.load_state_dict(_of(found, f'{role}/'))
@@ -249,7 +252,8 @@ def warm(
     path,  # of a state with heads
 ):
     "Begin with the heads of another run, as far as they fit"
+    if not Path(path).is_file(): raise FileNotFoundError(f'aid_from={str(path)!r}: no such file; accepted: the state.safetensors of a run with aid')
     found, own = _of(read_state(path)[0], 'aid/'), heads.state_dict()
-    fit = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
-    if not fit: raise ValueError(f'{path} has no heads that fit; accepted: the state.safetensors of a run with aid, at the same resolution')
+    fit = {k: v for k, v in found.items() if k.startswith('heads.') and '.fits.' not in k and k in own and own[k].shape == v.shape}
+    if not fit: raise ValueError(f'{path} has no heads that fit; accepted: the state.safetensors of a run with aid')
     heads.load_state_dict(own | fit)

@@ -74,7 +74,7 @@ def read_log(
     return log
 
 # %% ../../nbs/training/35_watch.ipynb #49916720
-PANELS = ('loss/G', ('loss/D made', 'loss/D real'), 'loss/R1', 'r_t', 'augment_p', 'images/s')
+PANELS = ('loss/G', ('loss/D made', 'loss/D real'), 'loss/R1', 'loss/aid', ('loss/told', 'loss/told G'), 'r_t', 'augment_p', 'images/s')
 _STYLES = '-', '--', ':', '-.'
 
 def _logs(runs):
