@@ -6,7 +6,7 @@ from PIL import Image
 from cleftgan_nb import checkpoints, cli
 from cleftgan_nb.data import cohort
 from cleftgan_nb.training import model_cards as module
-from cleftgan_nb.training.config import Config
+from cleftgan_nb.training.config import Config, kept
 from cleftgan_nb.training.loop import train
 from cleftgan_nb.training.model_cards import MODEL_BLOCKS, check_run, model_card, pace, sample_one, save_small, stale_model_card, train_command
 
@@ -85,7 +85,7 @@ def test_commands_make_it_again(filled, last, faces):
 
 def read(command, resolution):
     from cleftgan_nb.training.config import settled
-    return dataclasses.asdict(settled(cli._config(cli._parser().parse_args(shlex.split(command)[1:])), resolution))
+    return kept(settled(cli._config(cli._parser().parse_args(shlex.split(command)[1:])), resolution))
 
 
 @pytest.mark.parametrize('more', [dict(g_lr=1e-5, d_lr=3e-7), dict(mirror=False, labels=True), dict(licence='all rights: "none", so to say'), dict(licence='true'), dict(network='stylegan2', path_length=1., style_mixing=.5), dict(seed=7, batch=12, kimg=1234.567),
@@ -93,7 +93,7 @@ def read(command, resolution):
 def test_any_configuration_can_be_said(more):
     from cleftgan_nb.training.config import settled
     config = settled(Config(**dict(data='faces.zip', out='run', network='stylegan3-t', kimg=40.) | more), 64)
-    assert read(train_command(config, 64, config.kimg), 64) == dataclasses.asdict(config)
+    assert read(train_command(config, 64, config.kimg), 64) == kept(config)
 
 
 def test_started_from_a_file():
