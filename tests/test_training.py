@@ -120,10 +120,11 @@ def test_without_heads_a_run_says_nothing_of_them(faces, tmp_path):
     for f in out.glob('*.safetensors'): assert b'"aid' not in f.read_bytes() and b'd_weight' not in f.read_bytes()
 
 
-@pytest.mark.parametrize('more', [dict(), dict(d_weight=0., augment='none'), dict(aid_kimg=.1, network='stylegan2', settings={k: v for k, v in SMALL.items() if k != 'num_layers'})])
+@pytest.mark.parametrize('more', [dict(), dict(d_weight=0., augment='none'), dict(aid_kimg=.04, network='stylegan2', settings={k: v for k, v in SMALL.items() if k != 'num_layers'})])
 def test_heads_go_on_to_the_bit(faces, tmp_path, more):
-    once, twice = (train(config(faces, tmp_path/name, aid=1., kimg=kimg, **more), progress=False) for name, kimg in (('once', .16), ('twice', .08)))
-    train(config(faces, twice, aid=1., kimg=.16, **more), progress=False)
+    often = dict(aid=1., tick_kimg=.032, keep_kimg=.064, **more)
+    once, twice = (train(config(faces, tmp_path/name, kimg=kimg, **often), progress=False) for name, kimg in (('once', .064), ('twice', .032)))
+    train(config(faces, twice, kimg=.064, **often), progress=False)
     a, b = tensors(once), tensors(twice)
     assert [k for k in a if k.startswith('aid/')] and [k for k in a if k.startswith('opt_aid/')]
     for k, v in a.items(): assert torch.equal(v, b[k]), k
@@ -202,7 +203,7 @@ def test_an_unconditional_base_gains_labels(clefts, base, tmp_path, capsys):
     for net in (c.G.mapping, c.D.b4, c.G_ema.mapping): assert (net.label.weight != 0).any(0).all() and net.label.lr_mult == 3
 
 
-@pytest.mark.parametrize('aid', [None, 1.])
+@pytest.mark.parametrize('base, aid', [('stylegan3-t', None), ('stylegan2', None), ('stylegan3-t', 1.)], indirect=['base'])
 def test_labels_resume_to_the_last_bit(clefts, base, tmp_path, aid):
     "Labels for G are among what follows from the number of an image; a checkpoint with labels is gone on from, too"
     whole = train(asking(clefts, base, tmp_path/'whole', kimg=.08, aid=aid), progress=False)
