@@ -80,11 +80,11 @@ def lives(c, folder, kills=0, renames=0):
     return subprocess.run([sys.executable, folder/'lives.py'], check=True, stdout=subprocess.PIPE, text=True, env=os.environ | dict(OMP_NUM_THREADS='1')).stdout.split().count('killed')
 
 
-@pytest.mark.parametrize('network, kills, renames', [('stylegan3-t', 20, 0), ('stylegan3-t', 0, 10), ('stylegan2', 5, 0)])
-def test_a_killed_run_ends_like_one_that_was_not(faces, tmp_path, network, kills, renames):
+@pytest.mark.parametrize('network, kills, renames, aid', [('stylegan3-t', 5, 0, None), ('stylegan3-t', 0, 10, None), ('stylegan2', 20, 0, 1.)])
+def test_a_killed_run_ends_like_one_that_was_not(faces, tmp_path, network, kills, renames, aid):
     "20 times at random moments; before and after every rename of a file"
     settings = SMALL if network == 'stylegan3-t' else {k: v for k, v in SMALL.items() if k != 'num_layers'}
-    more = dict(network=network, settings=settings, **(dict(kimg=.16) if renames else {}))
+    more = dict(network=network, settings=settings, **(dict(kimg=.16) if renames else {}), **(dict(aid=aid, kimg=.096, tick_kimg=.016, keep_kimg=.048) if aid else {}))
     lives(config(faces, whole := tmp_path/'whole', **more), tmp_path)
     killed = lives(config(faces, tmp_path/'killed', **more), tmp_path, kills, renames)
     assert killed >= (kills or renames) - kills//4

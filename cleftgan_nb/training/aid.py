@@ -6,6 +6,7 @@
 from __future__ import annotations
 from importlib.resources import files
 import math
+from typing import NamedTuple
 import torch, torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -15,8 +16,8 @@ from .chance import normals, uniforms
 from .losses import Phase, frozen, full, generator_loss, make, signs, view
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'BGR', 'DEPTHS', 'SCALE', 'DRAWS', 'SHIFT', 'WIDTH', 'FACE', 'MOUTH', 'Fire', 'SqueezeNet', 'sight',
-           'recolored', 'holes', 'look', 'Projections', 'Head', 'Reader', 'Aid', 'heads_loss', 'told_loss', 'Gaided',
+__all__ = ['WEIGHTS', 'BGR', 'DEPTHS', 'SCALE', 'DRAWS', 'FACE', 'MOUTH', 'WIDTH', 'Fire', 'SqueezeNet', 'sight', 'recolored',
+           'holes', 'View', 'look', 'Projections', 'Head', 'Reader', 'Aid', 'heads_loss', 'told_loss', 'Gaided',
            'Haided', 'ramp']
 
 # %% ../../nbs/training/31c_aid.ipynb #bd92e830
@@ -99,18 +100,26 @@ def holes(
     return 1 - (inside[:, 0, :, None] & inside[:, 1, None, :] & cut)[:, None].float()
 
 # %% ../../nbs/training/31c_aid.ipynb #f7ae3650
-SHIFT = 1/8   # of the side: the largest shift
+class View(NamedTuple):
+    "A place to look at"
+    x:float = .5       # its center, 0 … 1
+    y:float = .5
+    extent:float = 1.  # share of the image
+    pixels:int = 128   # of its side
+    shift:float = 1/8  # of its side: the largest shift
+    cut:bool = True    # may a square be missing?
+
+FACE, MOUTH = View(), View(y=.64, extent=.4, pixels=64, shift=1/32, cut=False)
 
 def look(
-    x,      # images [N,C,n,n]
-    u,      # [N,7], uniform
-    center, # (x, y) of the view, 0 … 1
-    extent, # share of the image
-    m,      # pixels of the view
-):          # [N,C,m,m]
+    x,    # images [N,C,n,n]
+    u,    # [N,7], uniform
+    view, # View
+):        # [N,C,pixels,pixels]
     "An image as a head may see it"
-    rows, columns = (sight(c + extent*SHIFT*(2*v - 1), extent, x.shape[-1], m)[:, None] for c, v in zip(center[::-1], u[:, 3:5].T))
-    return recolored(rows @ x @ columns.mT, u[:, :3])*holes(u[:, 5:7], m)
+    rows, columns = (sight(c + view.extent*view.shift*(2*v - 1), view.extent, x.shape[-1], view.pixels)[:, None] for c, v in zip((view.y, view.x), u[:, 3:5].T))
+    seen = recolored(rows @ x @ columns.mT, u[:, :3])
+    return seen*holes(u[:, 5:7], view.pixels) if view.cut else seen
 
 # %% ../../nbs/training/31c_aid.ipynb #45b0ecf0
 WIDTH = 64   # channels after the projections
@@ -179,9 +188,6 @@ class Reader(nn.Sequential):
     def forward(self, x): return super().forward(x)/8   # a thousand weights move together: an eighth keeps their first steps small
 
 # %% ../../nbs/training/31c_aid.ipynb #379f6970
-FACE = (.5, .5), 1., 128     # center, extent, pixels
-MOUTH = (.5, .64), .4, 64
-
 class Aid(nn.Module):
     "Heads on frozen features"
     def __init__(self,
@@ -191,29 +197,29 @@ class Aid(nn.Module):
         seed=0,         # of the heads; the projections are always the same, so that heads can move from run to run
     ):
         super().__init__()
-        self.c_dim, self.dtype, self.views = c_dim, dtype, views or (FACE, MOUTH)[:1 + (c_dim > 0)]
+        self.c_dim, self.dtype, self.views = c_dim, dtype, tuple(views or (FACE, MOUTH)[:1 + (c_dim > 0)])
         self.net, self.project = SqueezeNet(), Projections()
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            heads = nn.ModuleList(Head(m//s, c_dim) for _, _, m in self.views for s in _strides(m))
-            reader = Reader(self.views[-1][2]//4, c_dim) if c_dim else None
+            heads = nn.ModuleList(Head(v.pixels//s, c_dim) for v in self.views for s in _strides(v.pixels))
+            reader = Reader(self.views[-1].pixels//4, c_dim) if c_dim else None
         self.learned = nn.ModuleDict(dict(heads=heads) | (dict(reader=reader) if c_dim else {})).to(memory_format=torch.channels_last)
 
     def maps(self, x, u): # images [N,3,n,n], uniform [N,7·views] → the maps that heads see
         "Look, and project what is seen"
         check_shape('images', x, 'batch', 3, x.shape[-1], x.shape[-1])
-        for (center, extent, m), v in zip(self.views, u.split(DRAWS, 1)):
-            with torch.autocast(x.device.type, enabled=False): seen = look(x.float(), v, center, extent, m).contiguous(memory_format=torch.channels_last)
-            yield from self.project(self.net(seen))[:len(_strides(m))]
+        for view, v in zip(self.views, u.split(DRAWS, 1)):
+            with torch.autocast(x.device.type, enabled=False): seen = look(x.float(), v, view).contiguous(memory_format=torch.channels_last)
+            yield from self.project(self.net(seen))[:len(_strides(view.pixels))]
 
     def forward(self, x, u, c=None): # logits [N,heads], and labels [N,c_dim] as they are read, or None
         with torch.autocast(x.device.type, self.dtype, self.dtype != torch.float32):
             maps = list(self.maps(x, u))
             logits = torch.cat([head(m, c) for head, m in zip(self.learned['heads'], maps)], 1)
-            return logits, full(self.learned['reader'](maps[-len(_strides(self.views[-1][2]))])) if self.c_dim else None
+            return logits, full(self.learned['reader'](maps[-len(_strides(self.views[-1].pixels))])) if self.c_dim else None
 
     def groups(self, lr): # for Adam: the reader has no opponent, and may learn faster
-        return [dict(params=net.parameters(), lr=lr*(4 if role == 'reader' else 1)) for role, net in self.learned.items()]
+        return [dict(params=net.parameters(), lr=lr*(2 if role == 'reader' else 1)) for role, net in self.learned.items()]
 
 def _strides(m): return [s for s in (4, 8, 16, 32) if m//s >= 4]
 
