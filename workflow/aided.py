@@ -1,6 +1,6 @@
 """Compare ways to use heads on frozen features, at equal core-minutes: python workflow/aided.py normal-5000-64.zip normal-1000-64.zip --minutes 5
 
-Each arm goes on from a base that ships for so many minutes of one core's time (process time: a busy machine changes nothing), and is measured against people
+Each arm goes on from a base for so many minutes of one core's time (process time: a busy machine changes nothing), and is measured against people
 it has not seen. One row an arm and seed, into outputs/vision-aided/ablation.csv; arms that are there already are left out.
 """
 import argparse
@@ -32,12 +32,12 @@ COLUMNS = 'network', 'arm', 'seed', 'minutes', 'kimg', 'n', 'fd', 'low', 'high',
 class Late(Exception): "The arm's time is up"
 
 
-def trained(network, arm, seed, data, minutes, folder):
+def trained(network, base, arm, seed, data, minutes, folder):
     "The checkpoint of an arm, and how many images it saw"
     end = time.process_time() + 60*minutes
     def look(run, row):
         if time.process_time() > end: raise Late
-    values = dict(data=str(data), out=str(folder), resume_from=f'phantom-64-{network}', kimg=1000., batch=16, g_lr=.002, augment='none', tick_kimg=.128, keep_kimg=.128, seed=seed, licence='CC0-1.0')
+    values = dict(data=str(data), out=str(folder), network=network, resume_from=base, kimg=1000., batch=16, g_lr=.002, ema_kimg=.5, augment='none', tick_kimg=.128, keep_kimg=.128, seed=seed, licence='CC0-1.0')
     try: train(from_values(values | arm), progress=False, on_tick=look)
     except Late: pass
     return max(folder.glob('network-*'), key=lambda path: float(path.stem.partition('-')[2]))
@@ -46,16 +46,16 @@ def trained(network, arm, seed, data, minutes, folder):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('data'); p.add_argument('unseen')
-    p.add_argument('--network', default='stylegan2'); p.add_argument('--minutes', type=float, default=5)
+    p.add_argument('--network', default='stylegan2'); p.add_argument('--base', help='a checkpoint of that network; the one that ships'); p.add_argument('--minutes', type=float, default=5)
     p.add_argument('--seeds', type=int, nargs='+', default=[0]); p.add_argument('--arms', nargs='+', default=list(ARMS), choices=list(ARMS))
-    given = p.parse_args(); torch.set_num_threads(1); OUT.parent.mkdir(parents=True, exist_ok=True)
+    given = p.parse_args(); base = given.base or f'phantom-64-{given.network}'; torch.set_num_threads(1); OUT.parent.mkdir(parents=True, exist_ok=True)
     judge, real = efficientnet_lite0(), dataset_images(ImageFolderDataset(given.unseen))
     rows = list(csv.DictReader(OUT.open(encoding='utf-8'))) if OUT.exists() else []
     features = judge.features(real, progress=False)
     for seed, name in [(s, a) for s in given.seeds for a in given.arms]:
         if any((r['network'], r['arm'], r['seed'], r['n']) == (given.network, name, str(seed), str(len(real))) and float(r['minutes']) in (0, given.minutes) for r in rows): continue
         with tempfile.TemporaryDirectory() as folder:
-            path = f'phantom-64-{given.network}' if name == 'before' else trained(given.network, ARMS[name], seed, given.data, given.minutes, Path(folder)/'run')
+            path = base if name == 'before' else trained(given.network, base, ARMS[name], seed, given.data, given.minutes, Path(folder)/'run')
             c = checkpoints.load(path)
         made = judge.features(samples(c.sampler, len(real), seed=0), progress=False)
         fd, (precision, recall), (_, coverage) = frechet_distance(features, made, judge), precision_recall(features, made, features=judge), density_coverage(features, made, features=judge)

@@ -102,6 +102,7 @@ def check(
         if f.type.startswith('str') and f.name not in CHOICES and (not isinstance(v, str) or not v): raise ValueError(f'{f.name}={v!r}; accepted: words')
         if f.name == 'settings' and not isinstance(v, dict): raise ValueError(f'settings={v!r}; accepted: keywords of networks.build')
         if f.name in AIDED[1:] and config.aid is None and v != f.default: raise ValueError(f'{f.name}={v!r} is about heads, and there are none; accepted: aid=1 beside it')
+        if f.name in LABELED and not config.labels and v != f.default: raise ValueError(f'{f.name}={v!r} is about labels, and they are not used; accepted: labels=true beside it')
     return config
 
 def _check_number(name, v, low, high, whole):
