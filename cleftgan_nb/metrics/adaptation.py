@@ -6,6 +6,7 @@
 from __future__ import annotations
 import copy
 from dataclasses import dataclass
+from importlib.resources import files
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from .samples import check_count, image_batches, latents
@@ -15,9 +16,9 @@ from ..networks.layers import Generator
 from ..pictures import to_uint8
 
 # %% auto #0
-__all__ = ['FACE', 'LIP', 'MOUTH', 'AROUND', 'BEYOND', 'YCBCR', 'COLOR', 'KAPPA', 'REST', 'LEAST', 'SCALE', 'ellipse', 'windows',
-           'weighted_error', 'seen_distance', 'coarse', 'ridge', 'Adaptation', 'doubt', 'heatmap', 'aggregate',
-           'calibrate', 'line', 'load_adaptation']
+__all__ = ['FACE', 'LIP', 'MOUTH', 'AROUND', 'BEYOND', 'YCBCR', 'COLOR', 'KAPPA', 'REST', 'LEAST', 'GENERATOR', 'SCALE',
+           'ellipse', 'windows', 'weighted_error', 'seen_distance', 'coarse', 'ridge', 'Adaptation', 'doubt', 'heatmap',
+           'aggregate', 'calibrate', 'line', 'load_adaptation']
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #686becb0
 FACE, LIP, MOUTH, AROUND = (.5, .52, .31, .39), (.5, .655, .13, .06), (.5, .664, .18, .14), (.5, .656, .235, .19)   # middle x, y and radii
@@ -284,8 +285,9 @@ def line(
     return float(a), float(b)
 
 # %% ../../nbs/metrics/43a_adaptation.ipynb #a6b5c5f6
+GENERATOR = files('cleftgan_nb')/'assets'/'severity-adaptation.safetensors'   # a StyleGAN3-r of normal phantoms
 SCALE = (1.7104, -1.3715)   # of 250 phantoms
 
 def load_adaptation()->Adaptation:
-    "The scorer with the generator `phantom-64-stylegan3-r` and its scale"
-    return Adaptation(checkpoints.load('phantom-64-stylegan3-r').G_ema, scale=SCALE)
+    "The scorer with the generator and the scale that ship"
+    return Adaptation(checkpoints.load(GENERATOR).G_ema, scale=SCALE)
