@@ -7,8 +7,10 @@ from cleftgan_nb.data import cohort
 from cleftgan_nb.data import ImageFolderDataset
 from cleftgan_nb.data.cohorts import LABELS
 from cleftgan_nb.networks import build
+from cleftgan_nb.training.aid import Aid
 from cleftgan_nb.training.config import Config, load_config
 from cleftgan_nb.training.loop import Stopped, Team, begin, train
+from cleftgan_nb.training.state import warm
 from published import published
 
 SMALL = dict(channel_base=256, channel_max=8, z_dim=8, w_dim=8, num_layers=4, D_kwargs=dict(channel_max=8))
@@ -41,6 +43,7 @@ LIVES = """
 import os, random, signal, sys, time, traceback, warnings
 import torch; torch.set_num_threads(1); warnings.simplefilter('ignore')
 from cleftgan_nb.networks import build
+from cleftgan_nb.training.aid import Aid
 from cleftgan_nb.training.config import Config, load_config
 from cleftgan_nb.training.loop import train
 config, replace, kills, renames = {config!r}, os.replace, {kills}, {renames}
@@ -140,6 +143,16 @@ def test_heads_may_begin_as_those_of_another_run(faces, tmp_path):
     for k, v in run.aid.learned.state_dict().items(): assert torch.equal(v, a[f'aid/{k}']), k
     plain = train(config(faces, tmp_path/'plain', kimg=.008, tick_kimg=.008), progress=False)
     with pytest.raises(ValueError, match='has no heads that fit'): begin(config(faces, tmp_path/'third', aid=1., aid_from=str(plain/'state.safetensors'), **start), Team())
+
+
+def test_a_reader_is_taken_over_where_labels_mean_the_same(tmp_path):
+    old, path = Aid(2, seed=1).learned, tmp_path/'state.safetensors'
+    checkpoints.write_tensors(path, {f'aid/{k}': v.contiguous() for k, v in old.state_dict().items()}, {'run': json.dumps(dict(label_names=['lip_left', 'lip_right']))})
+    for names, everything in ((['lip_left', 'lip_right'], True), (['nose_left', 'nose_right'], False)):
+        new = Aid(2, seed=2).learned
+        before = {k: v.clone() for k, v in new.state_dict().items()}
+        warm(new, path, names)
+        for k, v in new.state_dict().items(): assert torch.equal(v, (old.state_dict() if everything or k.startswith('heads.') and '.fits.' not in k else before)[k]), k
 
 
 def test_heads_are_not_switched_on_halfway(faces, tmp_path):

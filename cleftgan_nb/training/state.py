@@ -139,7 +139,7 @@ class Run:
         self.G, self.D, self.G_ema = (nets[role].to(self.device) for role in ('G', 'D', 'G_ema'))
         self._learn()
         if state: self._continue(found, words, state)
-        elif self.config.aid_from: warm(self.aid.learned, self.config.aid_from)
+        elif self.config.aid_from: warm(self.aid.learned, self.config.aid_from, self.label_names)
 
     def _learn(self):
         "Everything that training needs besides networks"
@@ -250,10 +250,12 @@ def _remember(opt, net, moments):
 def warm(
     heads, # what a run's `Aid` learns
     path,  # of a state with heads
+    names=None, # what the entries of labels mean
 ):
     "Begin with the heads of another run, as far as they fit"
     if not Path(path).is_file(): raise FileNotFoundError(f'aid_from={str(path)!r}: no such file; accepted: the state.safetensors of a run with aid')
-    found, own = _of(read_state(path)[0], 'aid/'), heads.state_dict()
-    fit = {k: v for k, v in found.items() if k.startswith('heads.') and '.fits.' not in k and k in own and own[k].shape == v.shape}
+    found, words = read_state(path)
+    found, own, same = _of(found, 'aid/'), heads.state_dict(), names and words.get('label_names') == names
+    fit = {k: v for k, v in found.items() if (same or k.startswith('heads.') and '.fits.' not in k) and k in own and own[k].shape == v.shape}
     if not fit: raise ValueError(f'{path} has no heads that fit; accepted: the state.safetensors of a run with aid')
     heads.load_state_dict(own | fit)
