@@ -3003,4 +3003,11 @@ d = { 'settings': { 'branch': 'main',
                                             'cleftgan_nb.training.watch.tensorboard': ( 'training/watch.html#tensorboard',
                                                                                         'cleftgan_nb/training/watch.py'),
                                             'cleftgan_nb.training.watch.tiles': ( 'training/watch.html#tiles',
-                                                                                  'cleftgan_nb/training/watch.py')}}}
+                                                                                  'cleftgan_nb/training/watch.py')},
+            'cleftgan_nb.values': { 'cleftgan_nb.values._Plain': ('values.html#_plain', 'cleftgan_nb/values.py'),
+                                    'cleftgan_nb.values._Plain.compose_node': ('values.html#_plain.compose_node', 'cleftgan_nb/values.py'),
+                                    'cleftgan_nb.values._Plain.construct_mapping': ( 'values.html#_plain.construct_mapping',
+                                                                                     'cleftgan_nb/values.py'),
+                                    'cleftgan_nb.values.from_yaml': ('values.html#from_yaml', 'cleftgan_nb/values.py'),
+                                    'cleftgan_nb.values.read_yaml': ('values.html#read_yaml', 'cleftgan_nb/values.py'),
+                                    'cleftgan_nb.values.shown': ('values.html#shown', 'cleftgan_nb/values.py')}}}

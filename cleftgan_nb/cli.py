@@ -196,30 +196,30 @@ def _model_card(args):
 # %% ../nbs/17_cli.ipynb #86b42170
 def _values(pairs, option='--set'):
     "`name=value` pairs, values in YAML; `settings.channel_base=2048` goes one level down"
-    import yaml
+    from cleftgan_nb.values import from_yaml
     values = {}
     for pair in pairs:
         name, equals, text = pair.partition('=')
-        try: value = yaml.safe_load(text)
-        except yaml.YAMLError: equals = ''
         if not equals or not name: raise ValueError(f'{option} {pair!r:.60}; accepted: name=value, such as {option} gamma=2')
-        group, dot, name = name.rpartition('.')
-        (values.setdefault(group, {}) if dot else values)[name] = value
+        group, dot, last = name.rpartition('.')
+        into = values.setdefault(group, {}) if dot else values
+        if not isinstance(into, dict): raise ValueError(f'{option} {pair!r:.60}, but {group} is a value already; accepted: one of the two')
+        into[last] = from_yaml(text, f'{option} {pair!r:.60}')
     return values
 
 # %% ../nbs/17_cli.ipynb #08fba2c0
 def _config(args):
     "The configuration that arguments ask for"
-    import yaml
     from cleftgan_nb.training.config import from_values
+    from cleftgan_nb.values import read_yaml
     what, text = Path(args.what), None
     if (what/'config.yaml').is_file(): text, values = what/'config.yaml', {'out': str(what)}
     elif what.suffix in ('.yaml', '.yml'): text, values = what, {}
     else: values = {'data': args.what}
-    if text: values = (yaml.safe_load(text.read_text(encoding='utf-8')) or {}) | values
+    if text: values = read_yaml(text) | values
     given = {k: getattr(args, k) for k in ('out', 'network', 'resume_from', 'kimg', 'batch', 'seed') if getattr(args, k) is not None}
     more = _values(args.set)
-    if 'settings' in more: more['settings'] = (values.get('settings') or {}) | more['settings']
+    if all(isinstance(o.get('settings'), dict) for o in (values, more)): more['settings'] = values['settings'] | more['settings']
     return from_values(values | given | more, str(text or 'cleftgan train'))
 
 def train(args):

@@ -8,16 +8,16 @@ import time
 from pathlib import Path
 
 import torch
-import yaml
 
 from cleftgan_nb import checkpoints
 from cleftgan_nb.data.cohorts import cohort
 from cleftgan_nb.training.config import from_values
 from cleftgan_nb.training.loop import train
 from cleftgan_nb.training.model_cards import model_card
+from cleftgan_nb.values import read_yaml
 
 HERE = Path(__file__).parent
-NUMBERS = yaml.safe_load((HERE/'bases.yaml').read_text(encoding='utf-8'))
+NUMBERS = read_yaml(HERE/'bases.yaml')
 OUT, MODELS, CARDS = HERE.parent/'outputs'/'bases', HERE.parent/'cleftgan_nb'/'assets'/'models', HERE.parent/'data_cards'
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from ..checkpoints import atomic
 from ..networks.build import NAMES
+from ..values import read_yaml, shown
 
 # %% auto #0
 __all__ = ['PRESETS', 'LIMITS', 'AIDED', 'LABELED', 'CHOICES', 'Config', 'settled', 'check', 'save_config', 'load_config',
@@ -96,18 +97,18 @@ def check(
     for f in dataclasses.fields(config):
         v = getattr(config, f.name)
         if v is None and 'None' in f.type: continue
-        if f.name in CHOICES and v not in CHOICES[f.name]: raise ValueError(f'{f.name}={v!r}; accepted: {", ".join(CHOICES[f.name])}')
+        if f.name in CHOICES and v not in CHOICES[f.name]: raise ValueError(f'{f.name}={shown(v)}; accepted: {", ".join(CHOICES[f.name])}')
         if f.name in LIMITS: _check_number(f.name, v, *LIMITS[f.name], 'int' in f.type)
-        if f.type.startswith('bool') and not isinstance(v, bool): raise ValueError(f'{f.name}={v!r}; accepted: true, false')
-        if f.type.startswith('str') and f.name not in CHOICES and (not isinstance(v, str) or not v): raise ValueError(f'{f.name}={v!r}; accepted: words')
-        if f.name == 'settings' and not isinstance(v, dict): raise ValueError(f'settings={v!r}; accepted: keywords of networks.build')
-        if f.name in AIDED[1:] and config.aid is None and v != f.default: raise ValueError(f'{f.name}={v!r} is about heads, and there are none; accepted: aid=1 beside it')
-        if f.name in LABELED and not config.labels and v != f.default: raise ValueError(f'{f.name}={v!r} is about labels, and they are not used; accepted: labels=true beside it')
+        if f.type.startswith('bool') and not isinstance(v, bool): raise ValueError(f'{f.name}={shown(v)}; accepted: true, false')
+        if f.type.startswith('str') and f.name not in CHOICES and (not isinstance(v, str) or not v): raise ValueError(f'{f.name}={shown(v)}; accepted: words')
+        if f.name == 'settings' and not isinstance(v, dict): raise ValueError(f'settings={shown(v)}; accepted: keywords of networks.build')
+        if f.name in AIDED[1:] and config.aid is None and v != f.default: raise ValueError(f'{f.name}={shown(v)} is about heads, and there are none; accepted: aid=1 beside it')
+        if f.name in LABELED and not config.labels and v != f.default: raise ValueError(f'{f.name}={shown(v)} is about labels, and they are not used; accepted: labels=true beside it')
     return config
 
 def _check_number(name, v, low, high, whole):
     kinds = int if whole else (int, float)
-    if isinstance(v, bool) or not isinstance(v, kinds) or not low <= v <= high: raise ValueError(f'{name}={v!r}; accepted: a {"whole " if whole else ""}number from {low:g} to {high:g}')
+    if isinstance(v, bool) or not isinstance(v, kinds) or not low <= v <= high: raise ValueError(f'{name}={shown(v)}; accepted: a {"whole " if whole else ""}number from {low:g} to {high:g}')
 
 # %% ../../nbs/training/32_config.ipynb #0c86f250
 def save_config(
@@ -121,9 +122,7 @@ def load_config(
     path, # a file that `save_config` wrote, or one by hand
 )->Config:
     "Read a configuration; unknown names are refused"
-    try: values = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except yaml.YAMLError as e: raise ValueError(f'{path} is no YAML: {" ".join(str(e).split())[:120]}') from None
-    return from_values(values, str(path))
+    return from_values(read_yaml(path), str(path))
 
 def from_values(values, where='config')->Config:
     "A configuration from a dict"
@@ -131,7 +130,7 @@ def from_values(values, where='config')->Config:
     known = [f.name for f in dataclasses.fields(Config)]
     for name in values:
         near = difflib.get_close_matches(str(name), known, 1)
-        if name not in known: raise ValueError(f'{where}: {name!r} is no part of a configuration{f"; did you mean {near[0]}?" if near else ""}')
+        if name not in known: raise ValueError(f'{where}: {shown(name)} is no part of a configuration{f"; did you mean {near[0]}?" if near else ""}')
     if missing := [n for n in ('data', 'out') if n not in values]: raise ValueError(f'{where}: {missing[0]} is missing')
     return check(Config(**values))
 

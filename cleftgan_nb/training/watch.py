@@ -7,10 +7,10 @@ from __future__ import annotations
 import json, math, re, time, warnings
 from pathlib import Path
 import numpy as np
-import yaml
 from PIL import Image, ImageDraw, ImageFont
 from .. import __version__, checkpoints
 from ..data.portrait import contact_sheet
+from ..values import read_yaml
 
 # %% auto #0
 __all__ = ['PANELS', 'run_folder', 'read_log', 'curves', 'pictures', 'kept', 'grid_at', 'tiles', 'strip', 'gif', 'status', 'page',
@@ -51,9 +51,8 @@ def run_folder(
 
 def _about(folder):
     "The configuration as far as it can be read, for a title or a line in a plot"
-    try: about = yaml.safe_load((folder/'config.yaml').read_text(encoding='utf-8'))
-    except (OSError, ValueError, yaml.YAMLError): about = None
-    return about if isinstance(about, dict) else {}
+    try: return read_yaml(folder/'config.yaml')
+    except (OSError, ValueError): return {}
 
 # %% ../../nbs/training/35_watch.ipynb #16f9dc90
 def read_log(

@@ -1,0 +1,40 @@
+"""Values in YAML: what is refused, how it is told, and that nothing changes on the way."""
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cleftgan_nb import cli
+from cleftgan_nb.training import load_config
+from cleftgan_nb.values import from_yaml
+
+root = Path(__file__).resolve().parent.parent
+BOMB = 'a: &a [x, x]\n' + ''.join(f'{b}: &{b} [*{a}, *{a}]\n' for a, b in zip('abcdefghijklmnopqrstuvwxy', 'bcdefghijklmnopqrstuvwxyz'))
+BAD = {'syntax': ('data: [', 'line 1: while parsing a flow node expected the node'), 'a list': ('- data: a.zip\n- out: b', "[{'data': 'a.zip'}, {'out': 'b'}]; accepted: names and values"), 'a word': ('faces.zip', "'faces.zip'; accepted: names"), 'nothing': ('# faces', 'nothing; accepted: names'),
+       'a tag': ('data: !!python/object/apply:os.system ["touch pwned"]', 'line 1: a tag (!)'), 'a binary': ('data: !!binary aGk=', 'a tag'), 'an alias': ('data: &d a.zip\nout: *d', 'an anchor or alias'), 'a bomb': (BOMB, 'line 1: an anchor'), 'depth': ('data: ' + '['*9999, 'more than 8 deep'),
+       'twice': ('data: a\nout: b\ndata: c', "line 3: 'data' twice"), 'a number as a name': ('1: x', "'1' as a name"), 'several': ('data: a\n---\nout: b', 'expected a single document'), 'a control character': ('data: "\x07"\nout: \x07', 'control characters'),
+       'bytes': (b'data: \xff\xfe', 'no text in UTF-8'), 'much': ('data: ' + 'x'*99_999, 'more than 32 KiB'), 'a long value': (f'data: {"x"*9999}\nout: b\nbatch: {"9"*5000}', "batch='999"), 'a huge number': (f'data: a\nout: b\nkimg: 0x{"f"*9999}', "kimg='0xff")}
+
+@pytest.mark.parametrize('name', BAD)
+def test_a_configuration_that_is_none_says_so_at_once(tmp_path, monkeypatch, capsys, name):
+    text, words = BAD[name]; monkeypatch.chdir(tmp_path); start = time.process_time()
+    Path('run.yaml').write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert cli.main(['train', 'run.yaml']) == 2
+    said = capsys.readouterr().err
+    assert words in said and 'accepted' in said and 'should not happen' not in said and len(said) < 400 and said.count('\n') == 1, said
+    with pytest.raises(ValueError): load_config('run.yaml')
+    assert time.process_time() - start < 5
+    assert not Path('pwned').exists()
+
+
+@pytest.mark.parametrize('pairs, words', [(['settings=[1]'], 'settings=[1]; accepted'), (['settings=1', 'settings.channel_max=2'], 'is a value already'), (['gamma=&a 1'], 'an anchor'), (['gamma=!!python/name:os.system'], 'a tag'), (['gamma=['], 'expected the node'), (['gamma=' + 'x'*99_999], 'KiB')])
+def test_set_refuses(capsys, pairs, words):
+    assert cli.main(['train', 'a.zip', '--out', 'b', *(o for pair in pairs for o in ('--set', pair))]) == 2
+    said = capsys.readouterr().err
+    assert words in said and 'should not happen' not in said and len(said) < 400, said
+
+
+def test_what_is_written_is_read_as_it_was():
+    values = dict(a=[1, -2.5, 1e-30, 1e300, True, None], b='1e3 010 yes 2024-01-01 1:30 0x1F ~ null = <<'.split() + ['', ' ', 'a: b', '#', '&a', '!', 'ä\n\t', '\U0001f600', '1_0', '.5', '-.5', '- x'], c=dict(d={}))
+    assert from_yaml(yaml.safe_dump(values, allow_unicode=True, sort_keys=False)) == values
