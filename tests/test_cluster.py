@@ -32,7 +32,7 @@ def ask(tmp_path):
 
 
 def test_submit_describes_the_job(ask, tmp_path):
-    place = tmp_path / 'a study, [new]: #1'; place.mkdir()
+    place = tmp_path / 'a "study", [new]: \\ #1'; place.mkdir()
     rc, said, note = ask('submit', '4', '32000', '1', f'{place}/job.sh', answer='job.batch/cleftgan-x', cwd=place, IMAGE='python:3.11', CLAIM='study', MOUNT=f'{tmp_path}/')
     assert (rc, said) == (0, 'job.batch/cleftgan-x') and note.read_text().split()[0] == 'create'
     pod = yaml.safe_load(note.with_suffix('.yaml').read_text())['spec']['template']['spec']; step, = pod['containers']
