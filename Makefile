@@ -1,7 +1,16 @@
 # CleftGAN-nb: `make` alone lists what there is to make. Needs make and Python 3.10 or newer; the rest goes into .venv
 PYTHON  ?= python3
 PROFILE ?= cpu
-JOBS    ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))' 2>/dev/null || echo 1)
+GPUS    ?= 1
+SEEDS   ?= 0 1 2
+ifeq ($(origin JOBS),undefined)
+JOBS := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))' 2>/dev/null || echo 1)
+endif
+
+# What somebody gives is data. Make takes it as it stands ($(value ...): no $ in it is expanded), and a shell sees it as "$$DATA" in its environment, never as text of a command.
+GIVEN := PROFILE DATA JOBS GPUS SEEDS MORE
+$(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
+export $(GIVEN)
 
 VENV  := .venv
 STAMP := $(VENV)/.installed
@@ -14,7 +23,7 @@ export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 help:  ## this list
 	@echo "make <target>, one of:"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-7s %s\n", $$1, $$2}' Makefile
-	@echo "variables: PYTHON=$(PYTHON) (3.10 or newer), PROFILE=$(PROFILE) (a file of workflow/profiles), JOBS=$(JOBS) (at once), DATA=$(DATA) (folder of photographs), MORE=$(MORE) (for snakemake, such as -n)"
+	@printf '%s\n' "variables: PYTHON=$(PYTHON) (3.10 or newer), PROFILE=$$PROFILE (of workflow/profiles, or a file), JOBS=$$JOBS (at once), DATA=$$DATA (folder of photographs), MORE=$$MORE (for snakemake, such as -n)"
 
 env: $(STAMP)  ## the environment in .venv, from the pins of requirements/dev.txt
 
@@ -27,7 +36,7 @@ $(STAMP): requirements/dev.txt settings.ini setup.py pyproject.toml
 	@touch $@
 
 # Several processes of one thread each are faster than one process of several. Without a GPU, Triton's interpreter has to be asked for before any notebook imports it.
-TESTS := $(shell test $(JOBS) -lt 4 && echo $(JOBS) || echo 4)
+TESTS := $(or $(filter 1 2 3,$(JOBS)),4)
 test: export OMP_NUM_THREADS := 1
 test: env  ## every test: the project's own checks first, then the notebooks, then tests/
 	python -m pytest -q tests/test_project.py
@@ -38,24 +47,17 @@ check: env  ## what must agree: notebooks and library, notebooks and README, who
 	.ci/synced
 	lint-imports --no-logo
 
-GPUS  ?= 1
-SEEDS ?= 0 1 2
-RUN    = python workflow/run.py --snakefile workflow/Snakefile --configfile workflow/profiles/$(PROFILE).yaml --cores $(JOBS) --resources gpu=$(GPUS) --rerun-incomplete
+STUDY = python workflow/run.py --profile="$$PROFILE" --data="$$DATA" --cores="$$JOBS" --gpus="$$GPUS"
 
-study: env workflow/profiles/$(PROFILE).yaml  ## run the study: make study PROFILE=smoke (minutes), or PROFILE=cpu (an hour); DATA=folder takes photographs
+study: env  ## run the study: make study PROFILE=smoke (minutes), or PROFILE=cpu (an hour); DATA=folder takes photographs
 	@python -c 'import snakemake' 2>/dev/null || { echo "The study runs by snakemake, which needs Python 3.11 or newer: make clean, then make study PYTHON=python3.11"; exit 1; }
-	@python -m cleftgan_nb.preflight workflow/profiles/$(PROFILE).yaml "$(DATA)" $(JOBS)
-	@$(RUN) $(if $(DATA),--config data="$$(realpath -- "$(DATA)")") $(MORE)
+	@$(STUDY) --preflight $$MORE
 
-seeds: env workflow/profiles/$(PROFILE).yaml  ## the measures over several seeds, mean and standard deviation: make seeds PROFILE=smoke SEEDS="0 1 2"
-	@for seed in $(SEEDS); do $(RUN) --config seed=$$seed --until compare || exit 1; done
-	@python -c "import sys; from cleftgan_nb.study import over_seeds; print(over_seeds([f'outputs/$(PROFILE)' + f'-seed{s}'*(s != '0') + '/compare.csv' for s in sys.argv[1:]], 'outputs/$(PROFILE)-seeds/compare.csv').read_text())" $(SEEDS)
+seeds: env  ## the measures over several seeds, mean and standard deviation: make seeds PROFILE=smoke SEEDS="0 1 2"
+	@$(STUDY) --seeds="$$SEEDS" $$MORE
 
 bases: env  ## go on training the bases that ship: make bases MORE="--hours 2 --networks stylegan3-t", MORE=--ship
-	python workflow/bases.py $(MORE)
-
-workflow/profiles/%.yaml:
-	@echo "There is no profile '$*'. There are:"; ls workflow/profiles | sed 's/\.yaml//;s/^/  /'; exit 1
+	python workflow/bases.py $$MORE
 
 bench: env  ## run the benchmark notebooks of nbs/bench into outputs/bench
 	@mkdir -p outputs/bench

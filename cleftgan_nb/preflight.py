@@ -4,11 +4,12 @@
 
 # %% ../nbs/61_preflight.ipynb #9e5b756d
 from __future__ import annotations
-import importlib.util, shutil, statistics, sys, time
+import importlib.util, json, shutil, statistics, sys, time
 from dataclasses import dataclass
 from pathlib import Path
-import torch, yaml
+import torch
 from . import checkpoints
+from .profiles import FEWEST, check_plan, place
 from .study import NOBODY
 from .training.config import Config, settled
 from .training.loop import Team, step
@@ -43,14 +44,13 @@ def packages(
 # %% ../nbs/61_preflight.ipynb #1f62f5cb
 def base_of(profile, network)->str|None: # None: it is trained in the study
     "The checkpoint that a network starts from"
-    return (profile.get('bases') or {}).get(network)
+    return profile.get('bases', {}).get(network)
 
 def bases(profile)->list:
     "Can the checkpoints be read, and do they fit?"
     out = []
     for network in profile['networks']:
         name = base_of(profile, network)
-        if name is None and not profile.get('base'): out.append(Finding(f'base {network}', 'the profile names no checkpoint for it in `bases`, and has no section `base` to train one by', False)); continue
         if name is None: out.append(Finding(f'base {network}', f"is trained here first, {profile['base']['kimg']:g} kimg")); continue
         try: G = checkpoints.load(name).sampler
         except (ValueError, OSError) as e: out.append(Finding(f'base {network}', str(e), False)); continue
@@ -59,12 +59,13 @@ def bases(profile)->list:
     return out
 
 # %% ../nbs/61_preflight.ipynb #9200410b
-def photographs(folder)->list:
-    "Is there a folder with pictures?"
-    if not folder: return [Finding('cleft cohort', NOBODY)]
-    if not Path(folder).is_dir(): return [Finding('photographs', f'{folder} is no folder; accepted: a folder with photographs', False)]
-    n = sum(1 for o in Path(folder).rglob('*') if o.is_file())
-    return [Finding('photographs', f'{folder}: {n} files' + ('' if n >= 10 else '; at least 10 are needed, and hundreds to learn from'), n >= 10)]
+def photographs(
+    seen, # by `profiles.photographs`; None: phantoms
+)->list:
+    "Are there enough pictures?"
+    if not seen: return [Finding('cleft cohort', NOBODY)]
+    n = seen['files']
+    return [Finding('photographs', f"{seen['folder']!r}: {n} files, fingerprint {seen['fingerprint'][:16]}" + ('' if n >= 2*FEWEST else f'; at least {2*FEWEST} are needed, and hundreds to learn from'), n >= 2*FEWEST)]
 
 def device(profile)->list:
     "Is there the device that the profile is for?"
@@ -92,7 +93,7 @@ def seconds_per_kimg(
     steps=2, # that count; one before them does not
 )->float:
     "Time of a training step on this machine, as it is now, per thousand images"
-    own = (profile.get('base') or {}).get('own', {}).get(network, {})
+    own = profile.get('base', {}).get('own', {}).get(network, {})
     settings = {} if base_of(profile, network) else profile['base'].get('settings', {}) | own
     config = settled(Config(data='none', out='none', network=network, resume_from=base_of(profile, network), settings=settings, batch=batch), profile['resolution'], network)
     run, team, took = Run(config, profile['resolution'], 3, 0, Team().device, None), Team(), []
@@ -124,21 +125,20 @@ def room(profile, out)->list:
 
 # %% ../nbs/61_preflight.ipynb #d260a601
 def preflight(
-    path,        # a profile, `workflow/profiles/….yaml`
-    data=None,   # folder of photographs; None: phantoms
-    jobs=1,      # cores for the notebooks that run at the same time
-)->list:         # of Finding
-    "Look at everything that a profile needs"
-    profile = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    data = data or profile.get('data')
-    found = packages(bool(data)) + bases(profile) + photographs(data) + device(profile) + room(profile, f"outputs/{profile['profile']}")
+    plan:dict, # from `profiles.plan`
+    jobs=1,    # cores for the notebooks that run at the same time
+)->list:       # of Finding
+    "Look at everything that a plan needs"
+    profile, data = check_plan(plan), plan['data']
+    found = packages(bool(data)) + bases(profile) + photographs(data) + device(profile) + room(profile, place(plan))
     if profile.get('needs_data') and not data: found.append(Finding('photographs', f"the profile {profile['profile']} is for your own: make study PROFILE={profile['profile']} DATA=folder", False))
     return found + (duration(profile, jobs) if all(f.ok for f in found) else [])
 
-def main(path, data='', jobs='1')->str|None: # what is missing, in words
-    "Print what was found"
-    found = preflight(path, data or None, int(jobs))
-    print(f'{Path(path).stem}: what the study needs', *found, sep='\n')
+def main(path, jobs='1')->str|None: # what is missing, in words
+    "Print what was found for a plan in a file"
+    plan = json.loads(Path(path).read_text(encoding='utf-8'))
+    found = preflight(plan, int(jobs))
+    print(f"{plan['profile']}: what the study needs", *found, sep='\n')
     bad = sum(not f.ok for f in found)
     return f"{bad} of {len(found)} things are missing (marked '!'); nothing was started" if bad else None
 

@@ -110,6 +110,14 @@ def _facts(found)->str:
     facts = {k: ', '.join(v) for k, v in facts.items()}
     return '<table>' + ''.join(f'<tr><th>{html.escape(str(k))}</th><td>{html.escape(str(v))}</td></tr>' for k, v in facts.items()) + '</table>'
 
+def _photographs(folder)->str:
+    "Which photographs the study is about"
+    path = Path(folder)/'photographs.json'
+    if not path.exists(): return ''
+    about = json.loads(path.read_text(encoding='utf-8'))
+    left = ''.join(f'; {n} not, {reason}' for reason, n in about['rejected'].items())
+    return html.escape(f"Photographs: the folder {about['folder']!r} with {about['files']} files, fingerprint {about['fingerprint']}; {about['prepared']} were prepared{left}.")
+
 def _heading(folder, notebook)->str:
     "The title of a notebook, from its first cell"
     path = Path(folder)/notebook
@@ -130,6 +138,7 @@ def report(
         text, anchors = notebook_page(folder/name); links |= {(name, cell): f'{Path(name).stem}.html#{anchor}' for cell, anchor in anchors.items()}
         with atomic(folder/f'{Path(name).stem}.html') as f: f.write(text.encode())
     body = ['<h1>CleftGAN-nb: the study</h1>', f'<p><strong>{html.escape(found[0].recipe.get("data", ""))}.</strong> Every number below is a link to the cell that made it. Nothing here is validated for clinical use.</p>']
+    if told := _photographs(folder): body.append(f'<p>{told}</p>')
     if told := findings(folder/'compare.csv'): body.append('<ul>' + ''.join(f'<li><a href="#compare.csv">{html.escape(o)}</a></li>' for o in told) + '</ul>')
     for notebook in dict.fromkeys(r.notebook for r in found):
         body += [_heading(folder, notebook), *(section(r, links.get((notebook, r.cell), '')) for r in found if r.notebook == notebook)]

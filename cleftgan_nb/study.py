@@ -311,7 +311,7 @@ def over_seeds(
 # %% ../nbs/60_study.ipynb #de356840
 def save_manifest(
     folder, # the profile's folder of results
-    profile:dict, # its parameters, as the workflow read them
+    profile:dict, # the plan, from `profiles.plan`
     files:list, # what the workflow promised to make
 )->Path:
     "List a folder's results with their SHA-256, and when and where they were made."
@@ -319,7 +319,7 @@ def save_manifest(
     if missing := [str(o) for o in files if not Path(o).is_file()]: raise FileNotFoundError(f"the manifest cannot list what was not made: {', '.join(missing)}")
     made = {str(Path(o).relative_to(folder)): dict(bytes=Path(o).stat().st_size, sha256=sha256(o)) for o in sorted(map(str, files))}
     now = datetime.now(timezone.utc).isoformat(timespec='seconds')
-    profile = profile | ({'data': Path(profile['data']).name} if profile.get('data') else {})      # folders are nobody's business
+    if data := profile.get('data'): profile = profile | dict(data=data | dict(folder=Path(data['folder']).name))      # where it lies is nobody's business
     listed = dict(finished=now, profile=profile, files=made, commit=commit(), versions=versions(), machine=machine())
     _save(folder/'manifest.json', json.dumps(listed, indent=2, ensure_ascii=False) + '\n')
     return folder/'manifest.json'

@@ -1,6 +1,7 @@
 """The study's chain: what it makes, twice the same; what it refuses."""
 import csv
 import fcntl
+import html
 import json
 import os
 import random
@@ -18,8 +19,10 @@ import yaml
 from PIL import Image
 
 from cleftgan_nb import checkpoints
-from cleftgan_nb.data import write_dataset
+from cleftgan_nb.data import ImageFolderDataset, write_dataset
+from cleftgan_nb.profiles import photographs
 from cleftgan_nb.study import commit, read_recipe, sha256
+from clinic import N, NAME, clinic
 
 root = Path(__file__).resolve().parent.parent
 smoke = root / 'workflow/profiles/smoke.yaml'
@@ -38,7 +41,7 @@ needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakema
 def command(folder, profile=smoke, *more):
     "The workflow in a folder of its own."
     env = os.environ | dict(PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
-    line = [sys.executable, str(root / 'workflow/run.py'), '--snakefile', str(root / 'workflow/Snakefile'), '--configfile', str(profile), '--cores', '2', '--rerun-incomplete', '--directory', str(folder), *more]
+    line = [sys.executable, str(root / 'workflow/run.py'), f'--profile={profile}', '--cores=2', *more]
     return dict(args=line, cwd=folder, env=env, text=True)
 
 
@@ -53,9 +56,9 @@ def killed(folder, seconds):
     run.wait(); time.sleep(3)        # the notebooks' kernels notice within a second that they are alone
 
 
-def finished():
+def finished(study='smoke'):
     "The results of `make study PROFILE=smoke` in this checkout, if it was run on this very commit."
-    manifest = root / 'outputs/smoke/manifest.json'
+    manifest = root / 'outputs' / study / 'manifest.json'
     if not manifest.exists() or commit() is None or commit().endswith('dirty'): return None
     made = {json.loads(o.read_text())['commit'] for o in [manifest, *manifest.parent.glob('*.*.json')]}
     return root if made == {commit()} else None
@@ -160,14 +163,48 @@ def test_report_leads_from_each_number_to_its_cell(runs):
 def test_dry_run_makes_nothing(tmp_path):
     run = workflow(tmp_path, '--dry-run')
     assert run.returncode == 0 and 'rule finetune' in run.stdout + run.stderr
-    assert [o.name for o in (tmp_path / 'outputs').iterdir()] == ['.lock']
+    assert {o.name for o in (tmp_path / 'outputs').iterdir()} == {'.lock', '.smoke.json'}
+
+
+@pytest.fixture(scope='module')
+def photographed(runs, tmp_path_factory):
+    "The same with photographs, in a folder whose name means something to shells, make, YAML and snakemake: the folder, and the results."
+    folder = clinic(tmp_path_factory.mktemp('clinic') / NAME)
+    done = runs[0].parent.parent
+    if not (done == root and finished('smoke-photographs')):
+        run = workflow(done, f'--data={folder}')
+        assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return folder, done / 'outputs/smoke-photographs'
 
 
 @needs_snakemake
-def test_workflow_wants_a_profile(tmp_path):
-    run = subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--cores', '2', '--directory', tmp_path],
-                         capture_output=True, text=True, timeout=300)
-    assert run.returncode and 'workflow/profiles/smoke.yaml' in run.stdout + run.stderr
+def test_a_study_of_photographs_is_of_those_that_were_given(photographed):
+    folder, out = photographed; seen = photographs(folder)
+    listed = {o['name']: o['accepted'] for o in csv.DictReader((out / 'prepared/report.csv').open())}
+    assert listed.keys() == {o.name for o in folder.iterdir()} and len(listed) == N
+    about = json.loads((out / 'photographs.json').read_text())
+    assert about == dict(folder=NAME, files=N, fingerprint=seen['fingerprint'], prepared=list(listed.values()).count('True'), rejected=about['rejected']) and about['prepared'] >= 32
+    assert html.escape(f"the folder {NAME!r} with {N} files, fingerprint {seen['fingerprint']}; {about['prepared']} were prepared") in (out / 'report.html').read_text()
+    assert json.loads((out / 'manifest.json').read_text())['profile']['data'] == dict(folder=NAME, files=N, fingerprint=seen['fingerprint'])
+    assert len(ImageFolderDataset(out / 'photographs-train.zip')) + len(ImageFolderDataset(out / 'photographs-unseen.zip')) == about['prepared']
+    assert 'not to be passed on' in read_recipe(out / 'finetuned-stylegan2-lapse.png')['data'] and 'no patient' in read_recipe(out / 'truth-severity.png')['data']
+
+
+@needs_snakemake
+def test_a_study_of_photographs_takes_what_is_there(photographed):
+    _, out = photographed
+    for name in ('base-stylegan2.png', 'base-stylegan2-curves.svg', 'truth-severity.csv', '09_truth.ipynb'): assert (out / name).read_bytes() == (out.parent / 'smoke' / name).read_bytes()
+    assert not list(out.glob('base*.safetensors')) and not (out / 'cleft.zip').exists()
+    text = (out / 'report.html').read_text()
+    assert all(f'id="{o}"' in text for o in ('base-stylegan2-lapse.png', 'finetuned-stylegan2-distance.csv', 'compare.csv', 'truth-dish.csv', 'copies.csv', 'ablations.csv')) and '02_base-stylegan2.html#' in text and 'usefulness' not in text
+
+
+@needs_snakemake
+def test_results_do_not_tell_where_the_photographs_lie(photographed):
+    folder, out = photographed; place = json.loads((out.parent / '.smoke-photographs.json').read_text())['data']['folder']
+    told = [o for o in out.rglob('*') if o.is_file() and place.encode() in o.read_bytes()]
+    listed = [o for o in (out.parent.parent / '.snakemake/metadata').iterdir() if re.search(rb'patient \d', o.read_bytes())]
+    assert not told and not listed and Path(place).name == NAME
 
 
 @needs_snakemake

@@ -38,3 +38,8 @@ def test_set_refuses(capsys, pairs, words):
 def test_what_is_written_is_read_as_it_was():
     values = dict(a=[1, -2.5, 1e-30, 1e300, True, None], b='1e3 010 yes 2024-01-01 1:30 0x1F ~ null = <<'.split() + ['', ' ', 'a: b', '#', '&a', '!', 'ä\n\t', '\U0001f600', '1_0', '.5', '-.5', '- x'], c=dict(d={}))
     assert from_yaml(yaml.safe_dump(values, allow_unicode=True, sort_keys=False)) == values
+
+
+def test_there_is_one_reader():
+    found = [o for folder in ('cleftgan_nb', 'workflow') for o in (root / folder).rglob('*') if o.suffix in ('.py', '') and o.is_file() and b'yaml' in (data := o.read_bytes()) and any(w in data for w in (b'safe_load', b'yaml.load', b'load_all', b'parameters_yaml'))]
+    assert [o.name for o in found] == ['values.py']

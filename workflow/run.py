@@ -1,16 +1,24 @@
-"""Runs snakemake with what is given, and shows how far it is: a bar for the steps, and one for each training that goes on."""
+"""The study: reads a profile, looks at the photographs, and runs snakemake; shows how far it is: a bar for the steps, and one for each training that goes on."""
+import argparse
 import fcntl
 import json
+import os
 import queue
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
-import yaml
 from tqdm import tqdm
+
+from cleftgan_nb.profiles import place, plan, plan_file
+from cleftgan_nb.values import read_yaml
+
+HERE = Path(__file__).resolve().parent
+PROFILES = sorted(o.stem for o in (HERE/'profiles').glob('*.yaml'))
 
 
 def trainings(outputs, since):
@@ -18,7 +26,7 @@ def trainings(outputs, since):
     for log in outputs.glob('*/runs/*/time.jsonl'):
         if log.stat().st_mtime < since: continue
         shown = json.loads(log.read_text().splitlines()[-1])['kimg']
-        yield log.parent.name, 1000*shown, 1000*yaml.safe_load((log.parent / 'config.yaml').read_text())['kimg']
+        yield log.parent.name, 1000*shown, 1000*read_yaml(log.parent / 'config.yaml')['kimg']
 
 
 class Bars:
@@ -50,9 +58,10 @@ def lines(stream, every=1.):
         yield line.rstrip()
 
 
-def main(arguments, lock):
+def watched(command, lock):
+    "Runs it behind bars; what it says is told if it fails."
     bars, tail = Bars(), []
-    run = subprocess.Popen([sys.executable, '-m', 'snakemake', *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=[lock.fileno()])
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=[lock.fileno()])
     try:
         for line in lines(run.stdout):
             bars.look()
@@ -76,9 +85,62 @@ def alone():
     return held
 
 
+def profile_of(name):
+    "The file of a profile, by its name or its path."
+    if name.endswith('.yaml'): return Path(name)
+    if name not in PROFILES: sys.exit(f'There is no profile {name!r:.60}. There are: {", ".join(PROFILES)}; or name a file, PROFILE=mine.yaml')
+    return HERE/'profiles'/f'{name}.yaml'
+
+
+def written(plan):
+    "The plan as a file that nobody else can read: it names the folder of photographs."
+    part = tempfile.NamedTemporaryFile('w', dir='outputs', prefix='.', suffix='.part', delete=False)
+    with part: json.dump(plan, part, indent=2, allow_nan=False)
+    os.replace(part.name, plan_file(plan))
+    return plan_file(plan)
+
+
+def study(plan, given, more, lock, look=False):
+    "Looks at what is needed, and lets snakemake do what has not been done."
+    file = written(plan)
+    if look and subprocess.run([sys.executable, '-m', 'cleftgan_nb.preflight', file, str(given.cores or 1)]).returncode: sys.exit(1)
+    command = [sys.executable, '-m', 'snakemake', '--snakefile', HERE/'Snakefile', '--configfile', file]
+    command += ['--resources', f'gpu={given.gpus}']*bool(given.gpus) + ['--cores', str(given.cores)]*bool(given.cores) + ['--nolock', '--rerun-incomplete', *more]
+    if sys.stderr.isatty() and not given.more: return watched(command, lock)
+    if code := subprocess.run(command, pass_fds=[lock.fileno()]).returncode: sys.exit(code)             # whoever asks snakemake for something wants its answer
+
+
+def count(text):
+    value = int(text)
+    if value < 1: raise ValueError
+    return value
+
+
+def arguments(argv):
+    p = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, epilog='All other arguments are for snakemake.')
+    p.add_argument('--profile', required=True, help=f'one of {", ".join(PROFILES)}, or a file')
+    p.add_argument('--data', default='', help='folder of photographs')
+    p.add_argument('--seeds', default='', help='several, such as "0 1 2": the measures over them')
+    p.add_argument('--cores', type=count, help='at once, here')
+    p.add_argument('--gpus', type=count, help='at once, here')
+    p.add_argument('--preflight', action='store_true', help='look first whether everything that is needed is there')
+    given, more = p.parse_known_args(argv)
+    given.more = more
+    if bad := [o for o in given.seeds.split() if not re.fullmatch('[0-9]{1,9}', o)]: p.error(f'seeds: {bad[0]!r:.60}; accepted: whole numbers, such as SEEDS="0 1 2"')
+    return given
+
+
+def main(argv):
+    given = arguments(argv)
+    seeds = [int(o) for o in given.seeds.split()]
+    plans = [plan(profile_of(given.profile), given.data, seed) for seed in seeds or [0]]
+    lock = alone()
+    if not seeds: return study(plans[0], given, given.more, lock, given.preflight)
+    for o in plans: study(o, given, ['--until', 'compare', *given.more], lock)
+    from cleftgan_nb.study import over_seeds
+    print(over_seeds([place(o)/'compare.csv' for o in plans], place(plans[0] | dict(seed=0)).as_posix() + '-seeds/compare.csv').read_text())
+
+
 if __name__ == '__main__':
-    given, lock = ['--nolock', *sys.argv[1:]], alone()
-    silent = {'--snakefile', '--configfile', '--cores', '--rerun-incomplete', '--config', '--until', '--resources', '--directory'}
-    plain = not sys.stderr.isatty() or any(o[0] == '-' and o not in silent for o in sys.argv[1:])        # whoever asks snakemake for something wants its answer
-    if plain: sys.exit(subprocess.run([sys.executable, '-m', 'snakemake', *given], pass_fds=[lock.fileno()]).returncode)
-    main(given, lock)
+    try: main(sys.argv[1:])
+    except (ValueError, OSError) as e: sys.exit(str(e))

@@ -1,0 +1,16 @@
+"""The last step of the study: one page with all of it, and a list of what was made: finish.py PLAN FILES"""
+import json
+import sys
+from pathlib import Path
+
+from cleftgan_nb.profiles import place
+from cleftgan_nb.report import report
+from cleftgan_nb.study import save_manifest
+
+
+def main(plan, files):
+    plan = json.loads(Path(plan).read_text(encoding='utf-8'))
+    for made in report(place(plan)), save_manifest(place(plan), plan, files): print(made)
+
+
+if __name__ == '__main__': main(sys.argv[1], sys.argv[2:])
