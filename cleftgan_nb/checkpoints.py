@@ -69,7 +69,7 @@ ROLES = 'G', 'D', 'G_ema'
 DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16, 'I64': torch.int64,
           'I32': torch.int32, 'I16': torch.int16, 'I8': torch.int8, 'U8': torch.uint8, 'BOOL': torch.bool}
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
-_LONGEST = 100_000_000   # bytes of a header, as in the format's own library
+_LONGEST = 2**22   # bytes of a header: read as JSON, it takes up to thirty times as much memory
 
 # %% ../nbs/networks/16_checkpoints.ipynb #281f6bd0
 def _some(names, limit=5):
@@ -115,17 +115,29 @@ def _header(
     return struct.pack('<Q', len(text)) + text
 
 # %% ../nbs/networks/16_checkpoints.ipynb #cef0c9e0
+def _bytes(t): return memoryview(t.reshape(-1).view(torch.uint8).numpy())
+
+def _checksum(
+    tensors:dict, # name → contiguous tensor on the CPU
+    meta:dict,    # word → word
+)->str:           # 64 hexadecimal digits
+    "The checksum of all that a file says: words, types, shapes and numbers, in whatever order they lie"
+    words = [{k: v for k, v in meta.items() if k != 'sha256'}, {k: [_CODES[t.dtype], *t.shape] for k, t in tensors.items()}]
+    digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
+    for name in sorted(tensors): digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
 def write_tensors(
     path,         # where the file will appear
     tensors:dict, # name → contiguous tensor on the CPU
     meta:dict,    # word → word
 )->Path:
-    "A safetensors file whose bytes depend on its content only"
+    "A safetensors file whose bytes depend on its content only, with their checksum in its header"
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
-    header = _header(tensors, meta)
+    header = _header(tensors, meta | {'sha256': _checksum(tensors, meta)})
     with atomic(path) as f:
         f.write(header)
-        for t in tensors.values(): f.write(memoryview(t.reshape(-1).view(torch.uint8).numpy()))
+        for t in tensors.values(): f.write(_bytes(t))
     return Path(path)
 
 # %% ../nbs/networks/16_checkpoints.ipynb #e93b9850
@@ -285,7 +297,7 @@ def _read_header(path):
         head = f.read(8)
         length = int.from_bytes(head, 'little')
         if len(head) < 8 or not 2 <= length <= min(size - 8, _LONGEST):
-            raise ValueError(f'it claims a header of {length} bytes in a file of {size}; {_BROKEN}')
+            raise ValueError(f'it claims a header of {length} bytes in a file of {size}; accepted: up to {_LONGEST}, and within the file. If it is ours, {_BROKEN}')
         header = _parse(f.read(length), 'the header')
     if type(header) is not dict: raise ValueError(f'its header is no JSON object; {_BROKEN}')
     return header, 8 + length
@@ -311,15 +323,30 @@ def _check_spans(header, size):
     if at != size: raise ValueError(f'its tensors fill {at} bytes and the file has {size} for them; {_BROKEN}')
 
 # %% ../nbs/networks/16_checkpoints.ipynb #c8ae0df0
+def _check_words(meta):
+    "Words about a file"
+    if type(meta) is not dict or not all(type(v) is str for v in meta.values()): raise ValueError(f'its metadata is no list of words; {_BROKEN}')
+    return meta
+
+def _numbers(path, header, start, meta):
+    "The tensors of a file whose header has been read, if they are those that were written"
+    _check_spans(header, path.stat().st_size - start)
+    try:
+        with safe_open(path, 'pt') as f: tensors = {name: f.get_tensor(name) for name in f.keys()}
+    except SafetensorError as e: raise ValueError(f'{e}; {_BROKEN}') from None
+    if 'sha256' in meta and meta['sha256'] != _checksum(tensors, meta): raise ValueError(f'its checksum differs: some of it is no longer what was written; {_BROKEN}')
+    return tensors
+
 def read_tensors(
     path, # a file of `write_tensors`
 )->tuple[dict, dict]: # name → tensor, word → word
-    "All of a safetensors file"
+    "All of a safetensors file, compared with its checksum if it has one"
     path = as_path(path)
-    header, start = _read_header(path)
-    meta = header.pop('__metadata__', {})
-    _check_spans(header, path.stat().st_size - start)
-    with safe_open(path, 'pt') as f: return {name: f.get_tensor(name) for name in f.keys()}, meta
+    try:
+        header, start = _read_header(path)
+        meta = _check_words(header.pop('__metadata__', {}))
+        return _numbers(path, header, start, meta), meta
+    except ValueError as e: raise ValueError(f'{path.name} cannot be read: {e}') from None
 
 # %% ../nbs/networks/16_checkpoints.ipynb #19341a00
 @dataclass(repr=False)
@@ -328,7 +355,7 @@ class Checkpoint:
     G: torch.nn.Module|None = None     # generator as trained
     D: torch.nn.Module|None = None     # discriminator
     G_ema: torch.nn.Module|None = None # moving average of the generator: the one to sample
-    meta: dict = field(default_factory=dict) # file, format, networks, licence, provenance, progress, labels, nonfinite
+    meta: dict = field(default_factory=dict) # file, format, networks, licence, provenance, progress, labels, nonfinite, checked
 
     @property
     def networks(self)->dict:
@@ -359,6 +386,7 @@ def table(self:Checkpoint)->Table:
     "What it holds"
     notes = [f'{k}: {v}' for k in ('licence', 'labels', 'progress', 'provenance') if (v := self.meta.get(k))]
     if bad := self.meta.get('nonfinite'): notes.append(f'NOT FINITE: {_some(bad)}')
+    if self.meta.get('checked') is False: notes.append('no checksum: written before files had one, so nobody can tell whether a number has changed')
     return Table([_row(role, net) for role, net in self.networks.items()], self.meta.get('file', 'checkpoint'), notes)
 
 # %% ../nbs/networks/16_checkpoints.ipynb #f342a200
@@ -386,27 +414,24 @@ def _load_meta(words):
     meta = {k: _parse(words[k], k) for k in ('networks', 'provenance', 'progress', 'labels') if k in words}
     _check_json(meta, 'its metadata', 17)   # one level above what `save` was given
     if any(type(v) is not dict for k, v in meta.items() if k != 'labels') or not meta['networks'].keys() <= set(ROLES): raise ValueError(f'its metadata is not as saved; {_BROKEN}')
-    return {'format': f'cleftgan_nb {FORMAT}', **meta, 'licence': words['licence'], 'half': words.get('half')}
+    return {'format': f'cleftgan_nb {FORMAT}', **meta, 'licence': words['licence'], 'half': words.get('half'), 'checked': 'sha256' in words}
 
 # %% ../nbs/networks/16_checkpoints.ipynb #67f04230
-def _load_state(path, half):
+def _by_role(tensors, half):
     "The file's tensors, role by role; halved weights come back in float32"
     states = {}
-    with safe_open(path, 'pt') as f:
-        for name in f.keys():
-            role, _, tensor = name.partition('/')
-            t = f.get_tensor(name)
-            states.setdefault(role, {})[tensor] = t.float() if half and t.dtype == DTYPES[half] else t
+    for name, t in tensors.items():
+        role, _, tensor = name.partition('/')
+        states.setdefault(role, {})[tensor] = t.float() if half and t.dtype == DTYPES[half] else t
     return states
 
 # %% ../nbs/networks/16_checkpoints.ipynb #477c7580
 def _load_safetensors(path):
     "A checkpoint from our own format"
     header, start = _read_header(path)
-    meta = _load_meta(header.pop('__metadata__', None))
-    _check_spans(header, path.stat().st_size - start)
-    try: states = _load_state(path, meta.pop('half'))
-    except SafetensorError as e: raise ValueError(f'{e}; {_BROKEN}') from None
+    words = header.pop('__metadata__', None)
+    meta = _load_meta(words)
+    states = _by_role(_numbers(path, header, start, words), meta.pop('half'))
     if surplus := states.keys() ^ meta['networks'].keys(): raise ValueError(f'its metadata and its tensors disagree about {_some(surplus)}; {_BROKEN}')
     meta['nonfinite'] = _flag({f'{r}/{k}': t for r, s in states.items() for k, t in s.items()}, path.name)
     nets = {role: _build(meta['networks'][role], state, role) for role, state in states.items()}
@@ -440,9 +465,9 @@ def find(
 )->Path:
     "The file that is meant"
     path = as_path(path)
+    if str(path) in shipped(): return shipped()[str(path)]      # whatever else is called so: a checkpoint's name has a suffix
     if path.is_dir(): raise ValueError(f'{path} is a folder; give the name of a file')
     if path.is_file(): return path
-    if str(path) in shipped(): return shipped()[str(path)]
     others = f", the name of one that ships ({', '.join(shipped())})" if shipped() else ''
     raise FileNotFoundError(f"no file {path}; give the path of a checkpoint{others}, or make an untrained one with 'cleftgan new'")
 

@@ -63,7 +63,7 @@ def test_labels_that_were_gained(tmp_path):
 
 def test_names_say_nothing_where_there_are_none(tmp_path, file):
     "The bytes are those of before labels had names"
-    with safe_open(file, 'pt') as f: assert set(f.metadata()) == {'format', 'cleftgan_nb', 'networks', 'licence', 'provenance', 'progress'}
+    with safe_open(file, 'pt') as f: assert set(f.metadata()) == {'format', 'cleftgan_nb', 'networks', 'licence', 'provenance', 'progress', 'sha256'}
     G, D = small()
     assert save(tmp_path/'x.safetensors', D=D, G_ema=G, **ABOUT, labels=None).read_bytes() == file.read_bytes()
 
@@ -309,7 +309,11 @@ def test_another_process_at_work_is_left_alone(tmp_path):
 
 # ---- broken and hostile files
 
-def header_of(data): return json.loads(data[8:8+struct.unpack('<Q', data[:8])[0]]), data[8+struct.unpack('<Q', data[:8])[0]:]
+def header_of(data, checksum=False):
+    "Header and numbers of a file; without the checksum, which whoever changes a file on purpose leaves out or makes anew"
+    end = 8 + struct.unpack('<Q', data[:8])[0]; header = json.loads(data[8:end])
+    if not checksum: header['__metadata__'].pop('sha256', None)
+    return header, data[end:]
 
 def pack(header, numbers):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -368,6 +372,7 @@ def test_missing_and_surplus_tensors(tmp_path, file):
     def rewrite(change):
         tensors, (header, _) = load_file(file), header_of(file.read_bytes())
         change(tensors)
+        header['__metadata__'].pop('sha256', None)
         save_file(tensors, tmp_path/'bad.safetensors', header['__metadata__'])
         return (tmp_path/'bad.safetensors').read_bytes()
     assert (tmp_path/'bad.safetensors').write_bytes(rewrite(lambda t: None)) and load(tmp_path/'bad.safetensors')
@@ -439,7 +444,7 @@ def test_reprs(file):
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_random_damage(tmp_path, file, data):
-    "A changed file loads, or is a ValueError; nothing else"
+    "A changed file is a ValueError, or says what it said before; nothing else"
     good = file.read_bytes(); bad = bytearray(good)
     header = 8 + struct.unpack('<Q', good[:8])[0]
     for _ in range(data.draw(st.integers(1, 3))): bad[data.draw(st.integers(0, header if data.draw(st.booleans()) else len(bad)-1))] = data.draw(st.integers(0, 255))
@@ -448,6 +453,47 @@ def test_random_damage(tmp_path, file, data):
     (tmp_path/'bad.safetensors').write_bytes(bad)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        try: c = load(tmp_path/'bad.safetensors')
+        try: c, was = load(tmp_path/'bad.safetensors'), load(file)
         except ValueError: return
-    assert set(c.networks) == {'D', 'G_ema'}
+    if c.meta['checked']: assert all(equal(c.networks[r], net) for r, net in was.networks.items()) and c.meta | {'file': file.name} == was.meta
+
+def test_one_bit_is_told(tmp_path, file):
+    "In the numbers and in the words: each flip is refused, or changes nothing that the file says"
+    good, was, rng, refused = file.read_bytes(), load(file), np.random.default_rng(0), 0
+    end = 8 + struct.unpack('<Q', good[:8])[0]
+    for at in [*rng.integers(end, len(good), 40), *rng.integers(8, end, 40), good.index(b'12.5') + 1, good.index(b'CC-BY') + 1]:
+        bad = bytearray(good); bad[at] ^= 1 << rng.integers(7); (tmp_path/'bad.safetensors').write_bytes(bad)
+        try: c = load(tmp_path/'bad.safetensors')
+        except ValueError: refused += 1; continue
+        assert all(equal(c.networks[r], net) for r, net in was.networks.items()) and c.meta | {'file': file.name, 'checked': True} == was.meta
+    assert refused >= 80
+    bad = bytearray(good); bad[-5] ^= 1; (tmp_path/'bad.safetensors').write_bytes(bad)
+    for reader in load, checkpoints.read_tensors:
+        with pytest.raises(ValueError, match='bad.safetensors cannot be (loaded|read): its checksum differs: some of it is no longer what was written'): reader(tmp_path/'bad.safetensors')
+
+def test_a_checksum_is_of_what_a_file_says(tmp_path, file):
+    "Whoever writes its content in another order writes the same; a file of before has none, and says so"
+    header, numbers = header_of(file.read_bytes(), checksum=True)
+    save_file(load_file(file), tmp_path/'turned.safetensors', dict(reversed(header['__metadata__'].items())))
+    old = tmp_path/'old.safetensors'; old.write_bytes(pack(*header_of(file.read_bytes())))
+    for name, checked in ('turned', True), ('old', False):
+        c = load(tmp_path/f'{name}.safetensors')
+        assert c.meta['checked'] is checked and ('no checksum: written before' in repr(c)) is not checked and equal(c.D, load(file).D)
+
+def test_a_long_header_is_not_read(tmp_path, file):
+    "As JSON it would take thirty times its size"
+    for text in b'{"a":[' + b'{},'*2*10**6 + b'{}]}', b'{"a":"' + b'x'*5*10**6 + b'"}':
+        tracemalloc.start()
+        try:
+            for reader in load, checkpoints.read_tensors:
+                (tmp_path/'bad.safetensors').write_bytes(pack(text, b''))
+                with pytest.raises(ValueError, match=f'claims a header of {len(text)} bytes.* accepted: up to 4194304'): reader(tmp_path/'bad.safetensors')
+            assert tracemalloc.get_traced_memory()[1] < 30e6
+        finally: tracemalloc.stop()
+
+def test_a_file_called_like_a_model_that_ships(tmp_path, monkeypatch):
+    "A checkpoint's name has a suffix, so the one that ships is meant"
+    monkeypatch.chdir(tmp_path)
+    name = next(iter(checkpoints.shipped()))
+    for make in Path.touch, lambda p: (p.unlink(), p.mkdir()):
+        make(Path(name)); assert load(name).meta['file'] == f'{name}.safetensors' and checkpoints.find(name) == checkpoints.shipped()[name]
