@@ -267,6 +267,7 @@ def _raw(value, where):
 
 # %% ../nbs/networks/15_pickles.ipynb #8ee093a0
 _NUMBERS = 'b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8'.split()
+_MOST = 10_000   # values of keywords, and of an array among them
 
 def _dtype(value, where):
     "A NumPy number type"
@@ -283,8 +284,9 @@ def _number(call, where):
     elif type(call.state) is tuple and len(call.state) == 5: _, shape, dtype, fortran, data = call.state
     else: raise ValueError(f'{where}: damaged NumPy number')
     dtype, data = _dtype(dtype, where), _raw(data, where)
-    if type(shape) is not tuple or not all(type(n) is int and 0 <= n < 10**4 for n in shape) or len(shape) > 4 \
-       or math.prod(shape) * dtype.itemsize != len(data): raise ValueError(f'{where}: a NumPy array whose shape does not fit its {len(data)} bytes')
+    if type(shape) is not tuple or not all(type(n) is int and 0 <= n < 10**4 for n in shape) or len(shape) > 4: raise ValueError(f'{where}: a NumPy array without a shape')
+    if (lists := math.prod(max(n, 1) for n in shape)) > _MOST: raise ValueError(f'{where}: a NumPy array of {lists} values or empty lists; accepted: up to {_MOST}')
+    if math.prod(shape) * dtype.itemsize != len(data): raise ValueError(f'{where}: a NumPy array whose shape does not fit its {len(data)} bytes')
     return np.frombuffer(data, dtype).reshape(shape, order='F' if shape and fortran is True else 'C').tolist()
 
 # %% ../nbs/networks/15_pickles.ipynb #986cabd0
@@ -295,12 +297,13 @@ def plain(
     budget=None,   # values left to visit
 ):                 # numbers, words, lists and dicts
     "`value` as JSON-able data"
-    budget = budget if budget is not None else [10_000]
+    budget = budget if budget is not None else [_MOST]
     budget[0] -= 1
     if depth < 0 or budget[0] < 0: raise ValueError(f'{where} is nested too deep or too large; accepted: a few hundred keywords')
     if type(value) is Call and ACCEPTED.get(value.name) in ('a number', 'an array'): value = _number(value, where)
     if type(value) in (list, tuple): return [plain(v, where, depth-1, budget) for v in value]
     if type(value) in (dict, Call): return {str(k): plain(v, f'{where}.{k}', depth-1, budget) for k, v in mapping(value, where).items()}
+    if type(value) is str: budget[0] -= len(value)//100
     return _scalar(value, where)
 
 # %% ../nbs/networks/15_pickles.ipynb #dff95260
@@ -355,8 +358,9 @@ def _view(values, offset, size, stride, where):
 
 # %% ../nbs/networks/15_pickles.ipynb #4b1b32e0
 def tensor(
-    value,     # the call of `_rebuild_tensor_v2` or `_rebuild_parameter`
-    where:str, # its name, for the message
+    value,       # the call of `_rebuild_tensor_v2` or `_rebuild_parameter`
+    where:str,   # its name, for the message
+    budget=None, # bytes of numbers that may still be decoded, in a list; None: as many as there are
 )->torch.Tensor:
     "The tensor that a call describes"
     if type(value) is Call and value.name == 'torch._utils._rebuild_parameter' and value.args: value = value.args[0]
@@ -365,7 +369,11 @@ def tensor(
     numbers, offset, size, stride, *_ = value.args
     if type(numbers) is not Call or numbers.name != 'torch.storage._load_from_bytes' or len(numbers.args) != 1:
         raise ValueError(f'{where}: a tensor without numbers')
-    if type(numbers.args[0]) is not torch.Tensor: numbers.args = storage(_raw(numbers.args[0], where)),
+    if type(numbers.args[0]) is not torch.Tensor:
+        data = _raw(numbers.args[0], where)
+        if budget is not None: budget[0] -= len(data)
+        if budget is not None and budget[0] < 0: raise ValueError(f'{where}: up to here the tensors claim more numbers than the file has bytes; accepted: each number once')
+        numbers.args = storage(data),
     return _view(numbers.args[0], offset, size, stride, where)
 
 # %% ../nbs/networks/15_pickles.ipynb #401a6030
@@ -403,9 +411,10 @@ def _modules(value, where):
 
 # %% ../nbs/networks/15_pickles.ipynb #abfa0030
 def state_dict(
-    value,     # a stored module
-    where:str, # its name, for the message
-)->dict:       # name → tensor, as `torch.nn.Module.state_dict()` has them
+    value,       # a stored module
+    where:str,   # its name, for the message
+    budget=None, # for `tensor`
+)->dict:         # name → tensor, as `torch.nn.Module.state_dict()` has them
     "The tensors of a stored module and of its parts"
     found = {}
     for prefix, attributes in _modules(value, where):
@@ -413,7 +422,7 @@ def state_dict(
         for kind in '_parameters', '_buffers':
             for name, v in _parts(attributes, kind, where):
                 if kind == '_buffers' and type(hidden) is set and name in hidden: continue
-                found[prefix+name] = tensor(v, f'{where}.{prefix}{name}')
+                found[prefix+name] = tensor(v, f'{where}.{prefix}{name}', budget)
                 if len(found) > 10_000: raise ValueError(f'{where} has tensors without end; accepted: 10000')
     return found
 
@@ -512,11 +521,11 @@ class Found:
 # %% ../nbs/networks/15_pickles.ipynb #0d49e810
 _CLASSES = {'G': 'Generator', 'D': 'Discriminator', 'G_ema': 'Generator'}
 
-def _network(value, role):
+def _network(value, role, budget):
     "The network stored under `role`"
     class_name, attributes = _attributes(value, role)
     if class_name != _CLASSES[role]: raise ValueError(f'{role} is a {class_name}; accepted: a {_CLASSES[role]}')
-    state = state_dict(value, role)
+    state = state_dict(value, role, budget)
     arch = architecture(state, role)
     if arch.endswith('Discriminator') != (role == 'D'): raise ValueError(f'{role} is stored as a {class_name} but has the tensors of a {arch}')
     kwargs, dropped = keywords(arch, _arguments(attributes, class_name, role), role)
@@ -543,12 +552,13 @@ def _augment_p(value):
     return float(p)
 
 # %% ../nbs/networks/15_pickles.ipynb #280042d0
-def _snapshot(value, file):
-    "The dict at the top of a snapshot"
+def _snapshot(value, file, size):
+    "The dict at the top of a snapshot, in a file of so many bytes"
     value = mapping(value, 'the snapshot')
     roles = [r for r in _CLASSES if value.get(r) is not None]
     if not roles: raise ValueError(f'a snapshot without networks; accepted: a dict with {", ".join(_CLASSES)}')
-    p = Published(file, {r: _network(value[r], r) for r in roles})
+    budget = [size]
+    p = Published(file, {r: _network(value[r], r, budget) for r in roles})
     if value.get('training_set_kwargs') is not None: p.training_set = plain(value['training_set_kwargs'], 'training_set_kwargs')
     p.augment_p = _augment_p(value.get('augment_pipe'))
     p.left_out = [_short(str(k)) for k in value if k not in (*_CLASSES, 'training_set_kwargs', 'augment_pipe')]
@@ -577,7 +587,7 @@ def _read(stream, file):
     value = Machine().run(stream)
     if value == _MAGIC: raise ValueError('this is a file of torch.save; accepted: a StyleGAN snapshot as published')
     if stream.tell() != len(stream): raise ValueError(f'{len(stream)-stream.tell()} bytes follow after the end of the pickle')
-    p = _snapshot(value, file)
+    p = _snapshot(value, file, len(stream))
     for n in p.networks.values():
         size = sum(t.numel() * t.element_size() for t in n.state.values())
         if size > len(stream): raise ValueError(f'the tensors of {n.role} claim {size} bytes, and the file has {len(stream)}')

@@ -252,6 +252,43 @@ def test_memory_claims(alarm):
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally: tracemalloc.stop()
 
+@contextlib.contextmanager
+def at_most(size):
+    "No more bytes than `size` may be allocated, by Python or for tensors"
+    import resource
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
+    before = peak(); tracemalloc.start()
+    try: yield
+    finally: most = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
+    assert most < size and peak() - before < size
+
+@pytest.mark.parametrize('shape', [(9999, 9999, 9999, 0), (9999, 9999, 0), (0, 9999, 2)])
+@pytest.mark.parametrize('protocol', [2, 4, 5])
+def test_empty_arrays_are_not_lists_without_end(alarm, shape, protocol):
+    "1.4 kB of pickle: no number, and a thousand million empty lists"
+    data = dumps({'G': stored_small(z_dim=np.empty(shape))}, protocol)
+    assert len(data) < 2000
+    with at_most(20e6): refuse(data, f'{np.prod(np.maximum(shape, 1))} values or empty lists; accepted: up to 10000')
+    assert pickles.plain(pickles.Machine().run(io.BytesIO(pickle.dumps(np.empty((3, 0)), protocol))), 'x') == [[], [], []]
+
+class Again:
+    "A tensor whose numbers are the argument of a call of their own"
+    def __init__(self, numbers): self.numbers = numbers
+    def __reduce__(self): return torch._utils._rebuild_tensor_v2, (Reduce(torch.storage._load_from_bytes, self.numbers), 0, (1000, 1000), (1000, 1), False, {})
+
+def test_shared_bytes_do_not_multiply(alarm):
+    "4 MB of bytes, decoded by 400 calls, are not 1.6 GB"
+    numbers = inner_bytes(torch.zeros(1000, 1000))
+    for where in '_parameters', '_buffers':
+        data = dumps({'G': Stored('Generator', {where: {f'p{i}': Again(numbers) for i in range(400)}})})
+        assert len(data) < 4.1e6
+        with at_most(30e6): refuse(data, 'G.p1: up to here the tensors claim more numbers than the file has bytes')
+
+def test_long_words_do_not_multiply(alarm):
+    "One word of 9,999 letters, said 9,000 times"
+    G, _ = small('stylegan2', 8)
+    refuse(published({}, G_ema=G, training_set={'x': ['x'*9999]*9000}), 'training_set_kwargs.x is nested too deep or too large')
+
 def test_shared_numbers_do_not_multiply(alarm):
     "One storage of 4 MB, claimed by 5000 tensors, is not a network of 20 GB"
     numbers = torch.zeros(1000, 1000)
