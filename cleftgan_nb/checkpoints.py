@@ -154,6 +154,7 @@ def _halve(name, t, dtype):
 CEILINGS = dict(img_resolution=4096, img_channels=64, z_dim=8192, w_dim=8192, c_dim=100_000, cmap_dim=8192, channel_base=2**20, channel_max=8192,
                 num_layers=64, num_critical=64, margin_size=256, filter_size=32, lrelu_upsampling=8, conv_kernel=9, freeze_layers=1000,
                 mbstd_group_size=1024, mbstd_num_channels=64)
+_LARGEST = 2**28   # numbers of a network, 1 GiB: eight times the largest published one
 
 # %% ../nbs/networks/16_checkpoints.ipynb #ea648c50
 def _check_ceilings(kwargs, role, depth=2):
@@ -189,8 +190,10 @@ def blueprint(
     _check_role(config['architecture'], role)
     _check_ceilings(config['kwargs'], role)
     try:
-        with _OnPaper(): return {k: tuple(v.shape) for k, v in networks.from_config(config).state_dict().items()}
+        with _OnPaper(): shapes = {k: tuple(v.shape) for k, v in networks.from_config(config).state_dict().items()}
     except Exception as e: raise ValueError(f'{role} cannot be built from its configuration: {e}') from e
+    if (n := sum(map(math.prod, shapes.values()))) > _LARGEST: raise ValueError(f'{role} would have {n:,} numbers; accepted: up to {_LARGEST:,}, which take 1 GiB. Lower its resolution, channel_base or channel_max')
+    return shapes
 
 # %% ../nbs/networks/16_checkpoints.ipynb #0f6f65f0
 def _check_state(shapes, state, role):

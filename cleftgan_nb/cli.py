@@ -29,6 +29,12 @@ def parse_seeds(
     if sum(map(len, ranges)) > 10_000: raise ValueError(f'--seeds {text!r:.60}: more than 10000 pictures at once')
     return [seed for r in ranges for seed in r]
 
+# %% ../nbs/17_cli.ipynb #5bbe4981
+def _check_sheet(n, size):
+    "A sheet of pictures must fit into memory"
+    most = min(10_000, 2**28//size**2)
+    if n > most: raise ValueError(f'{n} pictures of {size} pixels at once; accepted: up to {most}. Ask for fewer')
+
 # %% ../nbs/17_cli.ipynb #33556c30
 def _label(G, label):
     "The one-hot label of a conditional network"
@@ -110,10 +116,13 @@ def new(args):
     import torch
     from cleftgan_nb import checkpoints, networks
     _may_write(args.dst, args.force)
+    settings = _settings(args.set)
+    if twice := settings.keys() & {'name', 'resolution'}: raise ValueError(f'--set {min(twice)}=…: it was given already; leave it out')
+    for role, config in zip(('G_ema', 'D'), networks.plan(args.name, args.resolution, **settings)): checkpoints.blueprint(config, role)
     torch.manual_seed(args.seed)
-    G, D = networks.build(args.name, args.resolution, **_settings(args.set))
+    G, D = networks.build(args.name, args.resolution, **settings)
     about = {'untrained': True, 'data': 'none: random weights', 'command': f'cleftgan new {args.name}', 'resolution': args.resolution,
-             'seed': args.seed, 'set': _settings(args.set), 'versions': {'cleftgan_nb': __version__, 'torch': torch.__version__}}
+             'seed': args.seed, 'set': settings, 'versions': {'cleftgan_nb': __version__, 'torch': torch.__version__}}
     checkpoints.save(args.dst, D=D, G_ema=G, licence=args.licence, provenance=about, progress={'kimg': 0, 'augment_p': 0.})
     print(checkpoints.load(args.dst))
 
@@ -140,8 +149,8 @@ def sample(args):
     if c.labels and asked is None and args.label is None:
         raise ValueError(f"{args.file} takes the labels {', '.join(c.labels)}: give --severity and --side, such as --severity 0.2,0.5 --side left,right")
     labels = asked or [_label(c.sampler, args.label)]
+    _check_sheet(len(seeds)*len(labels), c.sampler.img_resolution)
     wanted = [(seed, label) for seed in seeds for label in labels]
-    if len(wanted) > 10_000: raise ValueError(f'{len(wanted)} pictures at once; accepted: up to 10000. Ask for fewer seeds, severities or sides')
     bar = tqdm(wanted, desc='pictures', unit='picture', disable=len(wanted) < 2 or not sys.stderr.isatty())
     images = [sample_one(c.sampler, seed, args.truncation_psi, label) for seed, label in bar]
     save_png(grid(images, len(asked) if asked else args.columns), args.out, _recipe(args, c, seeds, len(images)))
@@ -155,7 +164,8 @@ def phantom(args):
     from cleftgan_nb.pictures import save_png
     _may_write(args.out, args.force)
     if not Path(args.out).resolve().parent.is_dir(): raise FileNotFoundError(f'no folder {Path(args.out).parent}; make it first')
-    bar = tqdm(seeds := parse_seeds(args.seeds), desc='phantoms', unit='img', disable=len(seeds) < 2 or not sys.stderr.isatty())
+    _check_sheet(len(seeds := parse_seeds(args.seeds)), args.size)
+    bar = tqdm(seeds, desc='phantoms', unit='img', disable=len(seeds) < 2 or not sys.stderr.isatty())
     drawn = [phantom(seed, args.severity, args.laterality, args.size, repaired=args.repaired) for seed in bar]
     recipe = {'title': f'{len(seeds)} digital phantoms: no real person', 'kind': 'synthetic', 'command': 'cleftgan phantom', 'seeds': seeds, 'severity': args.severity,
               'laterality': args.laterality, 'repaired': args.repaired, 'size': args.size, 'columns': args.columns, 'licence': 'CC0-1.0', 'version': __version__}

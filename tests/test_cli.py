@@ -110,7 +110,7 @@ def test_severity_and_side(run, net):
     (('--severity', '2'), "--severity '2'; accepted: numbers from 0 to 1"), (('--severity', 'nan'), 'accepted: numbers'), (('--severity', ''), 'accepted: numbers'), (('--severity', '.1,,.2'), 'accepted: numbers'),
     (('--severity', '.5', '--side', 'top'), "--side 'top'; accepted: some of left,right,bilateral"), (('--severity', '.5', '--side', ''), 'some of left'), (('--severity', '.5', '--nose', 'x'), "--nose 'x'"), (('--severity', '.5', '--nose', '.1,.2'), 'accepted: one number from 0 to 1'),
     (('--side', 'left'), '--side and --nose go with --severity'), (('--nose', '.5'), 'go with --severity'), (('--severity', '.5', '--label', '1'), '--label with --severity'), (('--severity', '.5', '--columns', '2'), '--columns with'),
-    ((), 'takes the labels lip_left, lip_right'), (('--severity', '.1,.2', '--seeds', '0-5999'), '12000 pictures at once')])
+    ((), 'takes the labels lip_left, lip_right'), (('--severity', '.1,.2', '--seeds', '0-5999'), '12000 pictures of 16 pixels at once; accepted: up to 10000')])
 def test_wrong_severities(run, net, argv, says): mistake(run, 'sample', labeled(net), '--out', 'x.png', *argv, says=says)
 
 def test_networks_that_cannot_be_asked(run, net):
@@ -148,6 +148,9 @@ def test_hostile_pickle(run):
     (('new', 'stylegan2', *SMALL, '--seed', '9'*5000, 'x.safetensors'), 'accepted: a whole number from 0'), (('new', 'stylegan2', *SMALL, '--seed', '1.5', 'x.safetensors'), "'1.5'; accepted"),
     (('sample', 'net.safetensors', '--label', 'x'), "--label: 'x'; accepted: a whole number from 0"), (('new', 'stylegan3-t', *SMALL, '--set', 'margin_size=-20', 'x.safetensors'), 'margin_size=-20; accepted: '),
     (('new', 'stylegan3-t', *SMALL, '--set', 'margin_size=300', 'x.safetensors'), 'margin_size=300'), (('new', 'stylegan2', *SMALL, '--licence', '\udcff', 'x.safetensors'), 'licence is str'),
+    (('new', 'stylegan2', '--resolution', '65536', 'x.safetensors'), 'img_resolution=65536; accepted: 0 to 4096'), (('new', 'stylegan3-t', '--resolution', '4294967295', 'x.safetensors'), '4294967295'),
+    (('new', 'stylegan2', '--resolution', '4096', '--set', 'channel_base=1048576', '--set', 'channel_max=8192', 'x.safetensors'), 'numbers; accepted: up to 268,435,456, which take 1 GiB. Lower its resolution'),
+    (('new', 'stylegan2', '--resolution', '16', '--set', 'resolution=32', 'x.safetensors'), 'given already'), (('phantom', '--size', '1024', '--seeds', '0-999', '--out', 'x.png'), '1000 pictures of 1024 pixels at once; accepted: up to 256'), (('phantom', '--size', '65536', '--out', 'x.png'), 'accepted: '),
     (('info', '.'), 'is a folder'), (('sample', '.'), 'is a folder'), (('new', 'stylegan2', *SMALL, '.'), 'is a folder')])
 def test_mistakes(run, net, argv, says): mistake(run, *argv, says=says)
 

@@ -408,7 +408,8 @@ def test_peak_memory_of_a_gpu_is_written_down(faces, tmp_path, monkeypatch):
 @pytest.mark.parametrize('more, word', [(dict(data='nowhere.zip'), 'nowhere'), (dict(resume_from='nothing.safetensors'), 'nothing'), (dict(batch=0), 'batch=0'), (dict(freeze_d=60), 'freeze_d'),
                                         (dict(labels=True, data='EMPTY'), 'no images'), (dict(labels=True), 'has no labels'), (dict(d_weight=0.), 'accepted: aid=1 beside it'),
                                         (dict(aid=-1.), 'aid=-1.0; accepted: a number'),
-                                        (dict(label_lr=0.), 'label_lr=0.0; accepted: a number from 0.001 to 1000'), (dict(label_lr=5.), 'label_lr=5.0 is about labels'), (dict(resume_from='OTHER'), 'is for 32 pixels, 1 channels')])
+                                        (dict(label_lr=0.), 'label_lr=0.0; accepted: a number from 0.001 to 1000'), (dict(label_lr=5.), 'label_lr=5.0 is about labels'), (dict(settings=dict(channel_base=2**20, channel_max=8192)), 'G would have .* numbers; accepted: up to 268,435,456'), (dict(settings=dict(channel_base=2**40)), 'channel_base=.*; accepted: 0 to 1048576'), (dict(settings=dict(dtype='float16')), 'settings has dtype'),
+                                        (dict(resume_from='OTHER'), 'is for 32 pixels, 1 channels')])
 def test_wrong_configurations_say_so(faces, tmp_path, more, word):
     if more.get('data') == 'EMPTY': (tmp_path/'empty').mkdir(); more = dict(data=str(tmp_path/'empty'))
     if more.get('resume_from') == 'OTHER':

@@ -35,8 +35,9 @@ def _swapped(
 )->list:        # for each entry of the mirrored label, the entry that it comes from
     "Exchange left and right"
     other = lambda n: re.sub('(^|_)(left|right)$', lambda m: m[1] + {'left': 'right', 'right': 'left'}[m[2]], n)
-    if lost := [n for n in names if other(n) not in names]: raise ValueError(f'{where}label_names has {lost[0]!r} without {other(lost[0])!r}; accepted: both or none, since mirroring swaps them')
-    return [names.index(other(n)) for n in names]
+    at = {n: i for i, n in enumerate(names)}
+    if lost := [n for n in names if other(n) not in at]: raise ValueError(f'{where}label_names has {lost[0]!r} without {other(lost[0])!r}; accepted: both or none, since mirroring swaps them')
+    return [at[other(n)] for n in names]
 
 def sided(
     names, # of a label's entries, or None

@@ -10,7 +10,7 @@ import torch
 from fastcore.basics import patch
 from .. import __version__, checkpoints
 from ..data.datasets import sided
-from ..networks.build import build, from_config, to_config, with_labels
+from ..networks.build import build, from_config, plan, to_config, with_labels
 from .ada import AdaptiveAugment
 from .augment import AugmentPipe, preset
 from .aid import Aid
@@ -35,10 +35,14 @@ def new_networks(
     channels:int,   # 1 or 3
     labels:int,     # entries of a label, 0 without labels
 )->dict:            # G, D, G_ema
-    "Random weights"
+    "Random weights, unless they would be too many"
+    own = dict(img_channels=channels, c_dim=labels, dtype=config.dtype)
+    if twice := config.settings.keys() & {*own, 'name', 'resolution'}: raise ValueError(f'settings has {min(twice)}, which the data and the rest of the configuration say; leave it out')
+    settings = own | config.settings
+    for role, described in zip('GD', plan(config.network, resolution, **settings)): checkpoints.blueprint(described, role)
     with torch.random.fork_rng([]):
         torch.manual_seed(config.seed)
-        G, D = build(config.network, resolution, img_channels=channels, c_dim=labels, dtype=config.dtype, **config.settings)
+        G, D = build(config.network, resolution, **settings)
     return dict(G=G, D=D, G_ema=make_ema(G))
 
 # %% ../../nbs/training/33_state.ipynb #17f5fd50
