@@ -220,13 +220,13 @@ def _values(pairs, option='--set'):
 # %% ../nbs/17_cli.ipynb #08fba2c0
 def _config(args):
     "The configuration that arguments ask for"
-    from cleftgan_nb.training.config import from_values
+    from cleftgan_nb.training.config import from_values, placed
     from cleftgan_nb.values import read_yaml
     what, text = Path(args.what), None
     if (what/'config.yaml').is_file(): text, values = what/'config.yaml', {'out': str(what)}
     elif what.suffix in ('.yaml', '.yml'): text, values = what, {}
     else: values = {'data': args.what}
-    if text: values = read_yaml(text) | values
+    if text: values = placed(read_yaml(text), text) | values
     given = {k: getattr(args, k) for k in ('out', 'network', 'resume_from', 'kimg', 'batch', 'seed') if getattr(args, k) is not None}
     more = _values(args.set)
     if all(isinstance(o.get('settings'), dict) for o in (values, more)): more['settings'] = values['settings'] | more['settings']

@@ -419,6 +419,36 @@ def test_wrong_configurations_say_so(faces, tmp_path, more, word):
     assert not (tmp_path/'run').exists()
 
 
+def test_no_folder_and_no_computer_is_told(faces, tmp_path, monkeypatch):
+    "By what a run writes; and run and data can be moved together, and go on"
+    monkeypatch.setattr('socket.gethostname', lambda: 'computer-of-jane')
+    home = tmp_path/'home of jane'; home.mkdir(); (home/'faces.zip').write_bytes(Path(faces).read_bytes())
+    base = train(config(faces, tmp_path/'base', kimg=.008, tick_kimg=.008), progress=False)
+    (home/'base.safetensors').write_bytes(next(base.glob('network-*')).read_bytes())
+    start = dict(resume_from=str(home/'base.safetensors'), settings={}, kimg=.008, tick_kimg=.008, keep_kimg=.008)
+    out = train(config(home/'faces.zip', home/'runs/a', **start), progress=False)
+    written = {p: p.read_bytes() for p in out.rglob('*') if p.is_file()}
+    assert any('tfevents' in p.name for p in written)
+    for secret in str(tmp_path), 'jane':
+        assert not [p for p, data in written.items() if secret.encode() in data or secret in p.relative_to(out).as_posix()]
+    assert '../../faces.zip' in (out/'config.yaml').read_text()
+    home.rename(tmp_path/'elsewhere'); out = tmp_path/'elsewhere/runs/a'
+    c = load_config(out/'config.yaml')
+    assert (c.data, c.out, c.resume_from) == tuple(str(tmp_path/'elsewhere'/o) for o in ('faces.zip', 'runs/a', 'base.safetensors'))
+    from cleftgan_nb import cli
+    monkeypatch.chdir(tmp_path/'elsewhere/runs')
+    assert cli.main(['train', 'a', '--kimg', '.016']) == 0 and (out/'network-000000.016.safetensors').exists()
+    monkeypatch.chdir(out); assert cli.main(['train', '.', '--kimg', '.024']) == 0
+    assert '../../faces.zip' in (out/'config.yaml').read_text() and '../../base.safetensors' in (out/'config.yaml').read_text()
+
+
+def test_paths_through_a_link(faces, tmp_path):
+    "The folder of a run may be a link to another disk, and so may the dataset, whose name is kept"
+    (tmp_path/'disk/runs').mkdir(parents=True); (tmp_path/'run').symlink_to(tmp_path/'disk/runs'); (tmp_path/'mine.zip').symlink_to(faces)
+    out = train(config(tmp_path/'mine.zip', tmp_path/'run', kimg=.008, tick_kimg=.008), progress=False)
+    assert load_config(out/'config.yaml').data == str(tmp_path/'mine.zip') and load_config(tmp_path/'disk/runs/config.yaml').data == str(tmp_path/'mine.zip')
+
+
 def test_another_configuration_does_not_go_on(faces, tmp_path):
     train(config(faces, tmp_path/'run', kimg=.08), progress=False)
     with pytest.raises(ValueError, match='other settings'): train(config(faces, tmp_path/'run', kimg=.16, d_lr=.01), progress=False)

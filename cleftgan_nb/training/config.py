@@ -4,17 +4,17 @@
 
 # %% ../../nbs/training/32_config.ipynb #348aefd0
 from __future__ import annotations
-import dataclasses, difflib, math
+import dataclasses, difflib, math, os
 from dataclasses import dataclass, field
 from pathlib import Path
 import yaml
-from ..checkpoints import atomic
+from ..checkpoints import atomic, shipped
 from ..networks.build import NAMES
 from ..values import read_yaml, shown
 
 # %% auto #0
-__all__ = ['PRESETS', 'LIMITS', 'AIDED', 'LABELED', 'CHOICES', 'Config', 'settled', 'check', 'save_config', 'load_config',
-           'from_values', 'kept']
+__all__ = ['PRESETS', 'LIMITS', 'AIDED', 'LABELED', 'CHOICES', 'PATHS', 'Config', 'settled', 'check', 'save_config', 'placed',
+           'load_config', 'from_values', 'named', 'kept']
 
 # %% ../../nbs/training/32_config.ipynb #9328e8b0
 @dataclass(frozen=True)
@@ -115,14 +115,34 @@ def save_config(
     config:Config,
     path, # `….yaml`
 ):
-    "Write a configuration"
-    with atomic(path) as f: f.write(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True).encode())
+    "Write a configuration; into the folder of its run, with paths as seen from there"
+    values, folder = dataclasses.asdict(config), os.path.realpath(Path(path).parent)
+    if os.path.realpath(config.out) == folder: values |= {k: _seen(v, folder) for k, v in values.items() if k in PATHS} | dict(out='.')
+    with atomic(path) as f: f.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+
+def _seen(path, folder):
+    "A path as seen from `folder`; what ships has none"
+    if path is None or path in shipped(): return path
+    head, tail = os.path.split(os.path.abspath(path))
+    try: return os.path.relpath(os.path.join(os.path.realpath(head), tail), folder)
+    except ValueError: return str(path)      # another drive
+
+def placed(
+    values, # of a file
+    path,   # the file
+):
+    "The same; paths that were written as seen from the folder of a run, as seen from here"
+    if not isinstance(values, dict) or values.get('out') != '.': return values
+    def here(p):
+        found = os.path.normpath(os.path.join(os.path.realpath(Path(path).parent), p))
+        return found if Path(path).is_absolute() else os.path.relpath(found)
+    return values | {k: here(v) for k, v in values.items() if k in PATHS and isinstance(v, str) and v not in shipped()}
 
 def load_config(
     path, # a file that `save_config` wrote, or one by hand
 )->Config:
     "Read a configuration; unknown names are refused"
-    return from_values(read_yaml(path), str(path))
+    return from_values(placed(read_yaml(path), path), str(path))
 
 def from_values(values, where='config')->Config:
     "A configuration from a dict"
@@ -135,9 +155,17 @@ def from_values(values, where='config')->Config:
     return check(Config(**values))
 
 # %% ../../nbs/training/32_config.ipynb #82c12250
+PATHS = 'data', 'out', 'resume_from', 'aid_from'
+
+def named(
+    values:dict, # of a configuration
+)->dict:
+    "The same with names in place of paths"
+    return {k: Path(v).name if v and k in PATHS else v for k, v in values.items()}
+
 def kept(
     config:Config,
 )->dict:
     "What states and checkpoints remember of a configuration"
     idle = (() if config.aid is not None else AIDED) + (() if config.labels else LABELED)
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in idle}
+    return named({k: v for k, v in dataclasses.asdict(config).items() if k not in idle})

@@ -354,9 +354,8 @@ def keep(
     data:ImageFolderDataset,
 ):
     "A checkpoint of the networks"
-    c, name = run.config, lambda path: path and Path(path).name          # folders are nobody's business
-    config = kept(c) | dict(data=name(c.data), out=name(c.out), resume_from=name(c.resume_from)) | ({'aid_from': name(c.aid_from)} if c.aid_from else {})
-    about = dict(data=name(data.path), images=len(data.names), config=config, version=__version__, torch=torch.__version__) | ({'started_from': run.began} if run.began else {})
+    c = run.config
+    about = dict(data=data.path.name, images=len(data.names), config=kept(c), version=__version__, torch=torch.__version__) | ({'started_from': run.began} if run.began else {})
     progress = dict(kimg=run.nimg/1000, augment_p=float(run.ada.p))
     checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, licence=c.licence, provenance=about, progress=progress, labels=run.label_names)
 

@@ -14,7 +14,7 @@ from ..networks.build import build, from_config, plan, to_config, with_labels
 from .ada import AdaptiveAugment
 from .augment import AugmentPipe, preset
 from .aid import Aid
-from .config import Config, kept, settled
+from .config import Config, kept, named, settled
 from .steps import lazy_adam, make_ema
 
 # %% auto #0
@@ -130,8 +130,8 @@ class Run:
         self.device, self.nimg, self.step, self.tick, self.sums, self.replays = torch.device(device), 0, 0, 0, {}, {} # sums: name → [sum, count] since the last line of the log
         self.data = None   # the dataset, from which labels for G are drawn
         found, words = read_state(state) if state else (None, None)
-        if state: config = dataclasses.replace(config, resume_from=words['config']['resume_from'])     # a run began where it began
-        start = config.resume_from
+        start = words['config']['resume_from'] if state else config.resume_from
+        if named(dict(resume_from=start)) != named(dict(resume_from=config.resume_from)): config = dataclasses.replace(config, resume_from=start)     # a run began where it began
         if state: nets = {role: from_config(net) for role, net in words['networks'].items()}
         else: nets = known_networks(start, config.dtype, labels, config.label_lr) if start else None
         self.began = words.get('began') if state else beginning(start, nets)
@@ -231,8 +231,7 @@ FREE = ('data', 'out', 'kimg', 'keep_kimg', 'licence', 'resume_from', 'graphs') 
 @patch
 def _continue(self:Run, found, words, path):
     "Take over a state"
-    mine, its = dataclasses.asdict(self.config), words['config']
-    its = {f.name: f.default for f in dataclasses.fields(Config)} | its      # what a state does not mention is as usual
+    mine, its = (named(o) for o in (dataclasses.asdict(self.config), {f.name: f.default for f in dataclasses.fields(Config)} | words['config']))      # what a state does not mention is as usual
     if different := [k for k in mine if k not in FREE and its[k] != mine[k]]:
         were = ', '.join(f'{k}: {its[k]!r}, now {mine[k]!r}' for k in different[:3])
         raise ValueError(f'{path} is of a run with other settings ({were}); go on with these, or start in another folder')

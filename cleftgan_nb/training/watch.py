@@ -6,6 +6,7 @@
 from __future__ import annotations
 import json, math, re, time, warnings
 from pathlib import Path
+from unittest.mock import patch
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from .. import __version__, checkpoints
@@ -417,7 +418,7 @@ def _writer(folder, **more):
     "Writes events; TensorBoard is imported only here"
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError: raise ImportError('TensorBoard is not installed: pip install tensorboard') from None
-    return SummaryWriter(str(folder), **more)
+    with patch('socket.gethostname', lambda: 'run'): return SummaryWriter(str(folder), **more)      # its files would be called after the computer
 
 def _add_row(writer, row):
     "A line of the log"
