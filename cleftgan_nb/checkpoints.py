@@ -17,8 +17,8 @@ from .files import alive, part_name
 from .pickles import Table, as_path
 
 # %% auto #0
-__all__ = ['FORMAT', 'ROLES', 'DTYPES', 'CEILINGS', 'UNKNOWN', 'MODELS', 'atomic', 'write_tensors', 'blueprint', 'save',
-           'read_tensors', 'Checkpoint', 'shipped', 'find', 'load', 'sha256', 'convert']
+__all__ = ['FORMAT', 'ROLES', 'DTYPES', 'CEILINGS', 'UNKNOWN', 'MODELS', 'atomic', 'write_tensors', 'blueprint', 'check_network',
+           'save', 'read_tensors', 'Checkpoint', 'shipped', 'find', 'load', 'sha256', 'convert']
 
 # %% ../nbs/networks/16_checkpoints.ipynb #33ae1ad0
 def _sweep(path):
@@ -191,13 +191,18 @@ def blueprint(
     _check_ceilings(config['kwargs'], role)
     try:
         with _OnPaper(): shapes = {k: tuple(v.shape) for k, v in networks.from_config(config).state_dict().items()}
-    except Exception as e: raise ValueError(f'{role} cannot be built from its configuration: {e}') from e
+    except Exception as e: raise ValueError(f'{role} cannot be built from its configuration: {str(e):.300}') from e
     if (n := sum(map(math.prod, shapes.values()))) > _LARGEST: raise ValueError(f'{role} would have {n:,} numbers; accepted: up to {_LARGEST:,}, which take 1 GiB. Lower its resolution, channel_base or channel_max')
     return shapes
 
 # %% ../nbs/networks/16_checkpoints.ipynb #0f6f65f0
-def _check_state(shapes, state, role):
-    "Tensors against the blueprint's"
+def check_network(
+    config:dict, # {'architecture': …, 'kwargs': {…}}
+    state:dict,  # tensor's name → tensor
+    role:str,    # 'G', 'D' or 'G_ema'
+):
+    "Complain about tensors that are not those of a configuration"
+    shapes = blueprint(config, role)
     if missing := shapes.keys() - state.keys(): raise ValueError(f'{role} lacks {len(missing)} tensors of its architecture: {_some(missing)}')
     if surplus := state.keys() - shapes.keys(): raise ValueError(f'{role} has {len(surplus)} tensors that its architecture does not: {_some(surplus)}')
     wrong = [f'{k} is {list(t.shape)} and should be {list(shapes[k])}' for k, t in state.items() if tuple(t.shape) != shapes[k]]
@@ -207,7 +212,7 @@ def _check_state(shapes, state, role):
 # %% ../nbs/networks/16_checkpoints.ipynb #e45a5570
 def _build(config, state, role):
     "A network with the given tensors"
-    _check_state(blueprint(config, role), state, role)
+    check_network(config, state, role)
     with torch.random.fork_rng(devices=[]): net = networks.from_config(config)
     net.load_state_dict({k: t.clone(memory_format=torch.contiguous_format) for k, t in state.items()}, assign=True)
     return net.eval().requires_grad_(False) if role == 'G_ema' else net.eval()
@@ -274,7 +279,7 @@ def save(
     if not nets: raise ValueError('no network given; accepted: at least one of G, D, G_ema')
     meta = _metadata(nets, licence, provenance, progress, dtype, labels)
     configs = json.loads(meta['networks'])
-    for role, net in nets.items(): _check_state(blueprint(configs[role], role), net.state_dict(), role)
+    for role, net in nets.items(): check_network(configs[role], net.state_dict(), role)
     return write_tensors(path, _tensors(nets, dtype), meta)
 
 # %% ../nbs/networks/16_checkpoints.ipynb #bab6acd0

@@ -449,6 +449,79 @@ def test_paths_through_a_link(faces, tmp_path):
     assert load_config(out/'config.yaml').data == str(tmp_path/'mine.zip') and load_config(tmp_path/'disk/runs/config.yaml').data == str(tmp_path/'mine.zip')
 
 
+# Broken and hostile states -----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def short(faces, tmp_path_factory):
+    "A run of three steps, with its tensors and words"
+    out = train(config(faces, tmp_path_factory.mktemp('short')/'run', kimg=.024), progress=False)
+    found, meta = checkpoints.read_tensors(out/'state.safetensors')
+    return out, found, json.loads(meta['run'])
+
+
+def resumed(faces, short, path, found, words, checksum=True):
+    "A run that goes on from these tensors and words"
+    from cleftgan_nb.training.state import Run
+    checkpoints.write_tensors(path, found, {'run': words if isinstance(words, str) else json.dumps(words)})
+    if not checksum: path.write_bytes(path.read_bytes().replace(b'"sha256"', b'"sha257"'))
+    return Run(config(faces, short[0]), 16, state=path)
+
+
+def test_one_flipped_bit_in_a_state_is_told(faces, short, tmp_path):
+    "In a weight, in a moment, in the number of images; a state from before goes on, and says so"
+    out, found, words = short
+    good, path = (out/'state.safetensors').read_bytes(), tmp_path/'run'/'state.safetensors'; path.parent.mkdir()
+    rng = random.Random(0)
+    for at in [len(good) - 7, good.index(b'nimg') + 9, *(rng.randrange(len(good)) for _ in range(20))]:
+        bad = bytearray(good); bad[at] ^= 1; path.write_bytes(bad)
+        try: checkpoints.read_tensors(path)
+        except ValueError as e: assert 'checksum differs' in str(e) or 'damaged' in str(e)
+        else: assert b'"sha256"' not in bad or bad.count(b' ') != good.count(b' ')      # the name of the checksum, or padding
+    bad = bytearray(good); bad[-7] ^= 1; path.write_bytes(bad)
+    with pytest.raises(ValueError, match='state.safetensors cannot be read: its checksum differs'): train(config(faces, path.parent), progress=False)
+    with pytest.warns(UserWarning, match='from before states had a checksum'): old = resumed(faces, short, path, found, words, checksum=False)
+    assert all(torch.equal(v, found[k]) for k, v in old.tensors().items())
+
+
+WEIRD = [None, True, -1, 2**60, 10**400, 1.5, '', 'x'*10**5, [], [[1]], {}, {'x': 1}]
+
+def parts(v, at=()):
+    "Every place in the words of a state"
+    if at: yield at
+    for k in v if isinstance(v, dict) else range(len(v)) if isinstance(v, list) else (): yield from parts(v[k], (*at, k))
+
+
+def changed(v, at, new):
+    "The same words, but for one place"
+    if not at: return new
+    k, *more = at; v = v.copy(); v[k] = changed(v[k], more, new)
+    return v
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_hostile_states_are_refused_in_words(faces, short, tmp_path):
+    "Whatever a place in the words holds, whatever happens to a tensor: a ValueError that names the file, or a run like the one before"
+    _, found, words = short
+    rng, path, refused = random.Random(1), tmp_path/'s.safetensors', 0
+    def attempt(found, words):
+        try: run = resumed(faces, short, path, found, words)
+        except ValueError as e:
+            assert 's.safetensors' in str(e) and len(str(e)) < 1200 and '\n' not in str(e)
+            return 1
+        run.tick += 1; run.nimg += 8; run.follow()
+        assert run.tensors().keys() == found.keys()
+        return 0
+    for text in '[]', 'null', '{', '7', '{"nimg": 3}', '['*10**5: assert attempt(found, text)
+    places = [at for at in parts(words) if at[0] != 'history']
+    for at in [(k,) for k in words if k != 'history'] + rng.choices(places, k=50): refused += attempt(found, changed(words, at, rng.choice(WEIRD)))
+    for name in [k for k in words if k not in ('began', 'history', 'version')]: assert attempt(found, {k: v for k, v in words.items() if k != name}), name
+    assert refused > 40
+    for name in ['path_mean', *(rng.choice([k for k in found if k.startswith(o)]) for o in ('G/', 'D/', 'G_ema/', 'opt_G/', 'opt_D/'))]:
+        for new in None, torch.zeros(3), found[name].double(): assert attempt({k: v for k, v in found.items() if k != name} | ({} if new is None else {name: new}), words), (name, new)
+    for name in 'H/x', 'opt_G/none/step', 'opt_aid/x/step', 'sum', '': assert attempt(found | {name: torch.zeros([])}, words), name
+    assert attempt(found, changed(words, ('networks', 'G', 'kwargs', 'channel_max'), 8192)) and not attempt(found, words)
+
+
 def test_another_configuration_does_not_go_on(faces, tmp_path):
     train(config(faces, tmp_path/'run', kimg=.08), progress=False)
     with pytest.raises(ValueError, match='other settings'): train(config(faces, tmp_path/'run', kimg=.16, d_lr=.01), progress=False)

@@ -59,8 +59,9 @@ def load_state_dict(self:AdaptiveAugment,
     known = ('p', 'r_t', 'signs', 'steps')
     if not isinstance(state, dict) or set(state) != set(known):
         raise ValueError(f"state has {sorted(state) if isinstance(state, dict) else type(state).__name__}; accepted: what state_dict gives, a dict with {', '.join(known)}")
-    check_range(0, p=state['p'])
-    r_t = float('nan') if state['r_t'] is None else state['r_t']
+    signs, steps, r_t = state['signs'], state['steps'], float('nan') if state['r_t'] is None else state['r_t']
+    if not isinstance(signs, list) or len(signs) != 2 or not whole(steps): raise ValueError(f"signs={signs!r:.60} and steps={steps!r:.20}; accepted: two numbers, a whole number")
+    check_range(0, p=state['p'], steps=steps); check_range(float('-inf'), **{f'signs[{i}]': v for i, v in enumerate(signs)}, **({} if r_t != r_t else {'r_t': r_t}))
     for name, v in {**state, 'r_t': r_t}.items(): setattr(self, name, v if name == 'steps' else torch.tensor(v, dtype=torch.float32, device=self.p.device))
 
 # %% ../../nbs/training/31b_ada.ipynb #4622a200

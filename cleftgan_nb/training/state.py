@@ -4,7 +4,7 @@
 
 # %% ../../nbs/training/33_state.ipynb #8483ce30
 from __future__ import annotations
-import dataclasses, json
+import dataclasses, json, math, warnings
 from pathlib import Path
 import torch
 from fastcore.basics import patch
@@ -14,7 +14,7 @@ from ..networks.build import build, from_config, plan, to_config, with_labels
 from .ada import AdaptiveAugment
 from .augment import AugmentPipe, preset
 from .aid import Aid
-from .config import Config, kept, named, settled
+from .config import Config, from_values, kept, named, settled
 from .steps import lazy_adam, make_ema
 
 # %% auto #0
@@ -105,7 +105,7 @@ def check_names(
 ):
     "Complain where the same numbers would mean something else"
     if not known or not names or list(known) == list(names): return
-    its, ours = (', '.join(o) for o in (known, names))
+    its, ours = (f"{', '.join(o):.300}" for o in (known, names))
     raise ValueError(f'{where} has the labels {its}; the data have {ours}. Accepted: the same names in the same order')
 
 # %% ../../nbs/training/33_state.ipynb #e80e8150
@@ -219,11 +219,57 @@ def save(self:Run,
     if self.label_names: meta['label_names'] = self.label_names
     checkpoints.write_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.tensors().items()}, {'run': json.dumps(meta)})
 
+_NO_STATE = 'accepted: the state.safetensors that training wrote'
+
 def read_state(path)->tuple: # tensors, words
-    "What `save` wrote"
+    "What `save` wrote; a state that nobody has written is refused before anything is made of it"
     found, meta = checkpoints.read_tensors(path)
-    try: return found, json.loads(meta['run'])
-    except (KeyError, ValueError): raise ValueError(f'{path} is no state of a run; accepted: the state.safetensors that training wrote') from None
+    try: words = json.loads(meta['run'])
+    except (KeyError, ValueError, RecursionError): raise ValueError(f'{path} is no state of a run; {_NO_STATE}') from None
+    try: _check_words(words, found)
+    except ValueError as e: raise ValueError(f'{path} is no state of a run: {str(e):.600}; {_NO_STATE}') from None
+    if 'sha256' not in meta: warnings.warn(f'{path} is from before states had a checksum, so nobody can tell whether a number in it has changed; the next one will have it')
+    return found, words
+
+# %% ../../nbs/training/33_state.ipynb #c8eead10
+def _is(value, kind, least=None):
+    "Is it of this kind, and no truth value instead of a number?"
+    return type(value) is kind and (least is None or least <= value < 2**53)
+
+_WORDS = dict(nimg=lambda v: _is(v, int, 0), step=lambda v: _is(v, int, 0), tick=lambda v: _is(v, int, 0), ada=lambda v: _is(v, dict), config=lambda v: _is(v, dict),
+              networks=lambda v: _is(v, dict) and v.keys() == {'G', 'D', 'G_ema'}, began=lambda v: v is None or _is(v, dict) and _is(v.get('file'), str) and _is(v.get('new', []), list),
+              label_names=lambda v: v is None or _is(v, list) and all(_is(n, str) for n in v))
+
+def _check_words(words, found):
+    "Complain about words that no run has written"
+    if not isinstance(words, dict): raise ValueError(f'its words are a {type(words).__name__}')
+    for name, right in _WORDS.items():
+        if not right(words.get(name)): raise ValueError(f'{name} is {str(words.get(name, "missing")):.60}')
+    from_values({k: v for k, v in words['config'].items() if k in {f.name for f in dataclasses.fields(Config)}}, 'config')
+    for role, described in words['networks'].items(): checkpoints.check_network(described, _of(found, f'{role}/'), role)
+    entries = {role: (described['kwargs'].get('c_dim', 0)) for role, described in words['networks'].items()}
+    if words.get('label_names') and {len(words['label_names'])} != set(entries.values()): raise ValueError(f'label_names are {len(words["label_names"])}, labels have {entries} entries')
+
+# %% ../../nbs/training/33_state.ipynb #fd1e8c10
+_MOMENTS = {'step', 'exp_avg', 'exp_avg_sq'}
+
+def _expected(run):
+    "Name → tensor of the kind and shape that a run has; moments are there for a parameter or not, as it has been moved or not"
+    nets = run.trained()
+    sure = {f'{role}/{k}': v for role, net in nets.items() for k, v in net.state_dict().items()} | {'path_mean': run.path_mean}
+    number = torch.zeros([])
+    maybe = {f'opt_{role}/{n}/{kind}': number if kind == 'step' else p for role in run.opt for n, p in nets[role].named_parameters() for kind in _MOMENTS}
+    return sure, maybe
+
+def _check_tensors(run, found, path):
+    "Complain about tensors that are not this run's"
+    (sure, maybe), sums = _expected(run), {k: v for k, v in found.items() if k.startswith('sum/')}
+    should = sure | maybe | dict.fromkeys(sums, torch.zeros(2, dtype=torch.double))
+    wrong = [k for k in sure if k not in found] + [k for k, v in found.items() if k not in should or (v.shape, v.dtype) != (should[k].shape, should[k].dtype)]
+    parts = {}
+    for k in found.keys() & maybe.keys(): parts.setdefault(k.rpartition('/')[0], set()).add(k.rpartition('/')[2])
+    wrong += [f'{k}/{kind}' for k, kinds in parts.items() for kind in _MOMENTS - kinds]
+    if wrong: raise ValueError(f'{path} is no state of this run: {len(wrong)} of its tensors are missing, surplus or of another shape, such as {sorted(wrong)[0]:.100}; {_NO_STATE}')
 
 # %% ../../nbs/training/33_state.ipynb #8a341ae0
 FREE = ('data', 'out', 'kimg', 'keep_kimg', 'licence', 'resume_from', 'graphs')    # may differ between a run and its continuation
@@ -233,13 +279,16 @@ def _continue(self:Run, found, words, path):
     "Take over a state"
     mine, its = (named(o) for o in (dataclasses.asdict(self.config), {f.name: f.default for f in dataclasses.fields(Config)} | words['config']))      # what a state does not mention is as usual
     if different := [k for k in mine if k not in FREE and its[k] != mine[k]]:
-        were = ', '.join(f'{k}: {its[k]!r}, now {mine[k]!r}' for k in different[:3])
+        were = ', '.join(f'{k}: {its[k]!r:.60}, now {mine[k]!r:.60}' for k in different[:3])
         raise ValueError(f'{path} is of a run with other settings ({were}); go on with these, or start in another folder')
+    _check_tensors(self, found, path)
     for role, net in self.trained().items(): net.load_state_dict(_of(found, f'{role}/'))
     for role in self.opt: _remember(self.opt[role], self.trained()[role], _of(found, f'opt_{role}/'))
     self.path_mean, self.sums = found['path_mean'].to(self.device), {k: v.to(self.device) for k, v in _of(found, 'sum/').items()}
     self.nimg, self.step, self.tick = words['nimg'], words['step'], words['tick']
-    self.ada.load_state_dict(words['ada']); self.follow()
+    try: self.ada.load_state_dict(words['ada'])
+    except ValueError as e: raise ValueError(f'{path} is no state of a run: ada: {e}') from None
+    self.follow()
 
 def _of(found, prefix): return {k[len(prefix):]: v for k, v in found.items() if k.startswith(prefix)}
 
