@@ -239,6 +239,9 @@ def train(args):
     if args.show: return print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True), end='')
     try: out = train(config)
     except Stopped as e: raise ValueError(str(e)) from e
+    except SystemExit as e:
+        _complain(f"{config.out}: ended by signal {e.code - 128}; the state is saved and 'cleftgan train {config.out}' goes on. Exit status {e.code}", e.code)
+        raise
     if os.environ.get('RANK', '0') == '0': print(_ended(out, config))      # one of torchrun's processes
 
 def _ended(out, config):

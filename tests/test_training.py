@@ -328,11 +328,73 @@ def test_ctrl_c_stops_after_the_step_with_a_state(faces, tmp_path):
     c = config(faces, tmp_path/'run', kimg=100.)
     (tmp_path/'go.py').write_text(f'from cleftgan_nb.training.config import Config\nfrom cleftgan_nb.training.loop import train\ntrain({c!r}, progress=False)')
     run = subprocess.Popen([sys.executable, tmp_path/'go.py'])
-    deadline = time.time() + 60
+    deadline = time.time() + 180
     while not (tmp_path/'run/state.safetensors').exists() and time.time() < deadline: time.sleep(.2)
     run.send_signal(signal.SIGINT)
-    assert run.wait(60) == 0
+    assert run.wait(180) == 0
     assert json.loads(checkpoints.read_tensors(tmp_path/'run/state.safetensors')[1]['run'])['nimg'] > 0
+
+
+def test_term_saves_the_state_and_nobody_else_trains_here_meanwhile(faces, tmp_path):
+    "Slurm and Kubernetes send it: exit status 143. Who else comes hears who is there"
+    from cleftgan_nb.training.config import save_config
+    out = tmp_path/'run'; save_config(config(faces, out, kimg=100.), tmp_path/'run.yaml')
+    run = subprocess.Popen([sys.executable, '-m', 'cleftgan_nb', 'train', tmp_path/'run.yaml'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    try:
+        deadline = time.time() + 180
+        while not (out/'state.safetensors').exists() and run.poll() is None and time.time() < deadline: time.sleep(.1)
+        with pytest.raises(Stopped, match=fr'run is being trained by process {run.pid} on \S+ since 20.* Wait, or end it first'): train(config(faces, out, kimg=100.), progress=False)
+        before = (out/'state.safetensors').stat().st_mtime_ns
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=180)
+    finally: run.kill()
+    assert run.returncode == 143 and 'the state is saved' in said and 'Exit status 143' in said and 'Traceback' not in said
+    assert (out/'state.safetensors').stat().st_mtime_ns > before and not (out/'lock.json').exists()
+    state = json.loads(checkpoints.read_tensors(out/'state.safetensors')[1]['run'])
+    assert state['nimg'] > 80*state['tick'] or state['nimg'] % 80 == 0
+
+
+def test_what_is_remembered_until_the_step_is_over():
+    from cleftgan_nb.training.loop import stoppable
+    was = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with stoppable() as asked:
+        for s in signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT: os.kill(os.getpid(), s)     # torchrun passes on what all have got already
+        assert asked == [15, 15, 1, 2]
+        with pytest.raises(KeyboardInterrupt): os.kill(os.getpid(), signal.SIGINT); time.sleep(1)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)                           # nohup
+    try:
+        with stoppable() as asked: os.kill(os.getpid(), signal.SIGHUP); assert asked == [] and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally: signal.signal(signal.SIGHUP, was[2])
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == was
+
+
+@pytest.mark.parametrize('left, goes', [('', True), ('{', True), (dict(process=2**22 + 1), True), (dict(process=1), True), (dict(host='pod-7'), True), (dict(boot='before'), True), (dict(host='elsewhere', boot='other'), False)])
+@pytest.mark.parametrize('locks', [True, False])
+def test_a_lock_that_nobody_holds_is_taken_over(tmp_path, monkeypatch, left, goes, locks):
+    "Killed, rebooted, another container of this computer; not what another computer has left. Without locks of the file system, the number of a living process counts"
+    from cleftgan_nb.training import loop
+    mine = loop._here() | dict(process=2**22 + 1, since='2026-01-01')
+    (tmp_path/'lock.json').write_text(left if isinstance(left, str) else json.dumps(mine | left))
+    if not locks: monkeypatch.setattr(loop, '_held', lambda fd: None)
+    if goes and (locks or left != dict(process=1)):
+        with loop.alone(tmp_path): assert json.loads((tmp_path/'lock.json').read_text())['process'] == os.getpid()
+        assert not (tmp_path/'lock.json').exists()
+    else:
+        with pytest.raises(Stopped, match='is being trained by process .* since 2026-01-01.* if it is long gone, remove .*lock.json'): loop.alone(tmp_path).__enter__()
+        assert (tmp_path/'lock.json').exists()
+
+
+def test_only_one_of_many_gets_the_lock(tmp_path):
+    "Taken and given back a thousand times by threads, each with a file of its own"
+    from concurrent.futures import ThreadPoolExecutor
+    from cleftgan_nb.training import loop
+    inside, most, got = [], [], []
+    def attempt(_):
+        try:
+            with loop.alone(tmp_path): inside.append(1); most.append(len(inside)); got.append(1); inside.pop()
+        except Stopped: pass
+    with ThreadPoolExecutor(8) as pool: list(pool.map(attempt, range(1000)))
+    assert set(most) == {1} and len(got) >= 1 and not list(tmp_path.iterdir())
 
 
 def test_a_run_that_breaks_keeps_its_last_state(faces, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/training/34_loop.ipynb #9e57df10
 from __future__ import annotations
-import contextlib, dataclasses, errno, json, math, os, shutil, signal, time, warnings
+import contextlib, dataclasses, errno, json, math, os, shutil, signal, socket, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from .. import __version__, checkpoints
 from ..data.datasets import ImageFolderDataset, InfiniteSampler, sided
 from ..data.portrait import contact_sheet
+from ..files import alive
 from ..pictures import png, to_uint8
 from . import losses
 from .aid import DRAWS, Gaided, Haided, ramp
@@ -27,7 +28,7 @@ from .watch import Board
 # %% auto #0
 __all__ = ['asked', 'latents_of', 'share', 'Team', 'batches', 'step', 'scaled', 'Stopped', 'line_of', 'convolving', 'peak_memory',
            'judge', 'check_room', 'saying_full', 'name_at', 'side', 'picture', 'show', 'tick', 'passed', 'keep',
-           'stoppable', 'train', 'begin', 'check_mirror', 'gained', 'pause']
+           'stoppable', 'alone', 'train', 'begin', 'check_mirror', 'gained', 'pause']
 
 # %% ../../nbs/training/34_loop.ipynb #a6ab6ff0
 def asked(
@@ -362,16 +363,79 @@ def keep(
 # %% ../../nbs/training/34_loop.ipynb #038aa320
 @contextlib.contextmanager
 def stoppable():
-    "Ctrl-C is remembered and acted on after the step; a second one stops at once"
-    asked = []
-    def remember(*_):
-        if asked: raise KeyboardInterrupt
-        asked.append(True)
-    try: before = signal.signal(signal.SIGINT, remember)
-    except ValueError: before = None                        # not in the main thread
+    "Ctrl-C, TERM and HUP are remembered and acted on after the step; a second Ctrl-C stops at once"
+    asked, before = [], {}
+    def remember(number, _):
+        if number in asked and number == signal.SIGINT: raise KeyboardInterrupt
+        asked.append(number)
+    try:
+        for s in (getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)):
+            if s == signal.SIGINT or signal.getsignal(s) is not signal.SIG_IGN: before[s] = signal.signal(s, remember)     # `nohup` has HUP ignored
+    except ValueError: pass                                 # not in the main thread
     try: yield asked
     finally:
-        if before is not None: signal.signal(signal.SIGINT, before)
+        for s, handler in before.items():
+            if handler is not None: signal.signal(s, handler)
+
+# %% ../../nbs/training/34_loop.ipynb #d15f6670
+def _held(fd):
+    "Does another process hold this file? If not, this one does now. None: nobody can tell"
+    try: import fcntl
+    except ImportError: return None
+    try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError: return True
+    except OSError: return None
+    return False
+
+def _here():
+    "This computer: its name, which containers make up, and since when its kernel runs, which they share"
+    try: boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
+    except OSError: boot = None
+    return dict(host=socket.gethostname(), boot=boot)
+
+def _holder(fd):
+    "What it says about who holds it, if somebody has held it"
+    try: who = json.loads(os.pread(fd, 10_000, 0) if hasattr(os, 'pread') else os.read(fd, 10_000))
+    except ValueError: return None
+    return who if isinstance(who, dict) and isinstance(who.get('process'), int) else None
+
+def _current(fd, path):
+    "Is the open file still the one of this name?"
+    try: return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError: return False
+
+def _take(path):
+    "An open lock that this process holds, or a complaint about who does"
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o644)
+        held, who, here = _held(fd), _holder(fd), _here()
+        elsewhere = who and not any(who.get(k) == here[k] for k in ('host', 'boot') if here[k])
+        if held or who and (elsewhere or held is None and alive(who['process'])):
+            os.close(fd); who = who or {}
+            raise Stopped(f"{path.parent} is being trained by process {who.get('process', '?')} on {str(who.get('host', '?')):.80} since {str(who.get('since', '?')):.40}. Wait, or end it first; "
+                          f"if it is long gone, remove {path}")
+        if _current(fd, path): break
+        os.close(fd)              # its holder has just finished
+    os.ftruncate(fd, 0); os.lseek(fd, 0, 0)
+    os.write(fd, json.dumps(here | dict(process=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S %z'))).encode())
+    return fd
+
+@contextlib.contextmanager
+def alone(
+    out, # folder of a run; made if there is none, and removed again if nothing was written into it
+):
+    "Nobody else trains in this folder meanwhile"
+    made, path = [p for p in (Path(out), *Path(out).parents) if not p.exists()], Path(out)/'lock.json'
+    Path(out).mkdir(parents=True, exist_ok=True)
+    try:
+        fd = _take(path)
+        try: yield
+        finally:
+            if os.name == 'nt': os.close(fd); path.unlink(missing_ok=True)      # an open file stays
+            else: path.unlink(missing_ok=True); os.close(fd)
+    finally:
+        with contextlib.suppress(OSError):
+            for p in made: p.rmdir()
 
 # %% ../../nbs/training/34_loop.ipynb #0e019e70
 def train(
@@ -379,10 +443,11 @@ def train(
     progress=True, # show a bar
     on_tick=None,  # function of the folder and the log's new line, called after each tick
 )->Path:           # the folder of the run
-    "Train networks, or go on with a run that was interrupted"
+    "Train networks, or go on with a run that was interrupted. Who is told to end, saves the state and ends: after Ctrl-C it returns, after TERM or HUP the process exits with 128 and the signal's number"
     config = check(config) if isinstance(config, Config) else from_values(config) if isinstance(config, dict) else load_config(config)
     team = Team()
-    try: return _train(config, team, progress and team.rank == 0, on_tick)
+    try:
+        with alone(config.out) if team.rank == 0 else contextlib.nullcontext(): return _train(config, team, progress and team.rank == 0, on_tick)
     finally: team.close()
 
 # %% ../../nbs/training/34_loop.ipynb #6d2387f0
@@ -435,6 +500,7 @@ def _train(config, team, progress, on_tick):
             if on_tick and team.rank == 0: on_tick(Path(config.out), row)
         if run.nimg < end: pause(run, team)
     if board: board.close()
+    if run.nimg < end and (told := [s for s in asked if s != signal.SIGINT]): raise SystemExit(128 + told[0])
     return Path(config.out)
 
 def pause(run, team):
