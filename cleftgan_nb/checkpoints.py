@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from torch.overrides import TorchFunctionMode
 from . import __version__, networks, pickles
 from .files import alive, part_name
-from .pickles import Table, as_path
+from .pickles import Table, _short, as_path
 
 # %% auto #0
 __all__ = ['FORMAT', 'ROLES', 'DTYPES', 'CEILINGS', 'UNKNOWN', 'MODELS', 'atomic', 'write_tensors', 'blueprint', 'check_network',
-           'save', 'read_tensors', 'Checkpoint', 'shipped', 'find', 'load', 'sha256', 'convert']
+           'save', 'read_tensors', 'Checkpoint', 'licences', 'history', 'stretch', 'shipped', 'find', 'load', 'sha256',
+           'convert']
 
 # %% ../nbs/networks/16_checkpoints.ipynb #33ae1ad0
 def _sweep(path):
@@ -381,6 +382,35 @@ class Checkpoint:
         if self.G_ema is None and self.G is None: raise ValueError(f'{self.meta.get("file", "this checkpoint")} has no generator, only {", ".join(self.networks)}')
         return self.G_ema if self.G_ema is not None else self.G
 
+# %% ../nbs/networks/16_checkpoints.ipynb #86474500
+def licences(
+    *texts, # licences; None: not known
+)->str:
+    "All of them, each said once"
+    found, said = [], lambda part, text: re.search(rf'(?<![\w.-]){re.escape(part)}(?![\w.-])', text)
+    for part in [part.strip() for text in texts if isinstance(text, str) for part in text.split(' AND ')]:
+        if part and not any(said(part, text) for text in found): found.append(part)
+    return ' AND '.join(found)
+
+# %% ../nbs/networks/16_checkpoints.ipynb #841d8700
+def history(
+    meta:dict, # of a `Checkpoint`
+)->list:       # dicts with data, fingerprint, images, licence; from: the first image of the stretch; file: the checkpoint of an earlier run that it led to
+    "The stretches of training behind a checkpoint, the first one first, as far as it says"
+    said = meta['provenance'].get('history')
+    known = [e for e in said if isinstance(e, dict)] if isinstance(said, list) else []
+    covered = licences(*(e.get('licence') for e in known))
+    if licences(covered, meta['licence']) != covered: known.append(dict(data=meta['provenance'].get('data'), fingerprint=None, licence=meta['licence']))
+    return known
+
+def stretch(
+    e:dict, # of `history`
+)->str:
+    "A stretch in words"
+    mark = f"fingerprint {_short(e['fingerprint'], 16)}" if e.get('fingerprint') else 'no fingerprint'
+    more = [words.format(_short(e[k])) for k, words in (('images', '{} images'), ('from', 'from image {} on'), ('file', 'before {}')) if k in e]
+    return f"{_short(e.get('data') or 'data that were not noted')} ({', '.join([mark, *more])}), licence: {_short(e.get('licence') or 'not noted', 300)}"
+
 # %% ../nbs/networks/16_checkpoints.ipynb #247dfcd0
 def _row(role, net):
     "One network as a row"
@@ -392,7 +422,9 @@ def _row(role, net):
 @patch
 def table(self:Checkpoint)->Table:
     "What it holds"
-    notes = [f'{k}: {v}' for k in ('licence', 'labels', 'progress', 'provenance') if (v := self.meta.get(k))]
+    said = self.meta | {'provenance': {k: v for k, v in self.meta.get('provenance', {}).items() if k != 'history'}}
+    notes = [f'{k}: {v}' for k in ('licence', 'labels', 'progress', 'provenance') if (v := said.get(k))]
+    if 'history' in self.meta.get('provenance', {}): notes += [f'learned from: {stretch(e)}' for e in history(self.meta)]
     if bad := self.meta.get('nonfinite'): notes.append(f'NOT FINITE: {_some(bad)}')
     if self.meta.get('checked') is False: notes.append('no checksum: written before files had one, so nobody can tell whether a number has changed')
     return Table([_row(role, net) for role, net in self.networks.items()], self.meta.get('file', 'checkpoint'), notes)
@@ -505,7 +537,7 @@ def sha256(
 def convert(
     src,          # a published `.pkl`, a checkpoint to store in another precision, or the name of one that ships
     dst,          # `….safetensors`
-    licence=None, # of the weights, if you know it
+    licence=None, # of the weights, if you know it; that of a checkpoint is only added to
     dtype=None,   # `torch.float16` halves the file
 )->Table:         # what was found
     "Convert a published pickle into a checkpoint; nothing in it is executed"
@@ -514,10 +546,11 @@ def convert(
     src = find(src)
     c = load(src)
     made = {'file': src.name, 'sha256': sha256(src), 'with': f'cleftgan_nb {__version__}'}
-    dropped = c.meta['provenance'].get('dropped', {})
+    ours, dropped = src.suffix == '.safetensors', c.meta['provenance'].get('dropped', {}) if src.suffix == '.pkl' else {}
+    licence = licences(c.meta['licence'], licence) if ours else licence or c.meta['licence']
     provenance = {**c.meta['provenance'], 'converted': made}
-    about = dict(licence=licence or c.meta['licence'], provenance=provenance, progress=c.meta['progress'], labels=c.labels)
+    about = dict(licence=licence, provenance=provenance, progress=c.meta['progress'], labels=c.labels)
     save(dst, **c.networks, **about, dtype=dtype)
     rows = [{**_row(role, net), 'dropped keywords': ', '.join(dropped.get(role, [])) or '-'} for role, net in c.networks.items()]
-    notes = [f'licence: {licence or c.meta["licence"]}'] + [f'NOT FINITE: {_some(bad)}' for bad in [c.meta['nonfinite']] if bad]
+    notes = [f'licence: {licence}'] + [f'NOT FINITE: {_some(bad)}' for bad in [c.meta['nonfinite']] if bad]
     return Table(rows, f'{src.name} → {dst.name}', notes)

@@ -237,7 +237,7 @@ def train(args):
     from cleftgan_nb.training import Stopped, train
     config = _config(args)
     if args.show: return print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True), end='')
-    try: out = train(config)
+    try: out = train(config, other_data=any(pair.partition('=')[0] == 'data' for pair in args.set))
     except Stopped as e: raise ValueError(str(e)) from e
     except SystemExit as e:
         _complain(f"{config.out}: ended by signal {e.code - 128}; the state is saved and 'cleftgan train {config.out}' goes on. Exit status {e.code}", e.code)

@@ -145,6 +145,16 @@ def test_mirrored_labels(zipped):
     assert ds.labels([5, 17]).tolist() == [[2.5, 35, -5], [-5, 35, 2.5]]
     assert torch.equal(ds[17][0], ds[5][0].flip(2)) and ds[17][1].tolist() == [-5, 35, 2.5]
 
+def test_a_foreign_set_has_a_fingerprint_too(tmp_path):
+    "The same as a folder and as a zip; another one for other pixels in a file of the same size"
+    foreign = lambda path, images: [((path/n).parent.mkdir(parents=True, exist_ok=True), (path/n).write_bytes(archives.png(im))) for n, im in images.items()] and path
+    images = {f'a/{i}.png': np.full((16, 16, 3), i, np.uint8) for i in range(3)}
+    folder = foreign(tmp_path/'x', images)
+    with zipfile.ZipFile(tmp_path/'x.zip', 'w') as z:
+        for n in reversed(images): z.write(folder/n, n)
+    assert fingerprint(folder) == fingerprint(tmp_path/'x.zip') and len(fingerprint(folder)) == 64
+    assert fingerprint(foreign(tmp_path/'y', images | {'a/1.png': np.full((16, 16, 3), 9, np.uint8)})) != fingerprint(folder)
+
 def test_labels_without_names_are_mirrored_as_they_are(tmp_path):
     "A published dataset.json doesn't say which numbers are sides"
     ds = ImageFolderDataset(published(tmp_path/'x.zip', [[f'00000/img{i:08d}.png', [i, 5 - i]] for i in range(5)]), mirror=True, use_labels=True)

@@ -511,6 +511,68 @@ def test_paths_through_a_link(faces, tmp_path):
     assert load_config(out/'config.yaml').data == str(tmp_path/'mine.zip') and load_config(tmp_path/'disk/runs/config.yaml').data == str(tmp_path/'mine.zip')
 
 
+# What has been learned from ----------------------------------------------------------------------------------------------------------
+
+def newest(out): return checkpoints.load(sorted(Path(out).glob('network-*'))[-1])
+
+
+def test_other_data_leave_a_trace(faces, tmp_path, monkeypatch, capsys):
+    "In the state, in every checkpoint from there on, in those that start from these, in what `info` and the card say; asked for, and under all licences together"
+    from cleftgan_nb import cli
+    from cleftgan_nb.data.datasets import fingerprint
+    private = cohort('normal', 8, tmp_path/'private.zip', size=16, seed=1, workers=1, progress=False)
+    monkeypatch.chdir(tmp_path); often = dict(tick_kimg=.008, keep_kimg=.008, kimg=.008)
+    train(config(private, 'run', licence='this clinic only', **often), progress=False)
+    def go(*more):
+        code = cli.main(['train', 'run', '--kimg', '.016', *more]); return code, capsys.readouterr().err
+    before = (tmp_path/'run/state.safetensors').read_bytes()
+    (tmp_path/'other.yaml').write_text((tmp_path/'run/config.yaml').read_text().replace('../private.zip', str(faces)).replace('out: .', 'out: run'))
+    assert cli.main(['train', 'other.yaml']) == 2 and f'run has learned from private.zip (fingerprint {fingerprint(private)[:16]}); {faces} is something else' in capsys.readouterr().err
+    with pytest.raises(ValueError, match='if you mean it, --set data='): train(config(faces, 'run', **often), progress=False)
+    (tmp_path/'aside.zip').write_bytes(private.read_bytes()); private.write_bytes(Path(faces).read_bytes())      # other images under the same name
+    code, err = go(); assert code == 2 and '--set data=' in err and 'something else' in err
+    private.write_bytes((tmp_path/'aside.zip').read_bytes())
+    assert (tmp_path/'run/state.safetensors').read_bytes() == before
+    assert go('--set', f'data={faces}', '--set', 'licence=CC0-1.0')[0] == 0
+    own = [dict(data=name, fingerprint=fingerprint(path), images=n, licence=licence) | {'from': since}
+           for name, path, n, licence, since in (('private.zip', private, 8, 'CC0-1.0 AND this clinic only', 0), ('faces.zip', faces, 24, 'CC0-1.0', 8))]
+    c = newest('run'); assert c.meta['provenance']['history'] == own and c.meta['licence'] == 'CC0-1.0 AND this clinic only'
+    assert go('--kimg', '.024')[0] == 0 and newest('run').meta['provenance']['history'] == own                   # nothing new
+    assert cli.main(['info', 'run/network-000000.024.safetensors']) == 0
+    said = capsys.readouterr().out
+    assert f'learned from: private.zip (fingerprint {own[0]["fingerprint"][:16]}…, 8 images, from image 0 on), licence: CC0-1.0 AND this clinic only\n' in said and 'learned from: faces.zip' in said and 'history' not in said
+    after = train(config(faces, 'after', resume_from='run/network-000000.024.safetensors', settings={}, licence='CC-BY-4.0', **often), progress=False)
+    c = newest(after); assert c.meta['licence'] == 'CC0-1.0 AND this clinic only AND CC-BY-4.0'
+    assert c.meta['provenance']['history'] == [{'file': 'network-000000.024.safetensors'} | e for e in own] + [own[1] | {'from': 0, 'licence': 'CC0-1.0 AND CC-BY-4.0'}]
+    assert cli.main(['convert', 'after/network-000000.008.safetensors', 'free.safetensors', '--licence', 'CC0-1.0']) == 0 and checkpoints.load('free.safetensors').meta['licence'] == c.meta['licence']
+    from cleftgan_nb.training.model_cards import model_card
+    (tmp_path/'card.md').write_text('# Model card: x\n<!-- generated: begin training -->\n<!-- generated: end training -->\n')
+    text = model_card('after/network-000000.008.safetensors', tmp_path/'card.md').read_text()
+    assert text.count('| learned from | ') == 3 and 'this clinic only' in text and 'before network-000000.024.safetensors' in text
+
+
+def test_a_run_of_before_says_what_it_can(faces, short, tmp_path):
+    "Its state names data and licence; the same name goes on, another one has to be asked for"
+    _, found, words = short
+    begun = dict(file='base.safetensors', sha256='0'*64, kimg=1.)
+    old = {k: v for k, v in words.items() if k != 'history'} | dict(began=begun, config=words['config'] | dict(data='there/faces.zip', licence='this clinic only'))
+    run, other = resumed(faces, short, tmp_path/'s.safetensors', found, old), cohort('normal', 8, tmp_path/'other.zip', size=16, seed=1, workers=1, progress=False)
+    noted = [dict(file='base.safetensors', data=None, fingerprint=None, licence=None), dict(data='faces.zip', fingerprint=None, licence='this clinic only') | {'from': 0}]
+    assert run.history == noted and run.licence == 'this clinic only'
+    with pytest.raises(ValueError, match=r'has learned from faces.zip \(fingerprint not noted\); .*other.zip is something else'): run.learns(ImageFolderDataset(other))
+    assert run.learns(ImageFolderDataset(faces)) and not run.learns(ImageFolderDataset(faces))
+    assert run.history[:2] == noted and run.history[2]['from'] == 24 and run.licence.startswith('this clinic only AND CC0-1.0')
+    assert run.learns(ImageFolderDataset(other), other_data=True) and [e.get('data') for e in run.history] == [None, 'faces.zip', 'other.zip']     # of faces.zip none was seen since
+
+
+def test_heads_bring_what_they_have_learned_from(faces, short, tmp_path, monkeypatch):
+    from cleftgan_nb.training import state
+    _, _, words = short
+    monkeypatch.setattr(state, 'read_state', lambda path: ({'aid/heads.0.weight': torch.zeros(1)}, words | dict(history=[dict(data='secret.zip', licence='ours') | {'from': 0}])))
+    heads = torch.nn.Module(); heads.heads = torch.nn.ModuleList([torch.nn.Linear(1, 1, bias=False)]); (tmp_path/'s').touch(); heads.heads[0].weight.data = torch.zeros(1)
+    assert state._earlier(state.warm(heads, tmp_path/'s'), tmp_path/'s') == [dict(file='s', data='secret.zip', licence='ours') | {'from': 0}]
+
+
 # Broken and hostile states -----------------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope='module')
@@ -574,8 +636,7 @@ def test_hostile_states_are_refused_in_words(faces, short, tmp_path):
         assert run.tensors().keys() == found.keys()
         return 0
     for text in '[]', 'null', '{', '7', '{"nimg": 3}', '['*10**5: assert attempt(found, text)
-    places = [at for at in parts(words) if at[0] != 'history']
-    for at in [(k,) for k in words if k != 'history'] + rng.choices(places, k=50): refused += attempt(found, changed(words, at, rng.choice(WEIRD)))
+    for at in [(k,) for k in words] + rng.choices(list(parts(words)), k=50): refused += attempt(found, changed(words, at, rng.choice(WEIRD)))
     for name in [k for k in words if k not in ('began', 'history', 'version')]: assert attempt(found, {k: v for k, v in words.items() if k != name}), name
     assert refused > 40
     for name in ['path_mean', *(rng.choice([k for k in found if k.startswith(o)]) for o in ('G/', 'D/', 'G_ema/', 'opt_G/', 'opt_D/'))]:

@@ -563,10 +563,10 @@ def about(
     return found
 
 def fingerprint(path)->str:
-    "The checksum of a dataset's manifest, and so of all its pixels and rows: 64 hexadecimal digits"
+    "The checksum of a dataset's manifest, and so of all its pixels and rows, or of the names, sizes and checksums of its files where it has none: 64 hexadecimal digits"
     source = open_archive(path)
-    if 'manifest.csv' not in source.names: raise ValueError(f'{source.path} has no manifest.csv, so it was not written by this library; convert makes a copy that has one')
-    return hashlib.sha256(source.read('manifest.csv')).hexdigest()
+    if 'manifest.csv' in source.names: return hashlib.sha256(source.read('manifest.csv')).hexdigest()
+    return hashlib.sha256(json.dumps([[n, *source.mark(n)] for n in sorted(source.names)]).encode()).hexdigest()
 
 # %% ../../nbs/data/26_datasets.ipynb #102050c0
 _TABLES = {'manifest.csv', 'dataset.json', 'about.json'}

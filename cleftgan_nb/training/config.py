@@ -63,7 +63,7 @@ class Config:
     # what is written
     tick_kimg:float=4.             # line in the log, picture, state to resume from
     keep_kimg:float=200.           # checkpoint that is kept
-    licence:str='unknown: not stated when the run was started' # of the weights
+    licence:str='unknown: not stated when the run was started' # of the weights, beside those of the data and of the checkpoint to start from
 
 # %% ../../nbs/training/32_config.ipynb #32775a50
 PRESETS = {'stylegan3-t': dict(g_lr=.0025, path_length=0., style_mixing=0., blur_sigma=0.),

@@ -356,9 +356,9 @@ def keep(
 ):
     "A checkpoint of the networks"
     c = run.config
-    about = dict(data=data.path.name, images=len(data.names), config=kept(c), version=__version__, torch=torch.__version__) | ({'started_from': run.began} if run.began else {})
+    about = dict(data=data.path.name, images=len(data.names), history=run.history, config=kept(c), version=__version__, torch=torch.__version__) | ({'started_from': run.began} if run.began else {})
     progress = dict(kimg=run.nimg/1000, augment_p=float(run.ada.p))
-    checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, licence=c.licence, provenance=about, progress=progress, labels=run.label_names)
+    checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, licence=run.licence, provenance=about, progress=progress, labels=run.label_names)
 
 # %% ../../nbs/training/34_loop.ipynb #038aa320
 @contextlib.contextmanager
@@ -442,18 +442,20 @@ def train(
     config,        # a `Config`, a dict, or the path of a YAML file
     progress=True, # show a bar
     on_tick=None,  # function of the folder and the log's new line, called after each tick
+    other_data=False, # may a run go on with another dataset than before? Its checkpoints will tell
 )->Path:           # the folder of the run
     "Train networks, or go on with a run that was interrupted. Who is told to end, saves the state and ends: after Ctrl-C it returns, after TERM or HUP the process exits with 128 and the signal's number"
     config = check(config) if isinstance(config, Config) else from_values(config) if isinstance(config, dict) else load_config(config)
     team = Team()
     try:
-        with alone(config.out) if team.rank == 0 else contextlib.nullcontext(): return _train(config, team, progress and team.rank == 0, on_tick)
+        with alone(config.out) if team.rank == 0 else contextlib.nullcontext(): return _train(config, team, progress and team.rank == 0, on_tick, other_data)
     finally: team.close()
 
 # %% ../../nbs/training/34_loop.ipynb #6d2387f0
 def begin(
     config:Config,
     team:Team,
+    other_data=False, # may a run go on with another dataset than before?
 ):             # Run, ImageFolderDataset
     "A new run, or one to go on with; complains before anything is written"
     data, out = ImageFolderDataset(config.data, mirror=config.mirror, use_labels=config.labels), Path(config.out)
@@ -462,11 +464,14 @@ def begin(
     run = Run(config, data.resolution, data.num_channels, data.label_dim, team.device, state if state.exists() else None, data.label_names)
     run.data = data
     check_mirror(run, data)
+    new = run.learns(data, other_data)
     if team.rank: run.sums = {k: torch.zeros_like(v) for k, v in run.sums.items()}     # they are all processes' sums already
     if team.rank == 0:
         out.mkdir(parents=True, exist_ok=True); check_room(run, out)
         save_config(run.config, out/'config.yaml')
         if run.nimg == 0: show(run, data)
+        elif new:
+            with saying_full(out): run.save(state)
     return run, data
 
 # %% ../../nbs/training/34_loop.ipynb #4a6b6940
@@ -485,8 +490,8 @@ def gained(run:Run)->str:
     return f"{run.began['file']} takes no labels: {', '.join(new)} are new, and nothing at the start. To learn: {learned}"
 
 # %% ../../nbs/training/34_loop.ipynb #ae394bb3
-def _train(config, team, progress, on_tick):
-    run, data = begin(config, team); end, since = config.kimg*1000, (time.time(), run.nimg)
+def _train(config, team, progress, on_tick, other_data):
+    run, data = begin(config, team, other_data); end, since = config.kimg*1000, (time.time(), run.nimg)
     board = Board(config.out, run.nimg) if team.rank == 0 else None
     if progress and run.nimg == 0 and (words := gained(run)): print(words)
     bar = tqdm(total=round(end), initial=run.nimg, unit='img', unit_scale=True, disable=not progress, desc=run.config.network)

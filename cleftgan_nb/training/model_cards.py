@@ -166,6 +166,7 @@ def training(
     config, speed = s.config, s.run and pace(s.run, s.kimg)
     lines = [['network', config.network], ['started from', _started(s)], ['data', _data_line(s, folder)]]
     if s.cohort: lines.append(["checksum of the data's manifest", f'`{fingerprint(s.cohort)}`'])
+    if 'history' in s.meta['provenance']: lines += [['learned from', checkpoints.stretch(e)] for e in checkpoints.history(s.meta)]
     lines += [['length', f'{s.kimg:g} kimg in steps of {config.batch} images'], ['seed', config.seed], ['computed in', config.dtype]]
     if speed: lines.append(['time', f'{speed[1]:.1f} hours' + f' on {s.machine}'*bool(s.machine) + f', {speed[0]:.3g} images a second in the mean'])
     elif s.machine: lines.append(['machine', s.machine])

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from .. import __version__, checkpoints
-from ..data.datasets import sided
+from ..data.datasets import ImageFolderDataset, about, fingerprint, sided
 from ..networks.build import build, from_config, plan, to_config, with_labels
 from .ada import AdaptiveAugment
 from .augment import AugmentPipe, preset
@@ -64,14 +64,16 @@ def known_networks(
 def beginning(
     path,       # checkpoint, or None
     nets=None,  # role → network that was made of it
-)->dict|None:   # file, sha256, kimg; new: tensors that the networks have gained
+)->dict|None:   # file, sha256, kimg, history; new: tensors that the networks have gained
     "Where a run starts from, for those who ask later"
     if path is None: return None
     path = checkpoints.find(path); c = checkpoints.load(path)
     known = {f'{role}/{k}' for role, net in c.networks.items() for k in net.state_dict()}
     gained = [f'{role}/{k}' for role in c.networks if nets for k in nets[role].state_dict() if f'{role}/{k}' not in known]
-    found = dict(file=path.name, sha256=checkpoints.sha256(path), kimg=c.meta['progress'].get('kimg'))
+    found = dict(file=path.name, sha256=checkpoints.sha256(path), kimg=c.meta['progress'].get('kimg'), history=_earlier(checkpoints.history(c.meta), path))
     return found | (dict(new=gained) if gained else {})
+
+def _earlier(history, path): return [{'file': Path(path).name} | e for e in history]      # stretches of an earlier run
 
 def _again(net, dtype):
     "A network once more, computing in another precision"
@@ -135,6 +137,7 @@ class Run:
         if state: nets = {role: from_config(net) for role, net in words['networks'].items()}
         else: nets = known_networks(start, config.dtype, labels, config.label_lr) if start else None
         self.began = words.get('began') if state else beginning(start, nets)
+        self.history = _noted(words) if state else (self.began or {}).pop('history', [])      # what has been learned from
         self.config = settled(config, resolution, kind_of(nets['G']) if nets else None)
         nets = nets or new_networks(self.config, resolution, channels, labels)
         self._fit((resolution, channels, labels), nets, state or self.config.resume_from)
@@ -143,7 +146,7 @@ class Run:
         self.G, self.D, self.G_ema = (nets[role].to(self.device) for role in ('G', 'D', 'G_ema'))
         self._learn()
         if state: self._continue(found, words, state)
-        elif self.config.aid_from: warm(self.aid.learned, self.config.aid_from, self.label_names)
+        elif self.config.aid_from: self.history += _earlier(warm(self.aid.learned, self.config.aid_from, self.label_names), self.config.aid_from)
 
     def _learn(self):
         "Everything that training needs besides networks"
@@ -215,7 +218,7 @@ def save(self:Run,
 ):
     "Write the state"
     nets = {role: to_config(net) for role, net in dict(G=self.G, D=self.D, G_ema=self.G_ema).items()}
-    meta = dict(nimg=self.nimg, step=self.step, tick=self.tick, ada=self.ada.state_dict(), began=self.began, config=kept(self.config), networks=nets, version=__version__)
+    meta = dict(nimg=self.nimg, step=self.step, tick=self.tick, ada=self.ada.state_dict(), began=self.began, history=self.history, config=kept(self.config), networks=nets, version=__version__)
     if self.label_names: meta['label_names'] = self.label_names
     checkpoints.write_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.tensors().items()}, {'run': json.dumps(meta)})
 
@@ -238,7 +241,8 @@ def _is(value, kind, least=None):
 
 _WORDS = dict(nimg=lambda v: _is(v, int, 0), step=lambda v: _is(v, int, 0), tick=lambda v: _is(v, int, 0), ada=lambda v: _is(v, dict), config=lambda v: _is(v, dict),
               networks=lambda v: _is(v, dict) and v.keys() == {'G', 'D', 'G_ema'}, began=lambda v: v is None or _is(v, dict) and _is(v.get('file'), str) and _is(v.get('new', []), list),
-              label_names=lambda v: v is None or _is(v, list) and all(_is(n, str) for n in v))
+              label_names=lambda v: v is None or _is(v, list) and all(_is(n, str) for n in v),
+              history=lambda v: v is None or _is(v, list) and all(_is(e, dict) and _is(e.get('from', 0), int, 0) for e in v))
 
 def _check_words(words, found):
     "Complain about words that no run has written"
@@ -298,12 +302,48 @@ def _remember(opt, net, moments):
     for key, v in moments.items(): name, _, kind = key.rpartition('/'); known.setdefault(name, {})[kind] = v
     for name, state in known.items(): opt.state[by_name[name]] = {k: v.to('cpu' if k == 'step' and not opt.defaults['capturable'] else by_name[name].device) for k, v in state.items()}
 
+# %% ../../nbs/training/33_state.ipynb #aec4f840
+def _noted(words):
+    "The stretches in a state; of one from before, what its configuration says"
+    if isinstance(words.get('history'), list): return words['history']
+    began, config = words.get('began'), words['config']
+    unknown = [dict(file=began['file'], data=None, fingerprint=None, licence=None)] if began else []
+    return unknown + [dict(data=Path(config['data']).name, fingerprint=None, licence=config['licence']) | {'from': 0}]
+
+@patch
+def learns(self:Run,
+    data:ImageFolderDataset,
+    other_data=False, # may it be another dataset than before?
+)->bool:              # does something new begin?
+    "Note what is learned from now on, and under which licence"
+    mark, own = fingerprint(data.path), [e for e in self.history if 'file' not in e]
+    try: its = about(data.path).get('licence')
+    except ValueError: its = None                       # not written by this library
+    new = dict(data=data.path.name, fingerprint=mark, images=len(data.names), licence=checkpoints.licences(its, self.config.licence)) | {'from': self.nimg}
+    if own and all(own[-1].get(k) == new[k] for k in ('fingerprint', 'licence')): return False
+    if own and not other_data: self._check_same(own[-1], new, data.path)
+    self.history = [e for e in self.history if 'file' in e or e.get('from', 0) < self.nimg] + [new]      # nothing was learned from what begins where this begins
+    return True
+
+@patch
+def _check_same(self:Run, last, new, path):
+    "Complain about other data than before"
+    was = last.get('fingerprint')
+    if was == new['fingerprint'] or was is None and last.get('data') == new['data']: return      # states of before knew the name only
+    raise ValueError(f"{self.config.out} has learned from {last.get('data')!s:.80} (fingerprint {was or 'not noted'!s:.16}); {path} is something else ({new['fingerprint']:.16}). Accepted: the data from before; "
+                     f"or, if you mean it, --set data={path} (in Python train(…, other_data=True)), which all checkpoints to come will tell")
+
+@patch(as_prop=True)
+def licence(self:Run):
+    "Of the weights: those of all that they have learned from"
+    return checkpoints.licences(*(e.get('licence') for e in self.history)) or self.config.licence
+
 # %% ../../nbs/training/33_state.ipynb #72b952c0
 def warm(
     heads, # what a run's `Aid` learns
     path,  # of a state with heads
     names=None, # what the entries of labels mean
-):
+)->list:   # what they have learned from
     "Begin with the heads of another run, as far as they fit"
     if not Path(path).is_file(): raise FileNotFoundError(f'aid_from={str(path)!r}: no such file; accepted: the state.safetensors of a run with aid')
     found, words = read_state(path)
@@ -311,3 +351,4 @@ def warm(
     fit = {k: v for k, v in found.items() if (same or k.startswith('heads.') and '.fits.' not in k) and k in own and own[k].shape == v.shape}
     if not fit: raise ValueError(f'{path} has no heads that fit; accepted: the state.safetensors of a run with aid')
     heads.load_state_dict(own | fit)
+    return _noted(words)
