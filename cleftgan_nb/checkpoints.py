@@ -123,7 +123,7 @@ def _checksum(
     meta:dict,    # word → word
 )->str:           # 64 hexadecimal digits
     "The checksum of all that a file says: words, types, shapes and numbers, in whatever order they lie"
-    words = [{k: v for k, v in meta.items() if k != 'sha256'}, {k: [_CODES[t.dtype], *t.shape] for k, t in tensors.items()}]
+    words = [{k: v for k, v in meta.items() if k != 'checksum'}, {k: [_CODES[t.dtype], *t.shape] for k, t in tensors.items()}]
     digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
     for name in sorted(tensors): digest.update(_bytes(tensors[name]))
     return digest.hexdigest()
@@ -135,7 +135,7 @@ def write_tensors(
 )->Path:
     "A safetensors file whose bytes depend on its content only, with their checksum in its header"
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
-    header = _header(tensors, meta | {'sha256': _checksum(tensors, meta)})
+    header = _header(tensors, meta | {'checksum': _checksum(tensors, meta)})
     with atomic(path) as f:
         f.write(header)
         for t in tensors.values(): f.write(_bytes(t))
@@ -343,7 +343,7 @@ def _numbers(path, header, start, meta):
     try:
         with safe_open(path, 'pt') as f: tensors = {name: f.get_tensor(name) for name in f.keys()}
     except SafetensorError as e: raise ValueError(f'{e}; {_BROKEN}') from None
-    if 'sha256' in meta and meta['sha256'] != _checksum(tensors, meta): raise ValueError(f'its checksum differs: some of it is no longer what was written; {_BROKEN}')
+    if 'checksum' in meta and meta['checksum'] != _checksum(tensors, meta): raise ValueError(f'its checksum differs: some of it is no longer what was written; {_BROKEN}')
     return tensors
 
 def read_tensors(
@@ -454,7 +454,7 @@ def _load_meta(words):
     meta = {k: _parse(words[k], k) for k in ('networks', 'provenance', 'progress', 'labels') if k in words}
     _check_json(meta, 'its metadata', 17)   # one level above what `save` was given
     if any(type(v) is not dict for k, v in meta.items() if k != 'labels') or not meta['networks'].keys() <= set(ROLES): raise ValueError(f'its metadata is not as saved; {_BROKEN}')
-    return {'format': f'cleftgan_nb {FORMAT}', **meta, 'licence': words['licence'], 'half': words.get('half'), 'checked': 'sha256' in words}
+    return {'format': f'cleftgan_nb {FORMAT}', **meta, 'licence': words['licence'], 'half': words.get('half'), 'checked': 'checksum' in words}
 
 # %% ../nbs/networks/16_checkpoints.ipynb #67f04230
 def _by_role(tensors, half):

@@ -63,7 +63,7 @@ def test_labels_that_were_gained(tmp_path):
 
 def test_names_say_nothing_where_there_are_none(tmp_path, file):
     "The bytes are those of before labels had names"
-    with safe_open(file, 'pt') as f: assert set(f.metadata()) == {'format', 'cleftgan_nb', 'networks', 'licence', 'provenance', 'progress', 'sha256'}
+    with safe_open(file, 'pt') as f: assert set(f.metadata()) == {'format', 'cleftgan_nb', 'networks', 'licence', 'provenance', 'progress', 'checksum'}
     G, D = small()
     assert save(tmp_path/'x.safetensors', D=D, G_ema=G, **ABOUT, labels=None).read_bytes() == file.read_bytes()
 
@@ -312,7 +312,7 @@ def test_another_process_at_work_is_left_alone(tmp_path):
 def header_of(data, checksum=False):
     "Header and numbers of a file; without the checksum, which whoever changes a file on purpose leaves out or makes anew"
     end = 8 + struct.unpack('<Q', data[:8])[0]; header = json.loads(data[8:end])
-    if not checksum: header['__metadata__'].pop('sha256', None)
+    if not checksum: header['__metadata__'].pop('checksum', None)
     return header, data[end:]
 
 def pack(header, numbers):
@@ -372,7 +372,7 @@ def test_missing_and_surplus_tensors(tmp_path, file):
     def rewrite(change):
         tensors, (header, _) = load_file(file), header_of(file.read_bytes())
         change(tensors)
-        header['__metadata__'].pop('sha256', None)
+        header['__metadata__'].pop('checksum', None)
         save_file(tensors, tmp_path/'bad.safetensors', header['__metadata__'])
         return (tmp_path/'bad.safetensors').read_bytes()
     assert (tmp_path/'bad.safetensors').write_bytes(rewrite(lambda t: None)) and load(tmp_path/'bad.safetensors')

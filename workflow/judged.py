@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ |= dict(OMP_NUM_THREADS='1')
 
 import numpy as np
+import pandas as pd
 
 from cleftgan_nb import checkpoints
 from cleftgan_nb.data.cohorts import Recipe, cohort
@@ -35,8 +36,7 @@ def people(kind, n, seed, **recipe):
 def write(name, rows):
     "A table"
     with checkpoints.atomic(OUT/name) as f:
-        table = [list(rows[0])] + [[round(v, 4) if isinstance(v, float) else v for v in row.values()] for row in rows]
-        f.write('\n'.join(','.join(map(str, row)) for row in table).encode() + b'\n')
+        f.write(pd.DataFrame(rows).to_csv(index=False, float_format='%.4g').encode())
     print((OUT/name).read_text())
 
 

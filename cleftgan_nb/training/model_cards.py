@@ -232,7 +232,7 @@ def save_small(
     Path(path).write_bytes(data)
 
 # %% ../../nbs/training/36_model_card.ipynb #f2a4dc90
-_MAY_DIFFER = {'data', 'out', 'kimg', 'tick_kimg', 'keep_kimg', 'licence', 'resume_from', 'graphs'}      # names, and what does not change the weights
+_MAY_DIFFER = {'data', 'out', 'kimg', 'tick_kimg', 'keep_kimg', 'licence', 'resume_from', 'aid_from', 'graphs'}      # names, and what does not change the weights
 
 def check_run(
     run,           # folder

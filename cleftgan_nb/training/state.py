@@ -231,7 +231,7 @@ def read_state(path)->tuple: # tensors, words
     except (KeyError, ValueError, RecursionError): raise ValueError(f'{path} is no state of a run; {_NO_STATE}') from None
     try: _check_words(words, found)
     except ValueError as e: raise ValueError(f'{path} is no state of a run: {str(e):.600}; {_NO_STATE}') from None
-    if 'sha256' not in meta: warnings.warn(f'{path} is from before states had a checksum, so nobody can tell whether a number in it has changed; the next one will have it')
+    if 'checksum' not in meta: warnings.warn(f'{path} is from before states had a checksum, so nobody can tell whether a number in it has changed; the next one will have it')
     return found, words
 
 # %% ../../nbs/training/33_state.ipynb #c8eead10
