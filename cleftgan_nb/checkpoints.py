@@ -4,7 +4,7 @@
 
 # %% ../nbs/networks/16_checkpoints.ipynb #11836bc0
 from __future__ import annotations
-import contextlib, glob, hashlib, json, math, os, re, struct, warnings
+import contextlib, hashlib, json, math, os, re, struct, warnings
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -13,20 +13,13 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from torch.overrides import TorchFunctionMode
 from . import __version__, networks, pickles
-from .files import alive, part_name
+from .files import as_before, part, sweep
 from .pickles import Table, _short, as_path
 
 # %% auto #0
 __all__ = ['FORMAT', 'ROLES', 'DTYPES', 'CEILINGS', 'UNKNOWN', 'MODELS', 'atomic', 'write_tensors', 'blueprint', 'check_network',
            'save', 'read_tensors', 'Checkpoint', 'licences', 'history', 'stretch', 'shipped', 'find', 'load', 'sha256',
            'convert']
-
-# %% ../nbs/networks/16_checkpoints.ipynb #33ae1ad0
-def _sweep(path):
-    "Remove what killed processes of this computer left of `path`"
-    for part in path.parent.glob(glob.escape(part_name(path, '').name[:-5]) + '*.part'):
-        pid = part.name.rpartition('-')[2][:-5]
-        if pid.isdecimal() and not alive(int(pid)): part.unlink(missing_ok=True)
 
 # %% ../nbs/networks/16_checkpoints.ipynb #ed6ec5e0
 def _sync_folder(folder):
@@ -51,17 +44,13 @@ def atomic(
 ):        # a binary file to write into
     "A file that appears under `path` when it is complete, or never"
     path = _target(path)
-    _sweep(path)
-    part = part_name(path, os.getpid())
-    try:
-        with open(part, 'wb') as f:
+    sweep(path)
+    with part(path) as new:
+        with open(new, 'xb') as f:
             yield f
             f.flush(); os.fsync(f.fileno())
-        os.replace(part, path)
-    except BaseException as e:
-        with contextlib.suppress(OSError): part.unlink()
-        if isinstance(e, OSError) and str(e.filename) == str(part): raise OSError(e.errno, e.strerror, str(path)) from None
-        raise
+        as_before(path, new)
+        os.replace(new, path)
     _sync_folder(path.parent)
 
 # %% ../nbs/networks/16_checkpoints.ipynb #3c8c69e0

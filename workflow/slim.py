@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from cleftgan_nb.files import as_before, part
+
 
 def packed(png):
     "The same pixels in fewer bytes, base64 to base64; a plot that is opaque needs no alpha."
@@ -19,15 +21,17 @@ def packed(png):
 
 def slim(path):
     path = Path(path)
-    notebook, part = json.loads(path.read_text(encoding='utf-8')), path.with_name(path.name + '.part')
+    notebook = json.loads(path.read_text(encoding='utf-8'))
     notebook['metadata'].pop('widgets', None)
     for data in (o['data'] for c in notebook['cells'] for o in c.get('outputs', []) if 'data' in o):
         data.pop('application/vnd.jupyter.widget-view+json', None)   # a picture or words stand beside it
         if 'image/png' not in data: continue
         data.pop('image/jpeg', None)
         data['image/png'] = packed(''.join(data['image/png']))
-    part.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
-    os.replace(part, path)
+    with part(path) as new:
+        new.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+        as_before(path, new)
+        os.replace(new, path)
 
 
 if __name__ == '__main__':

@@ -4,11 +4,11 @@
 
 # %% ../../nbs/data/26a_archives.ipynb #90580b50
 from __future__ import annotations
-import contextlib, glob, os, re, shutil, struct, threading, zipfile, zlib
+import contextlib, os, re, struct, threading, warnings, zipfile, zlib
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from ..files import alive, part_name
+from ..files import as_before, narrow, part, sweep
 
 # %% auto #0
 __all__ = ['SIGNATURE', 'png', 'as_path', 'appearing', 'ToFolder', 'ToZip', 'check_path', 'Folder', 'Zip', 'open_archive']
@@ -41,20 +41,6 @@ def as_path(path, name='path'):
     if isinstance(path, (str, Path)) and str(path): return Path(path)
     raise ValueError(f'{name}={path!r:.60}; accepted: a str or a Path')
 
-def _remove(path):
-    "Remove a file or a folder, if it is there"
-    if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
-    else: path.unlink(missing_ok=True)
-
-# %% ../../nbs/data/26a_archives.ipynb #ebea5cc0
-def _sweep(path):
-    "Remove what killed processes of this computer left of `path`, or put back what they had moved away"
-    for left in path.parent.glob(glob.escape(part_name(path, '').name[:-5]) + '*'):
-        pid, _, end = left.name.rpartition('-')[2].partition('.')
-        if end not in ('part', 'old') or not pid.isdecimal() or alive(int(pid)): continue
-        if end == 'old' and not path.exists(): os.rename(left, path)
-        else: _remove(left)
-
 # %% ../../nbs/data/26a_archives.ipynb #12aa80c0
 def _ours(path):
     "Has `path` what only our datasets have, or is it empty?"
@@ -74,82 +60,75 @@ def _target(path, overwrite):
     "Where to write: behind a link, in a folder that exists, at a place that is free"
     path = Path(os.path.realpath(as_path(path)))
     if not path.parent.is_dir(): raise FileNotFoundError(f'no folder {path.parent}; make it first')
-    _sweep(path)
+    for left in sweep(path): warnings.warn(f'a killed process had left {left}; it is gone now')
     _check_free(path, overwrite)
     return path
 
 # %% ../../nbs/data/26a_archives.ipynb #4dd242e0
-def _claim(part, path):
+def _claim(new, path):
     "Give a file a name that nobody has"
-    try: os.link(part, path)
+    try: os.link(new, path)
     except FileExistsError: raise
     except OSError:   # a file system without links: an empty file holds the place
         os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-        try: return os.replace(part, path)
+        try: return os.replace(new, path)
         except BaseException: path.unlink(); raise
-    os.unlink(part)
+    os.unlink(new)
 
-def _place(part, path):
-    "Give `part` the name `path`, unless the name was taken meanwhile"
+def _place(new, path):
+    "Give `new` the name `path`, unless the name was taken meanwhile"
     try:
         if os.path.lexists(path): raise _taken(path)
-        if part.is_dir() or os.name == 'nt': os.rename(part, path)   # Windows never replaces by renaming
-        else: _claim(part, path)
+        if new.is_dir() or os.name == 'nt': os.rename(new, path)   # Windows never replaces by renaming
+        else: _claim(new, path)
     except OSError:
         if os.path.lexists(path): raise _taken(path) from None
         raise
 
 # %% ../../nbs/data/26a_archives.ipynb #4b84e040
-def _replace(part, path, overwrite):
-    "Put `part` in the place of `path`"
+def _replace(new, path, overwrite):
+    "Put `new` in the place of `path`"
     _check_free(path, overwrite)
-    if not overwrite or not path.exists(): return _place(part, path)   # whatever has appeared since that check
-    if not path.is_dir() and not part.is_dir(): return os.replace(part, path)
-    old = part_name(path, os.getpid(), 'old')
-    os.rename(path, old)   # killed between the two, `_sweep` puts the old one back
-    try: _place(part, path)
-    except BaseException:
-        if not os.path.lexists(path): os.rename(old, path)
-        raise
-    finally: _remove(old)
+    if not overwrite or not path.exists(): return _place(new, path)   # whatever has appeared since that check
+    if not path.is_dir() and not new.is_dir(): return os.replace(new, path)
+    os.rename(path, new.with_name('old'))   # whatever happens now, it comes back if nothing takes its place
+    _place(new, path)
 
 # %% ../../nbs/data/26a_archives.ipynb #7b543660
-_open_parts = set()
+_open = set()
 
 @contextlib.contextmanager
 def appearing(
-    path,      # what will appear: a file or a folder
-    overwrite, # may a dataset of ours that is there be replaced?
-):             # the name to write under until then
+    path,       # what will appear: a file or a folder
+    overwrite,  # may a dataset of ours that is there be replaced?
+    mode=0o777, # whom to let in at most, as a folder's permissions
+):              # the name to write under until then
     "A name to write under, which becomes `path` at the end or vanishes"
     path = _target(path, overwrite)
-    part = part_name(path, os.getpid())
-    if part in _open_parts: raise ValueError(f'{path} is being written by this process already; finish that first')
-    _remove(part)   # of a killed process that had our number
-    _open_parts.add(part)
+    if path in _open: raise ValueError(f'{path} is being written by this process already; finish that first')
+    _open.add(path)
     try:
-        yield part
-        _replace(part, path, overwrite)
-    except BaseException as e:
-        with contextlib.suppress(OSError): _remove(part)
-        if isinstance(e, OSError) and str(part) in str(e.filename): raise OSError(e.errno, e.strerror, str(path)) from None
-        raise
-    finally: _open_parts.discard(part)
+        with part(path) as new:
+            yield new
+            as_before(path, new)
+            narrow(new, mode)
+            _replace(new, path, overwrite)
+    finally: _open.discard(path)
 
 # %% ../../nbs/data/26a_archives.ipynb #bc8e44a0
 class ToFolder:
     "Files in a folder"
-    def __init__(self, part): self.part = part; part.mkdir()
+    def __init__(self, new): self.new = new; new.mkdir()
     def put(self, name, data):
-        (self.part/name).parent.mkdir(exist_ok=True)
-        (self.part/name).write_bytes(data)
+        (self.new/name).parent.mkdir(exist_ok=True)
+        (self.new/name).write_bytes(data)
     def close(self): pass
 
 # %% ../../nbs/data/26a_archives.ipynb #1315cb40
 class ToZip:
     "Members of an uncompressed zip"
-    def __init__(self, part):
-        self.file = open(part, 'xb')
+    def __init__(self, new):
+        self.file = open(new, 'xb')
         self.zip = zipfile.ZipFile(self.file, 'w', zipfile.ZIP_STORED)
     def put(self, name, data):
         info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))

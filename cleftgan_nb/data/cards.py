@@ -4,7 +4,7 @@
 
 # %% ../../nbs/data/28_cards.ipynb #660a85d0
 from __future__ import annotations
-import hashlib, math, os, re, shutil, tempfile
+import hashlib, math, os, re
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -14,6 +14,7 @@ from .cohorts import against_published
 from .colorspace import ITA_CLASSES
 from .datasets import ImageFolderDataset, about, fingerprint, manifest
 from .measures import MEASURES, PUBLISHED
+from ..files import as_before, part, sweep
 
 # %% auto #0
 __all__ = ['AGES', 'TENTHS', 'SKIN', 'SIDES', 'LESSER', 'BLOCKS', 'table', 'facts', 'people', 'clefts', 'measures', 'pictures',
@@ -423,9 +424,10 @@ def draft_folder(
     out:Path, # the card
 ):
     "A folder to draw and write in, which vanishes"
-    draft = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
-    try: yield draft
-    finally: shutil.rmtree(draft, ignore_errors=True)
+    sweep(out)
+    with part(out) as draft:
+        draft.mkdir()
+        yield draft
 
 def publish(
     draft:Path, # folder with the new pictures
@@ -437,8 +439,9 @@ def publish(
     (draft/out.name).write_text(text, encoding='utf-8', newline='\n')
     folder, new = out.with_suffix(''), {p.name for p in draft.glob('*.png')}
     if new: folder.mkdir(exist_ok=True)
-    for name in sorted(new): os.replace(draft/name, folder/name)
-    os.replace(draft/out.name, out)
+    for name, place in [*((n, folder/n) for n in sorted(new)), (out.name, out)]:
+        as_before(place, draft/name)
+        os.replace(draft/name, place)
     for name in {f'{n}.png' for n in pictures} - new: (folder/name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()): folder.rmdir()
 
