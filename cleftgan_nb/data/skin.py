@@ -10,6 +10,7 @@ import numba as nb, numpy as np
 from scipy.ndimage import gaussian_filter
 from .colorspace import ita_of, lab_to_xyz, linear, rgb_to_xyz, xyz_to_lab, xyz_to_rgb
 from .head import Identity, stream, texture, topology
+from ..files import has_home
 
 # %% auto #0
 __all__ = ['LOCUS', 'TONES', 'HAIRLINE', 'NECKLINE', 'BEARDLINE', 'MUSTACHE', 'SKINS', 'HAIR_COLORS', 'IRIS_COLORS', 'BACKDROPS',
@@ -54,7 +55,7 @@ def sample_tone(rng, ancestry)->float:
 # %% ../../nbs/data/23b_skin.ipynb #3d0c3020
 def compiled(f):
     "`f` as machine code, kept on disk where that's possible; IEEE arithmetic, one thread: the same bits every time"
-    try: return nb.njit(nogil=True, cache=True)(f)
+    try: return nb.njit(nogil=True, cache=has_home('NUMBA_CACHE_DIR'))(f)
     except RuntimeError: return nb.njit(nogil=True)(f) # no folder to write to
 
 # %% ../../nbs/data/23b_skin.ipynb #d999c680

@@ -16,6 +16,7 @@ from functools import lru_cache
 import numba as nb, numpy as np, torch
 from torch.utils.weak import WeakTensorKeyDictionary
 from fastcore.basics import patch
+from ..files import has_home
 from .simd import add, borrow, fma, leaky, leaky_slope, load, mul, prefetch, read, splat, store, turn_in, turn_out, write
 
 # %% ../../nbs/ops/03_cpu.ipynb #bc7c0fe0
@@ -38,7 +39,7 @@ PLAIN, ACT, GATE = 0, 1, 2
 # %% ../../nbs/ops/03_cpu.ipynb #a12ec3c0
 def _jit(f):
     "Compile at first use, free of Python's lock; keep the machine code on disk where that is possible."
-    try: return nb.njit(nogil=True, cache=True, error_model='numpy')(f)
+    try: return nb.njit(nogil=True, cache=has_home('NUMBA_CACHE_DIR'), error_model='numpy')(f)
     except RuntimeError: return nb.njit(nogil=True, error_model='numpy')(f) # no folder to write to
 
 # %% ../../nbs/ops/03_cpu.ipynb #1652a4e0

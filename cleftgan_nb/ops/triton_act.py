@@ -4,8 +4,13 @@
 
 # %% ../../nbs/ops/08_triton.ipynb #8325d08c
 from __future__ import annotations
+import atexit, os, shutil, tempfile
 from contextlib import nullcontext
 import torch
+from ..files import has_home
+if not has_home('TRITON_HOME'):   # Triton would keep its code in a folder called '~', wherever we are
+    os.environ['TRITON_HOME'] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, os.environ['TRITON_HOME'], ignore_errors=True)
 import triton, triton.language as tl
 
 # %% auto #0
