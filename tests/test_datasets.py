@@ -1,5 +1,5 @@
 """Datasets: the published layout, the same bytes everywhere, whole or not at all, an order that resumes, and a named error for whatever else is in a file."""
-import errno, io, json, os, pickle, resource, signal, subprocess, sys, time, zipfile
+import errno, io, json, os, pickle, resource, signal, socket, subprocess, sys, time, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -10,6 +10,7 @@ from cleftgan_nb.data import archives, datasets
 from cleftgan_nb.data.datasets import (DatasetWriter, ImageFolderDataset, InfiniteSampler, about, convert, fingerprint, manifest, shrink, sided, verify,
                                        write_dataset)
 from cleftgan_nb.data.cohorts import LABELS, cohort
+from cleftgan_nb.data.split import split
 
 ABOUT = dict(kind='test', licence='CC0-1.0', seeds=[0, 1], parameters={'severity': .5})
 NAMES = ['lip_left', 'age', 'lip_right']
@@ -239,14 +240,16 @@ def test_killed_writer(tmp_path, target, exists):
     p.send_signal(signal.SIGKILL); p.wait()
     assert (tmp_path/target).exists() == exists and len(names(tmp_path)) == 1 + exists   # its unfinished part lies there, hidden
     if exists: assert fingerprint(tmp_path/target) == old
-    assert verify(make(tmp_path/target, overwrite=True)) == 12 and names(tmp_path) == [target]
+    with pytest.warns(UserWarning, match='a killed process had left'): make(tmp_path/target, overwrite=True)
+    assert verify(tmp_path/target) == 12 and names(tmp_path) == [target]
 
 def test_killed_between_two_renames(tmp_path):
     "The old folder had been moved away, the new one was not in place yet"
     old = fingerprint(make(tmp_path/'x'))
-    os.rename(tmp_path/'x', archives.part_name(tmp_path/'x', 2**30, 'old'))
-    archives.part_name(tmp_path/'x', 2**30).mkdir()
-    with pytest.raises(ValueError, match='exists; give another name'): make(tmp_path/'x')
+    left = tmp_path/f'.x@{socket.gethostname()}-{2**30}.{"0"*16}.part'
+    (left/'new').mkdir(parents=True)
+    os.rename(tmp_path/'x', left/'old')
+    with pytest.warns(UserWarning, match='a killed process had left .*[.]x@'), pytest.raises(ValueError, match='exists; give another name'): make(tmp_path/'x')
     assert names(tmp_path) == ['x'] and fingerprint(tmp_path/'x') == old
 
 @pytest.mark.skipif(os.name == 'nt', reason='RLIMIT_FSIZE')
@@ -254,7 +257,7 @@ def test_full_disk(tmp_path):
     old = make(tmp_path/'x.zip').read_bytes()
     code = KILLED.format(tests=os.path.dirname(__file__), at=-1, path=str(tmp_path/'x.zip')).replace('def slow', 'signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\ndef slow')
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=ENV)
-    assert p.returncode == 1 and 'File too large' in p.stderr and 'Exception ignored' not in p.stderr, p.stderr
+    assert p.returncode == 1 and f"File too large: '{tmp_path/'x.zip'}'" in p.stderr and 'Exception ignored' not in p.stderr, p.stderr
     assert names(tmp_path) == ['x.zip'] and (tmp_path/'x.zip').read_bytes() == old
 
 def test_nothing_of_others_is_replaced(tmp_path, zipped):
@@ -355,7 +358,7 @@ def test_an_old_folder_comes_back(tmp_path, monkeypatch):
     "The new one cannot take its place"
     old, real = fingerprint(make(tmp_path/'x')), os.rename
     def rename(a, b):
-        if str(a).endswith('.part'): raise OSError(errno.EIO, 'Input/output error')
+        if Path(a).name == 'new': raise OSError(errno.EIO, 'Input/output error')
         real(a, b)
     monkeypatch.setattr(os, 'rename', rename)
     with pytest.raises(OSError, match='Input/output error'): make(tmp_path/'x', 3, overwrite=True)
@@ -381,6 +384,27 @@ def test_where_it_is_written(tmp_path):
     (tmp_path/'link.zip').symlink_to(tmp_path/'x.zip')
     make(tmp_path/'link.zip', overwrite=True)
     assert (tmp_path/'link.zip').is_symlink() and verify(tmp_path/'x.zip') == 12 and names(tmp_path) == ['empty', 'link.zip', 'x.zip']
+
+@pytest.mark.skipif(os.name == 'nt', reason='permissions')
+def test_copies_are_as_private_as_their_source(tmp_path):
+    made = make(tmp_path/'x.zip'); os.chmod(made, 0o600)
+    copies = [convert(made, tmp_path/'small.zip', 8), convert(made, tmp_path/'small', 8), *split(made, tmp_path/'a.zip', tmp_path/'b')]
+    assert [oct(os.stat(o).st_mode & 0o777) for o in copies] == ['0o600', '0o700', '0o600', '0o700']
+    os.chmod(copies[0], 0o644); convert(made, copies[0], 4, overwrite=True)
+    assert os.stat(copies[0]).st_mode & 0o777 == 0o600
+    os.chmod(made, 0o644); os.chmod(tmp_path/'a.zip', 0o640); split(made, tmp_path/'a.zip', tmp_path/'b', overwrite=True)
+    assert [oct(os.stat(tmp_path/o).st_mode & 0o777) for o in ('a.zip', 'b')] == ['0o640', '0o700']   # what is replaced stays as it was
+
+def test_a_split_has_two_places(tmp_path):
+    made, old = make(tmp_path/'x.zip'), fingerprint(make(tmp_path/'a.zip', 3))
+    (tmp_path/'link.zip').symlink_to(tmp_path/'a.zip')
+    for train, unseen in (('a.zip', 'a.zip'), ('a.zip', 'link.zip'), ('f', 'f/u.zip'), ('f/t.zip', 'f')):
+        (tmp_path/'f').mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match='accepted: two places'): split(made, tmp_path/train, tmp_path/unseen, overwrite=True)
+    (tmp_path/'f').rmdir()
+    with pytest.raises(ValueError, match='a.zip exists'): split(made, tmp_path/'t.zip', tmp_path/'a.zip')
+    with pytest.raises(FileNotFoundError, match='make it first'): split(made, tmp_path/'t.zip', tmp_path/'no/u.zip')
+    assert names(tmp_path) == ['a.zip', 'link.zip', 'x.zip'] and fingerprint(tmp_path/'a.zip') == old
 
 def test_a_writer_that_is_not_open(tmp_path):
     w = DatasetWriter(tmp_path/'x', about=ABOUT)

@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
 from .archives import SIGNATURE, ToFolder, ToZip, appearing, as_path, check_path, open_archive, png
+from ..files import openness
 
 # %% auto #0
 __all__ = ['CACHE', 'sided', 'DatasetWriter', 'write_dataset', 'ImageFolderDataset', 'InfiniteSampler', 'manifest', 'about',
@@ -138,15 +139,16 @@ class DatasetWriter:
         about:dict,       # what the set is: kind, licence; parameters, seeds, versions …
         label_names=None, # names of a label's entries (or of the classes); those in _left and _right are swapped by mirroring
         overwrite=False,  # replace an existing dataset of ours
+        mode=0o777,       # whom to let in at most, as a folder's permissions
     ):
-        self.path, self.about, self.label_names, self.overwrite = as_path(path), _check_about(about), _check_names(label_names), overwrite
+        self.path, self.about, self.label_names, self.overwrite, self.mode = as_path(path), _check_about(about), _check_names(label_names), overwrite, mode
         self.rows, self.labels, self.shape, self._to = [], [], None, None
 
 # %% ../../nbs/data/26_datasets.ipynb #f0bb8170
 @patch
 def __enter__(self:DatasetWriter):
     self._stack = contextlib.ExitStack()
-    part = self._stack.enter_context(appearing(self.path, self.overwrite))
+    part = self._stack.enter_context(appearing(self.path, self.overwrite, self.mode))
     try: self._to = (ToZip if self.path.suffix.lower() == '.zip' else ToFolder)(part)
     except BaseException as e:
         self._stack.__exit__(type(e), e, e.__traceback__)
@@ -227,9 +229,10 @@ def write_dataset(
     about:dict,       # what the set is: kind, licence; parameters, seeds, versions …
     label_names=None, # names of a label's entries (or of the classes); those in _left and _right are swapped by mirroring
     overwrite=False,  # replace an existing dataset of ours
+    mode=0o777,       # whom to let in at most, as a folder's permissions
 )->Path:              # where it is
     "Write a dataset from a stream of images; it appears when it is complete, or never"
-    with DatasetWriter(path, about=about, label_names=label_names, overwrite=overwrite) as w:
+    with DatasetWriter(path, about=about, label_names=label_names, overwrite=overwrite, mode=mode) as w:
         for image, label, row in rows: w.add(image, label, row)
     return w.path
 
@@ -647,4 +650,4 @@ def convert(
         name, image = ds.names[i], ds._pixels(i).transpose(1, 2, 0)
         return shrink(image, resolution), pairs.get(name), _converted(rows.get(name, {}), name, resolution/ds.resolution)
     done = tqdm(_ahead(smaller, len(ds)), total=len(ds), unit='images', disable=None)
-    return write_dataset(dst, done, about={**about, 'converted': made}, label_names=words.get('label_names') if pairs else None, overwrite=overwrite)
+    return write_dataset(dst, done, about={**about, 'converted': made}, label_names=words.get('label_names') if pairs else None, overwrite=overwrite, mode=openness(ds.path))

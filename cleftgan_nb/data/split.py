@@ -6,8 +6,9 @@
 from __future__ import annotations
 from pathlib import PurePosixPath
 import numpy as np
-from .archives import as_path
+from .archives import _target, as_path
 from .datasets import _COUNTED, _check_apart, _pairs, _words, ImageFolderDataset, about, manifest, write_dataset
+from ..files import openness
 
 # %% auto #0
 __all__ = ['person_of', 'held_out', 'split']
@@ -33,11 +34,16 @@ def held_out(
     return found
 
 # %% ../../nbs/data/26b_split.ipynb #bad53492
+def _check_two(train, unseen, overwrite):
+    "Are there two places, both of them free?"
+    a, b = _target(train, overwrite), _target(unseen, overwrite)
+    if a == b or a in b.parents or b in a.parents: raise ValueError(f'train={str(train)!r} and unseen={str(unseen)!r} are {"one place" if a == b else "one within the other"}; accepted: two places, or one would replace the other')
+
 def _subset(ds, rows, keep, path, words, labels, overwrite):
     "A dataset of some of the images"
     names = (_words(ds.source, 'dataset.json') or {}).get('label_names')
     some = ((ds._pixels(i).transpose(1, 2, 0), labels.get(name), {k: v for k, v in rows[name].items() if k not in ('file', 'sha256')}) for i, name in enumerate(ds.names) if name in keep)
-    return write_dataset(path, some, about=words, label_names=names if labels else None, overwrite=overwrite)
+    return write_dataset(path, some, about=words, label_names=names if labels else None, overwrite=overwrite, mode=openness(ds.path))
 
 def split(
     path,            # a dataset of ours: folder or .zip
@@ -51,6 +57,7 @@ def split(
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1: raise ValueError(f'share={share!r}; accepted: a number between 0 and 1')
     ds, rows = ImageFolderDataset(path, cache=False), {r['file']: r for r in manifest(path)}
     for name in (train, unseen): _check_apart(ds.path, as_path(name))
+    _check_two(train, unseen, overwrite)
     away = held_out(list(rows.values()), share, seed)
     words = {k: v for k, v in about(path).items() if k not in _COUNTED}
     labels = _pairs(_words(ds.source, 'dataset.json') or {}, ds.path) or {}
