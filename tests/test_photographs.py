@@ -3,8 +3,11 @@ import csv
 import hashlib
 import io
 import os
+import signal
 import struct
+import subprocess
 import sys
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -225,6 +228,113 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(photographs, '_one', stop)
     with pytest.raises(KeyboardInterrupt): prepare(tmp_path/'in', tmp_path/'out', size=64, progress=False)
     assert sorted(o.name for o in tmp_path.iterdir()) == ['in']
+
+
+def mode(path): return oct(os.stat(path).st_mode & 0o777)
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    "A folder of three pictures that everybody may read; whatever is in them is accepted"
+    monkeypatch.setattr(photographs, 'prepare_photo', lambda photo, settings: (photo.pixels, dict.fromkeys(photographs._KEPT[1:])))
+    (tmp_path/'in').mkdir()
+    for i in range(3): SMALL.rotate(i).resize((64, 64)).save(tmp_path/f'in/SMITH {i}.png')
+    return tmp_path/'in'
+
+
+posix = pytest.mark.skipif(os.name == 'nt', reason='permissions and signals')
+
+
+@posix
+def test_the_output_is_private(drawn, tmp_path, monkeypatch):
+    before = os.umask(0o002)
+    try: report = prepare(drawn, tmp_path/'out', progress=False)
+    finally: os.umask(before)
+    assert mode(tmp_path/'out') == '0o700' and {mode(o) for o in report.path.iterdir()} == {'0o600'} and len(report.accepted) == 3
+    assert str(tmp_path/'out') in report.kept and 'faces (dataset.zip)' in report.kept
+
+
+@posix
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP', 'SIGKILL'])
+def test_a_run_that_is_ended_leaves_nothing_or_something_private(drawn, tmp_path, monkeypatch, name):
+    told, tell = os.pipe()
+    if not (pid := os.fork()):
+        try:
+            real = photographs._one
+            monkeypatch.setattr(photographs, '_one', lambda run, path, reason: real(run, path, reason) if path.endswith('0.png') else (os.write(tell, b'1'), time.sleep(60)))
+            prepare(drawn, tmp_path/'out', progress=False)
+        finally: os._exit(1)
+    assert os.read(told, 1) == b'1'
+    os.kill(pid, getattr(signal, name))
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == getattr(signal, name)
+    left = [o for o in tmp_path.iterdir() if o.name != 'in']
+    if name != 'SIGKILL': assert left == []; return
+    assert len(left) == 1 and mode(left[0]) == '0o700' and left[0].name.startswith('.out@')
+    with pytest.warns(UserWarning, match=f'{left[0].name} was left by a killed process, and may show patients; .*cleftgan forget'): prepare(drawn, tmp_path/'other', progress=False)
+    with pytest.warns(UserWarning, match=f'a killed process had left .*{left[0].name}'): prepare(drawn, tmp_path/'out', progress=False)
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['in', 'other', 'out']
+
+
+def test_contact_sheets_are_written_as_they_fill(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(photographs, '_PER_SHEET', 2)
+    (drawn/'letter.txt').write_text('x')
+    report = prepare(drawn, tmp_path/'out', progress=False)
+    assert sorted(o.name for o in report.path.glob('*.png')) == ['accepted-2.png', 'accepted.png', 'rejected.png']
+
+
+def flat_png(width, height, depth, color, bytes_a_pixel):
+    pack, line = zlib.compressobj(1), bytes(1 + width*bytes_a_pixel)
+    return png_chunks((b'IHDR', struct.pack('>IIBBBBB', width, height, depth, color, 0, 0, 0)), (b'IDAT', b''.join(pack.compress(line) for _ in range(height)) + pack.flush()), (b'IEND', b''))
+
+
+PEAK = """
+import resource, sys
+from cleftgan_nb.data import prepare
+report = prepare(sys.argv[1], sys.argv[2], size=1024, progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024), *[o['reason'] for o in report.rows], sep='\\n')
+"""
+
+
+@posix
+def test_small_files_of_large_pictures_stay_within_a_gigabyte(tmp_path):
+    "119 megapixels in 16 bits, which took 3 GiB, and with transparency"
+    (tmp_path/'in').mkdir()
+    for name, kind in {'gray 16': (16, 0, 2), 'gray alpha': (8, 4, 2)}.items(): (tmp_path/f'in/{name}.png').write_bytes(flat_png(60_000, 1990, *kind))
+    assert all(o.stat().st_size < 2_000_000 for o in (tmp_path/'in').iterdir())
+    env = {**os.environ, 'PYTHONPATH': str(Path(photographs.__file__).parents[2])}
+    peak, *reasons = subprocess.run([sys.executable, '-c', PEAK, tmp_path/'in', tmp_path/'out'], env=env, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    assert int(peak) < 2**30 and reasons == ['no face found']*2
+
+
+def test_what_cannot_be_afforded_is_told_from_the_header(tmp_path, monkeypatch):
+    "A progressive JPEG is held whole, however small it is decoded"
+    data = bytearray(saved(SMALL, 'JPEG', progressive=True))
+    at = data.index(b'\xff\xc2') + 5
+    data[at:at + 4] = struct.pack('>HH', 10900, 10900)
+    (tmp_path/'a.jpg').write_bytes(data)
+    def decode(*_): raise AssertionError('decoded')
+    monkeypatch.setattr('PIL.ImageFile.ImageFile.load', decode)
+    with pytest.raises(Rejected, match='too large to decode: 708 MiB of memory; accepted: up to 500'): read_photo(tmp_path/'a.jpg')
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='only Linux counts what a process takes')
+def test_a_header_that_lies_is_found_out(tmp_path, monkeypatch):
+    import resource
+    Image.new('RGB', (5000, 5000)).save(tmp_path/'a.jpg', progressive=True)   # 100 MB in one piece, more than malloc keeps of what was freed
+    monkeypatch.setattr(photographs, '_cost', lambda *_: 0); monkeypatch.setattr(photographs, '_ROOM', 32 << 20)
+    with pytest.raises(Rejected, match='too large to decode: more memory than the file says'): read_photo(tmp_path/'a.jpg')
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
+
+
+def test_large_pictures_are_averaged_as_before(tmp_path):
+    "Tile by tile, with the same result as all at once"
+    rng = np.random.default_rng(0)
+    indexed = Image.fromarray(rng.integers(0, 99, (4999, 50), np.uint8)); indexed.putpalette(rng.integers(0, 256, 297, np.uint8).tobytes())
+    for im in (Image.fromarray(rng.integers(0, 256, (50, 4999, 4), np.uint8), 'RGBA'), indexed):
+        whole = (im.convert('RGB') if im.mode == 'P' else im).reduce(2)
+        assert np.array_equal(np.asarray(photographs._small(im)), np.asarray(whole))
+    deep = rng.integers(0, 65536, (50, 3000), np.uint16)
+    assert np.array_equal(np.asarray(photographs._small(Image.fromarray(deep))), np.rint(deep*(255/65535)).astype(np.uint8))
 
 
 def test_large_jpeg_is_decoded_small(tmp_path):

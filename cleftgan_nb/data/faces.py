@@ -116,16 +116,17 @@ def crop_of(face, below=BELOW):
 
 # %% ../../nbs/data/25a_faces.ipynb #86c821e0
 def _surround(
-    pixels, # [h, w, 3] float
-    pads,   # (top, bottom), (left, right): pixels to add
-    blur,   # standard deviation of the blur, pixels
-):          # float, larger
+    channel, # [h, w] uint8
+    pads,    # (top, bottom), (left, right): pixels to add
+    blur,    # standard deviation of the blur, pixels
+):           # uint8, larger
     "Continue a picture by its blurred mirror image"
-    out = np.pad(pixels, (*pads, (0, 0)), 'reflect' if min(pixels.shape[:2]) > 1 else 'edge')
-    far = [np.maximum(np.arange(-a, n + b)*-1., np.arange(-a, n + b) - (n - 1.))/max(a, b, 1) for n, (a, b) in zip(pixels.shape, pads)]
-    far = np.maximum(far[0][:, None], far[1])[..., None]   # 0 at the border, 1 at the far end of the padding, negative inside
-    out += (ndimage.gaussian_filter(out, (blur, blur, 0)) - out)*np.clip(far*3 + 3*blur/max(*pads[0], *pads[1], 1), 0, 1)
-    return out + (np.median(pixels, (0, 1)) - out)*np.clip(far, 0, 1)
+    out = np.pad(channel.astype(float), pads, 'reflect' if min(channel.shape) > 1 else 'edge')
+    far = [np.maximum(np.arange(-a, n + b)*-1., np.arange(-a, n + b) - (n - 1.))/max(a, b, 1) for n, (a, b) in zip(channel.shape, pads)]
+    far = np.maximum(far[0][:, None], far[1])   # 0 at the border, 1 at the far end of the padding, negative inside
+    for other, much in ((ndimage.gaussian_filter(out, blur), far*3 + 3*blur/max(*pads[0], *pads[1], 1)), (np.median(channel), far)):
+        out += (other - out)*np.clip(much, 0, 1)
+    return np.clip(out + .5, 0, 255).astype(np.uint8)
 
 # %% ../../nbs/data/25a_faces.ipynb #73447f30
 def align(
@@ -143,7 +144,7 @@ def align(
     part = Image.fromarray(pixels[a[1]:b[1], a[0]:b[0]])
     part = part.reduce(k) if k > 1 else part
     pads = [(-(-(p - lo)//k), max(0, -(-(hi - q)//k))) for p, q, lo, hi in zip(a, b, low, high)]
-    if any(map(any, pads)): part = Image.fromarray(np.clip(_surround(np.asarray(part, float), pads[::-1], .04*crop.half/k) + .5, 0, 255).astype(np.uint8))
+    if any(map(any, pads)): part = Image.merge('RGB', [Image.fromarray(_surround(np.asarray(o), pads[::-1], .04*crop.half/k)) for o in part.split()])
     origin = (crop.to_photo((0, 0), size) - a)/k + [p[0] for p in pads]
     (ux, uy), (vx, vy) = crop.axes*scale/k/n
     part = part.transform((size*n, size*n), Image.Transform.AFFINE, (ux, vx, origin[0], uy, vy, origin[1]), Image.Resampling.BICUBIC)

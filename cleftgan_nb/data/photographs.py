@@ -4,7 +4,7 @@
 
 # %% ../../nbs/data/25_photographs.ipynb #ba6966e0
 from __future__ import annotations
-import csv, hashlib, hmac, io, os, secrets, stat, warnings
+import contextlib, csv, hashlib, hmac, io, math, os, re, secrets, shlex, stat, warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from . import color, faces, segmentation
 from .archives import appearing, as_path
 from .colorspace import D65, ita_of, xyz_to_lab
 from .datasets import DatasetWriter
+from ..files import leftovers
 
 # %% auto #0
 __all__ = ['FORMATS', 'KNOWN', 'COLUMNS', 'Rejected', 'Photo', 'read_photo', 'Settings', 'face_region', 'prepare_photo', 'steps',
@@ -26,7 +27,8 @@ class Rejected(Exception):
     "A photograph that can't be used; the message says why"
 
 FORMATS = 'JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', 'JPEG2000', 'AVIF', 'MPO'
-_MOST_BYTES, _MOST_PIXELS = 1 << 28, 120_000_000   # a file of 256 MiB; a picture that needs half a gigabyte decoded, and as much again where it is transparent
+_MOST_BYTES, _MOST_PIXELS = 1 << 28, 120_000_000   # of a file, 256 MiB; of a picture
+_ROOM = 500 << 20                                  # bytes for the two together while a file is decoded
 _SMALLEST, _LONGEST = 32, 4096                     # shorter side that could hold a face; longer side that is worth keeping, pixels
 
 # %% ../../nbs/data/25_photographs.ipynb #ea416ff0
@@ -63,10 +65,12 @@ def _opened(data):
 # %% ../../nbs/data/25_photographs.ipynb #77b00c10
 def _scaled(im):
     "16-bit, 32-bit and floating-point gray → 8-bit gray"
-    a = np.asarray(im, np.float64)
-    if not np.isfinite(a).all() or a.min() < 0 or a.max() > 65535: raise Rejected('gray values outside 0 … 65535')
-    full = 65535 if im.mode.startswith('I;16') or a.max() > 255 else 255 if a.max() > 1 or im.mode == 'I' else 1
-    return Image.fromarray(np.rint(a*(255/full)).astype(np.uint8))
+    low, high = np.array([(a.min(), a.max()) for *_, tile in _tiles(im) for a in [np.asarray(tile, np.float64)]]).T
+    if not np.isfinite([low, high]).all() or low.min() < 0 or high.max() > 65535: raise Rejected('gray values outside 0 … 65535')
+    full = 65535 if im.mode.startswith('I;16') or high.max() > 255 else 255 if high.max() > 1 or im.mode == 'I' else 1
+    out = Image.new('L', im.size)
+    for x, y, tile in _tiles(im): out.paste(Image.fromarray(np.rint(np.asarray(tile, np.float64)*(255/full)).astype(np.uint8)), (x, y))
+    return out
 
 # %% ../../nbs/data/25_photographs.ipynb #bbc3ee90
 def _srgb(im, profile):
@@ -79,14 +83,70 @@ def _srgb(im, profile):
 _GRAY = 119   # sRGB value of L* = 50, behind transparent pictures
 
 def _rgb(im):
-    "Any mode → RGB"
-    if im.mode in ('I', 'F') or im.mode.startswith('I;16'): im = _scaled(im)
+    "Any mode that `_small` leaves → RGB"
     profile = im.info.get('icc_profile')
     if im.mode in ('LA', 'PA', 'La', 'RGBa', 'RGBA') or 'transparency' in im.info:
         im = im.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', im.size, (_GRAY,)*3 + (255,)), im).convert('RGB')
-    if im.mode in ('P', '1'): im = im.convert('RGB')
     return _srgb(im, profile).convert('RGB')
+
+# %% ../../nbs/data/25_photographs.ipynb #efe37980
+_STORED = dict.fromkeys(('1', 'L', 'P'), 1) | dict.fromkeys(('I;16', 'I;16B', 'I;16L', 'I;16N'), 2)   # bytes a pixel; 4 otherwise
+_BESIDES = dict(AVIF=10, WEBP=12, JPEG2000=21)
+
+def _cost(im, area):
+    "Bytes that decoding takes, as the header has it; area: of the picture in the file, pixels"
+    stored, progressive = _STORED.get(im.mode, 4), 2*len(im.getbands()) if 'progressive' in im.info else 0
+    return im.width*im.height*stored + area*(stored if im.format == 'TIFF' else _BESIDES.get(im.format, progressive))
+
+def _check_room(need):
+    "Is there enough memory?"
+    if need > _ROOM: raise Rejected(f'too large to decode: {f"{need/2**20:.0f} MiB of memory" if need < math.inf else "more memory than the file says"}; accepted: up to {_ROOM/2**20:.0f}. Save it smaller, or as baseline JPEG')
+
+# %% ../../nbs/data/25_photographs.ipynb #d12c16b0
+@contextlib.contextmanager
+def _bounded():
+    "Let nothing take more memory than that, whatever a file says, where the system counts it"
+    try:
+        import resource
+        taken = int(re.search(r'VmData:\s*([0-9]+)', Path('/proc/self/status').read_text())[1])*1024
+        low, high = resource.getrlimit(resource.RLIMIT_DATA)
+    except (ImportError, OSError, TypeError): yield; return
+    limit = taken + _ROOM
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if low == resource.RLIM_INFINITY else min(low, limit), high))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_DATA, (low, high))
+
+# %% ../../nbs/data/25_photographs.ipynb #833adcb0
+def _tiles(im, k=1):
+    "(x, y, tile): about four million pixels at a time, whole blocks of k × k"
+    step = max(1, 2048//k)*k
+    for y in range(0, im.height, step):
+        for x in range(0, im.width, step): yield x, y, im.crop((x, y, min(x + step, im.width), min(y + step, im.height)))
+
+def _even(im):
+    "In a mode whose pixels can be averaged"
+    if im.mode in ('P', 'PA'): return im.convert('RGBA' if 'transparency' in im.info or im.mode == 'PA' else 'RGB')
+    return im.convert('L') if im.mode == '1' else im
+
+def _averaged(im, k):
+    "Each block of k × k pixels becomes one"
+    out = None
+    for x, y, tile in _tiles(im, k):
+        tile = _even(tile).reduce(k)
+        out = out or Image.new(tile.mode, (-(-im.width//k), -(-im.height//k)))
+        out.paste(tile, (x//k, y//k))
+    return out
+
+# %% ../../nbs/data/25_photographs.ipynb #0ef81710
+def _small(im):
+    "At most 4096 pixels long, of 8 bits, with what its colors need"
+    info = im.info
+    if im.mode in ('I', 'F') or im.mode.startswith('I;16'): im, info = _scaled(im), {}
+    k = -(-max(im.size)//_LONGEST)
+    small = _even(im) if k == 1 else _averaged(im, k)
+    small.info = {key: v for key, v in info.items() if key == 'icc_profile' or key == 'transparency' and small.mode == im.mode}
+    return small
 
 # %% ../../nbs/data/25_photographs.ipynb #c3a461c0
 _TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_270', 7: 'TRANSVERSE', 8: 'ROTATE_90'}   # EXIF orientation
@@ -116,24 +176,24 @@ def read_photo(
         warnings.simplefilter('ignore')   # of Pillow, about size and damaged metadata: we have our own limits
         with _opened(data) as im:
             width, height = im.size
-            rgb, turn, frames = _decoded(im)
+            rgb, turn, frames = _decoded(im, len(data))
             pixels = np.asarray(rgb)
     notes = (f'{frames} frames, the first taken',)*(frames > 1) + (f'turned by EXIF orientation {turn}',)*(turn > 1) + ('gray',)*color.is_gray(pixels)
     return Photo(pixels, width, height, notes, hashlib.sha256(data).hexdigest())
 
 # %% ../../nbs/data/25_photographs.ipynb #13df14b0
-def _decoded(im):
+def _decoded(im, length):
     "The first frame, reduced, turned, as RGB; EXIF's orientation; the number of frames"
     try:
-        frames, info = getattr(im, 'n_frames', 1), dict(im.info)
+        area, frames = im.width*im.height, getattr(im, 'n_frames', 1)
         if im.format in ('JPEG', 'MPO') and max(im.size) > _LONGEST: im.draft(None, (_LONGEST//2, _LONGEST//2))
-        im.load()                # before asking for EXIF: Pillow would decode there and forget an error
-        turn, mode = _orientation(im), im.mode
-        if mode in ('P', 'PA'): im = im.convert('RGBA' if 'transparency' in info or mode == 'PA' else 'RGB')
-        if max(im.size) > _LONGEST and im.mode in ('L', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'LA'): im = im.reduce(-(-max(im.size)//_LONGEST))
-        im.info = {k: v for k, v in info.items() if k == 'icc_profile' or k == 'transparency' and im.mode == mode}
-        im = _rgb(im)
+        _check_room(length + _cost(im, area))
+        with _bounded(): im.load()   # before asking for EXIF: Pillow would decode there and forget an error
+        turn, small = _orientation(im), _small(im)
+        if small is not im: im.close()
+        im = _rgb(small)
     except Rejected: raise
+    except MemoryError: _check_room(math.inf)
     except Exception as e: raise Rejected(f'damaged or incomplete: {type(e).__name__}') from None   # decoders raise anything, too
     im.thumbnail((_LONGEST, _LONGEST), Image.Resampling.BOX)
     return (im.transpose(Image.Transpose[_TURNS[turn]]) if turn > 1 else im), turn, frames
@@ -157,7 +217,7 @@ def _one_of(name, value, kinds, low, high):
 
 def _check_settings(s):
     "The settings, or a complaint before the first photograph"
-    _one_of('size', s.size, int, 16, 2048)
+    _one_of('size', s.size, int, 16, 1024)
     if s.dominance is not None: _one_of('dominance', s.dominance, (int, float), 1, 100)
     _one_of('threshold', s.threshold, (int, float), -1, 10); _one_of('enlarge', s.enlarge, (int, float), .1, 100); _one_of('invent', s.invent, (int, float), 0, 1)
     return s
@@ -320,6 +380,10 @@ class Report:
     def reasons(self): return Counter(o['reason'].split(':')[0] for o in self.rejected)   # what follows a colon is about one file
     @property
     def dataset(self): return self.path/'dataset.zip' if self.accepted else None
+    @property
+    def kept(self):
+        whose = 'as private as the folder around it' if os.name == 'nt' else 'for this account alone'
+        return f'Kept in {self.path}, {whose}: {"faces (dataset.zip), " if self.accepted else ""}thumbnails of all pictures, a table of all files. Nothing is kept elsewhere: to forget them, remove this folder'
     def __str__(self): return '\n'.join([f'{len(self.accepted)} of {len(self.rows)} files accepted: {self.path}'] + [f'{n:6d}  {reason}' for reason, n in self.reasons.most_common()])
     __repr__ = __str__
 
@@ -330,14 +394,10 @@ def _cell(value):
     return "'" + value if isinstance(value, str) and value.startswith(('=', '+', '-', '@', '\t', '\r')) else value
 
 # %% ../../nbs/data/25_photographs.ipynb #925de430
-def _write_report(part, report, sheets):
-    "The table and the contact sheets"
-    with open(part/'report.csv', 'w', newline='', encoding='utf-8') as f:
+def _write_table(path, report):
+    with open(path, 'w', newline='', encoding='utf-8') as f:
         out = csv.DictWriter(f, COLUMNS, restval='', lineterminator='\n')
         out.writeheader(); out.writerows({k: _cell(v) for k, v in row.items()} for row in report.rows)
-    for kind, entries in sheets.items():
-        for i in range(0, len(entries), _PER_SHEET):
-            contact_sheet(entries[i:i + _PER_SHEET]).save(part/f'{kind}{"" if i == 0 else f"-{i//_PER_SHEET + 1}"}.png')
 
 # %% ../../nbs/data/25_photographs.ipynb #de8246b0
 @dataclass
@@ -346,14 +406,35 @@ class _Run:
     source: Path
     settings: Settings
     key: bytes|None
+    part: Path = None                                              # the output, until it is complete
     seen: dict = field(default_factory=dict)                       # hash → name of the first file with this content
     sheets: dict = field(default_factory=lambda: dict(accepted=[], rejected=[]))
+    pages: Counter = field(default_factory=Counter)                # contact sheets of each kind that are written
 
     def first(self, name, *hashes):
         "The name of an earlier file with one of these hashes, or None"
         same = next((self.seen[h] for h in hashes if h in self.seen), None)
         for h in hashes: self.seen.setdefault(h, name)
         return same
+
+    def show(self, kind, thumb, text):
+        "Put a picture on a contact sheet"
+        self.sheets[kind].append((thumb, text))
+        if len(self.sheets[kind]) == _PER_SHEET: self.page(kind)
+
+    def page(self, kind):
+        "Write a contact sheet, if there is something on it"
+        if not self.sheets[kind]: return
+        self.pages[kind] += 1
+        contact_sheet(self.sheets[kind]).save(self.part/f'{kind}{f"-{self.pages[kind]}"*(self.pages[kind] > 1)}.png')
+        self.sheets[kind].clear()
+
+# %% ../../nbs/data/25_photographs.ipynb #0fe9bb30
+def _warn_of(folder):
+    "Name what killed processes left beside the output"
+    for place, dead in leftovers(folder, deep=False):
+        whose = 'a killed process' if dead else 'another computer or container, or is being written there'
+        if dead is not False: warnings.warn(f'{place} was left by {whose}, and may show patients; to see what can be removed: cleftgan forget {shlex.quote(str(folder))}')
 
 # %% ../../nbs/data/25_photographs.ipynb #977f2bf0
 def _one(run, path, reason):
@@ -370,7 +451,7 @@ def _one(run, path, reason):
         row |= found | dict(accepted=True)
     except Rejected as e: row['reason'] = str(e)
     except MemoryError: row['reason'] = 'too large for this computer\'s memory'
-    run.sheets['accepted' if image is not None else 'rejected'].append((None if photo is None else _thumb(photo.pixels if image is None else image), row['reason'] or name))
+    run.show('rejected' if image is None else 'accepted', None if photo is None else _thumb(photo.pixels if image is None else image), row['reason'] or name)
     return row, image
 
 # %% ../../nbs/data/25_photographs.ipynb #ff0d2830
@@ -399,14 +480,16 @@ def prepare(
     faces._dlib()   # says what to install before any work is done
     if run.key: files.sort(key=lambda o: _named(source, o[0], run.key))
     report = Report(target)
-    with appearing(target, False) as part:
-        part.mkdir()
-        _fill(run, tqdm(files, unit='file', disable=not progress), part, report, about)
-        _write_report(part, report, run.sheets)
+    with appearing(target, False, 0o700) as run.part:
+        _warn_of(target.parent)
+        run.part.mkdir()
+        _fill(run, tqdm(files, unit='file', disable=not progress), report, about)
+        for kind in run.sheets: run.page(kind)
+        _write_table(run.part/'report.csv', report)
     return report
 
 # %% ../../nbs/data/25_photographs.ipynb #fc213ef0
-def _fill(run, files, part, report, about):
+def _fill(run, files, report, about):
     "Write the dataset while the files are read"
     words = dict(kind='photographs', licence='not stated: fill in the data card', made_by=f'cleftgan_nb {__version__} prepare',
                  settings={k: getattr(run.settings, k) for k in Settings.__dataclass_fields__}) | (about or {})
@@ -416,7 +499,7 @@ def _fill(run, files, part, report, about):
             row, image = _one(run, path, reason)
             report.rows.append(row)
             if image is None: continue
-            if writer is None: writer = DatasetWriter(part/'dataset.zip', about=words).__enter__()
+            if writer is None: writer = DatasetWriter(run.part/'dataset.zip', about=words).__enter__()
             row['image'] = writer.add(image, row={k: row[k] for k in _KEPT})
     except BaseException as e:
         if writer: writer.__exit__(type(e), e, e.__traceback__)
