@@ -4,13 +4,13 @@
 
 # %% ../nbs/17_cli.ipynb #df8613e0
 from __future__ import annotations
-import argparse, json, math, os, re, sys, warnings
+import argparse, errno, json, math, os, re, shlex, sys, warnings
 from pathlib import Path
 from . import __version__
 
 # %% auto #0
-__all__ = ['parse_seeds', 'grid', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'split', 'prepare', 'card', 'train',
-           'measure', 'doctor', 'main']
+__all__ = ['parse_seeds', 'grid', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'split', 'card', 'prepare', 'train',
+           'measure', 'doctor', 'forget', 'main']
 
 # %% ../nbs/17_cli.ipynb #151358c0
 def _range(part):
@@ -186,10 +186,6 @@ def split(args):
     from cleftgan_nb.data.split import split
     for path in split(args.dataset, args.train, args.unseen, args.share, args.seed, args.force): print(path)
 
-def prepare(args):
-    from cleftgan_nb.data import prepare
-    print(prepare(args.folder, args.out, args.size, anonymize=args.anonymize, secret=args.secret, color=not args.keep_color, blur=not args.keep_background, progress=sys.stderr.isatty()))
-
 def card(args):
     "Of a dataset, or of a model"
     from cleftgan_nb.checkpoints import shipped
@@ -202,6 +198,30 @@ def _model_card(args):
     from cleftgan_nb.training.model_cards import model_card
     if args.sheet or args.smallest: raise ValueError(f'--sheet and --smallest are for the card of a dataset; {args.what} is a model')
     print(model_card(args.what, args.template, run=args.run_folder, cohort=args.cohort, out=args.out))
+
+# %% ../nbs/17_cli.ipynb #be3331a0
+def prepare(args):
+    from cleftgan_nb.data import prepare
+    report = prepare(args.folder, args.out, args.size, anonymize=args.anonymize, secret=_secret(args), color=not args.keep_color, blur=not args.keep_background, progress=sys.stderr.isatty())
+    print(report, report.kept, sep='\n')
+
+def _secret(args):
+    "The key of the hashes, from a file or as it is typed: commands can be read by everybody who has an account"
+    if not args.anonymize and (args.secret or args.secret_file): raise ValueError('--secret and --secret-file are for --anonymize; accepted: both or neither')
+    if args.secret_file: return _line_of(args.secret_file)
+    if not args.secret: return None
+    from getpass import getpass
+    try: secret, again = getpass('secret: '), getpass('the same once more: ')
+    except EOFError: raise ValueError('--secret asks at a terminal, and there is none; accepted: --secret-file FILE') from None
+    if secret != again: raise ValueError('the two secrets differ; nothing was done')
+    return secret
+
+def _line_of(file):
+    "The one line of a file that is for nobody else"
+    with open(file, 'rb') as f: line, mode = f.read(4097).rstrip(b'\r\n'), os.fstat(f.fileno()).st_mode
+    if len(line) > 4096 or b'\n' in line: raise ValueError(f'--secret-file {file}: accepted: a file of one line')
+    if os.name != 'nt' and mode & 0o077: warnings.warn(f'other accounts may read {file}: chmod 600 {shlex.quote(str(file))}')
+    return line
 
 # %% ../nbs/17_cli.ipynb #86b42170
 def _values(pairs, option='--set'):
@@ -255,6 +275,7 @@ def _ended(out, config):
 def measure(args):
     from cleftgan_nb.data import ImageFolderDataset
     from cleftgan_nb.metrics import inception_2015, table
+    from cleftgan_nb.metrics.features import cache_folder
     if args.out:
         if Path(args.out).suffix != '.csv': raise ValueError(f'--out {args.out}: accepted: a name that ends in .csv')
         _may_write(args.out, args.force)
@@ -265,7 +286,9 @@ def measure(args):
     real, held_out = _real(args, generated, names), args.held_out and ImageFolderDataset(args.held_out)
     scores = table.measure(generated, real, held_out, parts, args.n, judges=judges, seed=args.seed, progress=sys.stderr.isatty())
     print(table.as_table(scores))
-    if about_judges := table.about_judges(scores): print('\n' + about_judges)
+    if about_judges := table.about_judges(scores):
+        print('\n' + about_judges)
+        print(f"Features of the images in {args.real} are kept in {cache_folder()/'features'}; 'cleftgan forget' removes them", file=sys.stderr)
     if args.out: table.save_scores(scores, args.out, generated=about, real=Path(args.real).name, held_out=Path(args.held_out).name if args.held_out else '', version=__version__)
 
 def _measured(what):
@@ -290,6 +313,30 @@ def _real(args, G, names):
 def doctor(args):
     from cleftgan_nb.doctor import doctor
     doctor(args.device)
+
+# %% ../nbs/17_cli.ipynb #133578e0
+def forget(args):
+    "Say what is left, and remove it if asked to"
+    from cleftgan_nb.files import clear, leftovers
+    from cleftgan_nb.metrics.features import cached_files
+    for folder in args.folders:
+        if not Path(folder).is_dir(): raise FileNotFoundError(f'no folder {folder}')
+    features, parts = cached_files(), [o for folder in args.folders for o in leftovers(folder)]
+    if features: print(f'{features[0].parent}: features of images, {len(features)} files, {sum(o.stat().st_size for o in features)/2**20:.1f} MiB')
+    for place, dead in parts: print(f'{place}: {_LEFT[dead]}')
+    todo = [place for place, dead in parts if dead or dead is None and args.others]
+    if not features and not todo: print('nothing to remove')
+    elif not args.yes: print("nothing was removed: that is for 'cleftgan forget --yes'")
+    else: _remove(features, todo, clear)
+
+_LEFT = {True: 'half-written, left by a killed process', False: 'being written at the moment; stays',
+         None: "half-written, by another computer, container or account; stays without --others"}
+
+def _remove(features, parts, clear):
+    for o in features: o.unlink(missing_ok=True)
+    for o in parts: clear(o)
+    if there := [o for o in parts if o.exists()]: raise ValueError(f'{there[0]} could not be removed; whose is it?')
+    print('removed')
 
 # %% ../nbs/17_cli.ipynb #253b7d00
 class _Parser(argparse.ArgumentParser):
@@ -407,6 +454,13 @@ def _add_doctor(commands):
     p = _command(commands, doctor, 'say what there is to compute with, and whether its kernels are right and fast', '', '--device cpu')
     p.add_argument('--device', choices=['cpu', 'cuda'], help='what to check (default: the GPU where there is one)')
 
+# %% ../nbs/17_cli.ipynb #b3bf66c0
+def _add_forget(commands):
+    p = _command(commands, forget, 'remove what is kept unseen: features of images, and what killed processes left half-written', '', '--yes', 'clinic --others --yes')
+    p.add_argument('folders', metavar='folder', nargs='*', default=['.'], help='where to look for what is half-written, below it, too (default: here)')
+    p.add_argument('--others', action='store_true', help='also what another computer, container or account left: make sure that nothing writes there any more')
+    p.add_argument('--yes', action='store_true', help='remove it (default: only say what there is)')
+
 # %% ../nbs/17_cli.ipynb #59007980
 def _add_phantom(commands):
     p = _command(commands, phantom, 'draw portraits of people who do not exist, with a cleft lip of known severity',
@@ -445,12 +499,13 @@ def _add_split(commands):
 # %% ../nbs/17_cli.ipynb #876a5690
 def _add_prepare(commands):
     p = _command(commands, prepare, "turn a folder of consented photographs into a dataset and a report on every file",
-                 'photographs', 'photographs --out prepared --size 128 --anonymize')
+                 'photographs', 'photographs --out prepared --size 128 --anonymize', 'photographs --anonymize --secret-file secret.txt')
     p.add_argument('folder', help='with photographs; it is only read')
     p.add_argument('--out', help="folder to make (default: the folder's name and -prepared, beside it)")
     p.add_argument('--size', type=_whole(16), default=256, help='pixels (default: 256)')
     p.add_argument('--anonymize', action='store_true', help='replace file names by keyed hashes; faces stay faces')
-    p.add_argument('--secret', help='the key of the hashes (default: random and forgotten)')
+    p.add_argument('--secret', action='store_true', help='ask for the key of the hashes (default: random and forgotten)')
+    p.add_argument('--secret-file', metavar='FILE', help='read it from the one line of a file')
     p.add_argument('--keep-color', action='store_true', help="leave the lamp's color in")
     p.add_argument('--keep-background', action='store_true', help='do not blur the background')
 
@@ -477,7 +532,7 @@ def _parser():
     parser.add_argument('--debug', action='store_true', help='show where an error came from')
     parser.add_argument('--version', action='version', version=f'cleftgan_nb {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for add in _add_phantom, _add_cohort, _add_prepare, _add_split, _add_card, _add_train, _add_measure, _add_convert, _add_info, _add_new, _add_sample, _add_doctor: add(commands)
+    for add in _add_phantom, _add_cohort, _add_prepare, _add_split, _add_card, _add_train, _add_measure, _add_convert, _add_info, _add_new, _add_sample, _add_forget, _add_doctor: add(commands)
     return parser
 
 # %% ../nbs/17_cli.ipynb #f8cf3770
@@ -489,8 +544,16 @@ def _warn(message, *_, **__): print(f'cleftgan: warning: {" ".join(str(message).
 
 def _explain(e):
     "What to say about an exception"
+    if isinstance(e, OSError) and e.filename is None and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO): return f'{e.strerror}: standard output, or a temporary file'
     if isinstance(e, (ValueError, OSError)): return e
     return f'{type(e).__name__}: {e}; this should not happen: please report it with the output of --debug'
+
+# %% ../nbs/17_cli.ipynb #72a428b0
+def _muted(code):
+    "What cannot be printed is dropped, or Python would fail at it once more when it ends"
+    try: print(end='', flush=True)
+    except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 # %% ../nbs/17_cli.ipynb #36f655e0
 def main(
@@ -500,9 +563,10 @@ def main(
     debug = '--debug' in (sys.argv if argv is None else argv)
     with warnings.catch_warnings():
         warnings.showwarning = _warn
-        try: args = _parser().parse_args(argv); args.run(args)
+        try: args = _parser().parse_args(argv); args.run(args); print(end='', flush=True)
         except KeyboardInterrupt: return _complain('interrupted', 130)
+        except BrokenPipeError: return _muted(141)   # as if SIGPIPE had ended us, which says nothing either
         except Exception as e:
             if debug: raise
-            return _complain(_explain(e))
+            return _muted(_complain(_explain(e)))
     return 0

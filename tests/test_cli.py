@@ -1,5 +1,5 @@
 """The command line: what it writes, what it says, and that every mistake is one line and exit code 2."""
-import csv, json, os, subprocess, sys
+import csv, json, os, socket, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
@@ -174,7 +174,7 @@ def test_warnings_are_one_line(run, net):
     code, out, err = run('info', net)
     assert code == 0 and 'NOT FINITE' in out and err.startswith('cleftgan: warning: net.safetensors: not finite') and err.count('\n') == 1
 
-@pytest.mark.parametrize('command', [(), ('convert',), ('info',), ('new',), ('sample',), ('train',), ('measure',), ('doctor',)])
+@pytest.mark.parametrize('command', [(), ('convert',), ('info',), ('new',), ('sample',), ('train',), ('measure',), ('forget',), ('doctor',)])
 def test_help(run, command):
     code, out, err = run(*command, '--help')
     assert code == 0 and 'examples:\n  cleftgan ' in out and all(f'cleftgan {c}' in out for c in command)
@@ -235,6 +235,7 @@ def test_measure(run, tmp_path):
     names = [line.split()[0] for line in table.splitlines()[1:]]
     distances = [f'{m}_{j}' for j in ('efficientnet_lite0', 'faceres') for m in ('fd', 'fd_infinity', 'kd')]
     assert code == 0 and names == [*distances, 'dish'], err
+    assert 'Features of the images in 0.zip are kept in ' in err and "'cleftgan forget' removes them" in err
     assert 'faceres, which learned from photographs of faces' in about and 'not their numbers' in about
     rows = list(csv.DictReader((tmp_path/'scores.csv').open()))
     assert [r['name'] for r in rows] == names and rows[0]['real'] == '0.zip' and rows[0]['generated'].startswith('net.safetensors sha256:')
@@ -247,6 +248,60 @@ def test_measure(run, tmp_path):
 @pytest.mark.parametrize('args, says', [(('net.safetensors', '--real', 'none.zip'), 'none.zip'), (('none.zip', '--real', 'none.zip'), 'no dataset none.zip'), (('net.safetensors', '--real', 'x.zip', '--out', 'a.txt'), '.csv'),
                                         (('net.safetensors',), '--real'), (('net.safetensors', '--real', '.', '--inception', 'none.pt'), 'none.pt'), (('net.safetensors', '--real', 'x.zip', '--n', '1'), 'from 2')])
 def test_measure_complains(run, net, args, says): mistake(run, 'measure', *args, says=says)
+
+def test_forget(run, tmp_path, monkeypatch):
+    "It says what there is, and removes only what is ours, and only if asked to"
+    from cleftgan_nb import files
+    monkeypatch.setenv('CLEFTGAN_CACHE', str(tmp_path/'cache'))
+    assert run('forget') == (0, 'nothing to remove\n', '')
+    (tmp_path/'cache/features').mkdir(parents=True); (tmp_path/'deep').mkdir()
+    for name in (f'faceres-{"0"*24}', 'mine'): (tmp_path/f'cache/features/{name}.safetensors').write_bytes(b'x'*2**19)
+    def left(path, pid, host=socket.gethostname()):
+        place = tmp_path/path; place = place.with_name(f'.{place.name}@{host}-{pid}.{"0"*16}.part')
+        (place/'new').mkdir(parents=True)
+        return place
+    dead, other, moved = left('deep/out', 2**30), left('deep/out', 7, 'elsewhere'), left('deep/set', 2**30)
+    (moved/'old').write_text('whole')
+    with files.part(tmp_path/'busy') as new:
+        code, out, err = run('forget')
+        assert code == 0 and f'features: features of images, 1 files, 0.5 MiB' in out and 'mine' not in out and out.count('half-written, left by a killed process') == 2 and 'nothing was removed' in out
+        assert out.count('being written at the moment; stays') == 1 and out.count('stays without --others') == 1 and all(o.exists() for o in (dead, other, moved))
+        assert run('forget', '--yes')[:2] == (0, out.rpartition('nothing')[0] + 'removed\n') and new.parent.exists()
+    assert not dead.exists() and other.exists() and not moved.exists() and (tmp_path/'deep/set').read_text() == 'whole'
+    assert os.listdir(tmp_path/'cache/features') == ['mine.safetensors']
+    assert run('forget', 'deep', '--others', '--yes')[0] == 0 and os.listdir('deep') == ['set']
+    mistake(run, 'forget', 'no', says='no folder no')
+
+def test_the_secret_is_in_no_command(run, tmp_path, monkeypatch):
+    from cleftgan_nb import data
+    monkeypatch.setattr(data, 'prepare', lambda *a, secret, **k: type('', (), dict(kept=secret))())
+    Path('secret').write_text('our own word\n'); os.chmod('secret', 0o600); Path('long').write_text('one\ntwo')
+    secret = lambda *a: run('prepare', 'photographs', *a)[1].splitlines()[-1:]
+    assert secret('--anonymize', '--secret-file', 'secret') == ["b'our own word'"] and secret() == ['None']
+    typed = iter(['our own word']*3 + ['other'])
+    monkeypatch.setattr('getpass.getpass', lambda ask: next(typed))
+    assert secret('--anonymize', '--secret') == ['our own word']
+    mistake(run, 'prepare', 'photographs', '--anonymize', '--secret', says='the two secrets differ')
+    mistake(run, 'prepare', 'photographs', '--anonymize', '--secret-file', 'long', says='accepted: a file of one line')
+    mistake(run, 'prepare', 'photographs', '--secret', says='accepted: both or neither')
+    mistake(run, 'prepare', 'photographs', '--anonymize', '--secret', 'our own word', says='unrecognized arguments')
+    if os.name != 'nt':
+        os.chmod('secret', 0o644)
+        assert run('prepare', 'photographs', '--anonymize', '--secret-file', 'secret')[2] == 'cleftgan: warning: other accounts may read secret: chmod 600 secret\n'
+    def nobody(ask): raise EOFError
+    monkeypatch.setattr('getpass.getpass', nobody)
+    mistake(run, 'prepare', 'photographs', '--anonymize', '--secret', says='there is none; accepted: --secret-file FILE')
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
+def test_output_that_nobody_takes(run, monkeypatch, capsys):
+    "A reader that has gone is no error; a full disk is, and says where"
+    monkeypatch.setenv('CLEFTGAN_CACHE', 'none')
+    there, here = os.pipe(); os.close(there)
+    for out, says in ((os.fdopen(here, 'w'), ''), (open('/dev/full', 'w'), 'cleftgan: error: No space left on device: standard output, or a temporary file\n')):
+        with out, monkeypatch.context() as m:
+            m.setattr(sys, 'stdout', out)
+            assert cli.main(['forget']) == (2 if says else 141)
+        assert capsys.readouterr().err == says
 
 def test_doctor(run, monkeypatch):
     "What is right is said to be, with what computed it; what is wrong is an error that names it"

@@ -1,6 +1,7 @@
 """Images of generators and datasets, the networks that look at them, and the cache."""
 import hashlib
 import importlib.util
+import os
 import warnings
 from pathlib import Path
 import numpy as np
@@ -317,6 +318,7 @@ def test_cache(judge, tmp_path, monkeypatch, recwarn):
     first = judge.cached(images, progress=False)
     assert np.array_equal(judge.cached(images, progress=False), first) and len(calls) == 1
     file, = (tmp_path/'here/features').iterdir()
+    assert os.name == 'nt' or (tmp_path/'here/features').stat().st_mode & 0o777 == 0o700      # faces can be found again by their features
     whole = file.read_bytes()
     for i, data in enumerate((whole[:-1], b'', whole[:-1] + bytes([whole[-1] ^ 1]), whole.replace(b'pillow-bicubic-1', b'pillow-bicubic-0'))):
         file.write_bytes(data)
@@ -334,3 +336,16 @@ def test_cache_folder(monkeypatch, platform, variables, expected):
     for name, value in variables.items(): monkeypatch.setenv(name, value)
     monkeypatch.setattr(F.sys, 'platform', platform)
     assert F.cache_folder() == Path(expected) and F.cache_folder('/given') == Path('/given')
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='accounts')
+def test_an_account_without_a_home(monkeypatch, tmp_path):
+    "No folder '~' is made where we are"
+    import pwd
+    def nobody(*_): raise KeyError
+    for name in ('CLEFTGAN_CACHE', 'XDG_CACHE_HOME', 'HOME'): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, 'getpwuid', nobody); monkeypatch.chdir(tmp_path)
+    for cache in (None, '~/.cache'):
+        if cache: monkeypatch.setenv('XDG_CACHE_HOME', cache)
+        with pytest.raises(ValueError, match='this account has no home folder; set CLEFTGAN_CACHE'): F.cache_folder()
+    assert F.cached_files() == [] and list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/metrics/40_features.ipynb #ca72ae80
 from __future__ import annotations
-import hashlib, os, sys, warnings
+import hashlib, os, re, sys, warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from .samples import check_images, image_batches
 
 # %% auto #0
 __all__ = ['RESIZE', 'JUDGES', 'TITLES', 'LEARNED', 'resize_matrix', 'resize', 'FeatureNetwork', 'efficientnet_lite0', 'faceres',
-           'opennsfw', 'inception_2015', 'load_judges', 'cache_folder', 'content_hash']
+           'opennsfw', 'inception_2015', 'load_judges', 'cache_folder', 'content_hash', 'cached_files']
 
 # %% ../../nbs/metrics/40_features.ipynb #bd173840
 @lru_cache(maxsize=16)
@@ -136,11 +136,12 @@ def cache_folder(
 )->Path:
     "Where features are kept"
     if cache is not None: return Path(cache)
-    if given := os.environ.get('CLEFTGAN_CACHE'): return Path(given)
-    if sys.platform == 'win32': base = Path(os.environ.get('LOCALAPPDATA') or Path.home()/'AppData/Local')
-    elif sys.platform == 'darwin': base = Path.home()/'Library/Caches'
-    else: base = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')
-    return base/'cleftgan_nb'
+    if given := os.environ.get('CLEFTGAN_CACHE'): return Path(given).expanduser()
+    if sys.platform == 'win32': base = os.environ.get('LOCALAPPDATA') or '~/AppData/Local'
+    elif sys.platform == 'darwin': base = '~/Library/Caches'
+    else: base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    if os.path.isabs(base := os.path.expanduser(base)): return Path(base)/'cleftgan_nb'
+    raise ValueError('no folder to keep features in: this account has no home folder; set CLEFTGAN_CACHE to one')
 
 # %% ../../nbs/metrics/40_features.ipynb #b5b42270
 def content_hash(
@@ -181,6 +182,16 @@ def cached(self:FeatureNetwork,
     path = cache_folder(cache)/'features'/f'{self.name}-{key[:24]}.safetensors'
     if (found := _cached(path, self, digest)) is not None: return found
     found = self.features(images, batch, progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     write_tensors(path, {'features': torch.from_numpy(found)}, _about(self, digest, found))
     return found
+
+# %% ../../nbs/metrics/40_features.ipynb #7979d3c0
+def cached_files(
+    cache=None, # a folder; None: see `cache_folder`
+)->list:        # of paths
+    "Files of features that are kept"
+    try: folder = cache_folder(cache)/'features'
+    except ValueError: return []
+    return sorted(o for o in folder.glob('*.safetensors') if re.fullmatch('[a-z0-9_]+-[0-9a-f]{24}', o.stem))
