@@ -78,5 +78,5 @@ lock: env  ## new pins: resolve settings.ini for Python 3.10 to 3.13 (the CUDA p
 	{ echo "# made by make lock from settings.ini: do not edit"; grep -vE '^(nvidia-|cuda-)' $(VENV)/lock.txt; } > requirements/dev.txt
 
 clean:  ## remove the environment, the smoke profile's results and leftovers (other results stay)
-	rm -rf $(VENV) outputs/smoke _docs _proc build dist *.egg-info .snakemake .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) outputs/smoke outputs/smoke-photographs outputs/.smoke*.json _docs _proc build dist *.egg-info .snakemake .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

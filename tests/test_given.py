@@ -109,6 +109,15 @@ def test_photographs_among_the_results_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='is no folder'): profiles.plan(smoke, 'nowhere')
 
 
+def test_a_profile_runs_no_python(tmp_path, monkeypatch):
+    "Snakemake's own reader would: it reads templates (YTE)."
+    monkeypatch.chdir(tmp_path); Path('mine.yaml').write_text(smoke.read_text().replace('profile: smoke', 'profile: ?__import__("os").system("touch pwned")'))
+    with pytest.raises(ValueError, match='accepted: letters'): load('run').main(['--profile=mine.yaml'])
+    Path('mine.yaml').write_text(f'__use_yte__: true\n{smoke.read_text()}')
+    with pytest.raises(ValueError, match="'__use_yte__' is no part of a profile"): load('run').main(['--profile=mine.yaml'])
+    nothing_ran(tmp_path)
+
+
 # snakemake
 def study(folder, *more, **env): return subprocess.run([sys.executable, str(root / 'workflow/run.py'), *more], cwd=folder, env=os.environ | env, capture_output=True, text=True, timeout=300)
 
@@ -118,7 +127,8 @@ def test_the_graph_is_of_the_folder_that_was_given(seen, tmp_path):
     run = study(tmp_path, '--profile=smoke', f'--data={seen[0].name}', '--cores=2', '--dry-run', '--quiet', 'rules')
     assert run.returncode == 0, run.stdout + run.stderr
     file = Path('outputs/.smoke-photographs.json')
-    assert json.loads(file.read_text()) == seen[1] and json.loads(file.read_text())['data']['folder'] == str(seen[0]) and file.stat().st_mode & 0o777 == 0o600
+    assert json.loads(file.read_text()) == seen[1] and json.loads(file.read_text())['data']['folder'] == str(seen[0])
+    assert [o.stat().st_mode & 0o777 for o in (file, Path('outputs/smoke-photographs'))] == [0o600, 0o700]
     nothing_ran(tmp_path)
 
 

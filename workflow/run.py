@@ -93,7 +93,8 @@ def profile_of(name):
 
 
 def written(plan):
-    "The plan as a file that nobody else can read: it names the folder of photographs."
+    "The plan as a file that nobody else can read: it names the folder of photographs. Nor can anybody else enter the folder of their results."
+    if plan['data']: place(plan).mkdir(mode=0o700, exist_ok=True)
     part = tempfile.NamedTemporaryFile('w', dir='outputs', prefix='.', suffix='.part', delete=False)
     with part: json.dump(plan, part, indent=2, allow_nan=False)
     os.replace(part.name, plan_file(plan))
