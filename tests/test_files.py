@@ -26,8 +26,8 @@ def python(code, **more):
 WRITER = '''
 import sys; from pathlib import Path; from cleftgan_nb.files import part
 with part(Path({path!r})) as new:
-    new.write_text('half'); print(new.parent, flush=True)
-    try: sys.stdin.readline()
+    new.write_text('half')
+    try: print(new.parent, flush=True); sys.stdin.readline()
     finally: print('ending', flush=True)
 print('never', flush=True)
 '''
