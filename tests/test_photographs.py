@@ -289,9 +289,12 @@ def flat_png(width, height, depth, color, bytes_a_pixel):
 
 PEAK = """
 import resource, sys
+from pathlib import Path
 from cleftgan_nb.data import prepare
 report = prepare(sys.argv[1], sys.argv[2], size=1024, progress=False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024), *[o['reason'] for o in report.rows], sep='\\n')
+if sys.platform == 'linux': peak = next(int(o.split()[1]) for o in Path('/proc/self/status').read_text().splitlines() if o.startswith('VmHWM'))*1024   # ru_maxrss begins at the parent's
+else: peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(peak, *[o['reason'] for o in report.rows], sep='\\n')
 """
 
 

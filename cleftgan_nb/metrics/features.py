@@ -161,7 +161,7 @@ def _cached(path, network, digest):
     try:
         tensors, meta = read_tensors(path)
         found = tensors['features'].numpy()
-        right = meta == _about(network, digest, found) and found.ndim == 2 and found.shape[1] == network.dim
+        right = meta.items() >= _about(network, digest, found).items() and found.ndim == 2 and found.shape[1] == network.dim
     except (OSError, ValueError, KeyError, RuntimeError) as e: right, found = False, e
     if not right: warnings.warn(f'{path} is damaged; the features are computed again')
     return found if right else None
