@@ -68,7 +68,7 @@ def finished(study='smoke'):
 def runs(tmp_path_factory):
     "The results of two runs that know nothing of each other; the second was killed time and again."
     first, second = finished() or tmp_path_factory.mktemp('first'), tmp_path_factory.mktemp('second')
-    for seconds in random.Random(0).sample(range(8, 40), 4): killed(second, seconds)
+    for seconds in random.Random(0).sample(range(8, 30), 3): killed(second, seconds)
     for folder in {first, second} - {root}:
         run = workflow(folder)
         assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
