@@ -24,7 +24,8 @@ from cleftgan_nb.training.loop import train
 
 ARMS = {'before': None, 'as published': dict(aid=None), 'heads alone': dict(aid=1., d_weight=0.), 'heads and D': dict(aid=1.), 'heads and D, no R1': dict(aid=1., gamma=0.),
         'heads and D, batch 8': dict(aid=1., batch=8), 'heads and D, batch 32': dict(aid=1., batch=32), 'heads and D, half the rate': dict(aid=1., g_lr=.001),
-        'heads and D, weight 3': dict(aid=3.), 'heads and D, no mirror': dict(aid=1., mirror=False)}
+        'heads and D, weight 3': dict(aid=3.), 'heads and D, no mirror': dict(aid=1., mirror=False), 'heads and D, longer average': dict(aid=1., ema_kimg=2.),
+        'heads alone, batch 8': dict(aid=1., d_weight=0., batch=8)}
 OUT = Path(__file__).parent.parent/'outputs'/'vision-aided'/'ablation.csv'
 COLUMNS = 'network', 'arm', 'seed', 'minutes', 'kimg', 'n', 'fd', 'low', 'high', 'precision', 'recall', 'coverage'
 
