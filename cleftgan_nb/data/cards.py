@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 import numpy as np
+from ..foreign import Marked, code, markdown
 from .archives import as_path
 from .cohorts import against_published
 from .colorspace import ITA_CLASSES
@@ -24,10 +25,10 @@ __all__ = ['AGES', 'TENTHS', 'SKIN', 'SIDES', 'LESSER', 'BLOCKS', 'table', 'fact
 # %% ../../nbs/data/28_cards.ipynb #78dfd7a0
 def table(
     head:list,  # names of the columns
-    lines:list, # lists of cells
+    lines:list, # lists of cells; words that are no `Marked` are escaped
 )->str:
     "A table in Markdown; columns after the first are set to the right"
-    cell = lambda v: str(v).replace('|', '\\|').replace('\n', ' ').replace('<!--', '&lt;!--')
+    cell = lambda v: v if isinstance(v, Marked) else markdown(v)
     return '\n'.join('| ' + ' | '.join(map(cell, line)) + ' |' for line in [head, ['---'] + ['---:']*(len(head) - 1), *lines]) + '\n'
 
 # %% ../../nbs/data/28_cards.ipynb #6f51b820
@@ -110,10 +111,10 @@ def _words(value):
 
 def facts(rows, words, digest, smallest=1):
     "What the dataset says about itself"
-    shape = f'{words["resolution"]} x {words["resolution"]} pixels, {"RGB" if words["channels"] == 3 else "grey"}, 8 bits'
+    size, kind = words.get('resolution'), 'RGB' if words.get('channels') == 3 else 'grey'
     lines = _lines({k: v for k, v in words.items() if k not in ('images', 'resolution', 'channels', 'columns', 'sha256')})
     known = ', '.join(c for c in rows[0] if not re.match('[xy]_', c)) + ', landmarks'*('x_sn' in rows[0])
-    return table(['', ''], [['images', f'{len(rows)} of {shape}'], *lines, ['known of each image', known], ['checksum of the manifest', f'`{digest}`']]).replace('---:', '---')
+    return table(['', ''], [['images', f'{len(rows)} of {size} x {size} pixels, {kind}, 8 bits'], *lines, ['known of each image', known], ['checksum of the manifest', code(digest)]]).replace('---:', '---')
 
 # %% ../../nbs/data/28_cards.ipynb #02ed5a70
 def people(rows, words, digest, smallest=1):
@@ -351,7 +352,7 @@ def _draw(rows, folder, names):
         yield name
 
 # %% ../../nbs/data/28_cards.ipynb #46f54620
-_BLOCK = re.compile(r'<!-- generated: begin (?P<name>\w+)(?P<notes>[^>]*?) *-->\n(?P<text>.*?)<!-- generated: end (?P=name) -->', re.S)
+_BLOCK = re.compile(r'^<!-- generated: begin (?P<name>\w+)(?P<notes>[^>]*?) *-->\n(?P<text>.*?)^<!-- generated: end (?P=name) -->', re.S | re.M)
 
 def find_blocks(
     text:str, # of a page
@@ -360,7 +361,7 @@ def find_blocks(
 )->dict:      # name → match with the groups `notes` and `text`
     "The generated blocks of a page"
     found = {m['name']: m for m in _BLOCK.finditer(text)}
-    if not found or text.count('<!-- generated:') != 2*len(found): raise ValueError(f'{where} has {"no blocks" if not found else "a block without its end, or one twice"}; accepted: lines <!-- generated: begin NAME --> and <!-- generated: end NAME -->, each once')
+    if not found or len(re.findall('^<!-- generated:', text, re.M)) != 2*len(found): raise ValueError(f'{where} has {"no blocks" if not found else "a block without its end, or one twice"}; accepted: lines <!-- generated: begin NAME --> and <!-- generated: end NAME -->, each once')
     if odd := found.keys() - set(known): raise ValueError(f'{where} has the block {sorted(odd)[0]!r}; accepted: {", ".join(known)}')
     return found
 

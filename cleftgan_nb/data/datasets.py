@@ -12,6 +12,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
+from ..foreign import cell, uncell
 from .archives import SIGNATURE, ToFolder, ToZip, appearing, as_path, check_path, open_archive, png
 from ..files import openness
 
@@ -50,7 +51,7 @@ def sided(
 def _check_names(names, where=''):
     "Names of a label's entries, as a list"
     if names is None: return None
-    if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) and n for n in names) or len(set(names)) != len(names):
+    if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) and n and n.isprintable() for n in names) or len(set(names)) != len(names):
         raise ValueError(f'{where}label_names={names!r:.80}; accepted: different words, one for each entry of a label (or for each class)')
     _swapped(list(names), where)
     return list(names)
@@ -100,18 +101,18 @@ def _table(
     kinds = {c: _kind([r[c] for r in rows], c) for c in rows[0]}
     text = io.StringIO(newline='')
     out = csv.writer(text, lineterminator='\n')
-    out.writerow(kinds)
-    out.writerows([float(r[c]) if kinds[c] == 'float' and r[c] is not None else r[c] for c in kinds] for r in rows)
+    out.writerow(map(cell, kinds))
+    out.writerows([float(r[c]) if kinds[c] == 'float' and r[c] is not None else cell(r[c]) for c in kinds] for r in rows)
     return text.getvalue(), kinds
 
 # %% ../../nbs/data/26_datasets.ipynb #1b8fd0c0
-_READ = {'bool': {'True': True, 'False': False}.__getitem__, 'int': int, 'float': float, 'str': str}
+_READ = {'bool': {'True': True, 'False': False}.__getitem__, 'int': int, 'float': float, 'str': uncell}
 
 def _untable(text, kinds, where):
     "Rows of a CSV file"
     try:
         rows = list(csv.DictReader(io.StringIO(text, newline=''), strict=True, restkey='', restval=None))
-        return [{c: _READ[kinds.get(c, 'str')](v) if v else None for c, v in r.items()} for r in rows]
+        return [{uncell(c): _READ[kinds.get(uncell(c), 'str')](v) if v else None for c, v in r.items()} for r in rows]
     except (ValueError, KeyError, TypeError, csv.Error) as e: raise ValueError(f'{where} is damaged ({type(e).__name__}: {str(e)[:80]}); get it again, or write the dataset again') from None
 
 # %% ../../nbs/data/26_datasets.ipynb #f8f3bc10

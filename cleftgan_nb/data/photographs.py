@@ -13,6 +13,7 @@ from PIL import Image, ImageCms, ImageDraw, ImageOps
 from tqdm.auto import tqdm
 from .. import __version__
 from . import color, faces, segmentation
+from ..foreign import cell, terminal
 from .archives import appearing, as_path
 from .colorspace import D65, ita_of, xyz_to_lab
 from .datasets import DatasetWriter
@@ -298,14 +299,10 @@ def _listed(folder):
 _ENDINGS = {'.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.bmp', '.gif', '.ppm', '.pgm', '.jp2', '.avif', '.heic'}
 
 # %% ../../nbs/data/25_photographs.ipynb #2f4bdee0
-def _printable(name):
-    "A name on one line in UTF-8, whatever bytes it had"
-    return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in name.encode('utf-8', 'backslashreplace').decode())
-
 def _named(folder, path, key):
     "How the report calls a file"
     name = os.path.relpath(path, folder).replace(os.sep, '/')
-    if key is None: return _printable(name)
+    if key is None: return terminal(name)
     hashed = lambda text: hmac.new(key, os.fsencode(text), hashlib.sha256).hexdigest()[:16]
     within, _, _ = name.rpartition('/')
     return f'{hashed(within)}/{hashed(name)}' if within else hashed(name)      # who shares a folder still does
@@ -387,17 +384,11 @@ class Report:
     def __str__(self): return '\n'.join([f'{len(self.accepted)} of {len(self.rows)} files accepted: {self.path}'] + [f'{n:6d}  {reason}' for reason, n in self.reasons.most_common()])
     __repr__ = __str__
 
-# %% ../../nbs/data/25_photographs.ipynb #19b342c0
-def _cell(value):
-    "A value for a table that somebody opens in a spreadsheet"
-    if value is None: return ''
-    return "'" + value if isinstance(value, str) and value.startswith(('=', '+', '-', '@', '\t', '\r')) else value
-
 # %% ../../nbs/data/25_photographs.ipynb #925de430
 def _write_table(path, report):
     with open(path, 'w', newline='', encoding='utf-8') as f:
         out = csv.DictWriter(f, COLUMNS, restval='', lineterminator='\n')
-        out.writeheader(); out.writerows({k: _cell(v) for k, v in row.items()} for row in report.rows)
+        out.writeheader(); out.writerows({k: cell(v) for k, v in row.items()} for row in report.rows)
 
 # %% ../../nbs/data/25_photographs.ipynb #de8246b0
 @dataclass

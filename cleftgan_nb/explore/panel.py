@@ -4,11 +4,12 @@
 
 # %% ../../nbs/explore/51a_panel.ipynb #67859c6a
 from __future__ import annotations
-import base64, html
+import base64
 from functools import cached_property
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
+from ..foreign import html
 from ..pictures import png
 
 # %% auto #0
@@ -103,7 +104,7 @@ def caption(
     color='#666',
 )->str: # HTML
     "Small words below a picture"
-    return f'<div style="color:{color};font-size:12px;line-height:1.4">{html.escape(text)}</div>'
+    return f'<div style="color:{color};font-size:12px;line-height:1.4">{html(text)}</div>'
 
 def blank(
     w,           # ipywidgets

@@ -8,6 +8,7 @@ import hashlib, re
 from pathlib import Path
 import numpy as np
 from ..checkpoints import atomic, sha256
+from ..foreign import Marked, code, link, markdown
 from ..data.datasets import ImageFolderDataset, about, fingerprint, manifest
 from .samples import dataset_images
 from .severity import agreement, by_group, load_regression, plot_calibration, visible_severity, SHIPPED
@@ -40,7 +41,7 @@ def table(
     lines:list, # lists of cells; numbers get three digits after the point, None a dash
 )->str:
     "A table in Markdown"
-    cell = lambda v: '-' if v is None else f'{v:.3f}' if isinstance(v, float) else str(v)
+    cell = lambda v: '-' if v is None else f'{v:.3f}' if isinstance(v, float) else v if isinstance(v, Marked) else markdown(v)
     return '\n'.join('| ' + ' | '.join(map(cell, line)) + ' |' for line in [head, ['---'] + ['---:']*(len(head) - 1), *lines]) + '\n'
 
 def _span(s): return f'{s.low:.3f} to {s.high:.3f}'
@@ -150,8 +151,8 @@ def fill_report(
     if len(_BLOCK.findall(page)) != 1: raise ValueError(f'{card.name} has no measured block; accepted: one, between the lines <!-- measured: begin --> and <!-- measured: end -->')
     scorer = load_regression(weights)
     text, fig = report(scorer, **cohorts)
-    trained = table(['', ''], [['weights', f'`{weights.name}`, {weights.stat().st_size/1e6:.2f} MB, SHA-256 `{sha256(weights)}`'], ['licence', scorer.meta['licence']]] + [[k, v] for k, v in scorer.meta['trained'].items()]).replace('---:', '---')
-    text = f'\n{trained}\n{text}\n![Scores against the truth]({card.stem}/calibration.png)\n\n'
+    trained = table(['', ''], [['weights', Marked(f'{code(weights.name)}, {weights.stat().st_size/1e6:.2f} MB, SHA-256 {code(sha256(weights))}')], ['licence', scorer.meta['licence']]] + [[k, v] for k, v in scorer.meta['trained'].items()]).replace('---:', '---')
+    text = f'\n{trained}\n{text}\n![Scores against the truth]({link(card.stem)}/calibration.png)\n\n'
     with atomic(card.with_suffix('')/'calibration.png') as f: fig.savefig(f, format='png', dpi=110)
     with atomic(card) as f: f.write(_BLOCK.sub(lambda m: f'<!-- measured: begin weights={sha256(weights)[:16]} text={_short(text.encode())} -->\n{text}<!-- measured: end -->', page).encode())
     return card

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 import numpy as np
 from ..checkpoints import atomic
+from ..foreign import cell
 from .copies import memorisation
 from .distances import density_coverage, frechet_distance, frechet_infinity, kernel_distance, precision_recall
 from .divergence import dish
@@ -154,7 +155,7 @@ def save_scores(
     "Write scores as CSV, each row with all that is needed to make it again"
     rows = [{k: s.as_row()[k] for k in COLUMNS} | dict(sizes='; '.join(f'{n} {what}' for what, n in s.sizes.items())) | about for s in scores]
     text = io.StringIO(); writer = csv.DictWriter(text, rows[0], lineterminator='\n')
-    writer.writeheader(); writer.writerows(rows)
+    writer.writeheader(); writer.writerows({k: cell(v) for k, v in r.items()} for r in rows)
     with atomic(path) as f: f.write(text.getvalue().encode())
 
 # %% ../../nbs/metrics/48_measure.ipynb #d5db9346

@@ -15,6 +15,7 @@ from .. import __version__, checkpoints
 from ..data.datasets import ImageFolderDataset, InfiniteSampler, sided
 from ..data.portrait import contact_sheet
 from ..files import alive
+from ..foreign import terminal
 from ..pictures import png, to_uint8
 from . import losses
 from .aid import DRAWS, Gaided, Haided, ramp
@@ -487,7 +488,7 @@ def gained(run:Run)->str:
     new = (run.began or {}).get('new')
     if not new: return ''
     learned = ', '.join(run.label_names or [f'{run.G.c_dim} entries'])
-    return f"{run.began['file']} takes no labels: {', '.join(new)} are new, and nothing at the start. To learn: {learned}"
+    return terminal(f"{run.began['file']} takes no labels: {', '.join(new)} are new, and nothing at the start. To learn: {learned}")
 
 # %% ../../nbs/training/34_loop.ipynb #ae394bb3
 def _train(config, team, progress, on_tick, other_data):

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/training/36_model_card.ipynb #c81f30c0
 from __future__ import annotations
-import dataclasses, json, math, shlex, shutil, tempfile
+import dataclasses, json, math, re, shlex, shutil, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 from .. import __version__, checkpoints
+from ..foreign import Marked, code, fence, link, markdown, within
 from ..data.cards import check_block, draft_folder, find_blocks, place_page, publish, read_page, table, write_block
 from ..data.datasets import ImageFolderDataset, about, fingerprint
 from ..data.portrait import contact_sheet
@@ -46,12 +47,15 @@ class Source:
     def sampler(self): return self.networks.get('G_ema', self.networks.get('G'))
 
 # %% ../../nbs/training/36_model_card.ipynb #15c15e50
+def _began(said): return found if isinstance(found := said.get('started_from'), dict) else {}
+
 def _checkpoint(path):
     "A checkpoint, and the configuration that it was trained with"
     c = checkpoints.load(path)
     said, progress = c.meta['provenance'], c.meta['progress']
+    numbers = [progress.get('kimg'), progress.get('augment_p', 0.), _began(said).get('kimg') or 0.]
     made = 'accepted: a checkpoint that cleftgan train has written, network-….safetensors'
-    if not isinstance(said.get('config'), dict) or 'version' not in said or not isinstance(progress.get('kimg'), (int, float)):
+    if not isinstance(said.get('config'), dict) or 'version' not in said or not all(isinstance(v, (int, float)) for v in numbers):
         raise ValueError(f'{c.meta["file"]} does not say how it was trained (its provenance has {", ".join(sorted(said)) or "nothing"}); {made}')
     if 'G_ema' not in c.networks and 'G' not in c.networks: raise ValueError(f'{c.meta["file"]} has no generator, only {", ".join(c.networks)}; {made}')
     return c, from_values(said['config'], f'{c.meta["file"]}: config')
@@ -76,7 +80,7 @@ def _wide(head, lines): return table(head, lines).replace('---:', '---')      # 
 
 def _length(s):
     "Thousands of images, those before a start from other weights told apart"
-    before = (s.meta['provenance'].get('started_from') or {}).get('kimg')
+    before = _began(s.meta['provenance']).get('kimg')
     return f'{s.kimg:g} kimg (thousand images shown)' + (f', after {before:g} kimg of what it started from' if before else '')
 
 def facts(
@@ -84,7 +88,7 @@ def facts(
 )->str: # Markdown
     "The file and the networks in it"
     G, size = s.sampler, s.path.stat().st_size
-    lines = [['file', f'`{s.path.name}`'], ['sha256', f'`{s.sha256}`'], ['size', f'{size/2**20:.1f} MiB ({size:,} bytes)'], ['licence', s.meta['licence']], ['trained for', _length(s)]]
+    lines = [['file', code(s.path.name)], ['sha256', code(s.sha256)], ['size', f'{size/2**20:.1f} MiB ({size:,} bytes)'], ['licence', s.meta['licence']], ['trained for', _length(s)]]
     lines += [['images', f'{G.img_resolution} x {G.img_resolution} pixels, {"RGB" if G.img_channels == 3 else f"channels: {G.img_channels}"}, synthetic']]
     lines += [[_ROLES[role], f'{net.architecture}, {sum(p.numel() for p in net.parameters()):,} parameters'] for role, net in s.networks.items()]
     lines += [['latents', f'z: {G.z_dim} numbers, w: {G.w_dim}' + f', label: {G.c_dim}'*bool(G.c_dim)], ['precision in the file', _precision(s.path)]]
@@ -123,11 +127,10 @@ def cohort_command(
     cohort, # a dataset
 )->str|None: # None: it does not say
     "The command line that makes a cohort again, under its name"
-    words, name = about(cohort), Path(cohort).name
-    command, p = words.get('command'), words.get('parameters') or {}
-    if not isinstance(command, str) or not command.startswith('cleftgan '): return None
-    usual = f'{str(words["kind"]).removeprefix("phantom-")}-{p.get("n")}-{p.get("size")}.zip'      # what `cleftgan cohort` calls it
-    return command if name == usual or ' --out ' in command else f'{command} --out {shlex.quote(name)}'
+    command, name = about(cohort).get('command'), Path(cohort).name
+    found = re.fullmatch(r'cleftgan cohort (normal|cleft) --n (\d+) --size (\d+) --seed \d+( --repaired [\d.]+)?', command if isinstance(command, str) else '')
+    if not found: return None
+    return command if name == f'{found[1]}-{found[2]}-{found[3]}.zip' else f'{command} --out {shlex.quote(name)}'      # what `cleftgan cohort` calls it itself
 
 # %% ../../nbs/training/36_model_card.ipynb #20b11ea0
 def pace(
@@ -147,16 +150,16 @@ def _data_line(s, folder):
     "The dataset, with a link to its card if that lies in `folder`"
     said = s.meta['provenance']
     n = said.get('images') or s.cohort and about(s.cohort)['images']         # the first runs did not note it
-    words = f'`{Path(s.config.data).name}`' + (f', {n} images' if n else ', its images') + ' and their mirror images'*s.config.mirror
-    if not s.cohort: return words
+    words = code(Path(s.config.data).name) + (f', {markdown(n)} images' if n else ', its images') + ' and their mirror images'*s.config.mirror
+    if not s.cohort: return Marked(words)
     kind = str(about(s.cohort)['kind'])
-    return f'{words}: ' + (f'[{kind}]({kind}.md)' if (folder/f'{kind}.md').is_file() else kind)
+    return Marked(f'{words}: ' + (f'[{markdown(kind)}]({link(kind)}.md)' if within(folder, f'{kind}.md') else markdown(kind)))
 
 def _started(s):
     "Random weights, or a checkpoint"
     if not s.config.resume_from: return 'random weights'
-    began = s.meta['provenance'].get('started_from') or {}
-    return _named(s.config.resume_from) + (f', sha256 `{began["sha256"]}`' if began else '')
+    began = _began(s.meta['provenance'])
+    return Marked(markdown(_named(s.config.resume_from)) + (f', sha256 {code(began.get("sha256"))}' if began else ''))
 
 def training(
     s:Source,
@@ -165,14 +168,14 @@ def training(
     "Data, length, speed, and the commands"
     config, speed = s.config, s.run and pace(s.run, s.kimg)
     lines = [['network', config.network], ['started from', _started(s)], ['data', _data_line(s, folder)]]
-    if s.cohort: lines.append(["checksum of the data's manifest", f'`{fingerprint(s.cohort)}`'])
+    if s.cohort: lines.append(["checksum of the data's manifest", code(fingerprint(s.cohort))])
     if 'history' in s.meta['provenance']: lines += [['learned from', checkpoints.stretch(e)] for e in checkpoints.history(s.meta)]
     lines += [['length', f'{s.kimg:g} kimg in steps of {config.batch} images'], ['seed', config.seed], ['computed in', config.dtype]]
     if speed: lines.append(['time', f'{speed[1]:.1f} hours' + f' on {s.machine}'*bool(s.machine) + f', {speed[0]:.3g} images a second in the mean'])
     elif s.machine: lines.append(['machine', s.machine])
     lines += [['augmentation at the end', _augmented(s)], ['version', f'cleftgan_nb {s.meta["provenance"]["version"]}']]
     made = [s.cohort and cohort_command(s.cohort), train_command(config, s.sampler.img_resolution, s.kimg, Path(config.out).name)]
-    return _wide(['', ''], lines) + '\nMade by\n\n```\n' + '\n'.join(filter(None, made)) + '\n```\n'
+    return _wide(['', ''], lines) + '\nMade by\n\n' + fence(filter(None, made))
 
 def _augmented(s):
     "How strong the augmentation was"
@@ -213,7 +216,7 @@ def samples(s, columns=8, rows=8):
     last = columns*rows - 1
     words = f'Synthetic images, no real person. Seeds 0 to {last}, truncation 1 (as trained), none left out; the last row has seeds 0 to {columns - 1} at truncation {PSI:g}.'
     if s.sampler.c_dim: return f'{words} Labels are those of the first images of the cohort.'
-    return f'{words}\n\n```\ncleftgan sample {shlex.quote(s.name)} --seeds 0-{last} --columns {columns}\n```\n'
+    return f'{words}\n\n' + fence([f'cleftgan sample {shlex.quote(s.name)} --seeds 0-{last} --columns {columns}'])
 
 # %% ../../nbs/training/36_model_card.ipynb #95caeae0
 def save_small(

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from .. import __version__, checkpoints
 from ..data.portrait import contact_sheet
+from ..networks.build import NAMES
 from ..values import read_yaml
 
 # %% auto #0
@@ -55,6 +56,11 @@ def _about(folder):
     try: return read_yaml(folder/'config.yaml')
     except (OSError, ValueError): return {}
 
+def _network(about):
+    "The kind of network, if it is one of ours: what else stands there is not repeated"
+    name = about.get('network')
+    return name if isinstance(name, str) and name in NAMES else None
+
 # %% ../../nbs/training/35_watch.ipynb #16f9dc90
 def read_log(
     folder, # of a run
@@ -81,7 +87,7 @@ def _logs(runs):
     "Name → folder of one or several runs"
     if isinstance(runs, dict): return {str(n): run_folder(f) for n, f in runs.items()}
     if isinstance(runs, (list, tuple)): return {Path(f).name: run_folder(f) for f in runs}
-    return {_about(run_folder(runs)).get('network') or Path(runs).name: run_folder(runs)}
+    return {_network(_about(run_folder(runs))) or Path(runs).name: run_folder(runs)}
 
 def _known_panels(panels, logs):
     "Panels as tuples of columns; those not asked for by name may be missing"
@@ -345,7 +351,7 @@ def _status(
     age,   # seconds since the newest line, or since the start
 )->str:    # Markdown
     "Where a run is"
-    name, end = about.get('network') or 'run', _number(about.get('kimg'))
+    name, end = _network(about) or 'run', _number(about.get('kimg'))
     if log is None: return f'**{name}**: no line in the log yet, {_duration(age)} after the start; the first comes after {_number(about.get("tick_kimg")):g} kimg'
     kimg, said = log['kimg'][-1], [f'{label} {log[column][-1]:.2f}' for label, column in (('r_t', 'r_t'), ('p', 'augment_p'), ('loss of G', 'loss/G')) if column in log]
     if 'images/s' in log and np.isfinite(speed := np.nanmedian(np.append(log['images/s'][-10:], math.nan))):
