@@ -102,6 +102,33 @@ def test_pins_fulfill_settings(python):
     assert all(o.startswith('==') for o in pinned.values())
 
 
+# What was known on 2026-11-28 of the packages that read what strangers send, or that build the wheel. Whoever adds a line raises the floor in settings.ini, too.
+KNOWN_BAD = [
+    ('torch', '<2.6', 'CVE-2025-32434: torch.load executes, in spite of weights_only=True'),
+    ('torch', '<2.10', 'CVE-2026-24747: torch.load with weights_only=True overwrites memory'),
+    ('pillow', '<10.3', 'CVE-2024-28219: a color profile overflows a buffer of ImageCms'),
+    ('pillow', '<13', 'CVE-2026-112403: a JPEG overflows a buffer of its decoder'),
+    ('tqdm', '<4.66.3', 'CVE-2024-34062: its command line evaluates options'),
+    ('pyyaml', '<5.4', 'CVE-2020-14343: full_load executes'),
+    ('scipy', '<1.10', 'CVE-2023-25399: references are miscounted'),
+    ('numpy', '<1.22.2', 'CVE-2021-41495: sorting follows a null pointer'),
+    ('setuptools', '<78.1.1', 'CVE-2025-47273: a package writes outside of its folder'),
+]
+NO_BETTER = {('CVE-2026-112403', '3.10')}            # Pillow 13 is for Python 3.11 and newer
+
+
+@pytest.mark.parametrize('python', ['3.10', '3.11', '3.12', '3.13'])
+def test_no_version_is_known_to_be_bad(python):
+    "Neither what is pinned nor the oldest that is accepted"
+    env, pinned = pins(python)
+    build = re.search(r'^requires = \["(.+)"\]$', (root / 'pyproject.toml').read_text(), re.M)[1]
+    wanted = [o for o in map(Requirement, [*settings['requirements'].split(), build]) if not o.marker or o.marker.evaluate(env)]
+    floors = {o.name: next(s.version for s in o.specifier if s.operator == '>=') for o in wanted}
+    for name, versions, why in KNOWN_BAD:
+        for version in (floors[name], pinned[name].removeprefix('==')):
+            assert not SpecifierSet(versions).contains(version) or (why.partition(':')[0], python) in NO_BETTER, f'{name} {version}: {why}; raise it in settings.ini'
+
+
 def test_environment_is_the_pinned_one():
     "Guards against testing with something else than what is pinned."
     if '.venv' not in sys.prefix: pytest.skip('not run by make test')
