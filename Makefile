@@ -3,12 +3,14 @@ PYTHON  ?= python3
 PROFILE ?= cpu
 GPUS    ?= 1
 SEEDS   ?= 0 1 2
+INPUTS  ?= 900
+SEED    ?= 0
 ifeq ($(origin JOBS),undefined)
 JOBS := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)))' 2>/dev/null || echo 1)
 endif
 
 # What somebody gives is data. Make takes it as it stands ($(value ...): no $ in it is expanded), and a shell sees it as "$$DATA" in its environment, never as text of a command.
-GIVEN := PROFILE DATA JOBS GPUS SEEDS MORE
+GIVEN := PROFILE DATA JOBS GPUS SEEDS INPUTS SEED MORE
 $(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
 export $(GIVEN)
 
@@ -18,7 +20,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export PATH := $(VIRTUAL_ENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env test check study seeds bases bench docs lab readme lock clean
+.PHONY: help env test check hostile study seeds bases bench docs lab readme lock clean
 
 help:  ## this list
 	@echo "make <target>, one of:"
@@ -46,6 +48,9 @@ test: env  ## every test: the project's own checks first, then the notebooks, th
 check: env  ## what must agree: notebooks and library, notebooks and README, who imports whom
 	.ci/synced
 	lint-imports --no-logo
+
+hostile: env  ## files that mean harm, made from a seed: make hostile INPUTS=900 SEED=0; what fails is printed with the command that repeats it
+	python tests/hostile.py --inputs="$$INPUTS" --seed="$$SEED"
 
 STUDY = python workflow/run.py --profile="$$PROFILE" --data="$$DATA" --cores="$$JOBS" --gpus="$$GPUS"
 

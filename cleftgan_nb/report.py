@@ -5,6 +5,7 @@
 # %% ../nbs/62_report.ipynb #3375ae73
 from __future__ import annotations
 import csv, json, math, re, sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from .checkpoints import atomic
@@ -65,21 +66,28 @@ def _cleaned(body):
     from bleach import clean
     return clean(re.sub(r'<style\b.*?</style>', '', body, flags=re.S | re.I), TAGS, ATTRIBUTES)
 
+@contextmanager
+def _notebook(path):
+    "What reads and shows notebooks has many ways to say that a file is none"
+    try: yield
+    except ImportError as e: raise ImportError(f'a report shows notebooks as pages, which needs {e.name}: pip install nbconvert') from None
+    except Exception as e: raise ValueError(f'{path} is no notebook ({type(e).__name__}); remove it, or run it again') from None
+
 def read_notebook(path):
     "A notebook, where the packages for it are installed"
-    try: import nbconvert, nbformat
-    except ImportError as e: raise ImportError(f'a report shows notebooks as pages, which needs {e.name}: pip install nbconvert') from None
-    try: return nbformat.read(path, 4)
-    except Exception as e: raise ValueError(f'{path} is no notebook ({type(e).__name__}); remove it, or run it again') from None      # its validator has exceptions of its own
+    with _notebook(path):
+        import nbconvert, nbformat
+        return nbformat.read(path, 4)
 
 def notebook_page(
     path, # an executed notebook
 )->tuple: # HTML, number of a cell → its anchor
     "A notebook as a page"
     nb = read_notebook(path)
-    from nbconvert import HTMLExporter
-    for o in (o for c in nb.cells for o in c.get('outputs', []) if any(k.startswith('image/') for k in o.get('data', {}))): o.data = {'text/plain': '(a picture: it is in the report)'}
-    body, _ = HTMLExporter(template_name='basic').from_notebook_node(nb)
+    with _notebook(path):
+        from nbconvert import HTMLExporter
+        for o in (o for c in nb.cells for o in c.get('outputs', []) if any(k.startswith('image/') for k in o.get('data', {}))): o.data = {'text/plain': '(a picture: it is in the report)'}
+        body, _ = HTMLExporter(template_name='basic').from_notebook_node(nb)
     return page(Path(path).stem, _cleaned(body)), {c.execution_count: f'cell-id={c.id}' for c in nb.cells if c.cell_type == 'code' and c.get('execution_count')}
 
 # %% ../nbs/62_report.ipynb #b1d4a061

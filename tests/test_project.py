@@ -45,7 +45,7 @@ def pins(python):
 def test_layout():
     top = {o.split('/')[0] for o in tracked()}
     assert top == {'nbs', 'cleftgan_nb', 'data_cards', 'outputs', 'tests', 'workflow', 'requirements', '.ci', '.github', 'settings.ini', 'pyproject.toml', 'setup.py',
-                   'Makefile', 'README.md', 'CHANGELOG.md', 'LICENSE', 'CITATION.cff', '.gitignore', '.gitattributes', '.importlinter'}
+                   'Makefile', 'README.md', 'SECURITY.md', 'CHANGELOG.md', 'LICENSE', 'CITATION.cff', '.gitignore', '.gitattributes', '.importlinter'}
 
 
 def test_nothing_made_is_tracked():

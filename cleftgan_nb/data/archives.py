@@ -143,6 +143,7 @@ class ToZip:
 def check_path(name, where):
     "A name inside a dataset, with slashes"
     plain = re.sub(r'^(\./)+', '', name.replace('\\', '/'))
+    if len(plain) > 1000: raise ValueError(f'{where} has a file whose name has {len(plain)} letters: {plain!r:.80}; accepted: up to 1000')
     if plain[:1] == '/' or re.match('[A-Za-z]:', plain) or '..' in plain.split('/') or re.search('[\0-\x1f]', plain):
         raise ValueError(f'{where} has a file called {name!r:.80}, which leads out of it; accepted: names such as 00000/img00000000.png. Do not unpack this archive')
     return plain
@@ -174,7 +175,7 @@ class Zip:
         self.path, self._file, self._lock, self._stamp = path, None, threading.Lock(), self._state(os.stat(path))
         try:
             with zipfile.ZipFile(path) as z: infos = [i for i in z.infolist() if not i.is_dir()]
-        except (zipfile.BadZipFile, NotImplementedError, UnicodeError, struct.error) as e:
+        except (zipfile.BadZipFile, NotImplementedError, UnicodeError, struct.error, IndexError) as e:
             raise ValueError(f'{path} is no zip, damaged or cut off ({e}); copy or download it again, or check it with: python -m zipfile -t {path.name}') from None
         self.members = {}
         for i in infos: self._enter(i, check_path(i.filename, path))

@@ -346,8 +346,9 @@ def _draw(rows, folder, names):
     "Save the plots of these blocks; the names of those that there is something for"
     import matplotlib.pyplot as plt
     for name in [n for n in names if n in _PLOTS]:
-        if (fig := _PLOTS[name](rows)) is None: continue
-        fig.savefig(folder/f'{name}.png', dpi=100, metadata={'Software': None})
+        with plt.rc_context({'text.parse_math': False}):      # a dollar in a word is a dollar
+            if (fig := _PLOTS[name](rows)) is None: continue
+            fig.savefig(folder/f'{name}.png', dpi=100, metadata={'Software': None})
         plt.close(fig)
         yield name
 

@@ -35,10 +35,12 @@ def _rows(path):
 def _row(line):
     "A line's object, or None"
     try: row = json.loads(line)
-    except ValueError: return None
+    except (ValueError, RecursionError): return None
     return row if isinstance(row, dict) and math.isfinite(_number(row.get('kimg'))) else None
 
-def _number(v): return float(v) if isinstance(v, (int, float)) else math.nan
+def _number(v):
+    try: return float(v) if isinstance(v, (int, float)) else math.nan
+    except OverflowError: return math.nan
 
 # %% ../../nbs/training/35_watch.ipynb #4d9655a0
 def run_folder(
