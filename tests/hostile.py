@@ -57,7 +57,7 @@ def change(rng, value, times=None):
         if how == 0: del part[k]
         elif how == 1 and isinstance(part, list): part.insert(k, part[rng.randrange(len(part))])
         elif how == 1: part[str(rng.choice(NASTY))[:99]] = part.pop(k)
-        elif how == 2 and isinstance(part[k], (int, float)): part[k] = part[k]*rng.choice((-1, 2, 1000, 10**9)) + rng.choice((0, 1, .5))
+        elif how == 2 and isinstance(part[k], (int, float)) and abs(part[k]) < 1e15: part[k] = part[k]*rng.choice((-1, 2, 1000, 10**9)) + rng.choice((0, 1, .5))
         else: part[k] = rng.choice(NASTY)
     return value
 
