@@ -324,7 +324,7 @@ def forget(args):
         if not Path(folder).is_dir(): raise FileNotFoundError(f'no folder {folder}')
     features, parts = cached_files(), [o for folder in args.folders for o in leftovers(folder)]
     if features: print(f'{features[0].parent}: features of images, {len(features)} files, {sum(o.stat().st_size for o in features)/2**20:.1f} MiB')
-    for place, dead in parts: print(f'{place}: {_LEFT[dead]}')
+    for place, dead in parts: print(f'{terminal(place)}: {_LEFT[dead]}')
     todo = [place for place, dead in parts if dead or dead is None and args.others]
     if not features and not todo: print('nothing to remove')
     elif not args.yes: print("nothing was removed: that is for 'cleftgan forget --yes'")

@@ -261,10 +261,10 @@ def test_forget(run, tmp_path, monkeypatch):
         (place/'new').mkdir(parents=True)
         return place
     dead, other, moved = left('deep/out', 2**30), left('deep/out', 7, 'elsewhere'), left('deep/set', 2**30)
-    (moved/'old').write_text('whole')
+    (moved/'old').write_text('whole'); left('\x1b[2Kodd', 2**30)
     with files.part(tmp_path/'busy') as new:
         code, out, err = run('forget')
-        assert code == 0 and f'features: features of images, 1 files, 0.5 MiB' in out and 'mine' not in out and out.count('half-written, left by a killed process') == 2 and 'nothing was removed' in out
+        assert code == 0 and f'features: features of images, 1 files, 0.5 MiB' in out and 'mine' not in out and out.count('half-written, left by a killed process') == 3 and '\x1b' not in out and 'nothing was removed' in out
         assert out.count('being written at the moment; stays') == 1 and out.count('stays without --others') == 1 and all(o.exists() for o in (dead, other, moved))
         assert run('forget', '--yes')[:2] == (0, out.rpartition('nothing')[0] + 'removed\n') and new.parent.exists()
     assert not dead.exists() and other.exists() and not moved.exists() and (tmp_path/'deep/set').read_text() == 'whole'

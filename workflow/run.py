@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cleftgan_nb.foreign import speakable, terminal
 from cleftgan_nb.profiles import place, plan, plan_file
 from cleftgan_nb.values import read_yaml
 
@@ -143,5 +144,6 @@ def main(argv):
 
 
 if __name__ == '__main__':
+    speakable()
     try: main(sys.argv[1:])
-    except (ValueError, OSError) as e: sys.exit(str(e))
+    except (ValueError, OSError) as e: sys.exit(terminal(e))
