@@ -13,8 +13,8 @@ from cleftgan_nb.data.datasets import ImageFolderDataset, manifest, verify, writ
 from cleftgan_nb.training.watch import read_log
 
 root = Path(__file__).resolve().parent.parent
-SEED, INPUTS = 1, 63
-HELD = 'checkpoint,pickle,picture,archive,words,log'      # of the kinds that hostile.py knows; that of studies takes seconds of nbconvert
+SEED, INPUTS = 1, 72
+HELD = 'checkpoint,pickle,state,picture,archive,words,configuration,log'      # of the kinds that hostile.py knows; that of studies takes seconds of nbconvert
 
 
 def test_hostile_inputs():
