@@ -1,8 +1,9 @@
 """Published pickles: good ones give the same networks, hostile and damaged ones a clear ValueError, and nothing in any of them runs."""
-import contextlib, io, os, pickle, pickletools, struct, sys, tracemalloc
+import contextlib, io, os, pickle, pickletools, struct, sys
 import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from cleftgan_nb import checkpoints, networks, pickles
+from memory import at_most
 from published import Stored, dumps, published, published_kwargs, stand_ins, stored
 
 SMALL = dict(channel_base=512, channel_max=16)
@@ -246,21 +247,8 @@ def test_memory_claims(alarm):
     claims = [b'\x80\x04B' + gig + b'abc.', b'X' + gig + b'abc.', b'T' + gig + b'abc.', b'\x8b' + struct.pack('<i', 2**30) + b'1.', b'\x80\x04\x8e' + struct.pack('<Q', 2**30) + b'a.',
               b'\x8d' + struct.pack('<Q', 2**62) + b'a.', b'\x80\x05\x96' + struct.pack('<Q', 2**40) + b'a.', b'\x80\x04\x95' + struct.pack('<Q', 2**50) + b'K\x01.',
               b'K\x01r' + struct.pack('<I', 2**31-1) + b'0.', b'\x80\x04B\xff\xff\xff\xff', b'\x8e' + b'\xff'*8]
-    tracemalloc.start()
-    try:
+    with at_most(20e6):
         for data in claims: refuse(data)
-        assert tracemalloc.get_traced_memory()[1] < 20e6
-    finally: tracemalloc.stop()
-
-@contextlib.contextmanager
-def at_most(size):
-    "No more bytes than `size` may be allocated, by Python or for tensors"
-    import resource
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
-    before = peak(); tracemalloc.start()
-    try: yield
-    finally: most = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
-    assert most < size and peak() - before < size
 
 @pytest.mark.parametrize('shape', [(9999, 9999, 9999, 0), (9999, 9999, 0), (0, 9999, 2)])
 @pytest.mark.parametrize('protocol', [2, 4, 5])
