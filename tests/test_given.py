@@ -159,3 +159,22 @@ def test_the_study_says_what_is_wrong(tmp_path, monkeypatch, capsys, more, words
     monkeypatch.chdir(tmp_path)
     with pytest.raises((SystemExit, ValueError)) as caught: load('run').main(more)
     assert words in str(caught.value) + capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path); Path('outputs').mkdir(); Path('precious').write_text('x'); Path('outputs/.lock').symlink_to('../precious')
+    with pytest.raises(SystemExit, match='outputs/.lock is a link.*remove it'): load('run').main(['--profile=smoke'])
+    assert Path('precious').read_text() == 'x'
+    Path('outputs/.lock').unlink(); load('run').alone().close()
+    assert Path('outputs/.lock').stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize('data, mask', [(True, 0o077), (False, 0o022)])
+def test_results_of_photographs_are_for_one_account(seen, tmp_path, monkeypatch, data, mask):
+    "Those of every process that the study starts, over several seeds, too"
+    script, masks = load('run'), []
+    monkeypatch.setattr(script, 'study', lambda *_: masks.append(os.umask(mask)))
+    before = os.umask(0o022)
+    try: script.main(['--profile=smoke', f'--data={seen[0].name}' if data else '--data='])
+    finally: os.umask(before)
+    assert masks == [mask]

@@ -1,5 +1,6 @@
 """The study: reads a profile, looks at the photographs, and runs snakemake; shows how far it is: a bar for the steps, and one for each training that goes on."""
 import argparse
+import errno
 import fcntl
 import json
 import os
@@ -80,7 +81,10 @@ def watched(command, lock):
 def alone():
     "A lock that goes with the processes that hold it, however they end: snakemake's own would stay behind after a power cut."
     Path('outputs').mkdir(exist_ok=True)
-    held = open('outputs/.lock', 'w')
+    try: held = os.fdopen(os.open('outputs/.lock', os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), 'w')
+    except OSError as e:
+        if e.errno != errno.ELOOP: raise
+        sys.exit('outputs/.lock is a link, which was not made here: remove it.')
     try: fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError: sys.exit('The study is running here already. Wait for it, or stop it first.')
     return held
@@ -137,6 +141,7 @@ def main(argv):
     seeds = [int(o) for o in given.seeds.split()]
     plans = [plan(profile_of(given.profile), given.data, seed) for seed in seeds or [0]]
     lock = alone()
+    if any(o['data'] for o in plans): os.umask(0o077)          # whatever comes of photographs, and from whichever process
     if not seeds: return study(plans[0], given, given.more, lock, given.preflight)
     for o in plans: study(o, given, ['--until', 'compare', *given.more], lock)
     from cleftgan_nb.study import over_seeds
