@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from torch.overrides import TorchFunctionMode
 from . import __version__, networks, pickles
-from .files import as_before, part, sweep
+from .files import as_before, as_private_as, part, sweep
 from .foreign import terminal
 from .pickles import Table, _short, as_path
 
@@ -540,7 +540,7 @@ def convert(
     licence = licences(c.meta['licence'], licence) if ours else licence or c.meta['licence']
     provenance = {**c.meta['provenance'], 'converted': made}
     about = dict(licence=licence, provenance=provenance, progress=c.meta['progress'], labels=c.labels)
-    save(dst, **c.networks, **about, dtype=dtype)
+    with as_private_as(src): save(dst, **c.networks, **about, dtype=dtype)
     rows = [{**_row(role, net), 'dropped keywords': ', '.join(dropped.get(role, [])) or '-'} for role, net in c.networks.items()]
     notes = [f'licence: {licence}'] + [f'NOT FINITE: {_some(bad)}' for bad in [c.meta['nonfinite']] if bad]
     return Table(rows, f'{src.name} → {dst.name}', notes)

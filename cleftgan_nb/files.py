@@ -10,8 +10,8 @@ try: import fcntl
 except ImportError: fcntl = None   # Windows
 
 # %% auto #0
-__all__ = ['Ended', 'ending', 'alive', 'gone', 'clear', 'sweep', 'leftovers', 'part', 'openness', 'narrow', 'as_before',
-           'has_home']
+__all__ = ['Ended', 'ending', 'alive', 'gone', 'clear', 'sweep', 'leftovers', 'part', 'openness', 'narrow', 'as_private_as',
+           'as_before', 'has_home']
 
 # %% ../nbs/05_files.ipynb #9383d300
 class Ended(BaseException):
@@ -147,6 +147,17 @@ def narrow(
     "Let in nobody whom `mode` does not"
     if mode & 0o077 == 0o077: return
     for o in (path, *path.rglob('*')): os.chmod(o, stat.S_IMODE(os.stat(o).st_mode) & (mode | ~0o077))
+
+@contextlib.contextmanager
+def as_private_as(
+    *paths, # of files and folders; what is not there says nothing
+):
+    "Whom one of these shuts out, cannot read what the process makes meanwhile"
+    modes = [openness(o) for o in paths if os.path.exists(o)]
+    before = os.umask(0o077)
+    os.umask(before | sum(who for who in (0o070, 0o007) if any(not mode & who & 0o044 for mode in modes)))
+    try: yield
+    finally: os.umask(before)
 
 # %% ../nbs/05_files.ipynb #f6105130
 def as_before(

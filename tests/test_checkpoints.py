@@ -420,6 +420,12 @@ def test_not_finite_is_flagged(tmp_path, value):
     assert c.meta['nonfinite'] == ['D/b4.out.weight'] and 'NOT FINITE: D/b4.out.weight' in repr(c)
     with pytest.raises(ValueError, match='has no generator, only D'): c.sampler
 
+@pytest.mark.skipif(os.name == 'nt', reason='no permissions there')
+def test_a_converted_checkpoint_is_as_private_as_before(tmp_path, file):
+    (tmp_path/'x.safetensors').write_bytes(file.read_bytes()); (tmp_path/'x.safetensors').chmod(0o600)
+    checkpoints.convert(tmp_path/'x.safetensors', tmp_path/'y.safetensors')
+    assert (tmp_path/'y.safetensors').stat().st_mode & 0o777 == 0o600
+
 def test_wrong_paths(tmp_path):
     for name in 'x.safetensors', 'x.pkl':
         with pytest.raises(FileNotFoundError, match='give the path of a checkpoint'): load(tmp_path/name)

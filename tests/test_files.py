@@ -3,7 +3,7 @@ import errno, os, re, signal, socket, subprocess, sys
 from pathlib import Path
 import pytest
 from cleftgan_nb import files
-from cleftgan_nb.files import as_before, ending, gone, has_home, leftovers, narrow, openness, part, sweep
+from cleftgan_nb.files import as_before, as_private_as, ending, gone, has_home, leftovers, narrow, openness, part, sweep
 
 ENV = {**os.environ, 'PYTHONPATH': str(Path(files.__file__).parents[1])}   # of processes started here, wherever the library lies
 posix = pytest.mark.skipif(os.name == 'nt', reason='signals, locks and permissions')
@@ -177,3 +177,17 @@ def test_without_a_home_no_machine_code_is_kept(tmp_path):
     out = subprocess.run([sys.executable, '-c', HOMELESS], cwd=tmp_path, env=ENV, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     assert not out or os.path.isabs(out) and not os.path.exists(out)
     assert names(tmp_path) == []
+
+
+@posix
+@pytest.mark.parametrize('source, made', [(0o600, 0o600), (0o640, 0o660), (0o604, 0o604), (0o644, 0o664), (0o700, 0o600), (None, 0o664)])
+def test_what_is_made_is_as_private_as_its_sources(tmp_path, source, made):
+    "Whoever may not read one of them, may not read it; it is no less open than usual otherwise"
+    (tmp_path/'open').touch(); (tmp_path/'open').chmod(0o644)
+    if source == 0o700: (tmp_path/'x').mkdir(source)
+    elif source: (tmp_path/'x').touch(); (tmp_path/'x').chmod(source)
+    before = os.umask(0o002)
+    try:
+        with as_private_as(tmp_path/'open', tmp_path/'x'): (tmp_path/'new').touch()
+        assert os.umask(0o002) == 0o002 and mode(tmp_path/'new') == oct(made)
+    finally: os.umask(before)

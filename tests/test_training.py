@@ -521,9 +521,10 @@ def test_other_data_leave_a_trace(faces, tmp_path, monkeypatch, capsys):
     "In the state, in every checkpoint from there on, in those that start from these, in what `info` and the card say; asked for, and under all licences together"
     from cleftgan_nb import cli
     from cleftgan_nb.data.datasets import fingerprint
-    private = cohort('normal', 8, tmp_path/'private.zip', size=16, seed=1, workers=1, progress=False)
+    private = cohort('normal', 8, tmp_path/'private.zip', size=16, seed=1, workers=1, progress=False); private.chmod(0o600)
     monkeypatch.chdir(tmp_path); often = dict(tick_kimg=.008, keep_kimg=.008, kimg=.008)
     train(config(private, 'run', licence='this clinic only', **often), progress=False)
+    if os.name != 'nt': assert [{o.stat().st_mode & 0o077 for o in ((tmp_path/name), *(tmp_path/name).rglob('*'))} for name in ('run', 'private.zip')] == [{0}, {0}]      # as private as what it learned from
     def go(*more):
         code = cli.main(['train', 'run', '--kimg', '.016', *more]); return code, capsys.readouterr().err
     before = (tmp_path/'run/state.safetensors').read_bytes()

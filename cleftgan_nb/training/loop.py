@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .. import __version__, checkpoints
 from ..data.datasets import ImageFolderDataset, InfiniteSampler, sided
 from ..data.portrait import contact_sheet
-from ..files import alive
+from ..files import alive, as_private_as
 from ..foreign import terminal
 from ..pictures import png, to_uint8
 from . import losses
@@ -449,7 +449,7 @@ def train(
     config = check(config) if isinstance(config, Config) else from_values(config) if isinstance(config, dict) else load_config(config)
     team = Team()
     try:
-        with alone(config.out) if team.rank == 0 else contextlib.nullcontext(): return _train(config, team, progress and team.rank == 0, on_tick, other_data)
+        with as_private_as(*filter(None, (config.data, config.resume_from, config.aid_from))), alone(config.out) if team.rank == 0 else contextlib.nullcontext(): return _train(config, team, progress and team.rank == 0, on_tick, other_data)
     finally: team.close()
 
 # %% ../../nbs/training/34_loop.ipynb #6d2387f0
