@@ -249,6 +249,12 @@ def test_measure(run, tmp_path):
                                         (('net.safetensors',), '--real'), (('net.safetensors', '--real', '.', '--inception', 'none.pt'), 'none.pt'), (('net.safetensors', '--real', 'x.zip', '--n', '1'), 'from 2')])
 def test_measure_complains(run, net, args, says): mistake(run, 'measure', *args, says=says)
 
+def test_measure_refuses_what_was_trained_on_as_held_out(run, tmp_path):
+    "Under whatever name: nothing would be a copy, for each image is as near to one set as to the other"
+    from cleftgan_nb.data.datasets import write_dataset
+    for name in 'a.zip', 'b.zip': write_dataset(tmp_path/name, [(np.full((16, 16, 3), i, np.uint8), None, {}) for i in range(4)], about=dict(kind='x', licence=name))
+    for name in 'a.zip', 'b.zip': mistake(run, 'measure', 'b.zip', '--real', 'a.zip', '--held-out', name, says="4 of 4 held-out images are among those that were trained on, to the pixel, and tell nothing about copies; accepted: images of the same kind that the generator never saw. Before a training, 'cleftgan split' holds some back")
+
 def test_forget(run, tmp_path, monkeypatch):
     "It says what there is, and removes only what is ours, and only if asked to"
     from cleftgan_nb import files

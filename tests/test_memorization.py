@@ -87,8 +87,14 @@ def test_more_held_out_images_are_drawn_from(sets):
 def test_images_that_are_all_equal(sets, generated):
     m = memorisation(generated, *sets[:2], [Pixels()], resamples=2)[0]
     assert np.isfinite([s.value for s in m.scores]).all() and m.duplicate.tolist() == [len(generated) > 1]*len(generated)
-    same = memorisation(generated, np.repeat(generated, 3, 0)[:3], np.repeat(generated, 3, 0)[:3], [Pixels()], resamples=2)[0]
+    three = np.repeat(generated, 3, 0)[:3]
+    with pytest.warns(UserWarning, match='2 of 3 held-out'): same = memorisation(generated, three, np.concatenate([three[:2], sets[1][:1]]), [Pixels()], resamples=2)[0]
     assert (same.ratio == 1).all() and not same.copied.any()        # in both sets: no evidence
+
+
+def test_some_held_out_images_were_trained_on(sets):
+    training, held_out, new = sets
+    with pytest.warns(UserWarning, match='2 of 20 held-out images .* leave them out'): memorisation(new, training, np.concatenate([held_out[:18], training[:2]]), [Pixels()], resamples=2)
 
 
 def test_gray_images_and_a_picture(sets):
@@ -127,6 +133,7 @@ class Short(Plain):
 
 
 @pytest.mark.parametrize('change, message', [
+    (dict(held_out=smooth(20, 1)), '20 of 20 held-out images are among those that were trained on.*never saw'),
     (dict(held_out=smooth(5, 1)), 'held_out has 5 images, training 20'), (dict(training=smooth(2, 1)), r'training has 2 image\(s\); accepted: at least 3'),
     (dict(generated=smooth(3, 1, 16)), 'accepted: one size'), (dict(generated=smooth(3, 1)/255), 'generated has dtype float64; accepted: uint8'), (dict(networks=[]), 'accepted: a list of objects'),
     (dict(networks=[Broken()]), 'NaN or infinite features'), (dict(networks=[Short()]), 'one row for each image'), (dict(below=0), 'below=0; accepted'), (dict(resamples=1), 'resamples=1; accepted'), (dict(seed=-1), 'seed=-1')])

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/metrics/46_memorization.ipynb #ab187000
 from __future__ import annotations
+import hashlib, warnings
 from dataclasses import dataclass
 import numpy as np
 from ..data.colorspace import to_lab
@@ -13,7 +14,8 @@ from .samples import check_count, check_images, dataset_images
 from .score import Score, middle, wilson
 
 # %% auto #0
-__all__ = ['Pixels', 'mirrored', 'both_ways', 'nearest', 'ratios', 'Memorized', 'memorisation', 'suspects', 'plot_neighbors']
+__all__ = ['Pixels', 'mirrored', 'both_ways', 'nearest', 'ratios', 'Memorized', 'check_unseen', 'memorisation', 'suspects',
+           'plot_neighbors']
 
 # %% ../../nbs/metrics/46_memorization.ipynb #5ed4aa50
 @dataclass(frozen=True)
@@ -129,6 +131,18 @@ def _in(network, sets, below, about, resamples, progress):
     return Memorized(scores=_scores(found, about, _compare(h, t, h, itself=True), resamples), **found)
 
 # %% ../../nbs/metrics/46_memorization.ipynb #3bbcd910
+def check_unseen(
+    training, # uint8 [n,H,W,C]
+    held_out, # likewise
+):
+    "Complain about held-out images that were trained on"
+    marks = lambda images: [hashlib.sha256(np.ascontiguousarray(o)).digest() for o in images]
+    seen = set(marks(training)); n = sum(o in seen for o in marks(held_out))
+    if not n: return
+    words = f'{n} of {len(held_out)} held-out images are among those that were trained on, to the pixel, and tell nothing about copies'
+    if n == len(held_out): raise ValueError(f"{words}; accepted: images of the same kind that the generator never saw. Before a training, 'cleftgan split' holds some back")
+    warnings.warn(f'{words}; leave them out')
+
 def _sets(training, held_out, generated, seed):
     "The three sets as arrays of one size, the held-out one as large as that for training"
     sets = {}
@@ -138,6 +152,7 @@ def _sets(training, held_out, generated, seed):
     if len(t) < 3: raise ValueError(f'training has {len(t)} image(s); accepted: at least 3, so that there are others to compare with')
     if len({s.shape[1:] for s in sets.values()}) > 1: raise ValueError(f'training is {list(t.shape[1:])}, held_out {list(h.shape[1:])}, generated {list(g.shape[1:])}; accepted: one size and as many channels')
     if len(h) < len(t): raise ValueError(f'held_out has {len(h)} images, training {len(t)}; accepted: as many or more, for among fewer the nearest is farther by chance. Hold out more, or train with fewer')
+    check_unseen(t, h)
     sets['held_out'] = h[np.sort(np.random.default_rng(seed).permutation(len(h))[:len(t)])] if len(h) > len(t) else h
     return sets
 

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 from ..checkpoints import atomic
 from ..foreign import cell
-from .copies import memorisation
+from .copies import check_unseen, memorisation
 from .distances import density_coverage, frechet_distance, frechet_infinity, kernel_distance, precision_recall
 from .divergence import dish
 from .features import LEARNED, TITLES, load_judges
@@ -112,6 +112,7 @@ def measure(
     G = generated if hasattr(generated, 'synthesis') else None
     labels = _drawn_from(G, real, labels)
     real, held_out = _pixels(real, 'real'), None if held_out is None else _pixels(held_out, 'held_out')
+    if held_out is not None: check_unseen(real, held_out)
     judges = load_judges(judges)
     parts = chosen(parts, G is not None, held_out is not None, real.shape[1] >= SIZE and real.shape[3] == 3)
     if G is not None: _check_fit(G, real)
