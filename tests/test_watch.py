@@ -1,5 +1,5 @@
 "Watching: odd folders say what they lack, resumed runs have no point twice, pictures become strips and films, the same bytes each time"
-import json, sys, threading, time
+import json, struct, sys, threading, time, zlib
 from pathlib import Path
 import numpy as np
 import pytest
@@ -246,3 +246,32 @@ def test_a_killed_run_has_no_point_twice(run):
 def test_nothing_is_imported_before_it_is_needed():
     text = Path(watch.__file__).read_text(encoding='utf-8')
     assert not [l for l in text.splitlines() if l.startswith(('import', 'from')) and any(n in l for n in ('matplotlib', 'seaborn', 'tensorboard', 'IPython', '.loop'))]
+
+
+# pictures that are none
+def chunks(*parts): return b'\x89PNG\r\n\x1a\n' + b''.join(struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k, d in (*parts, (b'IEND', b'')))
+
+def head(wide, high): return b'IHDR', struct.pack('>IIBBBBB', wide, high, 8, 2, 0, 0, 0)
+
+ODD = dict(bomb=chunks(head(30_000, 30_000)), warned=chunks(head(10_000, 10_000)), large=chunks(head(9000, 9000)), text=chunks(head(16, 16), (b'zTXt', b'x\0\0' + zlib.compress(bytes(10**8)))),
+           cut=chunks(head(16, 16), (b'IDAT', zlib.compress(bytes(9)))), short=chunks(head(16, 16), (b'PLTE', b'x')), none=b'x', empty=b'')
+
+@pytest.mark.parametrize('kind', ODD)
+def test_pictures_that_are_none_say_so(run, kind):
+    (run/'fakes-000024.png').write_bytes(ODD[kind])
+    for f in (grid_at, watch.page, tensorboard, lambda o: strip(o, size=SIZE), lambda o: live(o, once=True)):
+        with pytest.raises(ValueError, match='fakes-000024.png cannot be read as a picture .*; remove it or copy it again'): f(run)
+
+@pytest.mark.parametrize('value', ['inf', 'nan', '-16', '1e400', 'x', '0'])
+def test_odd_words_in_a_picture(run, value):
+    draw(run/'fakes-000024.png', value, value)
+    assert list(pictures(run))[-1] == (24 if value != '0' else 20)
+    with pytest.raises(ValueError, match='does not say how large one image is'): tiles(run/'fakes-000024.png')
+
+@pytest.mark.parametrize('value', ['1e999', '-16', '9'*4000, '['*10_000])
+def test_an_odd_checkpoint_beside_a_picture(run, value):
+    draw(run/'fakes-000024.png')
+    header = json.dumps({'__metadata__': {'networks': '{"G_ema": {"kwargs": {"img_resolution": %s}}}' % value}}).encode()
+    (run/'network-000024.safetensors').write_bytes(struct.pack('<Q', len(header)) + header)
+    with pytest.raises(ValueError, match='does not say how large|accepted: a number that divides both') as e: tiles(run/'fakes-000024.png')
+    assert len(str(e.value)) < 500

@@ -173,10 +173,25 @@ def kept(
 
 def _said(path, key, default):
     "A number that the text of a picture gives"
+    value = _picture(path, False).info.get(key)
+    try: return found if 0 <= (found := float(value)) < math.inf else default
+    except (TypeError, ValueError): return default
+
+_LARGEST = 2**26   # pixels of a picture: 2 x 2 images of the largest network
+
+def _picture(
+    path,
+    pixels=True, # or only its size and its text
+):
+    "A picture of a run; decoders have many ways to say that a file is none"
     try:
-        with Image.open(path) as image: return float(image.info[key])
-    except (KeyError, ValueError): return default
-    except OSError as e: raise ValueError(f'{path} cannot be read as a picture ({e}); remove it or copy it again') from None
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', Image.DecompressionBombWarning)
+            with Image.open(path, formats=['PNG']) as image:
+                if math.prod(image.size) > _LARGEST: raise ValueError(f'{image.width} x {image.height} pixels')
+                if pixels: image.load()
+                return image
+    except Exception as e: raise ValueError(f'{path} cannot be read as a picture ({str(e):.200}); remove it or copy it again') from None
 
 # %% ../../nbs/training/35_watch.ipynb #b8acc490
 def _nearest(kimgs, kimg): return min(kimgs, key=lambda k: abs(k - kimg))
@@ -187,24 +202,22 @@ def grid_at(
 )->Image.Image:
     "What all fixed latents looked like at a time"
     found = pictures(folder)
-    with Image.open(found[max(found) if kimg is None else _nearest(found, kimg)]) as image: image.load(); return image
+    return _picture(found[max(found) if kimg is None else _nearest(found, kimg)])
 
 # %% ../../nbs/training/35_watch.ipynb #4a4b60d0
 def _tile_size(path, size):
     "How large an image of a picture is: as given, as its text says, or as a checkpoint beside it says"
     size = size or int(_said(path, 'tile', 0)) or _checkpoint_size(path.parent)
-    with Image.open(path) as image: wide, high = image.size
+    wide, high = _picture(path, False).size
     if not size: raise ValueError(f'{path} is {wide}×{high} pixels and does not say how large one image is; give size=, the resolution of the run')
-    if wide % size or high % size: raise ValueError(f'size={size}, but {path} is {wide}×{high} pixels; accepted: a number that divides both, the resolution of the run')
+    if size < 1 or wide % size or high % size: raise ValueError(f'size={size!s:.20}, but {path} is {wide}×{high} pixels; accepted: a number that divides both, the resolution of the run')
     return size
 
 def _checkpoint_size(folder):
     "Resolution of the generator in the newest checkpoint, 0 if there is none"
-    from safetensors import SafetensorError, safe_open
     for path in reversed(kept(folder).values()):
-        try:
-            with safe_open(path, 'pt') as f: return int(json.loads(f.metadata()['networks'])['G_ema']['kwargs']['img_resolution'])
-        except (SafetensorError, OSError, TypeError, KeyError, ValueError): continue
+        try: return int(json.loads(checkpoints._read_header(path)[0]['__metadata__']['networks'])['G_ema']['kwargs']['img_resolution'])
+        except (OSError, TypeError, KeyError, ValueError, OverflowError, RecursionError): continue
     return 0
 
 # %% ../../nbs/training/35_watch.ipynb #d1aae5e0
@@ -214,7 +227,7 @@ def tiles(
 )->np.ndarray: # uint8 [images, size, size, 3]
     "The images of a picture, row after row"
     size = _tile_size(Path(path), size)
-    with Image.open(path) as image: pixels = np.asarray(image.convert('RGB'))
+    pixels = np.asarray(_picture(path).convert('RGB'))
     rows, columns = pixels.shape[0]//size, pixels.shape[1]//size
     return pixels.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
 
@@ -444,8 +457,7 @@ def tensorboard(
     log, found = read_log(folder), pictures(folder) if any(Path(folder).glob('fakes-*.png')) else {}
     own = _writer(Path(folder)/'tensorboard', purge_step=0) if writer is None else writer
     for values in zip(*log.values()): _add_row(own, {k: float(v) for k, v in zip(log, values) if np.isfinite(v)})
-    for kimg, path in found.items():
-        with Image.open(path) as image: _add_picture(own, image, kimg)
+    for kimg, path in found.items(): _add_picture(own, _picture(path), kimg)
     own.flush()
     if writer is None: own.close()
     return Path(own.log_dir)
