@@ -308,3 +308,36 @@ def test_our_cards(path):
 def test_readme_lists_every_card():
     text = (ROOT/'data_cards'/'README.md').read_text(encoding='utf-8')
     assert {p.name for p in PAGES} == set(re.findall(r'^\| \[([\w-]+\.md)\]', text, re.M)) and not [o for o in re.findall(r'\]\(([^)]+)\)', text) if not (ROOT/'data_cards'/o).exists()]
+
+
+# ---- manifests and pages that are none
+
+def few(tmp_path, values, **about):
+    rows = [(np.zeros((4, 4), np.uint8), None, {c: v if i == 1 else None for c, v in values.items()}) for i in range(6)]
+    return write_dataset(tmp_path/'x', rows, about=ABOUT | about)
+
+@pytest.mark.parametrize('column, value, accepted', [('age', 'two', '0 to 150'), ('age', 2e5, '0 to 150'), ('age', -1, '0 to 150'), ('age', True, '0 to 150'), ('ita', 1e12, '-180 to 180'), ('lip_left', 1.5, '0 to 1'), ('nose_right', 'wide', '0 to 1'), ('sex', 7, 'a word, or a number'),
+                                                     ('repaired', 'False', 'True or False'), ('simonart', 2, 'True or False'), ('laterality', 1.5, 'a word'), ('lahshal', False, 'a word'), ('pose_yaw', 'left', '-180 to 180'), ('ancestry_asian', 'x'*500, '0 to 1'), (MEASURES[0], 1e300, '-1000 to 1000')])
+def test_columns_of_another_kind_say_so(tmp_path, column, value, accepted):
+    "Words were counted as numbers, 'False' as true; a skin tone of 10^12 degrees was drawn in as many bars"
+    with pytest.raises(ValueError) as e: card(few(tmp_path, {column: value}), page(tmp_path/'card.md'))
+    assert f'img00000001.png: {column}=' in str(e.value) and f'accepted: {accepted}' in str(e.value).replace('a number from ', '') and len(str(e.value)) < 300 + len(str(tmp_path))
+
+def test_numbers_that_are_none_are_not_known(tmp_path):
+    text = card(few(tmp_path, dict(age=float('nan'), ita=float('inf'), lip_left=float('nan'))), page(tmp_path/'card.md')).read_text()
+    assert 'nan' not in text.replace('manifest', '') and 'inf' not in text
+
+def test_manifests_without_images_and_words_without_end(tmp_path):
+    made = few(tmp_path, {}); words = (made/'about.json').read_text()
+    deep = '['*500 + ']'*500
+    (made/'about.json').write_text(words.replace('"nobody | nothing"', deep))
+    with pytest.raises(ValueError, match='about.json has lists or names more than 8 deep'): card(made, page(tmp_path/'card.md'))
+    (made/'about.json').write_text(words); (made/'manifest.csv').write_text((made/'manifest.csv').read_text().splitlines()[0] + '\n')
+    with pytest.raises(ValueError, match='its manifest has no image'): card(made, page(tmp_path/'card.md'))
+
+def test_pages_that_are_none(tmp_path, copy, cleft):
+    (tmp_path/'latin.md').write_bytes('Größe'.encode('latin-1'))
+    for f in (stale, lambda p: card(cleft, p)):
+        with pytest.raises(ValueError, match="latin.md' is no text in UTF-8; accepted: a card"): f(tmp_path/'latin.md')
+    copy.write_text(copy.read_text().replace('smallest=1', 'smallest=few'))
+    assert [o for o in stale(copy, cleft) if 'says smallest=few, which is no number' in o]

@@ -16,6 +16,7 @@ from .colorspace import ITA_CLASSES
 from .datasets import ImageFolderDataset, about, fingerprint, manifest
 from .measures import MEASURES, PUBLISHED
 from ..files import as_before, part, sweep
+from ..values import shown
 
 # %% auto #0
 __all__ = ['AGES', 'TENTHS', 'SKIN', 'SIDES', 'LESSER', 'BLOCKS', 'table', 'facts', 'people', 'clefts', 'measures', 'pictures',
@@ -98,6 +99,25 @@ def _column(rows, *names):
     return next(([r[n] for r in rows] for n in names if n in rows[0] and any(r[n] is not None for r in rows)), None)
 
 def _in_order(values, limits): return [k for k in [*limits, 'not known'] if k in values or k != 'not known']
+
+# %% ../../nbs/data/28_cards.ipynb #1abd0960
+_SHARE, _ANGLE = (0, 1), (-180, 180)
+_LIMITS = dict(age=(0, 150), ita=_ANGLE) | {f'{part}_{s}': _SHARE for part in ('lip', 'nose') for s in ('left', 'right')} | dict.fromkeys(MEASURES, (-1000, 1000))
+_LIMITS |= {f'{above}{a}': _ANGLE for above in ('', 'pose_') for a in ('yaw', 'pitch', 'roll')}
+
+def _told(value, column, where):
+    "A value of a manifest, if it is of the kind that its column's name says"
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is None: return value
+    if column in ('laterality', 'lahshal'): right, words = isinstance(value, str), 'a word'
+    elif column in ('repaired', 'simonart'): right, words = value in (True, False), 'True or False'
+    elif column == 'sex': right, words = isinstance(value, str) or number and 0 <= value <= 1, 'a word, or a number from 0, female, to 1, male'
+    elif limits := _SHARE if column.startswith('ancestry_') else _LIMITS.get(column):
+        if isinstance(value, float) and not math.isfinite(value): return None
+        right, words = number and limits[0] <= value <= limits[1], f'a number from {limits[0]} to {limits[1]}'
+    else: return value
+    if right: return value
+    raise ValueError(f'{where}: {column}={shown(value)}; accepted: {words}, or nothing. Write the dataset again')
 
 # %% ../../nbs/data/28_cards.ipynb #b32b7420
 def _lines(words, above=''):
@@ -389,7 +409,17 @@ def _block(name, data, smallest, picture, folder):
     text = BLOCKS[name](*data, smallest).strip('\n') or 'The manifest has no columns for this.'
     return write_block(name, text, folder, picture, _SAID.get(picture), dataset=data[2], smallest=smallest)
 
-def _data(dataset): return manifest(dataset), about(dataset), fingerprint(dataset)
+def _data(dataset):
+    "Rows, words and checksum of a dataset, if a card can tell of them"
+    rows, words = manifest(dataset), about(dataset)
+    if not rows: raise ValueError(f'{dataset}: its manifest has no image')
+    if not _shallow(words): raise ValueError(f'{dataset}: about.json has lists or names more than 8 deep; accepted: fewer')
+    for row in rows: row |= {c: _told(v, c, f'{dataset}, {row["file"]}') for c, v in row.items()}
+    return rows, words, fingerprint(dataset)
+
+def _shallow(words, most=8):
+    inside = words.values() if isinstance(words, dict) else words if isinstance(words, list) else ()
+    return not inside or most > 0 and all(_shallow(o, most - 1) for o in inside)
 
 # %% ../../nbs/data/28_cards.ipynb #d626aa80
 def read_page(
@@ -399,7 +429,8 @@ def read_page(
     "The text of a page"
     path = as_path(path, name)
     if path.suffix != '.md' or not path.is_file(): raise ValueError(f'{name}={str(path)!r}; accepted: a card that exists, whose name ends in .md')
-    return path, path.read_text(encoding='utf-8')
+    try: return path, path.read_text(encoding='utf-8')
+    except UnicodeError: raise ValueError(f'{name}={str(path)!r} is no text in UTF-8; accepted: a card. Save it as UTF-8, or get it again') from None
 
 # %% ../../nbs/data/28_cards.ipynb #530ef8c0
 def place_page(
@@ -512,6 +543,7 @@ def stale(
     for name, m in find_blocks(page, path, BLOCKS).items():
         notes, wrong = check_block(m, path, ('dataset', 'smallest'), f'card(dataset, {path.name!r})', 'manifest')
         if wrong: found.append(wrong)
+        elif not re.fullmatch('[1-9][0-9]{0,8}', notes['smallest']): found.append(f"{name} says smallest={notes['smallest']}, which is no number; run card again")
         elif data and notes['dataset'] != data[2]: found.append(f'{name} is about the dataset {notes["dataset"][:16]}…, not {data[2][:16]}…; run card again')
         elif data and m[0] != _block(name, data, int(notes['smallest']), {'none': None}.get(notes['picture'], notes['picture']), path.stem): found.append(f'{name} would be written differently now; run card again')
     return found
