@@ -321,7 +321,7 @@ def few(tmp_path, values, **about):
 def test_columns_of_another_kind_say_so(tmp_path, column, value, accepted):
     "Words were counted as numbers, 'False' as true; a skin tone of 10^12 degrees was drawn in as many bars"
     with pytest.raises(ValueError) as e: card(few(tmp_path, {column: value}), page(tmp_path/'card.md'))
-    assert f'img00000001.png: {column}=' in str(e.value) and f'accepted: {accepted}' in str(e.value).replace('a number from ', '') and len(str(e.value)) < 300 + len(str(tmp_path))
+    assert f'img00000001.png: {column}=' in str(e.value) and accepted in str(e.value).partition('accepted: ')[2] and len(str(e.value)) < 300 + len(str(tmp_path))
 
 def test_numbers_that_are_none_are_not_known(tmp_path):
     text = card(few(tmp_path, dict(age=float('nan'), ita=float('inf'), lip_left=float('nan'))), page(tmp_path/'card.md')).read_text()

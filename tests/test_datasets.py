@@ -10,7 +10,7 @@ from cleftgan_nb.data import archives, datasets
 from cleftgan_nb.data.datasets import (DatasetWriter, ImageFolderDataset, InfiniteSampler, about, convert, fingerprint, manifest, shrink, sided, verify,
                                        write_dataset)
 from cleftgan_nb.data.cohorts import LABELS, cohort
-from cleftgan_nb.data.split import split
+from cleftgan_nb.data.split import held_out, split
 
 ABOUT = dict(kind='test', licence='CC0-1.0', seeds=[0, 1], parameters={'severity': .5})
 NAMES = ['lip_left', 'age', 'lip_right']
@@ -394,6 +394,15 @@ def test_copies_are_as_private_as_their_source(tmp_path):
     assert os.stat(copies[0]).st_mode & 0o777 == 0o600
     os.chmod(made, 0o644); os.chmod(tmp_path/'a.zip', 0o640); split(made, tmp_path/'a.zip', tmp_path/'b', overwrite=True)
     assert [oct(os.stat(tmp_path/o).st_mode & 0o777) for o in ('a.zip', 'b')] == ['0o640', '0o700']   # what is replaced stays as it was
+
+def test_manifests_that_do_not_fit_their_files(tmp_path):
+    "A row without a file, a file without a row; and a crowd of people is split at once"
+    made = make(tmp_path/'x'); text = (made/'manifest.csv').read_text(); file = text.splitlines()[1].split(',')[0]
+    (made/'manifest.csv').write_text(text.replace(file, '', 1))
+    with pytest.raises(ValueError, match='no columns file and sha256, or no words in one of them'): split(made, tmp_path/'a', tmp_path/'b')
+    (made/'manifest.csv').write_text(text.replace(file, 'other.png', 1))
+    with pytest.raises(ValueError, match=f"'{file}' is not in its manifest; get or make the dataset again"): split(made, tmp_path/'a', tmp_path/'b')
+    start = time.process_time(); assert len(held_out([dict(file=f'{i}.png') for i in range(50_000)], .5, 0)) == 25_000 and time.process_time() - start < 5
 
 def test_a_split_has_two_places(tmp_path):
     made, old = make(tmp_path/'x.zip'), fingerprint(make(tmp_path/'a.zip', 3))

@@ -552,8 +552,8 @@ def manifest(
     if not {'manifest.csv', 'about.json'} <= source.names: raise ValueError(f'{source.path} has no manifest.csv and about.json, so it was not written by this library; convert makes a copy that has them')
     columns = _words(source, 'about.json').get('columns')
     rows = _untable(_text(source, 'manifest.csv'), columns if isinstance(columns, dict) else {}, f'{source.path}: manifest.csv')
-    if all({'file', 'sha256'} <= r.keys() for r in rows): return rows
-    raise ValueError(f'{source.path}: manifest.csv has no columns file and sha256; get the dataset again')
+    if all(isinstance(r.get(c), str) for r in rows for c in ('file', 'sha256')): return rows
+    raise ValueError(f'{source.path}: manifest.csv has no columns file and sha256, or no words in one of them; get the dataset again')
 
 def _text(source, name):
     try: return source.read(name).decode()

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/data/26b_split.ipynb #8dadcfab
 from __future__ import annotations
+from collections import Counter
 from pathlib import PurePosixPath
 import numpy as np
 from .archives import _target, as_path
@@ -25,12 +26,12 @@ def held_out(
     seed:int,
 )->set:          # of people
     "Who is held back"
-    people = [person_of(r) for r in rows]; names = sorted(set(people))
+    people = Counter(map(person_of, rows)); names = sorted(people)
     if len(names) < 2: raise ValueError(f'the dataset has {len(names)} person; accepted: at least 2, so that one can be held back')
     found, n = set(), 0
     for name in np.random.default_rng(seed).permutation(names)[:-1]:
         if n >= share*len(rows): break
-        found.add(str(name)); n += people.count(name)
+        found.add(str(name)); n += people[str(name)]
     return found
 
 # %% ../../nbs/data/26b_split.ipynb #bad53492
@@ -56,6 +57,7 @@ def split(
     "Split a dataset by people"
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1: raise ValueError(f'share={share!r}; accepted: a number between 0 and 1')
     ds, rows = ImageFolderDataset(path, cache=False), {r['file']: r for r in manifest(path)}
+    if lost := [n for n in ds.names if n not in rows]: raise ValueError(f'{ds.path}: {lost[0]!r:.80} is not in its manifest; get or make the dataset again')
     for name in (train, unseen): _check_apart(ds.path, as_path(name))
     _check_two(train, unseen, overwrite)
     away = held_out(list(rows.values()), share, seed)
