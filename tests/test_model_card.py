@@ -1,5 +1,5 @@
 "Model cards: what a checkpoint and its run say and nothing else, the same bytes each time, pages that notice another model"
-import dataclasses, json, re, shlex, shutil
+import dataclasses, json, re, shlex, shutil, zipfile
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
@@ -225,3 +225,28 @@ def test_our_cards(path):
 
 def test_models_that_ship_have_a_card():
     assert set(checkpoints.shipped()) <= {p.stem for p in CARDS}
+
+
+# a run and a dataset from elsewhere
+def told(checkpoint, run, data, folder):
+    with module._source(checkpoint, run, data, 'x') as s: return module.training(s, folder)
+
+
+@pytest.mark.parametrize('line', [b'{"kimg": 0.048, "st', b'\xff', b'['*100_000, b'[1]', b'{"step": 3}'])
+def test_a_log_that_breaks_off_is_told_without_its_end(tmp_path, run, last, faces, line):
+    "As the curves are, which say so"
+    other = shutil.copytree(run, tmp_path/'toy')
+    with (other/'time.jsonl').open('ab') as f: f.write(line)
+    with pytest.warns(UserWarning, match='the last line breaks off'): text = told(last, other, faces, tmp_path)
+    assert lines(text)['time'] == lines(told(last, run, faces, tmp_path))['time']
+
+
+@pytest.mark.parametrize('lost', ['kind', 'images'])
+def test_a_dataset_that_does_not_say_what_it_is(tmp_path, run, last, faces, lost):
+    with zipfile.ZipFile(faces) as old, zipfile.ZipFile(tmp_path/'faces.zip', 'w') as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, json.dumps({k: v for k, v in json.loads(data).items() if k != lost}) if name == 'about.json' else data)
+    if lost == 'kind': assert lines(told(last, run, tmp_path/'faces.zip', tmp_path))['data'] == '`faces.zip`, 8 images and their mirror images'
+    else:
+        with pytest.raises(ValueError, match='has None images, the checkpoint was trained on the 8 of faces.zip'): told(last, run, tmp_path/'faces.zip', tmp_path)

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/training/36_model_card.ipynb #c81f30c0
 from __future__ import annotations
-import dataclasses, json, math, re, shlex, shutil, tempfile
+import dataclasses, math, re, shlex, shutil, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -20,7 +20,8 @@ from ..data.portrait import contact_sheet
 from ..ops.dispatch import processor
 from ..pictures import png, sample_one, told
 from .config import Config, from_values, load_config, settled
-from .watch import curves, pictures, read_log, strip
+from .watch import _row, curves, pictures, read_log, strip
+from ..values import shown
 
 # %% auto #0
 __all__ = ['SIDE', 'PSI', 'LARGEST', 'MODEL_BLOCKS', 'Source', 'facts', 'train_command', 'cohort_command', 'pace', 'training',
@@ -149,10 +150,10 @@ def pace(
 def _data_line(s, folder):
     "The dataset, with a link to its card if that lies in `folder`"
     said = s.meta['provenance']
-    n = said.get('images') or s.cohort and about(s.cohort)['images']         # the first runs did not note it
-    words = code(Path(s.config.data).name) + (f', {markdown(n)} images' if n else ', its images') + ' and their mirror images'*s.config.mirror
-    if not s.cohort: return Marked(words)
-    kind = str(about(s.cohort)['kind'])
+    n = said.get('images') or s.cohort and about(s.cohort).get('images')         # the first runs did not note it
+    words = code(Path(s.config.data).name) + (f', {n} images' if type(n) is int else ', its images') + ' and their mirror images'*s.config.mirror
+    kind = about(s.cohort).get('kind') if s.cohort else None
+    if not isinstance(kind, str): return Marked(words)
     return Marked(f'{words}: ' + (f'[{markdown(kind)}]({link(kind)}.md)' if within(folder, f'{kind}.md') else markdown(kind)))
 
 def _started(s):
@@ -262,7 +263,7 @@ def until(
         shutil.copy(Path(run)/'config.yaml', folder)
         for name in ('log.jsonl', 'time.jsonl'):
             if not (source := Path(run)/name).exists(): continue
-            lines = [o for o in source.read_text(encoding='utf-8').splitlines() if o.strip() and json.loads(o)['kimg'] <= kimg + 1e-6]
+            lines = [o for o in source.read_text(encoding='utf-8', errors='replace').splitlines() if (row := _row(o)) and row['kimg'] <= kimg + 1e-6]
             (Path(folder)/name).write_text('\n'.join(lines) + '\n', encoding='utf-8')
         if any(Path(run).glob('fakes-*.png')):
             for k, path in pictures(run).items():
@@ -305,8 +306,8 @@ def _block(name, s, out, picture=None):
 # %% ../../nbs/training/36_model_card.ipynb #98939220
 def _check_cohort(cohort, said, name):
     "Complain about another dataset than that of the checkpoint"
-    n, trained = about(cohort)['images'], said.get('images')
-    if trained not in (None, n): raise ValueError(f'cohort={str(cohort)!r} has {n} images, the checkpoint was trained on the {trained} of {name}; accepted: the dataset that it was trained on')
+    n, trained = about(cohort).get('images'), said.get('images')
+    if trained not in (None, n): raise ValueError(f'cohort={str(cohort)!r} has {shown(n)} images, the checkpoint was trained on the {shown(trained)} of {name}; accepted: the dataset that it was trained on')
     if Path(cohort).name != name: raise ValueError(f'cohort={str(cohort)!r}, but the checkpoint was trained on {name}; accepted: the dataset that it was trained on, under its name')
 
 @contextmanager
