@@ -6,9 +6,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 sys.dont_write_bytecode = True
 import numpy as np, torch, yaml
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 import cleftgan_nb
 from cleftgan_nb import checkpoints, networks, report
-from cleftgan_nb.data import photographs
+from cleftgan_nb.data import cards, photographs
 from cleftgan_nb.data.datasets import ImageFolderDataset, about, fingerprint, manifest, verify, write_dataset
 from cleftgan_nb.training import watch
 from cleftgan_nb.training.config import Config, load_config, save_config
@@ -212,7 +213,7 @@ def words(rng, good):
 
 def dataset(folder):
     path = folder/'x.zip' if (folder/'x.zip').exists() else folder
-    for read in (lambda: ImageFolderDataset(path, use_labels=True, mirror=True).batch([0]), lambda: ImageFolderDataset(path).batch([0, 1]), lambda: manifest(path), lambda: about(path), lambda: fingerprint(path), lambda: verify(path)): ours(read)
+    for read in (lambda: ImageFolderDataset(path, use_labels=True, mirror=True).batch([0]), lambda: ImageFolderDataset(path).batch([0, 1]), lambda: manifest(path), lambda: about(path), lambda: fingerprint(path), lambda: verify(path), lambda: [block(*cards._data(path)) for block in cards.BLOCKS.values()]): ours(read)
 
 # ---- configurations and logs of a run
 BOMB = 'out: x\nsettings:\n  a: &a [x,x,x,x,x,x,x,x,x]\n' + ''.join(f'  {chr(98 + i)}: &{chr(98 + i)} [{",".join([f"*{chr(97 + i)}"]*9)}]\n' for i in range(9)) + 'data: *j\n'
@@ -220,7 +221,9 @@ BOMB = 'out: x\nsettings:\n  a: &a [x,x,x,x,x,x,x,x,x]\n' + ''.join(f'  {chr(98 
 def good_run(folder):
     save_config(Config('a.zip', 'run', settings=dict(SMALL)), folder/'config.yaml')
     log = ''.join(json.dumps({'kimg': 4.*i, 'step': i, 'loss/G': .7, 'r_t': .5, 'augment_p': .1}) + '\n' for i in range(1, 5))
-    return {'config.yaml': (folder/'config.yaml').read_bytes(), 'log.jsonl': log.encode(), 'time.jsonl': b'{"kimg": 4.0, "seconds": 9.0, "images": 4000}\n'}
+    text, picture = PngInfo(), io.BytesIO(); text.add_text('kimg', '4'); text.add_text('tile', '8', zip=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)).save(picture, 'PNG', pnginfo=text)
+    return {'fakes-000004.png': picture.getvalue(), 'config.yaml': (folder/'config.yaml').read_bytes(), 'log.jsonl': log.encode(), 'time.jsonl': b'{"kimg": 4.0, "seconds": 9.0, "images": 4000}\n'}
 
 def configuration(rng, good):
     text, how = good['config.yaml'].decode(), rng.randrange(6)
@@ -234,13 +237,14 @@ def configure(folder):
     ours(lambda: load_config(folder/'config.yaml')); ours(lambda: watch.status(folder))
 
 def log(rng, good):
-    name = rng.choice(('log.jsonl', 'log.jsonl', 'time.jsonl'))
+    name = rng.choice(('log.jsonl', 'log.jsonl', 'time.jsonl', 'fakes-000004.png'))
+    if name.endswith('png'): return {**good, name: png(rng, good[name]) if rng.random() < .7 else damage(rng, good[name], 200)}
     lines = good[name].splitlines()
     if rng.random() < .7: k = rng.randrange(len(lines)); lines[k] = dumped(change(rng, json.loads(lines[k])))
     return {**good, name: b'\n'.join(lines) if rng.random() < .8 else damage(rng, good[name], 400)}
 
 def follow(folder):
-    ours(lambda: watch.read_log(folder)); ours(lambda: watch.status(folder))
+    for read in (watch.read_log, watch.status, watch.grid_at, watch.strip): ours(lambda: read(folder))
 
 # ---- studies
 def good_study(folder):
