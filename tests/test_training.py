@@ -641,6 +641,8 @@ def test_hostile_states_are_refused_in_words(faces, short, tmp_path):
     for at in [(k,) for k in words] + rng.choices(list(parts(words)), k=50): refused += attempt(found, changed(words, at, rng.choice(WEIRD)))
     for name in [k for k in words if k not in ('began', 'history', 'version')]: assert attempt(found, {k: v for k, v in words.items() if k != name}), name
     assert refused > 40
+    for name in 'p', 'r_t', 'steps': assert attempt(found, changed(words, ('ada', name), 10**400)), name       # more than a float holds
+    for name in words['config']: attempt(found, words | dict(config={k: v for k, v in words['config'].items() if k != name}))
     for name in ['path_mean', *(rng.choice([k for k in found if k.startswith(o)]) for o in ('G/', 'D/', 'G_ema/', 'opt_G/', 'opt_D/'))]:
         for new in None, torch.zeros(3, 7, 1), found[name].double(): assert attempt({k: v for k, v in found.items() if k != name} | ({} if new is None else {name: new}), words), (name, new)
     for name in 'H/x', 'opt_G/none/step', 'opt_aid/x/step', 'sum', '': assert attempt(found | {name: torch.zeros([])}, words), name

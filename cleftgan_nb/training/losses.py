@@ -11,11 +11,12 @@ __all__ = ['check_range', 'full', 'fake_loss', 'real_loss', 'generator_loss', 'r
 from contextlib import contextmanager
 from numbers import Real
 from typing import NamedTuple
-import math
+import math, sys
 import torch, torch.nn.functional as F
 from .. import ops
 from ..networks.layers import HALF, check_shape
 from ..ops.dispatch import whole
+from ..values import shown
 
 # %% ../../nbs/training/31_losses.ipynb #a6749270
 def check_range(
@@ -25,8 +26,8 @@ def check_range(
 ):
     "Finite numbers within the range, or a `ValueError` that names the argument."
     for name, v in values.items():
-        if isinstance(v, bool) or not isinstance(v, Real) or not low <= v <= high or math.isinf(v):
-            raise ValueError(f"{name}={v!r}; accepted: a number " + (f"of at least {low}" if high == math.inf else f"from {low} to {high}"))
+        if isinstance(v, bool) or not isinstance(v, Real) or not low <= v <= high or abs(v) > sys.float_info.max:
+            raise ValueError(f"{name}={shown(v)}; accepted: a number " + (f"of at least {low}" if high == math.inf else f"from {low} to {high}"))
 
 # %% ../../nbs/training/31_losses.ipynb #94960030
 def full(

@@ -231,6 +231,7 @@ def read_state(path)->tuple: # tensors, words
     except (KeyError, ValueError, RecursionError): raise ValueError(f'{path} is no state of a run; {_NO_STATE}') from None
     try: _check_words(words, found)
     except ValueError as e: raise ValueError(f'{path} is no state of a run: {str(e):.600}; {_NO_STATE}') from None
+    words['config'] = {f.name: f.default for f in dataclasses.fields(Config)} | words['config']      # what a state does not mention is as usual
     if 'checksum' not in meta: warnings.warn(f'{path} is from before states had a checksum, so nobody can tell whether a number in it has changed; the next one will have it')
     return found, words
 
@@ -281,7 +282,7 @@ FREE = ('data', 'out', 'kimg', 'keep_kimg', 'licence', 'resume_from', 'graphs') 
 @patch
 def _continue(self:Run, found, words, path):
     "Take over a state"
-    mine, its = (named(o) for o in (dataclasses.asdict(self.config), {f.name: f.default for f in dataclasses.fields(Config)} | words['config']))      # what a state does not mention is as usual
+    mine, its = (named(o) for o in (dataclasses.asdict(self.config), words['config']))
     if different := [k for k in mine if k not in FREE and its[k] != mine[k]]:
         were = ', '.join(f'{k}: {its[k]!r:.60}, now {mine[k]!r:.60}' for k in different[:3])
         raise ValueError(f'{path} is of a run with other settings ({were}); go on with these, or start in another folder')
