@@ -5,6 +5,7 @@ it has not seen. One row an arm and seed, into outputs/vision-aided/ablation.csv
 """
 import argparse
 import csv
+import io
 import os
 import tempfile
 import time
@@ -64,7 +65,8 @@ def main():
         rows.append(dict(network=given.network, arm=name, seed=seed, minutes=0 if name == 'before' else given.minutes, kimg=kimg, n=len(real), fd=round(fd.value, 3), low=round(fd.low, 3), high=round(fd.high, 3),
                          precision=round(float(precision), 4), recall=round(float(recall), 4), coverage=round(float(coverage), 4)))
         print(rows[-1], flush=True)
-        with checkpoints.atomic(OUT) as f: f.write('\n'.join([','.join(COLUMNS)] + [','.join(str(r[k]) for k in COLUMNS) for r in rows]).encode() + b'\n')
+        table = io.StringIO(newline=''); csv.writer(table, lineterminator='\n').writerows([COLUMNS, *([r[k] for k in COLUMNS] for r in rows)])
+        with checkpoints.atomic(OUT) as f: f.write(table.getvalue().encode())
 
 
 if __name__ == '__main__': main()
