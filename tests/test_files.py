@@ -18,9 +18,11 @@ def left(folder, name='x', host=None, pid=2**30):
     (place/'new').mkdir(parents=True)
     return place
 
+def _default(): signal.signal(signal.SIGINT, signal.SIG_DFL); signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 def python(code, **more):
-    "Another process, and its first line"
-    p = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENV, text=True, **more)
+    "Another process, and its first line; Ctrl-C reaches it even where the tests run in the background"
+    p = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENV, text=True, preexec_fn=_default if os.name == 'posix' else None, **more)
     return p, p.stdout.readline().strip()
 
 WRITER = '''
