@@ -1,8 +1,9 @@
-"Make executed notebooks smaller, without loss: no picture is stored twice (IPython adds a JPEG to each PNG of a PIL image), PNGs are packed as well as can be, and no widgets are kept, which nothing could show without their kernel"
+"Make executed notebooks smaller, without loss: no picture is stored twice (IPython adds a JPEG to each PNG of a PIL image), PNGs are packed as well as can be, and no widgets and progress bars are kept, which nothing could show without their kernel"
 import base64
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,12 @@ def packed(png):
     return min(base64.b64encode(file.getvalue()).decode(), png, key=len)
 
 
+def bar(output):
+    "Is it what is left of a progress bar, as it was at its start?"
+    data = output.get('data', {})
+    return output['output_type'] == 'display_data' and data.keys() == {'text/plain'} and re.match(r'.*\d+%\|', ''.join(data['text/plain'])) is not None
+
+
 def slim(path):
     path = Path(path)
     notebook = json.loads(path.read_text(encoding='utf-8'))
@@ -28,6 +35,8 @@ def slim(path):
         if 'image/png' not in data: continue
         data.pop('image/jpeg', None)
         data['image/png'] = packed(''.join(data['image/png']))
+    for c in notebook['cells']:
+        if 'outputs' in c: c['outputs'] = [o for o in c['outputs'] if not bar(o)]
     with part(path) as new:
         new.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
         as_before(path, new)
