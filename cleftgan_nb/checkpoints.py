@@ -16,10 +16,11 @@ from . import __version__, networks, pickles
 from .files import as_before, as_private_as, part, sweep
 from .foreign import terminal
 from .pickles import Table, _short, as_path
+from .values import renamed
 
 # %% auto #0
 __all__ = ['FORMAT', 'ROLES', 'DTYPES', 'CEILINGS', 'UNKNOWN', 'MODELS', 'atomic', 'write_tensors', 'blueprint', 'check_network',
-           'save', 'read_tensors', 'Checkpoint', 'licences', 'history', 'stretch', 'shipped', 'find', 'load', 'sha256',
+           'save', 'read_tensors', 'Checkpoint', 'licenses', 'history', 'stretch', 'shipped', 'find', 'load', 'sha256',
            'convert']
 
 # %% ../nbs/networks/16_checkpoints.ipynb #ed6ec5e0
@@ -239,13 +240,13 @@ def _check_labels(labels, nets):
     return list(labels)
 
 # %% ../nbs/networks/16_checkpoints.ipynb #6a732020
-def _metadata(nets, licence, provenance, progress, dtype, labels=None):
+def _metadata(nets, license, provenance, progress, dtype, labels=None):
     "The words in the header"
-    if type(licence) is not str or not licence.strip(): raise ValueError(f"licence={licence!r}; accepted: words such as 'CC-BY-4.0', or 'unknown' with the reason")
-    _check_json(licence, 'licence')
+    if type(license) is not str or not license.strip(): raise ValueError(f"license={license!r}; accepted: words such as 'CC-BY-4.0', or 'unknown' with the reason")
+    _check_json(license, 'license')
     for name, v in dict(provenance=provenance, progress=progress).items():
         if type(v) is not dict: raise ValueError(f'{name}={v!r:.60}; accepted: a dict')
-    return {'format': 'pt', 'cleftgan_nb': FORMAT, 'networks': _json({r: _config(n, r) for r, n in nets.items()}, 'networks'), 'licence': licence,
+    return {'format': 'pt', 'cleftgan_nb': FORMAT, 'networks': _json({r: _config(n, r) for r, n in nets.items()}, 'networks'), 'license': license,
             'provenance': _json(provenance, 'provenance'), 'progress': _json(progress, 'progress'),
             **({'half': _CODES[dtype]} if dtype else {}), **({'labels': _json(_check_labels(labels, nets), 'labels')} if labels is not None else {})}
 
@@ -256,7 +257,7 @@ def save(
     D=None,          # discriminator
     G_ema=None,      # moving average of the generator, the one to sample
     *,
-    licence:str,     # under which the weights may be used
+    license:str,     # under which the weights may be used
     provenance:dict, # where they come from: data, command, seed, versions
     progress:dict,   # training position: kimg, augment_p, …; {} when untrained
     dtype=None,      # `torch.float16` or `torch.bfloat16` halve the file
@@ -268,7 +269,7 @@ def save(
     if dtype not in (None, torch.float16, torch.bfloat16): raise ValueError(f'dtype={dtype}; accepted: None, torch.float16, torch.bfloat16')
     nets = {role: net for role, net in zip(ROLES, (G, D, G_ema)) if net is not None}
     if not nets: raise ValueError('no network given; accepted: at least one of G, D, G_ema')
-    meta = _metadata(nets, licence, provenance, progress, dtype, labels)
+    meta = _metadata(nets, license, provenance, progress, dtype, labels)
     configs = json.loads(meta['networks'])
     for role, net in nets.items(): check_network(configs[role], net.state_dict(), role)
     return write_tensors(path, _tensors(nets, dtype), meta)
@@ -281,9 +282,9 @@ def _unique(pairs):
     return d
 
 # %% ../nbs/networks/16_checkpoints.ipynb #636e2660
-def _parse(text, what):
+def _parse(text, what, read=dict):
     "JSON or a clear error"
-    try: return json.loads(text, object_pairs_hook=_unique)
+    try: return json.loads(text, object_pairs_hook=lambda pairs: read(_unique(pairs)))
     except (ValueError, RecursionError) as e: raise ValueError(f'{what} is damaged ({type(e).__name__}: {str(e)[:80]})') from None
 
 # %% ../nbs/networks/16_checkpoints.ipynb #32034bc0
@@ -344,7 +345,7 @@ def read_tensors(
     try:
         header, start = _read_header(path)
         meta = _check_words(header.pop('__metadata__', {}))
-        return _numbers(path, header, start, meta), meta
+        return _numbers(path, header, start, meta), renamed(meta)
     except ValueError as e: raise ValueError(f'{path.name} cannot be read: {e}') from None
 
 # %% ../nbs/networks/16_checkpoints.ipynb #19341a00
@@ -354,7 +355,7 @@ class Checkpoint:
     G: torch.nn.Module|None = None     # generator as trained
     D: torch.nn.Module|None = None     # discriminator
     G_ema: torch.nn.Module|None = None # moving average of the generator: the one to sample
-    meta: dict = field(default_factory=dict) # file, format, networks, licence, provenance, progress, labels, nonfinite, checked
+    meta: dict = field(default_factory=dict) # file, format, networks, license, provenance, progress, labels, nonfinite, checked
 
     @property
     def networks(self)->dict:
@@ -373,8 +374,8 @@ class Checkpoint:
         return self.G_ema if self.G_ema is not None else self.G
 
 # %% ../nbs/networks/16_checkpoints.ipynb #86474500
-def licences(
-    *texts, # licences; None: not known
+def licenses(
+    *texts, # licenses; None: not known
 )->str:
     "All of them, each said once"
     found, said = [], lambda part, text: re.search(rf'(?<![\w.-]){re.escape(part)}(?![\w.-])', text)
@@ -385,12 +386,12 @@ def licences(
 # %% ../nbs/networks/16_checkpoints.ipynb #841d8700
 def history(
     meta:dict, # of a `Checkpoint`
-)->list:       # dicts with data, fingerprint, images, licence; from: the first image of the stretch; file: the checkpoint of an earlier run that it led to
+)->list:       # dicts with data, fingerprint, images, license; from: the first image of the stretch; file: the checkpoint of an earlier run that it led to
     "The stretches of training behind a checkpoint, the first one first, as far as it says"
     said = meta['provenance'].get('history')
     known = [e for e in said if isinstance(e, dict)] if isinstance(said, list) else []
-    covered = licences(*(e.get('licence') for e in known))
-    if licences(covered, meta['licence']) != covered: known.append(dict(data=meta['provenance'].get('data'), fingerprint=None, licence=meta['licence']))
+    covered = licenses(*(e.get('license') for e in known))
+    if licenses(covered, meta['license']) != covered: known.append(dict(data=meta['provenance'].get('data'), fingerprint=None, license=meta['license']))
     return known
 
 def stretch(
@@ -399,7 +400,7 @@ def stretch(
     "A stretch in words"
     mark = f"fingerprint {_short(e['fingerprint'], 16)}" if e.get('fingerprint') else 'no fingerprint'
     more = [words.format(_short(e[k])) for k, words in (('images', '{} images'), ('from', 'from image {} on'), ('file', 'before {}')) if k in e]
-    return f"{_short(e.get('data') or 'data that were not noted')} ({', '.join([mark, *more])}), licence: {_short(e.get('licence') or 'not noted', 300)}"
+    return f"{_short(e.get('data') or 'data that were not noted')} ({', '.join([mark, *more])}), license: {_short(e.get('license') or 'not noted', 300)}"
 
 # %% ../nbs/networks/16_checkpoints.ipynb #247dfcd0
 def _row(role, net):
@@ -413,7 +414,7 @@ def _row(role, net):
 def table(self:Checkpoint)->Table:
     "What it holds"
     said = self.meta | {'provenance': {k: v for k, v in self.meta.get('provenance', {}).items() if k != 'history'}}
-    notes = [f'{k}: {v}' for k in ('licence', 'labels', 'progress', 'provenance') if (v := said.get(k))]
+    notes = [f'{k}: {v}' for k in ('license', 'labels', 'progress', 'provenance') if (v := said.get(k))]
     if 'history' in self.meta.get('provenance', {}): notes += [f'learned from: {stretch(e)}' for e in history(self.meta)]
     if bad := self.meta.get('nonfinite'): notes.append(f'NOT FINITE: {_some(bad)}')
     if self.meta.get('checked') is False: notes.append('no checksum: written before files had one, so nobody can tell whether a number has changed')
@@ -439,12 +440,13 @@ def _load_meta(words):
         keys = _some(words) if type(words) is dict else 'nothing'
         raise ValueError(f'it is a safetensors file of another project (its metadata has {keys}); accepted: one written by cleftgan_nb.checkpoints.save')
     if words['cleftgan_nb'] != FORMAT: raise ValueError(f'it has format {terminal(words["cleftgan_nb"]):.20}; this version reads {FORMAT}: update cleftgan_nb')
-    missing = [k for k in ('networks', 'licence', 'provenance', 'progress') if k not in words]
+    words = renamed(words)
+    missing = [k for k in ('networks', 'license', 'provenance', 'progress') if k not in words]
     if missing or words.get('half', 'F16') not in ('F16', 'BF16'): raise ValueError(f'its metadata lacks {", ".join(missing) or "a known half type"}; {_BROKEN}')
-    meta = {k: _parse(words[k], k) for k in ('networks', 'provenance', 'progress', 'labels') if k in words}
+    meta = {k: _parse(words[k], k, renamed) for k in ('networks', 'provenance', 'progress', 'labels') if k in words}
     _check_json(meta, 'its metadata', 17)   # one level above what `save` was given
     if any(type(v) is not dict for k, v in meta.items() if k != 'labels') or not meta['networks'].keys() <= set(ROLES): raise ValueError(f'its metadata is not as saved; {_BROKEN}')
-    return {'format': f'cleftgan_nb {FORMAT}', **meta, 'licence': words['licence'], 'half': words.get('half'), 'checked': 'checksum' in words}
+    return {'format': f'cleftgan_nb {FORMAT}', **meta, 'license': words['license'], 'half': words.get('half'), 'checked': 'checksum' in words}
 
 # %% ../nbs/networks/16_checkpoints.ipynb #67f04230
 def _by_role(tensors, half):
@@ -477,7 +479,7 @@ def _load_pickle(path):
     nets = {r: {'architecture': n.architecture, 'kwargs': n.kwargs} for r, n in p.networks.items()}
     states = {r: {k: t.float() if t.is_floating_point() and t.itemsize < 4 else t for k, t in n.state.items()} for r, n in p.networks.items()}
     provenance = {'published as': p.file, 'training_set': p.training_set, 'dropped': {r: n.dropped for r, n in p.networks.items()}}
-    meta = dict(file=p.file, format='published pickle', networks=nets, licence=UNKNOWN, provenance=provenance, progress={'augment_p': p.augment_p})
+    meta = dict(file=p.file, format='published pickle', networks=nets, license=UNKNOWN, provenance=provenance, progress={'augment_p': p.augment_p})
     meta['nonfinite'] = _flag({f'{r}/{k}': t for r, s in states.items() for k, t in s.items()}, p.file)
     return Checkpoint(**{r: _build(nets[r], states[r], r) for r in nets}, meta=meta)
 
@@ -527,7 +529,7 @@ def sha256(
 def convert(
     src,          # a published `.pkl`, a checkpoint to store in another precision, or the name of one that ships
     dst,          # `….safetensors`
-    licence=None, # of the weights, if you know it; that of a checkpoint is only added to
+    license=None, # of the weights, if you know it; that of a checkpoint is only added to
     dtype=None,   # `torch.float16` halves the file
 )->Table:         # what was found
     "Convert a published pickle into a checkpoint; nothing in it is executed"
@@ -537,10 +539,10 @@ def convert(
     c = load(src)
     made = {'file': src.name, 'sha256': sha256(src), 'with': f'cleftgan_nb {__version__}'}
     ours, dropped = src.suffix == '.safetensors', c.meta['provenance'].get('dropped', {}) if src.suffix == '.pkl' else {}
-    licence = licences(c.meta['licence'], licence) if ours else licence or c.meta['licence']
+    license = licenses(c.meta['license'], license) if ours else license or c.meta['license']
     provenance = {**c.meta['provenance'], 'converted': made}
-    about = dict(licence=licence, provenance=provenance, progress=c.meta['progress'], labels=c.labels)
+    about = dict(license=license, provenance=provenance, progress=c.meta['progress'], labels=c.labels)
     with as_private_as(src): save(dst, **c.networks, **about, dtype=dtype)
     rows = [{**_row(role, net), 'dropped keywords': ', '.join(dropped.get(role, [])) or '-'} for role, net in c.networks.items()]
-    notes = [f'licence: {licence}'] + [f'NOT FINITE: {_some(bad)}' for bad in [c.meta['nonfinite']] if bad]
+    notes = [f'license: {license}'] + [f'NOT FINITE: {_some(bad)}' for bad in [c.meta['nonfinite']] if bad]
     return Table(rows, f'{src.name} → {dst.name}', notes)

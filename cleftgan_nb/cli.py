@@ -90,7 +90,7 @@ def grid(
 def convert(args):
     from cleftgan_nb import checkpoints
     _may_write(args.dst, args.force)
-    print(checkpoints.convert(args.src, args.dst, licence=args.licence, dtype=_half(args.half)))
+    print(checkpoints.convert(args.src, args.dst, license=args.license, dtype=_half(args.half)))
 
 def info(args):
     from cleftgan_nb import checkpoints
@@ -124,7 +124,7 @@ def new(args):
     G, D = networks.build(args.name, args.resolution, **settings)
     about = {'untrained': True, 'data': 'none: random weights', 'command': f'cleftgan new {args.name}', 'resolution': args.resolution,
              'seed': args.seed, 'set': settings, 'versions': {'cleftgan_nb': __version__, 'torch': torch.__version__}}
-    checkpoints.save(args.dst, D=D, G_ema=G, licence=args.licence, provenance=about, progress={'kimg': 0, 'augment_p': 0.})
+    checkpoints.save(args.dst, D=D, G_ema=G, license=args.license, provenance=about, progress={'kimg': 0, 'augment_p': 0.})
     print(checkpoints.load(args.dst))
 
 # %% ../nbs/17_cli.ipynb #e7cde1c0
@@ -133,7 +133,7 @@ def _recipe(args, checkpoint, seeds, n):
     from cleftgan_nb.checkpoints import find, sha256
     untrained = checkpoint.meta.get('provenance', {}).get('untrained') is True
     return {'title': f'{n} synthetic pictures' + ' of an untrained network'*untrained, 'kind': 'synthetic', 'untrained': untrained,
-            'command': 'cleftgan sample', 'file': find(args.file).name, 'sha256': sha256(find(args.file)), 'licence': checkpoint.meta['licence'], 'seeds': seeds,
+            'command': 'cleftgan sample', 'file': find(args.file).name, 'sha256': sha256(find(args.file)), 'license': checkpoint.meta['license'], 'seeds': seeds,
             'truncation_psi': args.truncation_psi, 'label': args.label, 'columns': args.columns, 'version': __version__,
             **{k: v for k in ('severity', 'side', 'nose') if (v := getattr(args, k)) is not None}}
 
@@ -169,7 +169,7 @@ def phantom(args):
     bar = tqdm(seeds, desc='phantoms', unit='img', disable=len(seeds) < 2 or not sys.stderr.isatty())
     drawn = [phantom(seed, args.severity, args.laterality, args.size, repaired=args.repaired) for seed in bar]
     recipe = {'title': f'{len(seeds)} digital phantoms: no real person', 'kind': 'synthetic', 'command': 'cleftgan phantom', 'seeds': seeds, 'severity': args.severity,
-              'laterality': args.laterality, 'repaired': args.repaired, 'size': args.size, 'columns': args.columns, 'licence': 'CC0-1.0', 'version': __version__}
+              'laterality': args.laterality, 'repaired': args.repaired, 'size': args.size, 'columns': args.columns, 'license': 'CC0-1.0', 'version': __version__}
     save_png(grid([image for image, _ in drawn], args.columns), args.out, recipe)
     for _, t in drawn: print(f'seed {t.seed}: {t.lahshal} severity {t.severity:g}, {t.age:.1f} years, ITA {t.ita:.0f} degrees')
 
@@ -371,9 +371,9 @@ def _command(commands, f, summary, *examples):
 # %% ../nbs/17_cli.ipynb #39ddfbb0
 def _forces(parser): parser.add_argument('--force', action='store_true', help='replace an existing file')
 
-def _writes(parser, licence):
+def _writes(parser, license):
     "The options of commands that write a checkpoint"
-    parser.add_argument('--licence', default=licence, help='under which the weights may be used' + f' (default: {licence})'*bool(licence))
+    parser.add_argument('--license', default=license, help='under which the weights may be used' + f' (default: {license})'*bool(license))
     _forces(parser)
 
 # %% ../nbs/17_cli.ipynb #366f1180
@@ -410,7 +410,7 @@ def _add_sample(commands):
     p.add_argument('file', help='.safetensors or .pkl')
     p.add_argument('--seeds', default='0', help='such as 0-7,12 (default: 0)')
     p.add_argument('--out', default='sample.png', help='the picture to write (default: sample.png)')
-    p.add_argument('--truncation-psi', type=_finite, default=1., help='1: as trained; towards 0: closer to the average (default: 1)')
+    p.add_argument('--truncation-psi', type=_finite, default=1., help='1: as trained; toward 0: closer to the average (default: 1)')
     p.add_argument('--label', type=_whole(), help='class of a conditional network, from 0')
     p.add_argument('--severity', 
                    help='of the lip, from 0 to 1, of a network that learned it: such as 0.2,0.5,0.8. A row is a person, a column a severity')

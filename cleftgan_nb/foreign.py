@@ -42,7 +42,8 @@ def code(
     text, # a name or a value
 )->Marked:
     "Words set as code"
-    return Marked(f'`{terminal(text)}`' if re.fullmatch(r'[^`|<\\]+', terminal(text)) else f'<code>{markdown(text)}</code>')
+    plain = re.fullmatch(r'[^`|<\\]+', terminal(text)) and not re.match(' .* $', terminal(text))   # Markdown takes a space off both ends
+    return Marked(f'`{terminal(text)}`' if plain else f'<code>{markdown(text)}</code>')
 
 # %% ../nbs/06_foreign.ipynb #99bc3a60
 def fence(

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'DEEPEST', 'shown', 'from_yaml', 'read_yaml']
+__all__ = ['MOST_BYTES', 'DEEPEST', 'shown', 'from_yaml', 'read_yaml', 'renamed']
 
 # %% ../nbs/05a_values.ipynb #0fec6bd0
 MOST_BYTES, DEEPEST = 1 << 15, 8    # of a file; lists and mappings within each other
@@ -75,3 +75,13 @@ def read_yaml(
     with open(path, 'rb') as f: values = from_yaml(f.read(MOST_BYTES + 1), path)
     if not isinstance(values, dict): raise ValueError(f'{path}: {"nothing" if values is None else shown(values)}; accepted: {_PLAIN}')
     return values
+
+# %% ../nbs/05a_values.ipynb #5d8f24d0
+_OLD = {'licence': 'license'}   # spelled so up to 2026-11
+
+def renamed(
+    words, # a dict, or the pairs of one
+)->dict:
+    "Read old names of metadata as those of today"
+    words = dict(words)
+    return {_OLD.get(k, k): v for k, v in words.items() if _OLD.get(k) not in words}

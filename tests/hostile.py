@@ -95,7 +95,7 @@ def network(labels=0):
 
 def good_checkpoint(folder):
     G, D = network(2)
-    return checkpoints.save(folder/'x.safetensors', G, D, G, licence='CC0-1.0', provenance=dict(data='a.zip', config=dict(batch=4)), progress=dict(kimg=1., augment_p=.1), labels=['lip_left', 'lip_right']).read_bytes()
+    return checkpoints.save(folder/'x.safetensors', G, D, G, license='CC0-1.0', provenance=dict(data='a.zip', config=dict(batch=4)), progress=dict(kimg=1., augment_p=.1), labels=['lip_left', 'lip_right']).read_bytes()
 
 def checkpoint(rng, good): return {'x.safetensors': safetensors(rng, good, ['networks', 'networks', 'provenance', 'progress', 'labels'])}
 
@@ -181,7 +181,7 @@ def look(folder):
 # ---- datasets
 def good_dataset(folder):
     rows = [(np.full((16, 16, 3), 9*i, np.uint8), [i/8, 0.], dict(age=1.*i, sex='female', n=i, ok=True, note='x')) for i in range(6)]
-    path = write_dataset(folder/'x.zip', rows, about=dict(kind='x', licence='CC0-1.0', synthetic=True, parameters=dict(n=6)), label_names=['lip_left', 'lip_right'])
+    path = write_dataset(folder/'x.zip', rows, about=dict(kind='x', license='CC0-1.0', synthetic=True, parameters=dict(n=6)), label_names=['lip_left', 'lip_right'])
     with zipfile.ZipFile(path) as z: return path.read_bytes(), {n: z.read(n) for n in z.namelist()}
 
 def zipped(files, how=zipfile.ZIP_STORED):

@@ -13,7 +13,7 @@ from cleftgan_nb.data.measures import MEASURES, PUBLISHED
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(o for o in (ROOT/'data_cards').glob('*.md') if o.name != 'README.md')
 CARDS = [o for o in PAGES if o.read_text(encoding='utf-8').startswith('# Data card')]   # the others are about models
-ABOUT = dict(kind='invented', licence='CC0-1.0', synthetic=True, parameters=dict(size=8, share=.5), seeds=[0, 59], command='nobody | nothing')
+ABOUT = dict(kind='invented', license='CC0-1.0', synthetic=True, parameters=dict(size=8, share=.5), seeds=[0, 59], command='nobody | nothing')
 
 def rows(n=60, cleft=True, seed=0):
     rng = np.random.default_rng(seed)
@@ -88,7 +88,7 @@ def test_how_many_severities_are_at_the_end(smallest, said):
 
 def test_facts(filled, cleft):
     facts = table(filled.read_text(), '')
-    assert facts['images'] == ['60 of 8 x 8 pixels, RGB, 8 bits'] and facts['licence'] == ['CC0-1.0'] and facts['seeds'] == ['0, 59'] and facts['parameters, share'] == ['0.5'] and facts['parameters, size'] == ['8']
+    assert facts['images'] == ['60 of 8 x 8 pixels, RGB, 8 bits'] and facts['license'] == ['CC0-1.0'] and facts['seeds'] == ['0, 59'] and facts['parameters, share'] == ['0.5'] and facts['parameters, size'] == ['8']
     assert facts['command'] == ['nobody | nothing'] and facts['checksum of the manifest'] == [f'`{cards.fingerprint(cleft)}`']
     assert 'x_sn' not in facts['known of each image'][0] and 'landmarks' in facts['known of each image'][0]
 
@@ -223,7 +223,7 @@ def test_another_dataset_is_noticed(copy, tmp_path):
     for k, other in enumerate([rows(seed=1), rows(59)]):
         found = stale(copy, write_dataset(tmp_path/f'other{k}.zip', other, about=ABOUT))
         assert len(found) == len(BLOCKS) and all('is about the dataset' in o for o in found)
-    changed = write_dataset(tmp_path/'about.zip', rows(), about={**ABOUT, 'licence': 'CC-BY-4.0'})   # same images, other words
+    changed = write_dataset(tmp_path/'about.zip', rows(), about={**ABOUT, 'license': 'CC-BY-4.0'})   # same images, other words
     assert stale(copy, changed) == ['facts would be written differently now; run card again']
 
 def test_missing_plots_and_empty_blocks(copy, tmp_path):
@@ -302,7 +302,7 @@ def test_our_cards(path):
     "Whole, and either not filled yet or filled by the program"
     found, text = stale(path), path.read_text(encoding='utf-8')
     assert not [o for o in found if 'is empty' not in o], found
-    for said in ('licence', 'consent', 'Limits', 'must not be used', 'diagnosis', 'Keeping it'): assert re.search(said, text, re.I), said
+    for said in ('license', 'consent', 'Limits', 'must not be used', 'diagnosis', 'Keeping it'): assert re.search(said, text, re.I), said
     assert not re.search(r'\bdeform|\bvictim|\bsuffer|\bdefect', text, re.I)
 
 def test_readme_lists_every_card():

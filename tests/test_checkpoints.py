@@ -9,7 +9,7 @@ from cleftgan_nb import checkpoints, networks
 from cleftgan_nb.checkpoints import load, save
 from memory import at_most
 
-ABOUT = dict(licence='CC-BY-4.0', provenance={'data': 'phantom', 'seed': 3, 'versions': {'torch': torch.__version__}}, progress={'kimg': 12.5, 'augment_p': .3, 'done': False})
+ABOUT = dict(license='CC-BY-4.0', provenance={'data': 'phantom', 'seed': 3, 'versions': {'torch': torch.__version__}}, progress={'kimg': 12.5, 'augment_p': .3, 'done': False})
 ENV = {**os.environ, 'PYTHONPATH': str(Path(checkpoints.__file__).parents[1])}   # of processes started here, wherever the library lies
 SMALL = dict(channel_base=256, channel_max=12, z_dim=24, w_dim=32)
 
@@ -64,7 +64,7 @@ def test_labels_that_were_gained(tmp_path):
 
 def test_names_say_nothing_where_there_are_none(tmp_path, file):
     "The bytes are those of before labels had names"
-    with safe_open(file, 'pt') as f: assert set(f.metadata()) == {'format', 'cleftgan_nb', 'networks', 'licence', 'provenance', 'progress', 'checksum'}
+    with safe_open(file, 'pt') as f: assert set(f.metadata()) == {'format', 'cleftgan_nb', 'networks', 'license', 'provenance', 'progress', 'checksum'}
     G, D = small()
     assert save(tmp_path/'x.safetensors', D=D, G_ema=G, **ABOUT, labels=None).read_bytes() == file.read_bytes()
 
@@ -160,9 +160,9 @@ def test_full_disk(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('wrong,match', [
     (dict(progress={'loss': float('nan')}), r"progress\['loss'\] is float 'nan'"), (dict(provenance={'file': object()}), r"provenance\['file'\] is object"),
-    (dict(provenance={'x': {1: 2}}), 'words as keys'), (dict(licence=None), 'licence=None; accepted: words'), (dict(progress=None), 'progress=None; accepted: a dict'),
+    (dict(provenance={'x': {1: 2}}), 'words as keys'), (dict(license=None), 'license=None; accepted: words'), (dict(progress=None), 'progress=None; accepted: a dict'),
     (dict(dtype=torch.int8), 'accepted: None, torch.float16'), (dict(G=torch.nn.Linear(1, 1)), 'G is a Linear'), (dict(G='net'), 'G is a str'), (dict(G=None), 'at least one'),
-    (dict(G=networks.StyleGAN3Generator), 'G is a type; accepted'), (dict(licence='CC\udcff'), r"licence is str 'CC\\udcff'; accepted: words in UTF-8"), (dict(provenance={'file\ud800': 1}), 'provenance is dict with the keys'),
+    (dict(G=networks.StyleGAN3Generator), 'G is a type; accepted'), (dict(license='CC\udcff'), r"license is str 'CC\\udcff'; accepted: words in UTF-8"), (dict(provenance={'file\ud800': 1}), 'provenance is dict with the keys'),
     (dict(provenance={'by': ['\ud800']}), r"provenance\['by'\]\[0\] is str"), (dict(progress={'seed': 2**64}), r"progress\['seed'\] is int of 65 bits; .* below 2\^64"), (dict(progress={'seed': -10**9000}), 'is int of 29898 bits')])
 def test_wrong_arguments_write_nothing(tmp_path, wrong, match):
     with pytest.raises(ValueError, match=match): save(tmp_path/'x.safetensors', **{**ABOUT, 'G': small()[0], **wrong})
@@ -438,7 +438,7 @@ def test_wrong_paths(tmp_path):
 def test_reprs(file):
     c = load(file)
     assert 'StyleGAN3Generator' in repr(c) and 'CC-BY-4.0' in repr(c) and 'kimg' in c._repr_html_()
-    c.meta['licence'] = '<b>'
+    c.meta['license'] = '<b>'
     assert '<b>' not in c._repr_html_().replace('<p><b>', '')
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

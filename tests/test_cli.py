@@ -70,7 +70,7 @@ def test_greatest_seed(run):
 def test_truncation_and_columns(run, net):
     G = checkpoints.load(net)
     G.G_ema.mapping.w_avg.normal_()
-    checkpoints.save(net, G_ema=G.G_ema, licence='x', provenance={}, progress={})
+    checkpoints.save(net, G_ema=G.G_ema, license='x', provenance={}, progress={})
     run('sample', net, '--seeds', '1-3', '--columns', 3, '--truncation-psi', 0, '--out', 'a.png'); run('sample', net, '--seeds', '1-3', '--columns', 1, '--out', 'b.png')
     with Image.open('a.png') as a, Image.open('b.png') as b: a, b = np.array(a), np.array(b)
     assert a.shape == (16, 48, 3) and b.shape == (48, 16, 3)
@@ -89,7 +89,7 @@ def labeled(net, file='labeled.safetensors', labels=LABELS):
     "The same network with a label term that does something"
     G = networks.with_labels(checkpoints.load(net).sampler, 5)
     with torch.no_grad(): torch.manual_seed(1); G.mapping.label.weight.normal_()
-    return str(checkpoints.save(file, G_ema=G, licence='x', provenance={}, progress={}, labels=labels))
+    return str(checkpoints.save(file, G_ema=G, license='x', provenance={}, progress={}, labels=labels))
 
 def test_severity_and_side(run, net):
     "Rows are people, columns side by side what was asked; the file says so"
@@ -123,7 +123,7 @@ def test_convert(run):
     torch.manual_seed(0)
     G, D = networks.build('stylegan2', 16, channel_base=256, channel_max=12, z_dim=24, w_dim=32)
     with open('in.pkl', 'wb') as f: f.write(published({}, D=D, G_ema=G, augment_p=.5))
-    code, out, err = run('convert', 'in.pkl', 'out.safetensors', '--licence', 'CC-BY-4.0')
+    code, out, err = run('convert', 'in.pkl', 'out.safetensors', '--license', 'CC-BY-4.0')
     assert code == 0 and err == '' and 'StyleGAN2Generator' in out and 'Discriminator' in out and 'CC-BY-4.0' in out
     assert run('convert', 'in.pkl', 'half.safetensors', '--half', 'float16')[0] == 0 and os.path.getsize('half.safetensors') < .7*os.path.getsize('out.safetensors')
     mistake(run, 'convert', 'in.pkl', 'out.safetensors', says='--force to replace')
@@ -147,7 +147,7 @@ def test_hostile_pickle(run):
     (('new', 'stylegan2', *SMALL, '--seed', '-1', 'x.safetensors'), "--seed: '-1'; accepted: a whole number from 0 to 4294967295"), (('new', 'stylegan2', *SMALL, '--seed', '4294967296', 'x.safetensors'), "'4294967296'; accepted"),
     (('new', 'stylegan2', *SMALL, '--seed', '9'*5000, 'x.safetensors'), 'accepted: a whole number from 0'), (('new', 'stylegan2', *SMALL, '--seed', '1.5', 'x.safetensors'), "'1.5'; accepted"),
     (('sample', 'net.safetensors', '--label', 'x'), "--label: 'x'; accepted: a whole number from 0"), (('new', 'stylegan3-t', *SMALL, '--set', 'margin_size=-20', 'x.safetensors'), 'margin_size=-20; accepted: '),
-    (('new', 'stylegan3-t', *SMALL, '--set', 'margin_size=300', 'x.safetensors'), 'margin_size=300'), (('new', 'stylegan2', *SMALL, '--licence', '\udcff', 'x.safetensors'), 'licence is str'),
+    (('new', 'stylegan3-t', *SMALL, '--set', 'margin_size=300', 'x.safetensors'), 'margin_size=300'), (('new', 'stylegan2', *SMALL, '--license', '\udcff', 'x.safetensors'), 'license is str'),
     (('new', 'stylegan2', '--resolution', '65536', 'x.safetensors'), 'img_resolution=65536; accepted: 0 to 4096'), (('new', 'stylegan3-t', '--resolution', '4294967295', 'x.safetensors'), '4294967295'),
     (('new', 'stylegan2', '--resolution', '4096', '--set', 'channel_base=1048576', '--set', 'channel_max=8192', 'x.safetensors'), 'numbers; accepted: up to 268,435,456, which take 1 GiB. Lower its resolution'),
     (('new', 'stylegan2', '--resolution', '16', '--set', 'resolution=32', 'x.safetensors'), 'given already'), (('phantom', '--size', '1024', '--seeds', '0-999', '--out', 'x.png'), '1000 pictures of 1024 pixels at once; accepted: up to 256'), (('phantom', '--size', '65536', '--out', 'x.png'), 'accepted: '),
@@ -170,7 +170,7 @@ def test_interrupt(run, net, monkeypatch):
 def test_warnings_are_one_line(run, net):
     c = checkpoints.load(net)
     with torch.no_grad(): c.G_ema.synthesis.input.weight[0, 0] = float('nan')
-    checkpoints.save(net, G_ema=c.G_ema, licence='x', provenance={}, progress={})
+    checkpoints.save(net, G_ema=c.G_ema, license='x', provenance={}, progress={})
     code, out, err = run('info', net)
     assert code == 0 and 'NOT FINITE' in out and err.startswith('cleftgan: warning: net.safetensors: not finite') and err.count('\n') == 1
 
@@ -252,7 +252,7 @@ def test_measure_complains(run, net, args, says): mistake(run, 'measure', *args,
 def test_measure_refuses_what_was_trained_on_as_held_out(run, tmp_path):
     "Under whatever name: nothing would be a copy, for each image is as near to one set as to the other"
     from cleftgan_nb.data.datasets import write_dataset
-    for name in 'a.zip', 'b.zip': write_dataset(tmp_path/name, [(np.full((16, 16, 3), i, np.uint8), None, {}) for i in range(4)], about=dict(kind='x', licence=name))
+    for name in 'a.zip', 'b.zip': write_dataset(tmp_path/name, [(np.full((16, 16, 3), i, np.uint8), None, {}) for i in range(4)], about=dict(kind='x', license=name))
     for name in 'a.zip', 'b.zip': mistake(run, 'measure', 'b.zip', '--real', 'a.zip', '--held-out', name, says="4 of 4 held-out images are among those that were trained on, to the pixel, and tell nothing about copies; accepted: images of the same kind that the generator never saw. Before a training, 'cleftgan split' holds some back")
 
 def test_forget(run, tmp_path, monkeypatch):

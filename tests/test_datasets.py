@@ -12,7 +12,7 @@ from cleftgan_nb.data.datasets import (DatasetWriter, ImageFolderDataset, Infini
 from cleftgan_nb.data.cohorts import LABELS, cohort
 from cleftgan_nb.data.split import held_out, split
 
-ABOUT = dict(kind='test', licence='CC0-1.0', seeds=[0, 1], parameters={'severity': .5})
+ABOUT = dict(kind='test', license='CC0-1.0', seeds=[0, 1], parameters={'severity': .5})
 NAMES = ['lip_left', 'age', 'lip_right']
 ENV = {**os.environ, 'PYTHONPATH': str(Path(archives.__file__).parents[2])}   # of processes started here, wherever the library lies
 
@@ -45,8 +45,8 @@ def test_round_trip(tmp_path, name):
     assert {k: about(path)[k] for k in ABOUT} == ABOUT and about(path)['images'] == 12 and about(path)['resolution'] == 16 and about(path)['channels'] == 3
 
 @pytest.mark.parametrize('shape', [(16, 16), (16, 16, 1)])
-def test_grey(tmp_path, shape):
-    path = write_dataset(tmp_path/'grey.zip', [(image(0, channels=1).reshape(shape), None, {})], about=ABOUT)
+def test_gray(tmp_path, shape):
+    path = write_dataset(tmp_path/'gray.zip', [(image(0, channels=1).reshape(shape), None, {})], about=ABOUT)
     ds = ImageFolderDataset(path)
     assert ds.image_shape == (1, 16, 16) and about(path)['channels'] == 1 and np.array_equal(ds[0][0][0], image(0, channels=1)) and verify(path) == 1
 
@@ -99,7 +99,7 @@ def test_published_layout(tmp_path, name, labels, expected):
     assert torch.equal(images(ds)[5:], images(ds)[:5].flip(3)) and torch.equal(ds.labels(range(5)), ds.labels(range(5, 10)))
     with pytest.raises(ValueError, match='not written by this library; convert'): manifest(tmp_path/name)
     small = convert(tmp_path/name, tmp_path/'small.zip', 4)
-    assert verify(small) == 5 and about(small)['licence'].startswith('unknown')
+    assert verify(small) == 5 and about(small)['license'].startswith('unknown')
     if labels: assert torch.equal(ImageFolderDataset(small, use_labels=True).labels(range(5)), ds.labels(range(5)))
 
 def test_ours_read_by_the_published_rules(zipped):
@@ -122,11 +122,11 @@ def test_other_formats_folders_and_hidden_files(tmp_path):
     ds = ImageFolderDataset(tmp_path)
     assert ds.names == ['a/c.PNG', 'b.jpg', 'd.bmp', 'e.webp', 'f.tif', 'g.png'] and np.array_equal(ds[3][0].permute(1, 2, 0), image(1)) and len(images(ds)) == 6
 
-def test_one_bit_and_small_depths_are_grey(tmp_path):
-    grey = np.uint8([[0, 255], [255, 0]])
-    Image.fromarray(grey).convert('1').save(tmp_path/'a.png'); Image.fromarray(grey).save(tmp_path/'b.png')
+def test_one_bit_and_small_depths_are_gray(tmp_path):
+    gray = np.uint8([[0, 255], [255, 0]])
+    Image.fromarray(gray).convert('1').save(tmp_path/'a.png'); Image.fromarray(gray).save(tmp_path/'b.png')
     a, b = images(ImageFolderDataset(tmp_path))
-    assert torch.equal(a, b) and a.tolist() == [grey.tolist()]
+    assert torch.equal(a, b) and a.tolist() == [gray.tolist()]
 
 def test_max_size_takes_what_the_published_code_takes(zipped):
     order = np.arange(12); np.random.RandomState(3).shuffle(order)
@@ -441,7 +441,7 @@ def test_what_may_be_written(tmp_path, bad, said, target):
 def test_rows(tmp_path, row, said):
     with pytest.raises(ValueError, match=said): write_dataset(tmp_path/'x', [(image(0), None, row)], about=ABOUT)
 
-@pytest.mark.parametrize('wrong', [None, {}, {'kind': 'x'}, {'kind': '', 'licence': 'x'}, {**ABOUT, 'p': float('inf')}, {**ABOUT, 'p': {1, 2}}, {**ABOUT, 'p': Path('x')}, {**ABOUT, 'images': 3}])
+@pytest.mark.parametrize('wrong', [None, {}, {'kind': 'x'}, {'kind': '', 'license': 'x'}, {**ABOUT, 'p': float('inf')}, {**ABOUT, 'p': {1, 2}}, {**ABOUT, 'p': Path('x')}, {**ABOUT, 'images': 3}])
 def test_about(tmp_path, wrong):
     with pytest.raises(ValueError, match='about'): write_dataset(tmp_path/'x.zip', rows(), about=wrong)
 
@@ -622,7 +622,7 @@ def test_broken_pictures(tmp_path, name, data, said):
 @pytest.mark.parametrize('mode,said', [('RGBA', 'alpha'), ('LA', 'alpha'), ('I;16', '16 bits'), ('CMYK', 'color model')])
 def test_modes(tmp_path, mode, said):
     Image.new(mode, (8, 8)).save(tmp_path/('x.jpg' if mode == 'CMYK' else 'x.png'))
-    with pytest.raises(ValueError, match=f'x....* is 8x8 with .*{said}.*accepted: grey or RGB of 8 bits'): ImageFolderDataset(tmp_path)
+    with pytest.raises(ValueError, match=f'x....* is 8x8 with .*{said}.*accepted: gray or RGB of 8 bits'): ImageFolderDataset(tmp_path)
 
 def test_oblong_and_giant(tmp_path):
     (tmp_path/'x.png').write_bytes(archives.png(image(0)[:9]))

@@ -84,7 +84,7 @@ def test_pseudo_rotation_of_a_wave_turned_by_formula(radius, direction, angle):
 
 def test_quarter_turns_only_move_pixels():
     image = np.random.default_rng(0).normal(size=(2, 48, 48))
-    a, b = turn(image, math.pi / 2), limit(np.rot90(image, -1, axes=(1, 2)), math.pi / 2)           # from x towards y, y down: clockwise to the eye
+    a, b = turn(image, math.pi / 2), limit(np.rot90(image, -1, axes=(1, 2)), math.pi / 2)           # from x toward y, y down: clockwise to the eye
     np.testing.assert_allclose(a, b, atol=1e-3)
 
 

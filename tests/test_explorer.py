@@ -347,7 +347,7 @@ def test_sliders_ask_a_network_that_takes_labels(tmp_path):
     base, _ = networks.build('stylegan3-t', 16, channel_base=512, channel_max=16, num_layers=4, z_dim=8, w_dim=8)
     G = networks.with_labels(base, 5).eval()
     with torch.no_grad(): G.mapping.label.weight.normal_()
-    path = checkpoints.save(tmp_path/'labeled.safetensors', G_ema=G, licence='x', provenance={}, progress={}, labels=list(LABELS))
+    path = checkpoints.save(tmp_path/'labeled.safetensors', G_ema=G, license='x', provenance={}, progress={}, labels=list(LABELS))
     face = Face(path); face.widget
     assert face.directions.names == LABELS and (face.controls['severity'].min, face.controls['side'].min) == (0, 0) and not face.controls['severity'].disabled
     face.controls['severity'].value, face.controls['side'].value = .5, .2

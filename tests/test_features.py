@@ -64,7 +64,7 @@ def test_bytes_and_datasets(tmp_path):
     with pytest.raises(ValueError, match='1 of 2 hold NaN'): to_uint8(torch.stack([torch.zeros(3, 4, 4), torch.full((3, 4, 4), np.inf)]))
     images = pictures(5)
     for name in ('set.zip', 'folder'):
-        write_dataset(tmp_path/name, ((i, None, {}) for i in images), about={'kind': 'blobs', 'licence': 'CC0-1.0'})
+        write_dataset(tmp_path/name, ((i, None, {}) for i in images), about={'kind': 'blobs', 'license': 'CC0-1.0'})
         ds = ImageFolderDataset(tmp_path/name)
         assert np.array_equal(dataset_images(ds), images)
         assert [len(b) for b in image_batches(ds, 2)] == [2, 2, 1]

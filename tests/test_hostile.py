@@ -38,7 +38,7 @@ def test_endless_logs(tmp_path, line):
 
 
 def test_manifests_without_their_columns(tmp_path):
-    folder = write_dataset(tmp_path / 'x', [(np.zeros((4, 4), np.uint8), None, {})], about=dict(kind='x', licence='x'))
+    folder = write_dataset(tmp_path / 'x', [(np.zeros((4, 4), np.uint8), None, {})], about=dict(kind='x', license='x'))
     (folder / 'manifest.csv').write_text((folder / 'manifest.csv').read_text().replace('sha256', 'sha'))
     for read in (manifest, verify):
         with pytest.raises(ValueError, match='no columns file and sha256'): read(folder)

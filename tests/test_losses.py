@@ -248,7 +248,7 @@ def test_path_lengths_of_a_linear_generator():
     assert torch.allclose(losses.path_lengths(images, ws, noise), slopes.square().sum(2).mean(1).sqrt(), rtol=1e-4)
 
 
-def test_path_length_penalty_moves_towards_a_constant_mean():
+def test_path_length_penalty_moves_toward_a_constant_mean():
     lengths = torch.tensor([1., 3.], requires_grad=True)
     penalty, mean = losses.path_length_penalty(lengths, torch.tensor(1.), decay=.5)
     assert mean.item() == 1.5 and penalty.item() == (.25 + 2.25) / 2 and not mean.requires_grad

@@ -69,7 +69,7 @@ def test_labels_are_drawn_from_the_training_images(tmp_path):
     "Image i asks for what (seed, i) draws; so do paths and motions"
     rng = np.random.default_rng(0)
     rows = [(rng.integers(0, 256, (32, 32, 3), np.uint8), [i/20, 1 - i/20], {}) for i in range(20)]
-    real = ImageFolderDataset(write_dataset(tmp_path/'x.zip', rows, about=dict(kind='x', licence='CC0-1.0')), use_labels=True)
+    real = ImageFolderDataset(write_dataset(tmp_path/'x.zip', rows, about=dict(kind='x', license='CC0-1.0')), use_labels=True)
     torch.manual_seed(0); G = with_labels(build('stylegan3-t', 32, channel_base=256, channel_max=8, z_dim=8, w_dim=8)[0], 2)
     with torch.no_grad(): G.mapping.label.weight.normal_()
     labels, few = label_draws(real, range(18), seed=3), dict(n=18, paths=4, motions=2, seed=3, judges='efficientnet-lite0', **quiet)

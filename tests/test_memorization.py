@@ -4,7 +4,7 @@ from hypothesis import given, settings, strategies as st
 from scipy.spatial.distance import cdist
 
 from cleftgan_nb.metrics import copies as module
-from cleftgan_nb.metrics.copies import Pixels, memorisation, mirrored, nearest, plot_neighbors, ratios, suspects
+from cleftgan_nb.metrics.copies import Pixels, memorization, mirrored, nearest, plot_neighbors, ratios, suspects
 from cleftgan_nb.metrics.score import wilson
 from cleftgan_nb.metrics.score import Score
 
@@ -34,7 +34,7 @@ CHANGES = {'unchanged': lambda x: x, 'mirrored': mirrored, 'shifted': lambda x: 
 @pytest.mark.parametrize('change', CHANGES)
 def test_finds_planted_copies(sets, change):
     training, held_out, new = sets
-    m = memorisation(np.concatenate([new, CHANGES[change](training[[3, 7]])]), training, held_out, [Pixels()], resamples=50)[0]
+    m = memorization(np.concatenate([new, CHANGES[change](training[[3, 7]])]), training, held_out, [Pixels()], resamples=50)[0]
     assert m.copied.tolist() == [False]*10 + [True]*2 and m.nearest[10:].tolist() == [3, 7]
     assert m.mirrored[10:].all() == (change in ('mirrored', 'both')) and set(suspects(m, 2)) == {10, 11}
     assert m.scores[0].value == pytest.approx(1/6) and m.scores[0].notes['count'] == 2
@@ -42,13 +42,13 @@ def test_finds_planted_copies(sets, change):
 
 def test_brightness_hides_from_plain_pixels_only(sets):
     training, held_out, _ = sets
-    plain, even = memorisation((training*.5).astype(np.uint8), training, held_out, [Pixels(even=False), Pixels()], resamples=2)
+    plain, even = memorization((training*.5).astype(np.uint8), training, held_out, [Pixels(even=False), Pixels()], resamples=2)
     assert even.copied.all() and plain.ratio.mean() > 4*even.ratio.mean()
 
 
 def test_agrees_with_an_independent_computation(sets):
     training, held_out, new = sets
-    m = memorisation(new, training, held_out, [Plain()], resamples=200)[0]
+    m = memorization(new, training, held_out, [Plain()], resamples=200)[0]
     flat = lambda x: x.reshape(len(x), -1)/255
     def both(a, b): return np.minimum(cdist(flat(a), flat(b)), cdist(flat(a), flat(mirrored(b))))
     t, h, tt, gg = both(new, training), both(new, held_out), both(training, training), both(new, new)
@@ -63,13 +63,13 @@ def test_agrees_with_an_independent_computation(sets):
 
 def test_duplicates_are_no_copies(sets):
     training, held_out, new = sets
-    m = memorisation(np.concatenate([new, mirrored(new[:1])]), training, held_out, [Pixels()], resamples=2)[0]
+    m = memorization(np.concatenate([new, mirrored(new[:1])]), training, held_out, [Pixels()], resamples=2)[0]
     assert np.flatnonzero(m.duplicate).tolist() == [0, 10] and not m.copied.any() and m.twin[[0, 10]].tolist() == [10, 0]
 
 
 def test_seeded_and_blocks_change_nothing(sets, monkeypatch):
     training, held_out, new = sets
-    run = lambda seed=0: memorisation(new, training, held_out, [Pixels()], seed=seed)[0]
+    run = lambda seed=0: memorization(new, training, held_out, [Pixels()], seed=seed)[0]
     a = run()
     assert [s.as_row() for s in a.scores] == [s.as_row() for s in run().scores] and a.scores[1].low != run(5).scores[1].low
     monkeypatch.setattr(module, 'BLOCK', 3)
@@ -79,27 +79,27 @@ def test_seeded_and_blocks_change_nothing(sets, monkeypatch):
 
 def test_more_held_out_images_are_drawn_from(sets):
     training, held_out, new = sets
-    m = memorisation(new, training[:8], held_out, [Pixels()], resamples=2)[0]
+    m = memorization(new, training[:8], held_out, [Pixels()], resamples=2)[0]
     assert m.scores[0].sizes == {'training': 8, 'held out': 8, 'generated': 10} and m.held_out.max() < 20
 
 
 @pytest.mark.parametrize('generated', [np.full((4, 32, 32, 3), 90, np.uint8), np.full((1, 32, 32, 3), 90, np.uint8)])
 def test_images_that_are_all_equal(sets, generated):
-    m = memorisation(generated, *sets[:2], [Pixels()], resamples=2)[0]
+    m = memorization(generated, *sets[:2], [Pixels()], resamples=2)[0]
     assert np.isfinite([s.value for s in m.scores]).all() and m.duplicate.tolist() == [len(generated) > 1]*len(generated)
     three = np.repeat(generated, 3, 0)[:3]
-    with pytest.warns(UserWarning, match='2 of 3 held-out'): same = memorisation(generated, three, np.concatenate([three[:2], sets[1][:1]]), [Pixels()], resamples=2)[0]
+    with pytest.warns(UserWarning, match='2 of 3 held-out'): same = memorization(generated, three, np.concatenate([three[:2], sets[1][:1]]), [Pixels()], resamples=2)[0]
     assert (same.ratio == 1).all() and not same.copied.any()        # in both sets: no evidence
 
 
 def test_some_held_out_images_were_trained_on(sets):
     training, held_out, new = sets
-    with pytest.warns(UserWarning, match='2 of 20 held-out images .* leave them out'): memorisation(new, training, np.concatenate([held_out[:18], training[:2]]), [Pixels()], resamples=2)
+    with pytest.warns(UserWarning, match='2 of 20 held-out images .* leave them out'): memorization(new, training, np.concatenate([held_out[:18], training[:2]]), [Pixels()], resamples=2)
 
 
 def test_gray_images_and_a_picture(sets):
     gray = [s[..., :1] for s in sets]
-    m = memorisation(gray[2], *gray[:2], resamples=2, networks=[Pixels(8)])[0]
+    m = memorization(gray[2], *gray[:2], resamples=2, networks=[Pixels(8)])[0]
     assert m.network == 'pixels_8'
     import matplotlib; matplotlib.use('Agg')
     import matplotlib.pyplot as plt
@@ -138,4 +138,4 @@ class Short(Plain):
     (dict(generated=smooth(3, 1, 16)), 'accepted: one size'), (dict(generated=smooth(3, 1)/255), 'generated has dtype float64; accepted: uint8'), (dict(networks=[]), 'accepted: a list of objects'),
     (dict(networks=[Broken()]), 'NaN or infinite features'), (dict(networks=[Short()]), 'one row for each image'), (dict(below=0), 'below=0; accepted'), (dict(resamples=1), 'resamples=1; accepted'), (dict(seed=-1), 'seed=-1')])
 def test_refuses(sets, change, message):
-    with pytest.raises(ValueError, match=message): memorisation(**dict(training=sets[0], held_out=sets[1], generated=sets[2], networks=[Plain()]) | change)
+    with pytest.raises(ValueError, match=message): memorization(**dict(training=sets[0], held_out=sets[1], generated=sets[2], networks=[Plain()]) | change)

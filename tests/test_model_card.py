@@ -29,7 +29,7 @@ def faces(tmp_path_factory): return cohort('normal', 8, tmp_path_factory.mktemp(
 def run(tmp_path_factory, faces):
     "Three ticks; the checkpoint of the second is `early`"
     out = tmp_path_factory.mktemp('run')/'toy'
-    return train(Config(str(faces), str(out), batch=4, kimg=.048, tick_kimg=.016, keep_kimg=.016, dtype='float32', gamma=.5, settings=SMALL, licence='CC0-1.0'), progress=False)
+    return train(Config(str(faces), str(out), batch=4, kimg=.048, tick_kimg=.016, keep_kimg=.016, dtype='float32', gamma=.5, settings=SMALL, license='CC0-1.0'), progress=False)
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +59,7 @@ def everything(path): return {p.relative_to(path.parent): p.read_bytes() for p i
 # what a card says
 def test_numbers_are_those_of_the_file(filled, last, run, faces):
     said, c = lines(filled.read_text()), checkpoints.load(last)
-    assert said['sha256'] == f'`{checkpoints.sha256(last)}`' and f'({last.stat().st_size:,} bytes)' in said['size'] and said['licence'] == 'CC0-1.0'
+    assert said['sha256'] == f'`{checkpoints.sha256(last)}`' and f'({last.stat().st_size:,} bytes)' in said['size'] and said['license'] == 'CC0-1.0'
     for role, name in dict(G='generator as trained (G)', D='discriminator (D)').items(): assert f'{sum(p.numel() for p in c.networks[role].parameters()):,} parameters' in said[name]
     assert said['precision in the file'] == 'float32' and said['images'].startswith('16 x 16 pixels, RGB') and said['length'] == '0.048 kimg in steps of 4 images'
     assert said['data'] == '`faces.zip`, 8 images and their mirror images: phantom-normal' and 'a laptop' in said['time'] and said['version'] == f'cleftgan_nb {c.meta["provenance"]["version"]}'
@@ -68,7 +68,7 @@ def test_numbers_are_those_of_the_file(filled, last, run, faces):
 
 def test_precision(tmp_path, last):
     c = checkpoints.load(last)
-    half = checkpoints.save(tmp_path/'half.safetensors', G_ema=c.G_ema, licence='CC0-1.0', provenance=c.meta['provenance'], progress=c.meta['progress'], dtype=torch.float16)
+    half = checkpoints.save(tmp_path/'half.safetensors', G_ema=c.G_ema, license='CC0-1.0', provenance=c.meta['provenance'], progress=c.meta['progress'], dtype=torch.float16)
     said = lines(model_card(half, page(tmp_path/'x.md', ['facts'])).read_text())
     assert re.fullmatch(r'float16 \(\d\d\.\d%\), float32 \(\d+\.\d%\)', said['precision in the file']) and 'discriminator (D)' not in said
     assert not (tmp_path/'x').exists()
@@ -88,7 +88,7 @@ def read(command, resolution):
     return kept(settled(cli._config(cli._parser().parse_args(shlex.split(command)[1:])), resolution))
 
 
-@pytest.mark.parametrize('more', [dict(g_lr=1e-5, d_lr=3e-7), dict(mirror=False, labels=True), dict(licence='all rights: "none", so to say'), dict(licence='true'), dict(network='stylegan2', path_length=1., style_mixing=.5), dict(seed=7, batch=12, kimg=1234.567),
+@pytest.mark.parametrize('more', [dict(g_lr=1e-5, d_lr=3e-7), dict(mirror=False, labels=True), dict(license='all rights: "none", so to say'), dict(license='true'), dict(network='stylegan2', path_length=1., style_mixing=.5), dict(seed=7, batch=12, kimg=1234.567),
                                   dict(network='stylegan3-r', blur_sigma=3., augment='fixed', augment_p=.25), dict(settings=dict(D_kwargs=dict(conv_clamp=256., mapping_kwargs=dict(num_layers=2)), channel_max=64)), dict(gamma=.0512), dict(ada_kimg=100., ema_rampup=.1)])
 def test_any_configuration_can_be_said(more):
     from cleftgan_nb.training.config import settled
@@ -142,7 +142,7 @@ def test_only_what_was_until_then(tmp_path, run, early):
 
 def test_first_runs_did_not_count_images(tmp_path, last, faces):
     c = checkpoints.load(last); said = {k: v for k, v in c.meta['provenance'].items() if k != 'images'}
-    old = checkpoints.save(tmp_path/'old.safetensors', G_ema=c.G_ema, licence='CC0-1.0', provenance=said, progress=c.meta['progress'])
+    old = checkpoints.save(tmp_path/'old.safetensors', G_ema=c.G_ema, license='CC0-1.0', provenance=said, progress=c.meta['progress'])
     for k, (given, found) in enumerate({None: '`faces.zip`, its images and their mirror images', faces: '`faces.zip`, 8 images and their mirror images: phantom-normal'}.items()):
         assert lines(model_card(old, page(tmp_path/f'{k}.md', ['training']), cohort=given).read_text())['data'] == found
 
@@ -189,7 +189,7 @@ def test_blocks_of_two_checkpoints(copy, early):
 # what is refused
 def test_wrong_checkpoints(tmp_path, last, faces):
     c = checkpoints.load(last)
-    kept = dict(licence='CC0-1.0', progress=c.meta['progress'])
+    kept = dict(license='CC0-1.0', progress=c.meta['progress'])
     checkpoints.save(tmp_path/'bare.safetensors', G_ema=c.G_ema, provenance={}, **kept)
     checkpoints.save(tmp_path/'judge.safetensors', D=c.D, provenance=c.meta['provenance'], **kept)
     card = page(tmp_path/'x.md'); before = card.read_bytes()

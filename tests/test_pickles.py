@@ -84,7 +84,7 @@ def test_round_trip(tmp_path, name, c_dim, protocol):
         assert not any(p.requires_grad for p in ckpt.G_ema.parameters()) and all(p.requires_grad for p in ckpt.G.parameters())
     assert converted.meta['provenance']['converted']['sha256'] == checkpoints.sha256(file)
     assert converted.meta['provenance']['training_set']['xflip'] is True
-    assert 'unknown' in converted.meta['licence']
+    assert 'unknown' in converted.meta['license']
 
 def test_freeze_d(tmp_path):
     D = networks.Discriminator(c_dim=0, img_resolution=16, img_channels=3, **SMALL, block_kwargs={'freeze_layers': 3})

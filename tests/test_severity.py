@@ -115,7 +115,7 @@ def test_file(tmp_path, untrained, noise):
     path = save_regression(tmp_path/'a.safetensors', untrained.net, dict(seed=1, data='x'))
     back = load_regression(path)
     assert path.stat().st_size < 1 << 20 and path.read_bytes() == save_regression(tmp_path/'b.safetensors', untrained.net, dict(data='x', seed=1)).read_bytes()
-    assert back.meta['trained'] == dict(seed=1, data='x') and back.meta['licence'] == 'CC0-1.0' and back.meta['file'] == 'a.safetensors'
+    assert back.meta['trained'] == dict(seed=1, data='x') and back.meta['license'] == 'CC0-1.0' and back.meta['file'] == 'a.safetensors'
     assert np.abs(back.score(noise[0]) - untrained.score(noise[0])).max() < 2e-3
     assert np.array_equal(back.score(noise[0]), load_regression(save_regression(tmp_path/'c.safetensors', back.net, {})).score(noise[0]))
 
@@ -185,4 +185,4 @@ def test_card_belongs_to_the_shipped_scorer():
 
 def test_card_says_what_it_must_not_be_used_for():
     text = CARD.read_text(encoding='utf-8')
-    for said in ('licence', 'consent', 'Limits', 'must not be used', 'diagnosis', 'Keeping it', 'Phantoms only', 'not been validated'): assert said.lower() in text.lower(), said
+    for said in ('license', 'consent', 'Limits', 'must not be used', 'diagnosis', 'Keeping it', 'Phantoms only', 'not been validated'): assert said.lower() in text.lower(), said

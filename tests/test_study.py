@@ -101,7 +101,7 @@ def test_log_has_a_row_for_each_tick(runs):
 @needs_snakemake
 def test_fine_tuning_starts_from_the_base(runs):
     base, tuned = [checkpoints.load(runs[0] / f'{o}.safetensors') for o in ('base-stylegan3-t', 'finetuned-stylegan3-t')]
-    assert base.meta['provenance']['data'] == 'normal.zip' and tuned.meta['provenance']['data'] == 'cleft.zip' and tuned.meta['licence'] == 'CC0-1.0'
+    assert base.meta['provenance']['data'] == 'normal.zip' and tuned.meta['provenance']['data'] == 'cleft.zip' and tuned.meta['license'] == 'CC0-1.0'
     first = sorted((runs[0] / 'runs').glob('finetuned-stylegan3-t-*'))[0] / 'fakes-000000.png'
     last = sorted((runs[0] / 'runs').glob('base-stylegan3-t-*'))[0] / 'fakes-000000.160.png'
     assert abs(np.asarray(Image.open(first), float) - np.asarray(Image.open(last), float)).mean() < 1    # but for half precision
@@ -245,7 +245,7 @@ def test_notebook_refuses(tmp_path, given, told):
 def gray(tmp_path_factory):
     "A dataset of ours that knows nothing of clefts."
     path = tmp_path_factory.mktemp('gray') / 'gray.zip'
-    return write_dataset(path, ((np.full((64, 64, 3), 10*i, np.uint8), None, dict(number=i)) for i in range(20)), about=dict(kind='gray squares', licence='CC0-1.0'))
+    return write_dataset(path, ((np.full((64, 64, 3), 10*i, np.uint8), None, dict(number=i)) for i in range(20)), about=dict(kind='gray squares', license='CC0-1.0'))
 
 
 @pytest.mark.parametrize('notebook, given, told', [

@@ -271,13 +271,13 @@ def with_names(clefts, path, names, width=5):
     from cleftgan_nb.data import write_dataset
     ds = ImageFolderDataset(clefts)
     rows = ((ds[i][0].permute(1, 2, 0).numpy(), [.5]*width, {}) for i in range(12))
-    return write_dataset(path, rows, about=dict(kind='x', licence='CC0-1.0'), label_names=names)
+    return write_dataset(path, rows, about=dict(kind='x', license='CC0-1.0'), label_names=names)
 
 
 def test_wrong_labels_for_a_checkpoint_say_so(clefts, base, tmp_path):
     from cleftgan_nb.networks import with_labels
     old = checkpoints.load(base); G, D = with_labels(old.G, 5), with_labels(old.D, 5)
-    about, other = dict(licence='CC0-1.0', provenance={}, progress={}), [f'x{i}' for i in range(5)]
+    about, other = dict(license='CC0-1.0', provenance={}, progress={}), [f'x{i}' for i in range(5)]
     known = checkpoints.save(tmp_path/'known.safetensors', G, D, **about, labels=list(LABELS))
     half = checkpoints.save(tmp_path/'half.safetensors', G, old.D, **about)
     two, five, turned = (with_names(clefts, tmp_path/f'{i}.zip', o, len(o)) for i, o in enumerate((['a', 'b'], other, LABELS[::-1])))
@@ -477,7 +477,7 @@ def test_wrong_configurations_say_so(faces, tmp_path, more, word):
     if more.get('data') == 'EMPTY': (tmp_path/'empty').mkdir(); more = dict(data=str(tmp_path/'empty'))
     if more.get('resume_from') == 'OTHER':
         G, D = build('stylegan2', 32, channel_base=64, channel_max=4, img_channels=1)
-        checkpoints.save(tmp_path/'other.safetensors', G=G, D=D, licence='CC0-1.0', provenance={}, progress={}); more = dict(resume_from=str(tmp_path/'other.safetensors'))
+        checkpoints.save(tmp_path/'other.safetensors', G=G, D=D, license='CC0-1.0', provenance={}, progress={}); more = dict(resume_from=str(tmp_path/'other.safetensors'))
     with pytest.raises((ValueError, FileNotFoundError), match=word): train(config(faces, tmp_path/'run', **more), progress=False)
     assert not (tmp_path/'run').exists()
 
@@ -518,12 +518,12 @@ def newest(out): return checkpoints.load(sorted(Path(out).glob('network-*'))[-1]
 
 
 def test_other_data_leave_a_trace(faces, tmp_path, monkeypatch, capsys):
-    "In the state, in every checkpoint from there on, in those that start from these, in what `info` and the card say; asked for, and under all licences together"
+    "In the state, in every checkpoint from there on, in those that start from these, in what `info` and the card say; asked for, and under all licenses together"
     from cleftgan_nb import cli
     from cleftgan_nb.data.datasets import fingerprint
     private = cohort('normal', 8, tmp_path/'private.zip', size=16, seed=1, workers=1, progress=False); private.chmod(0o600)
     monkeypatch.chdir(tmp_path); often = dict(tick_kimg=.008, keep_kimg=.008, kimg=.008)
-    train(config(private, 'run', licence='this clinic only', **often), progress=False)
+    train(config(private, 'run', license='this clinic only', **often), progress=False)
     if os.name != 'nt': assert [{o.stat().st_mode & 0o077 for o in ((tmp_path/name), *(tmp_path/name).rglob('*'))} for name in ('run', 'private.zip')] == [{0}, {0}]      # as private as what it learned from
     def go(*more):
         code = cli.main(['train', 'run', '--kimg', '.016', *more]); return code, capsys.readouterr().err
@@ -535,18 +535,18 @@ def test_other_data_leave_a_trace(faces, tmp_path, monkeypatch, capsys):
     code, err = go(); assert code == 2 and '--set data=' in err and 'something else' in err
     private.write_bytes((tmp_path/'aside.zip').read_bytes())
     assert (tmp_path/'run/state.safetensors').read_bytes() == before
-    assert go('--set', f'data={faces}', '--set', 'licence=CC0-1.0')[0] == 0
-    own = [dict(data=name, fingerprint=fingerprint(path), images=n, licence=licence) | {'from': since}
-           for name, path, n, licence, since in (('private.zip', private, 8, 'CC0-1.0 AND this clinic only', 0), ('faces.zip', faces, 24, 'CC0-1.0', 8))]
-    c = newest('run'); assert c.meta['provenance']['history'] == own and c.meta['licence'] == 'CC0-1.0 AND this clinic only'
+    assert go('--set', f'data={faces}', '--set', 'license=CC0-1.0')[0] == 0
+    own = [dict(data=name, fingerprint=fingerprint(path), images=n, license=license) | {'from': since}
+           for name, path, n, license, since in (('private.zip', private, 8, 'CC0-1.0 AND this clinic only', 0), ('faces.zip', faces, 24, 'CC0-1.0', 8))]
+    c = newest('run'); assert c.meta['provenance']['history'] == own and c.meta['license'] == 'CC0-1.0 AND this clinic only'
     assert go('--kimg', '.024')[0] == 0 and newest('run').meta['provenance']['history'] == own                   # nothing new
     assert cli.main(['info', 'run/network-000000.024.safetensors']) == 0
     said = capsys.readouterr().out
-    assert f'learned from: private.zip (fingerprint {own[0]["fingerprint"][:16]}…, 8 images, from image 0 on), licence: CC0-1.0 AND this clinic only\n' in said and 'learned from: faces.zip' in said and 'history' not in said
-    after = train(config(faces, 'after', resume_from='run/network-000000.024.safetensors', settings={}, licence='CC-BY-4.0', **often), progress=False)
-    c = newest(after); assert c.meta['licence'] == 'CC0-1.0 AND this clinic only AND CC-BY-4.0'
-    assert c.meta['provenance']['history'] == [{'file': 'network-000000.024.safetensors'} | e for e in own] + [own[1] | {'from': 0, 'licence': 'CC0-1.0 AND CC-BY-4.0'}]
-    assert cli.main(['convert', 'after/network-000000.008.safetensors', 'free.safetensors', '--licence', 'CC0-1.0']) == 0 and checkpoints.load('free.safetensors').meta['licence'] == c.meta['licence']
+    assert f'learned from: private.zip (fingerprint {own[0]["fingerprint"][:16]}…, 8 images, from image 0 on), license: CC0-1.0 AND this clinic only\n' in said and 'learned from: faces.zip' in said and 'history' not in said
+    after = train(config(faces, 'after', resume_from='run/network-000000.024.safetensors', settings={}, license='CC-BY-4.0', **often), progress=False)
+    c = newest(after); assert c.meta['license'] == 'CC0-1.0 AND this clinic only AND CC-BY-4.0'
+    assert c.meta['provenance']['history'] == [{'file': 'network-000000.024.safetensors'} | e for e in own] + [own[1] | {'from': 0, 'license': 'CC0-1.0 AND CC-BY-4.0'}]
+    assert cli.main(['convert', 'after/network-000000.008.safetensors', 'free.safetensors', '--license', 'CC0-1.0']) == 0 and checkpoints.load('free.safetensors').meta['license'] == c.meta['license']
     from cleftgan_nb.training.model_cards import model_card
     (tmp_path/'card.md').write_text('# Model card: x\n<!-- generated: begin training -->\n<!-- generated: end training -->\n')
     text = model_card('after/network-000000.008.safetensors', tmp_path/'card.md').read_text()
@@ -554,25 +554,25 @@ def test_other_data_leave_a_trace(faces, tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_of_before_says_what_it_can(faces, short, tmp_path):
-    "Its state names data and licence; the same name goes on, another one has to be asked for"
+    "Its state names data and license; the same name goes on, another one has to be asked for"
     _, found, words = short
     begun = dict(file='base.safetensors', sha256='0'*64, kimg=1.)
-    old = {k: v for k, v in words.items() if k != 'history'} | dict(began=begun, config=words['config'] | dict(data='there/faces.zip', licence='this clinic only'))
+    old = {k: v for k, v in words.items() if k != 'history'} | dict(began=begun, config=words['config'] | dict(data='there/faces.zip', license='this clinic only'))
     run, other = resumed(faces, short, tmp_path/'s.safetensors', found, old), cohort('normal', 8, tmp_path/'other.zip', size=16, seed=1, workers=1, progress=False)
-    noted = [dict(file='base.safetensors', data=None, fingerprint=None, licence=None), dict(data='faces.zip', fingerprint=None, licence='this clinic only') | {'from': 0}]
-    assert run.history == noted and run.licence == 'this clinic only'
+    noted = [dict(file='base.safetensors', data=None, fingerprint=None, license=None), dict(data='faces.zip', fingerprint=None, license='this clinic only') | {'from': 0}]
+    assert run.history == noted and run.license == 'this clinic only'
     with pytest.raises(ValueError, match=r'has learned from faces.zip \(fingerprint not noted\); .*other.zip is something else'): run.learns(ImageFolderDataset(other))
     assert run.learns(ImageFolderDataset(faces)) and not run.learns(ImageFolderDataset(faces))
-    assert run.history[:2] == noted and run.history[2]['from'] == 24 and run.licence.startswith('this clinic only AND CC0-1.0')
+    assert run.history[:2] == noted and run.history[2]['from'] == 24 and run.license.startswith('this clinic only AND CC0-1.0')
     assert run.learns(ImageFolderDataset(other), other_data=True) and [e.get('data') for e in run.history] == [None, 'faces.zip', 'other.zip']     # of faces.zip none was seen since
 
 
 def test_heads_bring_what_they_have_learned_from(faces, short, tmp_path, monkeypatch):
     from cleftgan_nb.training import state
     _, _, words = short
-    monkeypatch.setattr(state, 'read_state', lambda path: ({'aid/heads.0.weight': torch.zeros(1)}, words | dict(history=[dict(data='secret.zip', licence='ours') | {'from': 0}])))
+    monkeypatch.setattr(state, 'read_state', lambda path: ({'aid/heads.0.weight': torch.zeros(1)}, words | dict(history=[dict(data='secret.zip', license='ours') | {'from': 0}])))
     heads = torch.nn.Module(); heads.heads = torch.nn.ModuleList([torch.nn.Linear(1, 1, bias=False)]); (tmp_path/'s').touch(); heads.heads[0].weight.data = torch.zeros(1)
-    assert state._earlier(state.warm(heads, tmp_path/'s'), tmp_path/'s') == [dict(file='s', data='secret.zip', licence='ours') | {'from': 0}]
+    assert state._earlier(state.warm(heads, tmp_path/'s'), tmp_path/'s') == [dict(file='s', data='secret.zip', license='ours') | {'from': 0}]
 
 
 # Broken and hostile states -----------------------------------------------------------------------------------------------------------

@@ -43,3 +43,22 @@ def test_what_is_written_is_read_as_it_was():
 def test_there_is_one_reader():
     found = [o for folder in ('cleftgan_nb', 'workflow') for o in (root / folder).rglob('*') if o.suffix in ('.py', '') and o.is_file() and b'yaml' in (data := o.read_bytes()) and any(w in data for w in (b'safe_load', b'yaml.load', b'load_all', b'parameters_yaml'))]
     assert [o.name for o in found] == ['values.py']
+
+def test_old_spelling_is_read(tmp_path):
+    "Checkpoints, datasets and configurations of before keep their words"
+    from cleftgan_nb import checkpoints, networks
+    from cleftgan_nb.data.datasets import about
+    from cleftgan_nb.training.config import load_config
+    G = networks.StyleGAN2Generator(z_dim=4, w_dim=4, c_dim=0, img_resolution=8, img_channels=3, channel_base=32, channel_max=4)
+    said = dict(provenance=dict(history=[dict(data='a.zip', license='ours')]), progress={})
+    new = checkpoints.save(tmp_path/'new.safetensors', G_ema=G, license='CC0-1.0', **said)
+    tensors, meta = checkpoints.read_tensors(new)
+    old = {k.replace('license', 'licence'): v.replace('license', 'licence') for k, v in meta.items() if k != 'checksum'}
+    checkpoints.write_tensors(tmp_path/'old.safetensors', tensors, old)
+    assert b'licence' in (tmp_path/'old.safetensors').read_bytes() and 'license' in checkpoints.read_tensors(tmp_path/'old.safetensors')[1]
+    back = checkpoints.load(tmp_path/'old.safetensors')
+    assert back.meta['license'] == 'CC0-1.0' and checkpoints.history(back.meta)[0]['license'] == 'ours'
+    (tmp_path/'set').mkdir(); (tmp_path/'set/about.json').write_text('{"kind": "cleft", "licence": "CC0-1.0"}'); (tmp_path/'set/a.png').write_bytes(b'')
+    assert about(tmp_path/'set')['license'] == 'CC0-1.0'
+    (tmp_path/'run.yaml').write_text('data: a.zip\nout: run\nlicence: ours\n')
+    assert load_config(tmp_path/'run.yaml').license == 'ours'

@@ -131,7 +131,7 @@ def test_an_images_size_comes_from_the_text_the_caller_or_a_checkpoint(run):
     (run/'network-000029.safetensors').write_bytes(b'broken')
     with pytest.raises(ValueError, match='give size='): tiles(path)
     G, _ = networks.build('stylegan2', SIZE, channel_base=64, channel_max=4, z_dim=4, w_dim=4)
-    checkpoints.save(run/'network-000028.safetensors', G_ema=G, licence='CC0-1.0', provenance={}, progress={})
+    checkpoints.save(run/'network-000028.safetensors', G_ema=G, license='CC0-1.0', provenance={}, progress={})
     assert (tiles(path) == want).all()
     Image.fromarray(np.zeros((2*SIZE, SIZE), np.uint8)).save(path); assert tiles(path).shape == (2, SIZE, SIZE, 3)      # gray
 

@@ -39,7 +39,7 @@ def trained(network, base, arm, seed, data, minutes, folder):
     end = time.process_time() + 60*minutes
     def look(run, row):
         if time.process_time() > end: raise Late
-    values = dict(data=str(data), out=str(folder), network=network, resume_from=base, kimg=1000., batch=16, g_lr=.002, ema_kimg=.5, augment='none', tick_kimg=.128, keep_kimg=.128, seed=seed, licence='CC0-1.0')
+    values = dict(data=str(data), out=str(folder), network=network, resume_from=base, kimg=1000., batch=16, g_lr=.002, ema_kimg=.5, augment='none', tick_kimg=.128, keep_kimg=.128, seed=seed, license='CC0-1.0')
     try: train(from_values(values | arm), progress=False, on_tick=look)
     except Late: pass
     return max(folder.glob('network-*'), key=lambda path: float(path.stem.partition('-')[2]))

@@ -15,7 +15,7 @@ from cleftgan_nb import checkpoints
 from cleftgan_nb.data.cohorts import Recipe, cohort
 from cleftgan_nb.data.datasets import ImageFolderDataset
 from cleftgan_nb.labels import label_of
-from cleftgan_nb.metrics.copies import memorisation
+from cleftgan_nb.metrics.copies import memorization
 from cleftgan_nb.metrics.distances import density_coverage, frechet_distance, precision_recall
 from cleftgan_nb.metrics.features import load_judges
 from cleftgan_nb.metrics.samples import dataset_images, samples
@@ -101,7 +101,7 @@ def copies(made, training, unseen):
     "Images that are training images again, by each judge; and how many planted ones each finds"
     shifted, mixed = np.roll(training, 1, 2), ((3.*training + made[:len(training)])/4).astype(np.uint8)
     for name, images in {'generated': made, 'planted: shifted by a pixel': shifted, 'planted: a quarter of a generated image mixed in': mixed}.items():
-        for m in memorisation(images, training, unseen, load_judges(), progress=False):
+        for m in memorization(images, training, unseen, load_judges(), progress=False):
             copied, ratio = m.scores[:2]
             yield dict(images=name, judge=m.network, n=len(images), copied=copied.value, low=copied.low, high=copied.high, held_out=copied.notes['held_out'], ratio=ratio.value, held_out_ratio=ratio.notes['held_out'])
 

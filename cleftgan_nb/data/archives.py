@@ -26,7 +26,7 @@ def _stored(data):
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
 def png(
-    image:np.ndarray, # uint8, [H,W] grey or [H,W,3] RGB
+    image:np.ndarray, # uint8, [H,W] gray or [H,W,3] RGB
 )->bytes:
     "An uncompressed PNG: the same pixels give the same bytes everywhere"
     h, w = image.shape[:2]

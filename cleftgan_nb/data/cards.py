@@ -131,7 +131,7 @@ def _words(value):
 
 def facts(rows, words, digest, smallest=1):
     "What the dataset says about itself"
-    size, kind = words.get('resolution'), 'RGB' if words.get('channels') == 3 else 'grey'
+    size, kind = words.get('resolution'), 'RGB' if words.get('channels') == 3 else 'gray'
     lines = _lines({k: v for k, v in words.items() if k not in ('images', 'resolution', 'channels', 'columns', 'sha256')})
     known = ', '.join(c for c in rows[0] if not re.match('[xy]_', c)) + ', landmarks'*('x_sn' in rows[0])
     return table(['', ''], [['images', f'{len(rows)} of {size} x {size} pixels, {kind}, 8 bits'], *lines, ['known of each image', known], ['checksum of the manifest', code(digest)]]).replace('---:', '---')

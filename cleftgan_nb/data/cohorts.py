@@ -161,7 +161,7 @@ def _command(kind, n, size, seed, recipe):
 def _about(kind, n, size, seed, recipe):
     "What a cohort says about itself"
     drawn = asdict(recipe) if kind == 'cleft' else dict(normal=recipe.normal)
-    return dict(kind=f'phantom-{kind}', licence='CC0-1.0', synthetic=True, note='Digital phantoms: no patient is shown. Severity is a parameter of the drawing, not a clinical grade.',
+    return dict(kind=f'phantom-{kind}', license='CC0-1.0', synthetic=True, note='Digital phantoms: no patient is shown. Severity is a parameter of the drawing, not a clinical grade.',
                 parameters=dict(n=int(n), size=int(size), seed=int(seed), recipe=drawn), command=_command(kind, n, size, seed, recipe),
                 versions=dict(cleftgan_nb=__version__, python=platform.python_version(), numpy=np.__version__))
 

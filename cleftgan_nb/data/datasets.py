@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..foreign import cell, uncell
 from .archives import SIGNATURE, ToFolder, ToZip, appearing, as_path, check_path, open_archive, png
 from ..files import openness
+from ..values import renamed
 
 # %% auto #0
 __all__ = ['CACHE', 'sided', 'DatasetWriter', 'write_dataset', 'ImageFolderDataset', 'InfiniteSampler', 'manifest', 'about',
@@ -26,7 +27,7 @@ def _check_image(image, where, like=None):
     a = np.asarray(image)
     if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
     if a.dtype != np.uint8 or a.ndim not in (2, 3) or a.shape[2:] not in ((), (3,)) or not a.size or a.shape[0] != a.shape[1]:
-        raise ValueError(f'{where} is {a.dtype} of shape {list(a.shape)}; accepted: uint8 of shape [S,S,3] (RGB) or [S,S] (grey)')
+        raise ValueError(f'{where} is {a.dtype} of shape {list(a.shape)}; accepted: uint8 of shape [S,S,3] (RGB) or [S,S] (gray)')
     if like is not None and a.shape != like: raise ValueError(f'{where} has the shape {list(a.shape)}, those before it {list(like)}; accepted: images of one size and kind')
     return a
 
@@ -125,8 +126,8 @@ _COUNTED = {'images', 'resolution', 'channels', 'columns', 'sha256'}
 
 def _check_about(about):
     "The words about a dataset"
-    if not isinstance(about, dict) or not all(isinstance(about.get(k), str) and about[k].strip() for k in ('kind', 'licence')):
-        raise ValueError(f"about={about!r:.80}; accepted: a dict with at least 'kind' and 'licence' in words, such as {{'kind': 'cleft', 'licence': 'CC0-1.0'}}")
+    if not isinstance(about, dict) or not all(isinstance(about.get(k), str) and about[k].strip() for k in ('kind', 'license')):
+        raise ValueError(f"about={about!r:.80}; accepted: a dict with at least 'kind' and 'license' in words, such as {{'kind': 'cleft', 'license': 'CC0-1.0'}}")
     if taken := about.keys() & _COUNTED: raise ValueError(f'about has {sorted(taken)[0]!r}, which is counted from the images; leave it out')
     _json(about, 'about')
     return about
@@ -137,7 +138,7 @@ class DatasetWriter:
     def __init__(self,
         path,             # a folder, or a name that ends in .zip
         *,
-        about:dict,       # what the set is: kind, licence; parameters, seeds, versions …
+        about:dict,       # what the set is: kind, license; parameters, seeds, versions …
         label_names=None, # names of a label's entries (or of the classes); those in _left and _right are swapped by mirroring
         overwrite=False,  # replace an existing dataset of ours
         mode=0o777,       # whom to let in at most, as a folder's permissions
@@ -227,7 +228,7 @@ def write_dataset(
     path,             # a folder, or a name that ends in .zip
     rows,             # yields (image, label or None, row)
     *,
-    about:dict,       # what the set is: kind, licence; parameters, seeds, versions …
+    about:dict,       # what the set is: kind, license; parameters, seeds, versions …
     label_names=None, # names of a label's entries (or of the classes); those in _left and _right are swapped by mirroring
     overwrite=False,  # replace an existing dataset of ours
     mode=0o777,       # whom to let in at most, as a folder's permissions
@@ -266,11 +267,11 @@ def _check_shape(
 ):
     "Complain about a picture that doesn't fit"
     (h, w, c), what = shape, f'{source.path}: {name} is {shape[1]}x{shape[0]}'
-    if c is None: raise ValueError(f'{what} with an alpha channel, 16 bits or another color model; accepted: grey or RGB of 8 bits. Photographs: cleftgan_nb.data.prepare; or save it as RGB')
+    if c is None: raise ValueError(f'{what} with an alpha channel, 16 bits or another color model; accepted: gray or RGB of 8 bits. Photographs: cleftgan_nb.data.prepare; or save it as RGB')
     if h != w or not 0 < h <= _SIDE: raise ValueError(f'{what}; accepted: square pictures up to {_SIDE}x{_SIDE}. Photographs: cleftgan_nb.data.prepare crops them')
     if resolution is not None and h != resolution: raise ValueError(f'{what}, asked for was resolution={resolution}; leave it out, or make a smaller copy with convert(…, resolution={resolution})')
     if like and (h, w) != like[:2]: raise ValueError(f'{what}, the pictures before it are {like[1]}x{like[0]}; accepted: one size. Smaller copies of all: convert one size at a time')
-    if like and c != like[2]: raise ValueError(f'{what} with {c} channel(s), the pictures before it have {like[2]}; accepted: all grey or all RGB')
+    if like and c != like[2]: raise ValueError(f'{what} with {c} channel(s), the pictures before it have {like[2]}; accepted: all gray or all RGB')
 
 # %% ../../nbs/data/26_datasets.ipynb #fe2586d0
 def _decode(source, name, shape):
@@ -288,7 +289,7 @@ def _decode(source, name, shape):
 def _words(source, name, like=dict):
     "The JSON object in a file of a dataset, or None if there is no such file"
     if name not in source.names: return None
-    try: found = json.loads(source.read(name).decode('utf-8-sig'))
+    try: found = json.loads(source.read(name).decode('utf-8-sig'), object_pairs_hook=renamed)
     except (UnicodeError, ValueError, RecursionError) as e:
         if str(e).startswith(str(source.path)): raise
         raise ValueError(f'{source.path}: {name} is no JSON ({str(e)[:80]}); correct or remove it') from None
@@ -421,7 +422,7 @@ def __len__(self:ImageFolderDataset): return len(self.names)*(1 + bool(self.mirr
 
 @patch
 def __repr__(self:ImageFolderDataset):
-    shape = f'{self.resolution}x{self.resolution} {"RGB" if self.num_channels == 3 else "grey"}'
+    shape = f'{self.resolution}x{self.resolution} {"RGB" if self.num_channels == 3 else "gray"}'
     return (f'{self.path.name}: {len(self.names)} images of {shape}' + f', mirrored to {len(self)}'*bool(self.mirror)
             + f', labels of {self.label_dim} entries'*bool(self.label_dim) + f'; {self._cache.n} kept in memory ({self._cache.pixels.nbytes/2**20:.1f} MiB)')
 
@@ -562,7 +563,7 @@ def _text(source, name):
 # %% ../../nbs/data/26_datasets.ipynb #7e72a7f0
 def about(
     path, # a dataset of ours
-)->dict:  # kind, licence, parameters, seeds …; images, resolution, channels; columns → type; sha256 of its tables
+)->dict:  # kind, license, parameters, seeds …; images, resolution, channels; columns → type; sha256 of its tables
     "What a dataset says about itself"
     source = open_archive(path)
     if (found := _words(source, 'about.json')) is None: raise ValueError(f'{source.path} has no about.json, so it was not written by this library; convert makes a copy that has one')
@@ -633,7 +634,7 @@ def convert(
     src,             # a folder or a zip of images
     dst,             # a folder, or a name that ends in .zip
     resolution:int,  # pixels, up to that of `src`
-    about=None,      # what the copy is, if `src` doesn't say: kind, licence …
+    about=None,      # what the copy is, if `src` doesn't say: kind, license …
     max_size=None,   # take so many images, chosen at random
     overwrite=False, # replace an existing dataset of ours
     first=None,      # take so many images, the first ones: smaller sets lie in larger ones
@@ -647,7 +648,7 @@ def convert(
     words, known = _words(ds.source, 'dataset.json') or {}, _words(ds.source, 'about.json') or {}
     pairs = _pairs(words, ds.path) or {}
     rows = {r['file']: r for r in manifest(src)} if 'columns' in known else {}
-    about = about or {k: v for k, v in known.items() if k not in _COUNTED} or {'kind': ds.path.stem, 'licence': 'unknown: the source has no about.json'}
+    about = about or {k: v for k, v in known.items() if k not in _COUNTED} or {'kind': ds.path.stem, 'license': 'unknown: the source has no about.json'}
     made = {'from': ds.path.name, 'resolution': ds.resolution, 'images': len(ds), 'by': 'area means'}
     def smaller(i):
         name, image = ds.names[i], ds._pixels(i).transpose(1, 2, 0)

@@ -158,7 +158,7 @@ def morphs()->tuple[dict, sp.csc_matrix]:
 
 # %% ../../nbs/data/20_phantom_head.ipynb #2436f580
 def morph(
-    amounts:dict, # name of a target → amount; 1 is the target as it was modelled
+    amounts:dict, # name of a target → amount; 1 is the target as it was modeled
 )->np.ndarray: # [n,3], dm
     "The coarse mesh with these targets applied"
     names, columns = morphs()
@@ -174,7 +174,7 @@ AGES = {'baby': 1, 'child': 10, 'young': 25, 'old': 90}   # years of MakeHuman's
 def age_mix(
     age:float, # years, 0 to 90
 )->dict:
-    "How much of each modelled age; the sum is 1, and below a year 'child' is negative"
+    "How much of each modeled age; the sum is 1, and below a year 'child' is negative"
     names, years = list(AGES), list(AGES.values())
     if age < 1: return {'baby': 1 + NEWBORN*(1-age), 'child': -NEWBORN*(1-age), 'young': 0., 'old': 0.}
     return {n: float(np.interp(age, years, np.eye(4)[i])) for i, n in enumerate(names)}
@@ -183,7 +183,7 @@ NEWBORN = .12   # how far beyond the one-year-old, of the way from ten years to 
 
 # %% ../../nbs/data/20_phantom_head.ipynb #327ffef0
 def _levels(x, name):
-    "Shares of the modelled minimum, average and maximum for `x` in 0…1"
+    "Shares of the modeled minimum, average and maximum for `x` in 0…1"
     return {f'min{name}': max(0., 1-2*x), f'average{name}': 1-abs(2*x-1), f'max{name}': max(0., 2*x-1)}
 
 def macro_amounts(

@@ -173,7 +173,7 @@ def worn(
     at = keys >> 32
     return Part((p + n*lift)[at], halves(cells.reshape(-1, 4)), m[f'p_{name}_VT'][keys & 0xffffffff].astype(float), material, n[at])
 
-WORN_WIDTH = 1.41   # dm between the two points at the temples when an offset is taken as it was modelled
+WORN_WIDTH = 1.41   # dm between the two points at the temples when an offset is taken as it was modeled
 
 # %% ../../nbs/data/23a_parts.ipynb #43b693a0
 WINDOW = (.60, .80), -.50, .75   # half-width and half-height, center below the eyes, what lies in front of it: in distances between the eyes

@@ -459,13 +459,13 @@ def prepare(
     threshold=.2,     # the detector's score; lower finds more faces, and more that aren't
     enlarge=2.,       # largest enlargement: a face with fewer pixels is too small
     invent=.6,        # largest part of a result that may lie outside the photograph
-    about=None,       # words for the dataset: kind, licence, consent …
+    about=None,       # words for the dataset: kind, license, consent …
     progress=True,    # show a bar
 )->Report:
     "Turn a folder of photographs into a dataset, with a row in the report for every file"
     settings = _check_settings(Settings(size, color, blur, dominance, threshold, enlarge, invent))
     source, target = _check_folders(folder, f'{os.path.abspath(as_path(folder, "folder"))}-prepared' if out is None else out)
-    if about is not None and not isinstance(about, dict): raise ValueError(f'about={about!r:.60}; accepted: a dict of words, such as {{"licence": "for this clinic only"}}')
+    if about is not None and not isinstance(about, dict): raise ValueError(f'about={about!r:.60}; accepted: a dict of words, such as {{"license": "for this clinic only"}}')
     run, files = _Run(source, settings, _key(anonymize, secret)), _listed(source)
     if not files: raise ValueError(f'{folder} is empty; accepted: a folder with photographs ({", ".join(FORMATS[:4])}, …)')
     faces._dlib()   # says what to install before any work is done
@@ -482,7 +482,7 @@ def prepare(
 # %% ../../nbs/data/25_photographs.ipynb #fc213ef0
 def _fill(run, files, report, about):
     "Write the dataset while the files are read"
-    words = dict(kind='photographs', licence='not stated: fill in the data card', made_by=f'cleftgan_nb {__version__} prepare',
+    words = dict(kind='photographs', license='not stated: fill in the data card', made_by=f'cleftgan_nb {__version__} prepare',
                  settings={k: getattr(run.settings, k) for k in Settings.__dataclass_fields__}) | (about or {})
     writer = None
     try:

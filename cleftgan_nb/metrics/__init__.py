@@ -1,7 +1,7 @@
 "Measures of generated images: distances, path length, severity, equivariance, copies, composition."
 from .adaptation import load_adaptation
 from .composition import fairness
-from .copies import memorisation
+from .copies import memorization
 from .distances import density_coverage, frechet_distance, frechet_infinity, kernel_distance, precision_recall
 from .divergence import dish
 from .features import efficientnet_lite0, faceres, inception_2015, load_judges, opennsfw

@@ -14,13 +14,13 @@ from .samples import check_count, check_images, dataset_images
 from .score import Score, middle, wilson
 
 # %% auto #0
-__all__ = ['Pixels', 'mirrored', 'both_ways', 'nearest', 'ratios', 'Memorized', 'check_unseen', 'memorisation', 'suspects',
+__all__ = ['Pixels', 'mirrored', 'both_ways', 'nearest', 'ratios', 'Memorized', 'check_unseen', 'memorization', 'suspects',
            'plot_neighbors']
 
 # %% ../../nbs/metrics/46_memorization.ipynb #5ed4aa50
 @dataclass(frozen=True)
 class Pixels:
-    "Small pixels as features; for `memorisation`, like any other network"
+    "Small pixels as features; for `memorization`, like any other network"
     size: int = 16     # pixels across
     even: bool = True  # take mean color and contrast out
 
@@ -157,7 +157,7 @@ def _sets(training, held_out, generated, seed):
     return sets
 
 # %% ../../nbs/metrics/46_memorization.ipynb #532f5480
-def memorisation(
+def memorization(
     generated,      # uint8 [n,H,W,C] or an ImageFolderDataset
     training,       # the images that the generator was trained with, likewise
     held_out,       # images of the same kind that it never saw, as many; of more, as many are drawn
@@ -192,7 +192,7 @@ def suspects(
 # %% ../../nbs/metrics/46_memorization.ipynb #7726c710
 def plot_neighbors(
     found:Memorized,
-    generated, training, held_out, # the images that `memorisation` was given; held_out no more than training
+    generated, training, held_out, # the images that `memorization` was given; held_out no more than training
     which=None,                    # numbers of generated images; None: the eight with the smallest ratios
     columns=4,                     # groups of three side by side
 ):                                 # matplotlib's figure

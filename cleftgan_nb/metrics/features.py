@@ -35,7 +35,7 @@ def resize(
     size,   # pixels
     device='cpu',
 )->torch.Tensor: # float32 [n,3,size,size], 0…255
-    "Images as a network sees them; grey becomes RGB"
+    "Images as a network sees them; gray becomes RGB"
     x = torch.from_numpy(np.ascontiguousarray(check_images(images))).to(device).permute(0, 3, 1, 2).float()
     across, down = (resize_matrix(n, size).to(device) for n in (x.shape[3], x.shape[2]))
     return (down @ (x @ across.T)).clamp(0, 255).expand(-1, 3, -1, -1)

@@ -30,7 +30,7 @@ def shift_matrix(
 
 # %% ../../nbs/metrics/45_equivariance.ipynb #f5c03db0
 def turn_matrix(
-    angle, # [N], radians, from x towards y
+    angle, # [N], radians, from x toward y
 ): # [N, 3, 3]
     "What the input must be told for the picture to turn by `angle`."
     c, s, o, l = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)

@@ -109,7 +109,7 @@ def check_images(
     a = np.asarray(images.cpu() if isinstance(images, torch.Tensor) else images)
     if a.dtype != np.uint8: raise ValueError(f'{name} has dtype {a.dtype}; accepted: uint8, the bytes of the pictures. From a network: to_uint8')
     if a.ndim == 3: a = a[..., None]
-    if a.ndim != 4 or a.shape[3] not in (1, 3) or not a.size: raise ValueError(f'{name} has shape {list(np.shape(images))}; accepted: uint8 [n,H,W,3] (RGB), [n,H,W,1] or [n,H,W] (grey), at least one image. Channels come last')
+    if a.ndim != 4 or a.shape[3] not in (1, 3) or not a.size: raise ValueError(f'{name} has shape {list(np.shape(images))}; accepted: uint8 [n,H,W,3] (RGB), [n,H,W,1] or [n,H,W] (gray), at least one image. Channels come last')
     return a
 
 # %% ../../nbs/metrics/39_samples.ipynb #53cba0a0

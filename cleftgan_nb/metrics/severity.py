@@ -219,12 +219,12 @@ def save_regression(
     path,      # `….safetensors`
     net,       # of `train_regression`
     trained:dict, # data, seed, steps, …
-    licence='CC0-1.0', # of the weights
+    license='CC0-1.0', # of the weights
 )->Path:
     "Write a scorer's weights in one step"
     state = {k: (t.half() if t.ndim > 1 else t).contiguous() for k, t in net.state_dict().items() if t.is_floating_point()}
     if bad := [k for k, t in state.items() if not t.isfinite().all()]: raise ValueError(f'{bad[0]} is not finite, so the training failed; lower its learning rate')
-    return write_tensors(path, state, dict(kind=KIND, licence=licence, version=__version__, trained=json.dumps(trained, sort_keys=True)))
+    return write_tensors(path, state, dict(kind=KIND, license=license, version=__version__, trained=json.dumps(trained, sort_keys=True)))
 
 # %% ../../nbs/metrics/43_severity.ipynb #bf43c5d0
 def load_regression(
@@ -239,7 +239,7 @@ def load_regression(
     expected = {k: t.shape for k, t in net.state_dict().items() if t.is_floating_point()}
     if expected != {k: t.shape for k, t in tensors.items()}: raise ValueError(f'{path.name}: its tensors are not those of a SeverityNet; get the file again')
     net.load_state_dict({k: t.float() for k, t in tensors.items()}, strict=False)
-    return Regression(net.eval().requires_grad_(False), dict(file=path.name, **{k: meta.get(k) for k in ('licence', 'version')}, trained=json.loads(meta['trained'])))
+    return Regression(net.eval().requires_grad_(False), dict(file=path.name, **{k: meta.get(k) for k in ('license', 'version')}, trained=json.loads(meta['trained'])))
 
 # %% ../../nbs/metrics/43_severity.ipynb #e4069820
 def pearson(x, y): # [..., n] each

@@ -151,7 +151,7 @@ def fill_report(
     if len(_BLOCK.findall(page)) != 1: raise ValueError(f'{card.name} has no measured block; accepted: one, between the lines <!-- measured: begin --> and <!-- measured: end -->')
     scorer = load_regression(weights)
     text, fig = report(scorer, **cohorts)
-    trained = table(['', ''], [['weights', Marked(f'{code(weights.name)}, {weights.stat().st_size/1e6:.2f} MB, SHA-256 {code(sha256(weights))}')], ['licence', scorer.meta['licence']]] + [[k, v] for k, v in scorer.meta['trained'].items()]).replace('---:', '---')
+    trained = table(['', ''], [['weights', Marked(f'{code(weights.name)}, {weights.stat().st_size/1e6:.2f} MB, SHA-256 {code(sha256(weights))}')], ['license', scorer.meta['license']]] + [[k, v] for k, v in scorer.meta['trained'].items()]).replace('---:', '---')
     text = f'\n{trained}\n{text}\n![Scores against the truth]({link(card.stem)}/calibration.png)\n\n'
     with atomic(card.with_suffix('')/'calibration.png') as f: fig.savefig(f, format='png', dpi=110)
     with atomic(card) as f: f.write(_BLOCK.sub(lambda m: f'<!-- measured: begin weights={sha256(weights)[:16]} text={_short(text.encode())} -->\n{text}<!-- measured: end -->', page).encode())

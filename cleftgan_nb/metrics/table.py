@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 from ..checkpoints import atomic
 from ..foreign import cell
-from .copies import check_unseen, memorisation
+from .copies import check_unseen, memorization
 from .distances import density_coverage, frechet_distance, frechet_infinity, kernel_distance, precision_recall
 from .divergence import dish
 from .features import LEARNED, TITLES, load_judges
@@ -73,7 +73,7 @@ def _motion(s):
     G = MovedConstant(s.G) if s.G.architecture == 'StyleGAN2Generator' else s.G
     return [equivariance(G, kind, s.motions, s.seed, labels=s.asked(s.motions), dtype='float32', progress=s.progress) for kind in KINDS]
 
-def _copies(s): return [score for found in memorisation(s.generated, s.real, s.held_out, seed=s.seed, progress=s.progress) for score in found.scores]
+def _copies(s): return [score for found in memorization(s.generated, s.real, s.held_out, seed=s.seed, progress=s.progress) for score in found.scores]
 
 PARTS = dict(distances=_distances, manifold=_manifold, severity=_severity, paths=_paths, motion=_motion, copies=_copies)
 NEEDS = dict(severity=f'color images of at least {SIZE} x {SIZE} pixels', paths='a generator, not images alone', motion='a generator, not images alone', copies='held_out, images of the same kind that were never trained on')

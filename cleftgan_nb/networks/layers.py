@@ -250,7 +250,7 @@ def truncate(self:MappingNetwork,
     psi, # 1 leaves w alone, 0 gives the average
     cutoff=None, # how many of the ws, from the first; None for all
 ): # [batch, num_ws, w_dim]
-    "Pull ws towards the average."
+    "Pull ws toward the average."
     self._check_truncation(psi, cutoff)
     k = self.num_ws if cutoff is None else cutoff
     return torch.cat([self.w_avg.lerp(ws[:, :k], psi), ws[:, k:]], 1)
@@ -482,7 +482,7 @@ def plain_kwargs(
 def forward(self:Generator,
     z, # latent codes [batch, z_dim]
     c=None, # labels [batch, c_dim]; None where c_dim is 0
-    truncation_psi=1, # 1: no truncation; towards 0: less variety, fewer odd pictures
+    truncation_psi=1, # 1: no truncation; toward 0: less variety, fewer odd pictures
     truncation_cutoff=None, # how many of the ws to truncate; None for all
     update_emas=False, # let running averages follow this batch (in training)
     **synthesis_kwargs, # e.g. noise_mode='const' for StyleGAN2

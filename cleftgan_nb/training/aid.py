@@ -248,7 +248,7 @@ def Gaided(G, D, aid,
     augment=None, # function of images
     sigma=0, # of the blur, pixels
 ): # Phase; carry is the images, detached
-    "Move G towards images that D and the heads take for real ones"
+    "Move G toward images that D and the heads take for real ones"
     with frozen(D, aid.learned):
         images = make(G, latents, update_emas=True)[1]
         seen = view(images, augment, sigma)
@@ -266,7 +266,7 @@ def Haided(aid,
     asked,  # labels they were made for
     draws,  # two of [N, 7·views], uniform
 ): # Phase; carry is `signs` of the answers to real images
-    "Move the heads towards telling made from real"
+    "Move the heads toward telling made from real"
     (yes, told), (no, _) = aid(real, draws[0], labels), aid(made, draws[1], asked)
     loss = heads_loss(yes, no); report = {'loss/aid': loss.detach(), 'logits/aid real': yes.detach().mean()}
     if told is not None: wrong = told_loss(told, labels); loss, report = loss + wrong, report | {'loss/told': wrong.detach()}

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from ..checkpoints import atomic, shipped
 from ..networks.build import NAMES
-from ..values import read_yaml, shown
+from ..values import read_yaml, renamed, shown
 
 # %% auto #0
 __all__ = ['PRESETS', 'LIMITS', 'AIDED', 'LABELED', 'CHOICES', 'PATHS', 'Config', 'settled', 'check', 'save_config', 'placed',
@@ -63,7 +63,7 @@ class Config:
     # what is written
     tick_kimg:float=4.             # line in the log, picture, state to resume from
     keep_kimg:float=200.           # checkpoint that is kept
-    licence:str='unknown: not stated when the run was started' # of the weights, beside those of the data and of the checkpoint to start from
+    license:str='unknown: not stated when the run was started' # of the weights, beside those of the data and of the checkpoint to start from
 
 # %% ../../nbs/training/32_config.ipynb #32775a50
 PRESETS = {'stylegan3-t': dict(g_lr=.0025, path_length=0., style_mixing=0., blur_sigma=0.),
@@ -147,7 +147,7 @@ def load_config(
 def from_values(values, where='config')->Config:
     "A configuration from a dict"
     if not isinstance(values, dict): raise ValueError(f'{where} holds {type(values).__name__}; accepted: names with values, such as batch: 32')
-    known = [f.name for f in dataclasses.fields(Config)]
+    values, known = renamed(values), [f.name for f in dataclasses.fields(Config)]
     for name in values:
         near = difflib.get_close_matches(str(name), known, 1)
         if name not in known: raise ValueError(f'{where}: {shown(name)} is no part of a configuration{f"; did you mean {near[0]}?" if near else ""}')

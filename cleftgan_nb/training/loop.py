@@ -359,7 +359,7 @@ def keep(
     c = run.config
     about = dict(data=data.path.name, images=len(data.names), history=run.history, config=kept(c), version=__version__, torch=torch.__version__) | ({'started_from': run.began} if run.began else {})
     progress = dict(kimg=run.nimg/1000, augment_p=float(run.ada.p))
-    checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, licence=run.licence, provenance=about, progress=progress, labels=run.label_names)
+    checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, license=run.license, provenance=about, progress=progress, labels=run.label_names)
 
 # %% ../../nbs/training/34_loop.ipynb #038aa320
 @contextlib.contextmanager

@@ -164,7 +164,7 @@ def noise_mode(
     seed, # whole number, or None
     device, # where the noise will be drawn
 ):
-    "Within, random numbers follow from `seed`, and nothing of it is left afterwards; yields the mode to tell G."
+    "Within, random numbers follow from `seed`, and nothing of it is left afterward; yields the mode to tell G."
     if seed is None: yield 'const'; return
     gpu = device.type == 'cuda'
     with torch.random.fork_rng([device] if gpu else []):
@@ -220,7 +220,7 @@ def Gmain(G, D,
     sigma=0, # of the blur, pixels
     gain=1, # factor of the loss
 ): # Phase
-    "Move G towards images that D takes for real ones."
+    "Move G toward images that D takes for real ones."
     with frozen(D): logits = D(view(make(G, latents)[1], augment, sigma), latents.labels)
     loss = generator_loss(logits)
     return Phase(loss * gain, {'loss/G': loss.detach(), 'logits/G': full(logits).detach().mean()})
@@ -235,7 +235,7 @@ def Greg(G,
     across=None, # averages a tensor over all processes, where there are several
     gain=1, # factor of the loss: the interval, 4
 ): # Phase; carry is the new running mean
-    "Move G towards equal lengths of path."
+    "Move G toward equal lengths of path."
     check_range(0, weight=weight)
     ws, images = make(G, latents)
     lengths = path_lengths(images, ws, noise)
@@ -248,7 +248,7 @@ def Dfake(D,
     labels=None, # they were made for [N, c_dim], or None
     gain=1, # factor of the loss
 ): # Phase
-    "Move D towards telling these made images."
+    "Move D toward telling these made images."
     logits = D(images, labels); loss = fake_loss(logits)
     return Phase(loss * gain, {'loss/D made': loss.detach(), 'logits/made': full(logits).detach().mean()})
 
@@ -259,7 +259,7 @@ def Dmain_fake(G, D,
     sigma=0, # of the blur, pixels
     gain=1, # factor of the loss
 ): # Phase
-    "Move D towards telling made images, without a gradient for G."
+    "Move D toward telling made images, without a gradient for G."
     with torch.no_grad(): images = view(make(G, latents, update_emas=True)[1], augment, sigma)
     return Dfake(D, images, latents.labels, gain)
 
@@ -277,7 +277,7 @@ def Dreal(D,
     labels=None, # [N, c_dim], or None
     gain=1, # factor of the loss
 ): # Phase; carry is `signs`
-    "Move D towards knowing these real images."
+    "Move D toward knowing these real images."
     logits = D(images, labels); loss = real_loss(logits)
     return Phase(loss * gain, {'loss/D real': loss.detach(), 'logits/real': full(logits).detach().mean()}, signs(logits))
 
@@ -289,7 +289,7 @@ def Dmain_real(D,
     sigma=0, # of the blur, pixels
     gain=1, # factor of the loss
 ): # Phase; carry is `signs`
-    "Move D towards knowing real images."
+    "Move D toward knowing real images."
     return Dreal(D, view(images, augment, sigma), labels, gain)
 
 # %% ../../nbs/training/31_losses.ipynb #ca2fd6f0
@@ -301,7 +301,7 @@ def Dmain(G, D,
     sigma=0, # of the blur, pixels
     gain=1, # factor of the loss
 ): # Phase; carry is `signs` of the answers to real images
-    "Move D towards telling made from real."
+    "Move D toward telling made from real."
     fake, real = Dmain_fake(G, D, latents, augment, sigma, gain), Dmain_real(D, images, labels, augment, sigma, gain)
     return Phase(fake.loss + real.loss, fake.report | real.report, real.carry)
 

@@ -16,6 +16,7 @@ from .augment import AugmentPipe, preset
 from .aid import Aid
 from .config import Config, from_values, kept, named, settled
 from .steps import lazy_adam, make_ema
+from ..values import renamed
 
 # %% auto #0
 __all__ = ['FREE', 'kind_of', 'new_networks', 'known_networks', 'beginning', 'check_fit', 'check_names', 'transforms', 'Run',
@@ -227,7 +228,7 @@ _NO_STATE = 'accepted: the state.safetensors that training wrote'
 def read_state(path)->tuple: # tensors, words
     "What `save` wrote; a state that nobody has written is refused before anything is made of it"
     found, meta = checkpoints.read_tensors(path)
-    try: words = json.loads(meta['run'])
+    try: words = json.loads(meta['run'], object_pairs_hook=renamed)
     except (KeyError, ValueError, RecursionError): raise ValueError(f'{path} is no state of a run; {_NO_STATE}') from None
     try: _check_words(words, found)
     except ValueError as e: raise ValueError(f'{path} is no state of a run: {str(e):.600}; {_NO_STATE}') from None
@@ -277,7 +278,7 @@ def _check_tensors(run, found, path):
     if wrong: raise ValueError(f'{path} is no state of this run: {len(wrong)} of its tensors are missing, surplus or of another shape, such as {sorted(wrong)[0]:.100}; {_NO_STATE}')
 
 # %% ../../nbs/training/33_state.ipynb #8a341ae0
-FREE = ('data', 'out', 'kimg', 'keep_kimg', 'licence', 'resume_from', 'graphs')    # may differ between a run and its continuation
+FREE = ('data', 'out', 'kimg', 'keep_kimg', 'license', 'resume_from', 'graphs')    # may differ between a run and its continuation
 
 @patch
 def _continue(self:Run, found, words, path):
@@ -308,20 +309,20 @@ def _noted(words):
     "The stretches in a state; of one from before, what its configuration says"
     if isinstance(words.get('history'), list): return words['history']
     began, config = words.get('began'), words['config']
-    unknown = [dict(file=began['file'], data=None, fingerprint=None, licence=None)] if began else []
-    return unknown + [dict(data=Path(config['data']).name, fingerprint=None, licence=config['licence']) | {'from': 0}]
+    unknown = [dict(file=began['file'], data=None, fingerprint=None, license=None)] if began else []
+    return unknown + [dict(data=Path(config['data']).name, fingerprint=None, license=config['license']) | {'from': 0}]
 
 @patch
 def learns(self:Run,
     data:ImageFolderDataset,
     other_data=False, # may it be another dataset than before?
 )->bool:              # does something new begin?
-    "Note what is learned from now on, and under which licence"
+    "Note what is learned from now on, and under which license"
     mark, own = fingerprint(data.path), [e for e in self.history if 'file' not in e]
-    try: its = about(data.path).get('licence')
+    try: its = about(data.path).get('license')
     except ValueError: its = None                       # not written by this library
-    new = dict(data=data.path.name, fingerprint=mark, images=len(data.names), licence=checkpoints.licences(its, self.config.licence)) | {'from': self.nimg}
-    if own and all(own[-1].get(k) == new[k] for k in ('fingerprint', 'licence')): return False
+    new = dict(data=data.path.name, fingerprint=mark, images=len(data.names), license=checkpoints.licenses(its, self.config.license)) | {'from': self.nimg}
+    if own and all(own[-1].get(k) == new[k] for k in ('fingerprint', 'license')): return False
     if own and not other_data: self._check_same(own[-1], new, data.path)
     self.history = [e for e in self.history if 'file' in e or e.get('from', 0) < self.nimg] + [new]      # nothing was learned from what begins where this begins
     return True
@@ -335,9 +336,9 @@ def _check_same(self:Run, last, new, path):
                      f"or, if you mean it, --set data={path} (in Python train(…, other_data=True)), which all checkpoints to come will tell")
 
 @patch(as_prop=True)
-def licence(self:Run):
+def license(self:Run):
     "Of the weights: those of all that they have learned from"
-    return checkpoints.licences(*(e.get('licence') for e in self.history)) or self.config.licence
+    return checkpoints.licenses(*(e.get('license') for e in self.history)) or self.config.license
 
 # %% ../../nbs/training/33_state.ipynb #72b952c0
 def warm(
