@@ -8,7 +8,8 @@ import numpy as np, torch, yaml
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 import cleftgan_nb
-from cleftgan_nb import checkpoints, networks, report
+from cleftgan_nb import checkpoints, networks
+from cleftgan_nb.study import report
 from cleftgan_nb.data import cards, photographs
 from cleftgan_nb.data.datasets import ImageFolderDataset, about, fingerprint, manifest, verify, write_dataset
 from cleftgan_nb.training import watch

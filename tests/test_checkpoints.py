@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from cleftgan_nb import checkpoints, networks
+from cleftgan_nb import checkpoints, files, networks
 from cleftgan_nb.checkpoints import load, save
 from memory import at_most
 
@@ -215,7 +215,7 @@ def test_the_deepest_metadata_and_the_longest(tmp_path, monkeypatch):
     c = load(save(tmp_path/'x.safetensors', D=D, **about))
     assert {k: c.meta[k] for k in about} == about
     with pytest.raises(ValueError, match='provenance'): save(tmp_path/'y.safetensors', D=D, **{**ABOUT, 'provenance': {'x': deep}})
-    monkeypatch.setattr(checkpoints, '_LONGEST', 1000)
+    monkeypatch.setattr(checkpoints.store, '_LONGEST', 1000)
     with pytest.raises(ValueError, match='a header of .* accepted: up to 1000'): save(tmp_path/'y.safetensors', D=D, **ABOUT)
     assert lonely(tmp_path) == ['x.safetensors']
 
@@ -253,8 +253,8 @@ def test_a_name_too_long(tmp_path):
 
 @pytest.mark.parametrize('wrong', [None, 3, b'x.safetensors', ['x.safetensors']])
 def test_no_paths(tmp_path, wrong):
-    for f, name in [(load, 'path'), (checkpoints.sha256, 'path'), (lambda p: save(p, G=small()[0], **ABOUT), 'path'), (lambda p: checkpoints.convert(p, tmp_path/'y.safetensors'), 'src'),
-                    (lambda p: checkpoints.convert(tmp_path/'x.pkl', p), 'dst'), (lambda p: checkpoints.atomic(p).__enter__(), 'path')]:
+    for f, name in [(load, 'path'), (files.sha256, 'path'), (lambda p: save(p, G=small()[0], **ABOUT), 'path'), (lambda p: checkpoints.convert(p, tmp_path/'y.safetensors'), 'src'),
+                    (lambda p: checkpoints.convert(tmp_path/'x.pkl', p), 'dst'), (lambda p: files.atomic(p).__enter__(), 'path')]:
         with pytest.raises(ValueError) as e: f(wrong)
         assert str(e.value) == f'{name}={wrong!r}; accepted: a str or a Path'
 

@@ -3,7 +3,7 @@ import csv, json, os, socket, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from cleftgan_nb import __version__, checkpoints, cli, pictures, networks
+from cleftgan_nb import __version__, checkpoints, cli, files, networks, pictures
 from published import published
 
 ENV = {**os.environ, 'PYTHONPATH': str(Path(cli.__file__).parents[1])}   # of processes started here, wherever the library lies
@@ -35,7 +35,7 @@ def test_new(run, name):
     code, out, err = run('new', name, *SMALL, 'a.safetensors', '--seed', 3)
     assert code == 0 and err == '' and 'StyleGAN' in out and "'untrained': True" in out
     run('new', name, *SMALL, 'b.safetensors', '--seed', 3); run('new', name, *SMALL, 'c.safetensors', '--seed', 4)
-    a, b, c = (checkpoints.sha256(f'{x}.safetensors') for x in 'abc')
+    a, b, c = (files.sha256(f'{x}.safetensors') for x in 'abc')
     assert a == b != c
     ckpt = checkpoints.load('a.safetensors')
     assert ckpt.meta['provenance']['untrained'] is True and ckpt.meta['progress']['kimg'] == 0 and list(ckpt.networks) == ['D', 'G_ema']
@@ -48,7 +48,7 @@ def test_sample(run, net):
     assert pixels.shape == (32, 48, 3) and pixels.std() > 0
     recipe = json.loads(text['recipe'])
     assert text['Source'] == recipe['kind'] == 'synthetic' and text['Software'] == f'cleftgan_nb {__version__}' and recipe['untrained'] is True and 'untrained' in text['Title']
-    assert recipe['seeds'] == [0, 1, 2, 3, 4, 9] and recipe['sha256'] == checkpoints.sha256(net) and recipe['file'] == net and os.getcwd() not in str(text)
+    assert recipe['seeds'] == [0, 1, 2, 3, 4, 9] and recipe['sha256'] == files.sha256(net) and recipe['file'] == net and os.getcwd() not in str(text)
     G = checkpoints.load(net).G_ema
     z = torch.from_numpy(np.random.RandomState(9).randn(1, 24)).float()
     with torch.no_grad(): expected = (G(z, None)[0]*127.5 + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()

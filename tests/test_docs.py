@@ -42,10 +42,10 @@ def test_every_notebook_card_module_and_command_has_its_page(site):
     for card in (root / 'data_cards').glob('*.md'): assert f'cards/{card.stem}.html' in found or card.name == 'README.md'
     for module in (root / 'cleftgan_nb').rglob('*.py'):
         if module.name[0] != '_': assert f'api/{".".join(module.relative_to(root).with_suffix("").parts)}.html' in found
-    told = sections(nbformat.read(root / 'nbs/guide/commands.ipynb', 4).cells)
+    told = sections(nbformat.read(root / 'nbs/guide/02_commands.ipynb', 4).cells)
     for name in parsers():
         assert f'cleftgan {name} --help' in re.sub(r'<[^>]+>', '', pages(site)[f'commands/{name}.html'])
-        assert any(f'cleftgan {name}' in c.source for c in told.get(name, ())), f'nbs/guide/commands.ipynb has no example of cleftgan {name}'
+        assert any(f'cleftgan {name}' in c.source for c in told.get(name, ())), f'nbs/guide/02_commands.ipynb has no example of cleftgan {name}'
 
 
 def test_nothing_is_loaded_from_other_hosts(site):
@@ -72,12 +72,12 @@ def test_links_and_pictures_lead_somewhere(site):
 def test_search_index_knows_the_operator(site):
     index = json.loads((site / 'searchindex.js').read_text(encoding='utf-8').removeprefix('Search.setIndex(').rstrip(';').removesuffix(')'))
     hits = index['terms']['filtered_lrelu']
-    assert 'ops/05_filtered_lrelu' in {index['docnames'][o] for o in ([hits] if isinstance(hits, int) else hits)}
+    assert 'ops/07_fused' in {index['docnames'][o] for o in ([hits] if isinstance(hits, int) else hits)}
     assert any('filtered_lrelu' in {o[-1] for o in entries} for entries in index['objects'].values())
 
 
 def test_math_comes_along(site):
-    assert 'mathjax/tex-svg-full.js' in pages(site)['ops/05_filtered_lrelu.html'] and (site / '_static/mathjax/tex-svg-full.js').stat().st_size > 1 << 20
+    assert 'mathjax/tex-svg-full.js' in pages(site)['ops/07_fused.html'] and (site / '_static/mathjax/tex-svg-full.js').stat().st_size > 1 << 20
 
 
 def test_api_page_tells_what_the_parameters_are(site):
@@ -131,17 +131,17 @@ def test_a_browser_searches_and_finds(browser, served):
     box = browser.find_element(By.CSS_SELECTOR, 'input[name=q]')
     box.send_keys('filtered_lrelu')
     box.submit()
-    wait(browser, "document.querySelectorAll('#search-results a[href*=\"05_filtered_lrelu\"]').length")
-    browser.execute_script("arguments[0].click()", browser.find_element(By.CSS_SELECTOR, '#search-results a[href*="05_filtered_lrelu"]'))   # results still arrive
+    wait(browser, "document.querySelectorAll('#search-results a[href*=\"07_fused\"]').length")
+    browser.execute_script("arguments[0].click()", browser.find_element(By.CSS_SELECTOR, '#search-results a[href*="07_fused"]'))   # results still arrive
     wait(browser, "document.querySelector('h1') && document.querySelector('h1').innerText.includes('The filtered nonlinearity')")
 
 
 def test_search_works_without_a_server(browser, site):
     browser.get(f'file://{site}/search.html?q=filtered_lrelu')
-    wait(browser, "document.querySelectorAll('#search-results a[href*=\"05_filtered_lrelu\"]').length")
+    wait(browser, "document.querySelectorAll('#search-results a[href*=\"07_fused\"]').length")
 
 
-@pytest.mark.parametrize('page', ['index.html', 'ops/05_filtered_lrelu.html', 'study/05_compare.html', 'guide/own_photographs.html', 'commands/train.html', 'api/cleftgan_nb.ops.fused.html', 'cards/phantom-normal.html', 'bench/01_cpu.html'])
+@pytest.mark.parametrize('page', ['index.html', 'ops/07_fused.html', 'study/05_compare.html', 'guide/01_own_photographs.html', 'commands/train.html', 'api/cleftgan_nb.ops.fused.html', 'cards/phantom-normal.html', 'bench/00_cpu.html'])
 @pytest.mark.parametrize('width', [390, 1280])
 def test_a_browser_shows_the_page(browser, served, page, width):
     "Within the window's width, with its pictures and formulas, and without asking another host."

@@ -14,7 +14,7 @@ from cleftgan_nb.explore.likeness import Neighbors, Severity
 from cleftgan_nb.explore.responsive import Coarse, Latest
 from cleftgan_nb.explore.spectra import find_layer, layers, listening, plot_layer, spectrum, unfiltered
 from cleftgan_nb.explore.views import Layers, Training, Walk
-from cleftgan_nb.labels import Labels
+from cleftgan_nb.checkpoints.labels import Labels
 from cleftgan_nb.metrics.copies import Pixels
 from cleftgan_nb.pictures import sample_one
 

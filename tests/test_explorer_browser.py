@@ -24,7 +24,7 @@ def lab(tmp_path_factory):
     "JupyterLab in a folder of its own, with the notebook and a few phantoms."
     from cleftgan_nb.data import cohort
     folder, state, token = tmp_path_factory.mktemp('lab'), tmp_path_factory.mktemp('jupyter'), secrets.token_hex(8)
-    notebook = nbformat.read(root / 'nbs/explore/try_it.ipynb', 4)
+    notebook = nbformat.read(root / 'nbs/guide/03_try_it.ipynb', 4)
     [parameters] = [o for o in notebook.cells if 'parameters' in o.metadata.get('tags', [])]
     parameters.source = PARAMETERS
     for cell in notebook.cells: cell.get('outputs', []).clear()      # what is seen later was made now

@@ -48,7 +48,7 @@ def test_nobody_else_can_read_foresee_or_prepare_a_part(tmp_path, monkeypatch):
 @posix
 def test_an_atomic_file_follows_no_planted_link(tmp_path):
     "The name of before: host and process number are known to everybody"
-    from cleftgan_nb.checkpoints import atomic
+    from cleftgan_nb.files import atomic
     (tmp_path/'victim').write_text('theirs')
     for name in (f'.x.{socket.gethostname()}-{os.getpid()}.part', f'.x@{socket.gethostname()}-{os.getpid()}.part'): (tmp_path/name).symlink_to(tmp_path/'victim')
     with atomic(tmp_path/'x') as f: f.write(b'mine')
@@ -118,14 +118,14 @@ def test_errors_are_about_what_was_asked_for(tmp_path):
 @posix
 @pytest.mark.parametrize('before', [0o600, 0o640, 0o644, 0o444])
 def test_a_replaced_file_keeps_its_permissions(tmp_path, before):
-    from cleftgan_nb.checkpoints import atomic
+    from cleftgan_nb.files import atomic
     (tmp_path/'x').write_text('old'); os.chmod(tmp_path/'x', before)
     with atomic(tmp_path/'x') as f: f.write(b'new')
     assert mode(tmp_path/'x') == oct(before) and (tmp_path/'x').read_text() == 'new'
 
 @posix
 def test_a_new_file_has_the_usual_permissions(tmp_path):
-    from cleftgan_nb.checkpoints import atomic
+    from cleftgan_nb.files import atomic
     before = os.umask(0o027)
     try:
         with atomic(tmp_path/'x') as f: f.write(b'new')

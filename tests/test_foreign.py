@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np, pytest
 from hypothesis import example, given, settings, strategies as st
 from PIL import Image
-from cleftgan_nb import checkpoints, cli, foreign, networks, report
+from cleftgan_nb import checkpoints, cli, foreign, networks
+from cleftgan_nb.study import report
 from cleftgan_nb.data import cards
 from cleftgan_nb.data.datasets import about, manifest, write_dataset
 from cleftgan_nb.explore.panel import caption
 from cleftgan_nb.metrics.score import Score
 from cleftgan_nb.metrics.table import save_scores
-from cleftgan_nb.pickles import Table
-from cleftgan_nb.study import save_table
+from cleftgan_nb.checkpoints.pickles import Table
+from cleftgan_nb.study.provenance import save_table
 from cleftgan_nb.training.config import Config
 from cleftgan_nb.training.model_cards import Source, cohort_command, facts, training
 from cleftgan_nb.training.watch import status

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cleftgan_nb import profiles
+from cleftgan_nb.study import profiles
 from cleftgan_nb.networks.build import NAMES
 from cleftgan_nb.values import read_yaml
 from clinic import NAME

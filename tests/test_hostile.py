@@ -25,7 +25,7 @@ def test_hostile_inputs():
 
 def test_the_pages_have_these_numbers():
     weekly = int(re.search(r'INPUTS=(\d+) SEED=\$\{\{ github.run_number \}\}', (root / '.github/workflows/hostile.yml').read_text(encoding='utf-8'))[1])
-    for page in ('nbs/guide/security.ipynb', 'SECURITY.md'): assert f'{INPUTS} ' in (text := (root / page).read_text(encoding='utf-8')) and f'{weekly:,} every week' in text, page
+    for page in ('nbs/guide/04_security.ipynb', 'SECURITY.md'): assert f'{INPUTS} ' in (text := (root / page).read_text(encoding='utf-8')) and f'{weekly:,} every week' in text, page
 
 
 # What it has found, so that it stays found.

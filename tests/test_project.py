@@ -138,7 +138,7 @@ def test_environment_is_the_pinned_one():
 
 
 def test_modules_that_are_looked_for_are_in_the_packages_that_are_declared():
-    from cleftgan_nb import preflight
+    from cleftgan_nb.study import preflight
     for module, extra in (preflight.PACKAGES | preflight.PHOTOS).items():
         if module == 'snakemake' and sys.version_info < (3, 11): continue
         declared = [o.name for o in map(Requirement, requires('cleftgan_nb')) if o.marker and o.marker.evaluate(dict(extra=extra))]
@@ -193,7 +193,7 @@ def test_executed_notebooks_are_slim():
         assert 'widgets' not in found.metadata and not [c.id for c in found.cells for out in c.get('outputs', []) if out.get('data', {}).keys() & {'image/jpeg', 'application/vnd.jupyter.widget-view+json'}], f'{o}: python workflow/slim.py makes it smaller'
 
 
-@pytest.mark.parametrize('notebook', [o for o in notebooks() if o.startswith('nbs/study/')])
+@pytest.mark.parametrize('notebook', [o for o in notebooks() if re.match('nbs/study/(0[1-9]|10)_', o)])
 def test_study_notebook_checks_its_parameters(notebook):
     cells = [c for c in nbformat.read(root / notebook, 4).cells if c.cell_type == 'code']
     [tagged] = [i for i, c in enumerate(cells) if 'parameters' in c.metadata.get('tags', [])]

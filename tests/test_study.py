@@ -20,8 +20,9 @@ from PIL import Image
 
 from cleftgan_nb import checkpoints
 from cleftgan_nb.data import ImageFolderDataset, write_dataset
-from cleftgan_nb.profiles import photographs
-from cleftgan_nb.study import commit, read_recipe, sha256
+from cleftgan_nb.study.profiles import photographs
+from cleftgan_nb.files import sha256
+from cleftgan_nb.study.provenance import commit, read_recipe
 from clinic import N, NAME, clinic
 
 root = Path(__file__).resolve().parent.parent

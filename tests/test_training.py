@@ -2,7 +2,7 @@
 import errno, json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
-from cleftgan_nb import checkpoints
+from cleftgan_nb import checkpoints, files
 from cleftgan_nb.data import cohort
 from cleftgan_nb.data import ImageFolderDataset
 from cleftgan_nb.data.cohorts import LABELS
@@ -299,7 +299,7 @@ def test_what_a_run_started_from_is_remembered(faces, tmp_path):
     "Also by its continuation, which knows the start only from the state"
     first = train(config(faces, tmp_path/'first'), progress=False)/'network-000000.320.safetensors'
     start, out = dict(resume_from=str(first), settings={}), tmp_path/'second'
-    began = dict(file=first.name, sha256=checkpoints.sha256(first), kimg=.32)
+    began = dict(file=first.name, sha256=files.sha256(first), kimg=.32)
     for kimg in (.08, .16):
         train(config(faces, out, kimg=kimg, **start), progress=False)
         assert checkpoints.load(sorted(out.glob('network-*'))[-1]).meta['provenance']['started_from'] == began
@@ -427,7 +427,7 @@ def test_a_full_disk_says_so_and_keeps_the_last_state(faces, tmp_path, monkeypat
     out = train(config(faces, tmp_path/'run', kimg=.08), progress=False)
     before, write = (out/'state.safetensors').read_bytes(), checkpoints.write_tensors
     def full(path, *args, **kw):
-        with checkpoints.atomic(path) as f: f.write(b'half'); raise OSError(errno.ENOSPC, 'No space left on device')
+        with files.atomic(path) as f: f.write(b'half'); raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr(checkpoints, 'write_tensors', full)
     with pytest.raises(Stopped, match='make room'): train(config(faces, tmp_path/'run', kimg=.24), progress=False)
     assert (out/'state.safetensors').read_bytes() == before and not list(out.glob('.*'))

@@ -15,7 +15,7 @@ os.environ |= dict(OMP_NUM_THREADS='1', NUMBA_NUM_THREADS='1')
 
 import torch
 
-from cleftgan_nb import checkpoints
+from cleftgan_nb import checkpoints, files
 from cleftgan_nb.data.datasets import ImageFolderDataset
 from cleftgan_nb.metrics.distances import density_coverage, frechet_distance, precision_recall
 from cleftgan_nb.metrics.features import efficientnet_lite0
@@ -66,7 +66,7 @@ def main():
                          precision=round(float(precision), 4), recall=round(float(recall), 4), coverage=round(float(coverage), 4)))
         print(rows[-1], flush=True)
         table = io.StringIO(newline=''); csv.writer(table, lineterminator='\n').writerows([COLUMNS, *([r[k] for k in COLUMNS] for r in rows)])
-        with checkpoints.atomic(OUT) as f: f.write(table.getvalue().encode())
+        with files.atomic(OUT) as f: f.write(table.getvalue().encode())
 
 
 if __name__ == '__main__': main()

@@ -3,9 +3,9 @@ import json
 import sys
 from pathlib import Path
 
-from cleftgan_nb.profiles import place
-from cleftgan_nb.report import report
-from cleftgan_nb.study import save_manifest
+from cleftgan_nb.study.profiles import place
+from cleftgan_nb.study.report import report
+from cleftgan_nb.study.provenance import save_manifest
 
 
 def main(plan, files):

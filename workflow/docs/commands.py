@@ -1,4 +1,4 @@
-"""A page for each command: what --help says, and the section of nbs/guide/commands.ipynb that uses it."""
+"""A page for each command: what --help says, and the section of nbs/guide/02_commands.ipynb that uses it."""
 import os
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import nbformat
 
 from pages import root
 
-GUIDE = root / 'nbs/guide/commands.ipynb'
+GUIDE = root / 'nbs/guide/02_commands.ipynb'
 
 
 def parsers():

@@ -29,7 +29,7 @@ def executed(notebook):
 
 
 class Pages:
-    "Pages by their names on the site, such as 'ops/05_filtered_lrelu'"
+    "Pages by their names on the site, such as 'ops/07_fused'"
 
     def __init__(self, to):
         self.to, self.titles, self.broken = Path(to), {}, []
@@ -37,7 +37,7 @@ class Pages:
         self.places = {o: o.relative_to(root / 'nbs') for o in self.sources}                  # file of the repository → page
         self.places |= {o: Path('cards') / ('index.md' if o.name == 'README.md' else o.name) for o in (root / 'data_cards').glob('*.md')}
         self.places |= {root / 'nbs' / o: Path(o) / 'index.md' for o in {p.parent.name for p in self.sources if p.parent != root / 'nbs'}}
-        self.places |= {root / 'data_cards': Path('cards/index.md'), root / 'nbs/guide/commands.ipynb': Path('commands/index.md'), root / 'CHANGELOG.md': Path('changelog.md')}
+        self.places |= {root / 'data_cards': Path('cards/index.md'), root / 'nbs/guide/02_commands.ipynb': Path('commands/index.md'), root / 'CHANGELOG.md': Path('changelog.md')}
         self.exports = {}                                                                    # page → module
 
     def write(self, name, text):

@@ -1,0 +1,1 @@
+"The study: parameters, runs, recipes and reports"
