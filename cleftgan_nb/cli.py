@@ -18,8 +18,10 @@ def _range(part):
     "Seeds of '7' or '0-7'"
     first, dash, last = part.strip().partition('-')
     last = last if dash else first
-    if re.fullmatch('[0-9]{1,10}', first) and re.fullmatch('[0-9]{1,10}', last) and int(first) <= int(last) < 2**32: return range(int(first), int(last) + 1)
-    raise ValueError(f'--seeds: {part.strip()!r:.30} is no seed; accepted: numbers below 2^32 and ranges, such as 0-7,12')
+    if re.fullmatch('[0-9]{1,10}', first) and re.fullmatch('[0-9]{1,10}', last) and int(first) <= int(last) < 2**32:
+        return range(int(first), int(last) + 1)
+    raise ValueError(f'--seeds: {part.strip()!r:.30} is no seed; accepted: numbers below 2^32 and ranges, such as '
+                     '0-7,12')
 
 # %% ../nbs/05_cli.ipynb #5bbe4980
 def parse_seeds(
@@ -42,7 +44,8 @@ def _label(G, label):
     import torch
     if not G.c_dim and label is None: return None
     if G.c_dim and label is not None and 0 <= label < G.c_dim: return torch.eye(G.c_dim)[label]
-    raise ValueError(f'--label {label}: this network ' + (f'needs a label from 0 to {G.c_dim-1}' if G.c_dim else 'has no labels; leave it out'))
+    raise ValueError(f'--label {label}: this network '
+                     + (f'needs a label from 0 to {G.c_dim-1}' if G.c_dim else 'has no labels; leave it out'))
 
 # %% ../nbs/05_cli.ipynb #381f88b0
 def _parts(option, text, read, accepted):
@@ -61,10 +64,12 @@ def _columns(c, args):
     if args.severity is None and (args.side or args.nose) is None: return None
     if args.severity is None: raise ValueError("--side and --nose go with --severity, such as --severity 0.2,0.5,0.8")
     for name in ('label', 'columns'):
-        if getattr(args, name) is not None: raise ValueError(f'--{name} with --severity; accepted: one of them: a row is a person, a column a severity')
+        if getattr(args, name) is not None:
+            raise ValueError(f'--{name} with --severity; accepted: one of them: a row is a person, a column a severity')
     _check_asked(c, args.file)
     severities = _parts('--severity', args.severity, _share, 'numbers from 0 to 1, such as 0.2,0.5,0.8')
-    sides = _parts('--side', 'left' if args.side is None else args.side, lambda s: s if s in SIDES else SIDES[s], f"some of {','.join(SIDES)}")
+    sides = _parts('--side', 'left' if args.side is None else args.side, lambda s: s if s in SIDES else SIDES[s],
+                   f"some of {','.join(SIDES)}")
     noses = [None] if args.nose is None else _parts('--nose', args.nose, _share, 'a number from 0 to 1')
     if len(noses) > 1: raise ValueError(f'--nose={args.nose}; accepted: one number from 0 to 1, for all columns')
     return [label_of(c.labels, severity, side, noses[0]) for side in sides for severity in severities]
@@ -73,7 +78,9 @@ def _check_asked(c, file):
     "Say what to do about a network that cannot be asked"
     if c.labels: return
     n, learn = c.sampler.c_dim, f'cleftgan train cleft.zip --out run --resume-from {file} --set labels=true'
-    if n: raise ValueError(f'{file} does not say what its {n} label entries mean; accepted: --label 0 to {n - 1}, without --severity')
+    if n:
+        raise ValueError(f'{file} does not say what its {n} label entries mean; accepted: --label 0 to {n - 1}, '
+                         'without --severity')
     can = 'leave --severity and --side out, or teach it the labels of a cohort'
     raise ValueError(f"{file} takes no labels, so no severity or side can be asked for; {can}: '{learn}'")
 
@@ -100,7 +107,8 @@ def info(args):
 def _may_write(path, force):
     "A finished file is not overwritten by accident"
     if Path(path).is_dir(): raise ValueError(f'{path} is a folder; give the name of a file')
-    if Path(path).exists() and not force: raise ValueError(f'{path} exists; give another name, or --force to replace it')
+    if Path(path).exists() and not force:
+        raise ValueError(f'{path} exists; give another name, or --force to replace it')
 
 def _half(name):
     import torch
@@ -110,7 +118,9 @@ def _half(name):
 def _settings(pairs):
     "`key=value` pairs, values in JSON"
     try: return {k: json.loads(v) for k, v in (pair.split('=', 1) for pair in pairs)}
-    except ValueError: raise ValueError(f"--set {' '.join(pairs)!r:.80}; accepted: name=value with a number, such as --set channel_base=2048") from None
+    except ValueError:
+        raise ValueError(f"--set {' '.join(pairs)!r:.80}; accepted: name=value with a number, such as --set "
+                         "channel_base=2048") from None
 
 # %% ../nbs/05_cli.ipynb #86db6af0
 def new(args):
@@ -118,13 +128,17 @@ def new(args):
     from cleftgan_nb import checkpoints, networks
     _may_write(args.dst, args.force)
     settings = _settings(args.set)
-    if twice := settings.keys() & {'name', 'resolution'}: raise ValueError(f'--set {min(twice)}=…: it was given already; leave it out')
-    for role, config in zip(('G_ema', 'D'), networks.plan(args.name, args.resolution, **settings)): checkpoints.blueprint(config, role)
+    if twice := settings.keys() & {'name', 'resolution'}:
+        raise ValueError(f'--set {min(twice)}=…: it was given already; leave it out')
+    for role, config in zip(('G_ema', 'D'), networks.plan(args.name, args.resolution, **settings)):
+        checkpoints.blueprint(config, role)
     torch.manual_seed(args.seed)
     G, D = networks.build(args.name, args.resolution, **settings)
-    about = {'untrained': True, 'data': 'none: random weights', 'command': f'cleftgan new {args.name}', 'resolution': args.resolution,
+    about = {'untrained': True, 'data': 'none: random weights', 'command': f'cleftgan new {args.name}',
+             'resolution': args.resolution,
              'seed': args.seed, 'set': settings, 'versions': {'cleftgan_nb': __version__, 'torch': torch.__version__}}
-    checkpoints.save(args.dst, D=D, G_ema=G, license=args.license, provenance=about, progress={'kimg': 0, 'augment_p': 0.})
+    checkpoints.save(args.dst, D=D, G_ema=G, license=args.license, provenance=about,
+                     progress={'kimg': 0, 'augment_p': 0.})
     print(checkpoints.load(args.dst))
 
 # %% ../nbs/05_cli.ipynb #e7cde1c0
@@ -133,8 +147,10 @@ def _recipe(args, checkpoint, seeds, n):
     from cleftgan_nb.checkpoints import find
     from cleftgan_nb.files import sha256
     untrained = checkpoint.meta.get('provenance', {}).get('untrained') is True
-    return {'title': f'{n} synthetic pictures' + ' of an untrained network'*untrained, 'kind': 'synthetic', 'untrained': untrained,
-            'command': 'cleftgan sample', 'file': find(args.file).name, 'sha256': sha256(find(args.file)), 'license': checkpoint.meta['license'], 'seeds': seeds,
+    return {'title': f'{n} synthetic pictures' + ' of an untrained network'*untrained, 'kind': 'synthetic',
+            'untrained': untrained,
+            'command': 'cleftgan sample', 'file': find(args.file).name, 'sha256': sha256(find(args.file)),
+            'license': checkpoint.meta['license'], 'seeds': seeds,
             'truncation_psi': args.truncation_psi, 'label': args.label, 'columns': args.columns, 'version': __version__,
             **{k: v for k in ('severity', 'side', 'nose') if (v := getattr(args, k)) is not None}}
 
@@ -144,12 +160,14 @@ def sample(args):
     from cleftgan_nb import checkpoints
     from cleftgan_nb.pictures import sample_one, save_png
     seeds = parse_seeds(args.seeds)
-    if Path(args.out).suffix != '.png': raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
+    if Path(args.out).suffix != '.png':
+        raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
     _may_write(args.out, args.force)
     c = checkpoints.load(args.file)
     asked = _columns(c, args)
     if c.labels and asked is None and args.label is None:
-        raise ValueError(f"{args.file} takes the labels {', '.join(c.labels)}: give --severity and --side, such as --severity 0.2,0.5 --side left,right")
+        raise ValueError(f"{args.file} takes the labels {', '.join(c.labels)}: give --severity and --side, such as "
+                         "--severity 0.2,0.5 --side left,right")
     labels = asked or [_label(c.sampler, args.label)]
     _check_sheet(len(seeds)*len(labels), c.sampler.img_resolution)
     wanted = [(seed, label) for seed in seeds for label in labels]
@@ -161,27 +179,35 @@ def sample(args):
 # %% ../nbs/05_cli.ipynb #33b18a80
 def phantom(args):
     from cleftgan_nb.data import phantom
-    if Path(args.out).suffix != '.png': raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
+    if Path(args.out).suffix != '.png':
+        raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
     from tqdm import tqdm
     from cleftgan_nb.pictures import save_png
     _may_write(args.out, args.force)
-    if not Path(args.out).resolve().parent.is_dir(): raise FileNotFoundError(f'no folder {Path(args.out).parent}; make it first')
+    if not Path(args.out).resolve().parent.is_dir():
+        raise FileNotFoundError(f'no folder {Path(args.out).parent}; make it first')
     _check_sheet(len(seeds := parse_seeds(args.seeds)), args.size)
     bar = tqdm(seeds, desc='phantoms', unit='img', disable=len(seeds) < 2 or not sys.stderr.isatty())
     drawn = [phantom(seed, args.severity, args.laterality, args.size, repaired=args.repaired) for seed in bar]
-    recipe = {'title': f'{len(seeds)} digital phantoms: no real person', 'kind': 'synthetic', 'command': 'cleftgan phantom', 'seeds': seeds, 'severity': args.severity,
-              'laterality': args.laterality, 'repaired': args.repaired, 'size': args.size, 'columns': args.columns, 'license': 'CC0-1.0', 'version': __version__}
+    recipe = {'title': f'{len(seeds)} digital phantoms: no real person', 'kind': 'synthetic',
+              'command': 'cleftgan phantom', 'seeds': seeds, 'severity': args.severity,
+              'laterality': args.laterality, 'repaired': args.repaired, 'size': args.size, 'columns': args.columns,
+              'license': 'CC0-1.0', 'version': __version__}
     save_png(grid([image for image, _ in drawn], args.columns), args.out, recipe)
-    for _, t in drawn: print(f'seed {t.seed}: {t.lahshal} severity {t.severity:g}, {t.age:.1f} years, ITA {t.ita:.0f} degrees')
+    for _, t in drawn:
+        print(f'seed {t.seed}: {t.lahshal} severity {t.severity:g}, {t.age:.1f} years, ITA {t.ita:.0f} degrees')
 
 # %% ../nbs/05_cli.ipynb #c2a65620
 def cohort(args):
     from cleftgan_nb.data import cohort
     from cleftgan_nb.data.cohorts import Recipe
-    if args.repaired is not None and args.kind == 'normal': raise ValueError('--repaired is for a cleft cohort; nothing is to be repaired in a normal one')
-    if args.out and Path(args.out).exists() and not args.force: raise ValueError(f'{args.out} exists; give another name, or --force to replace it')
+    if args.repaired is not None and args.kind == 'normal':
+        raise ValueError('--repaired is for a cleft cohort; nothing is to be repaired in a normal one')
+    if args.out and Path(args.out).exists() and not args.force:
+        raise ValueError(f'{args.out} exists; give another name, or --force to replace it')
     recipe = Recipe() if args.repaired is None else Recipe(repaired=args.repaired, repaired_infants=args.repaired)
-    path = cohort(args.kind, args.n, args.out, size=args.size, seed=args.seed, recipe=recipe, workers=args.workers, overwrite=args.force, progress=sys.stderr.isatty())
+    path = cohort(args.kind, args.n, args.out, size=args.size, seed=args.seed, recipe=recipe, workers=args.workers,
+                  overwrite=args.force, progress=sys.stderr.isatty())
     print(f'{path}: {args.n} {args.kind} phantoms of {args.size} pixels')
 
 def split(args):
@@ -193,28 +219,33 @@ def card(args):
     from cleftgan_nb.checkpoints import shipped
     if args.what in shipped() or Path(args.what).suffix in ('.safetensors', '.pkl'): return _model_card(args)
     from cleftgan_nb.data.cards import card
-    if args.run_folder or args.cohort: raise ValueError(f'--run and --cohort are for the card of a model; {args.what} is a dataset')
+    if args.run_folder or args.cohort:
+        raise ValueError(f'--run and --cohort are for the card of a model; {args.what} is a dataset')
     print(card(args.what, args.template, args.out, sheet=args.sheet, smallest=args.smallest))
 
 def _model_card(args):
     from cleftgan_nb.training.model_cards import model_card
-    if args.sheet or args.smallest: raise ValueError(f'--sheet and --smallest are for the card of a dataset; {args.what} is a model')
+    if args.sheet or args.smallest:
+        raise ValueError(f'--sheet and --smallest are for the card of a dataset; {args.what} is a model')
     print(model_card(args.what, args.template, run=args.run_folder, cohort=args.cohort, out=args.out))
 
 # %% ../nbs/05_cli.ipynb #be3331a0
 def prepare(args):
     from cleftgan_nb.data import prepare
-    report = prepare(args.folder, args.out, args.size, anonymize=args.anonymize, secret=_secret(args), color=not args.keep_color, blur=not args.keep_background, progress=sys.stderr.isatty())
+    report = prepare(args.folder, args.out, args.size, anonymize=args.anonymize, secret=_secret(args),
+                     color=not args.keep_color, blur=not args.keep_background, progress=sys.stderr.isatty())
     print(report, report.kept, sep='\n')
 
 def _secret(args):
     "The key of the hashes, from a file or as it is typed: commands can be read by everybody who has an account"
-    if not args.anonymize and (args.secret or args.secret_file): raise ValueError('--secret and --secret-file are for --anonymize; accepted: both or neither')
+    if not args.anonymize and (args.secret or args.secret_file):
+        raise ValueError('--secret and --secret-file are for --anonymize; accepted: both or neither')
     if args.secret_file: return _line_of(args.secret_file)
     if not args.secret: return None
     from getpass import getpass
     try: secret, again = getpass('secret: '), getpass('the same once more: ')
-    except EOFError: raise ValueError('--secret asks at a terminal, and there is none; accepted: --secret-file FILE') from None
+    except EOFError:
+        raise ValueError('--secret asks at a terminal, and there is none; accepted: --secret-file FILE') from None
     if secret != again: raise ValueError('the two secrets differ; nothing was done')
     return secret
 
@@ -222,7 +253,8 @@ def _line_of(file):
     "The one line of a file that is for nobody else"
     with open(file, 'rb') as f: line, mode = f.read(4097).rstrip(b'\r\n'), os.fstat(f.fileno()).st_mode
     if len(line) > 4096 or b'\n' in line: raise ValueError(f'--secret-file {file}: accepted: a file of one line')
-    if os.name != 'nt' and mode & 0o077: warnings.warn(f'other accounts may read {file}: chmod 600 {shlex.quote(str(file))}')
+    if os.name != 'nt' and mode & 0o077:
+        warnings.warn(f'other accounts may read {file}: chmod 600 {shlex.quote(str(file))}')
     return line
 
 # %% ../nbs/05_cli.ipynb #86b42170
@@ -232,10 +264,12 @@ def _values(pairs, option='--set'):
     values = {}
     for pair in pairs:
         name, equals, text = pair.partition('=')
-        if not equals or not name: raise ValueError(f'{option} {pair!r:.60}; accepted: name=value, such as {option} gamma=2')
+        if not equals or not name:
+            raise ValueError(f'{option} {pair!r:.60}; accepted: name=value, such as {option} gamma=2')
         group, dot, last = name.rpartition('.')
         into = values.setdefault(group, {}) if dot else values
-        if not isinstance(into, dict): raise ValueError(f'{option} {pair!r:.60}, but {group} is a value already; accepted: one of the two')
+        if not isinstance(into, dict):
+            raise ValueError(f'{option} {pair!r:.60}, but {group} is a value already; accepted: one of the two')
         into[last] = from_yaml(text, f'{option} {pair!r:.60}')
     return values
 
@@ -249,20 +283,25 @@ def _config(args):
     elif what.suffix in ('.yaml', '.yml'): text, values = what, {}
     else: values = {'data': args.what}
     if text: values = placed(read_yaml(text), text) | values
-    given = {k: getattr(args, k) for k in ('out', 'network', 'resume_from', 'kimg', 'batch', 'seed') if getattr(args, k) is not None}
+    given = {k: getattr(args, k) for k in ('out', 'network', 'resume_from', 'kimg', 'batch', 'seed')
+             if getattr(args, k) is not None}
     more = _values(args.set)
-    if all(isinstance(o.get('settings'), dict) for o in (values, more)): more['settings'] = values['settings'] | more['settings']
+    if all(isinstance(o.get('settings'), dict) for o in (values, more)):
+        more['settings'] = values['settings'] | more['settings']
     return from_values(values | given | more, str(text or 'cleftgan train'))
 
 def train(args):
     import yaml, dataclasses
     from cleftgan_nb.training import Stopped, train
     config = _config(args)
-    if args.show: return print(*map(terminal, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True).splitlines()), sep='\n')
+    if args.show:
+        return print(*map(terminal, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False,
+                                                   allow_unicode=True).splitlines()), sep='\n')
     try: out = train(config, other_data=any(pair.partition('=')[0] == 'data' for pair in args.set))
     except Stopped as e: raise ValueError(str(e)) from e
     except SystemExit as e:
-        _complain(f"{config.out}: ended by signal {e.code - 128}; the state is saved and 'cleftgan train {config.out}' goes on. Exit status {e.code}", e.code)
+        _complain(f"{config.out}: ended by signal {e.code - 128}; the state is saved and 'cleftgan train "
+                  f"{config.out}' goes on. Exit status {e.code}", e.code)
         raise
     if os.environ.get('RANK', '0') == '0': print(_ended(out, config))      # one of torchrun's processes
 
@@ -283,21 +322,27 @@ def measure(args):
         _may_write(args.out, args.force)
     parts = args.parts and args.parts.split(',')
     inception = [inception_2015(args.inception)] if args.inception else []
-    judges = inception + ([j.strip() for j in args.judge.split(',')] if args.judge else [] if inception else ['efficientnet-lite0', 'faceres'])
+    judges = inception + ([j.strip() for j in args.judge.split(',')] if args.judge else [] if inception
+                          else ['efficientnet-lite0', 'faceres'])
     generated, about, names = _measured(args.what)
     real, held_out = _real(args, generated, names), args.held_out and ImageFolderDataset(args.held_out)
-    scores = table.measure(generated, real, held_out, parts, args.n, judges=judges, seed=args.seed, progress=sys.stderr.isatty())
+    scores = table.measure(generated, real, held_out, parts, args.n, judges=judges, seed=args.seed,
+                           progress=sys.stderr.isatty())
     print(table.as_table(scores))
     if about_judges := table.about_judges(scores):
         print('\n' + about_judges)
-        print(f"Features of the images in {args.real} are kept in {cache_folder()/'features'}; 'cleftgan forget' removes them", file=sys.stderr)
-    if args.out: table.save_scores(scores, args.out, generated=about, real=Path(args.real).name, held_out=Path(args.held_out).name if args.held_out else '', version=__version__)
+        print(f"Features of the images in {args.real} are kept in {cache_folder()/'features'}; 'cleftgan forget' "
+              "removes them", file=sys.stderr)
+    if args.out:
+        table.save_scores(scores, args.out, generated=about, real=Path(args.real).name,
+                          held_out=Path(args.held_out).name if args.held_out else '', version=__version__)
 
 def _measured(what):
     "A generator, or a dataset, what it is called, and what its labels mean"
     from cleftgan_nb import checkpoints, files
     from cleftgan_nb.data import ImageFolderDataset
-    if what not in checkpoints.shipped() and Path(what).suffix not in ('.safetensors', '.pkl'): return ImageFolderDataset(what), Path(what).name, None
+    if what not in checkpoints.shipped() and Path(what).suffix not in ('.safetensors', '.pkl'):
+        return ImageFolderDataset(what), Path(what).name, None
     c = checkpoints.load(what)
     return c.sampler, f'{checkpoints.find(what).name} sha256:{files.sha256(checkpoints.find(what))}', c.labels
 
@@ -307,7 +352,8 @@ def _real(args, G, names):
     from cleftgan_nb.training.state import check_names
     if not getattr(G, 'c_dim', 0): return ImageFolderDataset(args.real)
     try: real = ImageFolderDataset(args.real, use_labels=True)
-    except ValueError as e: raise ValueError(f'{args.what} takes labels, which are drawn from those of --real: {e}') from None
+    except ValueError as e:
+        raise ValueError(f'{args.what} takes labels, which are drawn from those of --real: {e}') from None
     check_names(names, real.label_names, args.what)
     return real
 
@@ -324,7 +370,9 @@ def forget(args):
     for folder in args.folders:
         if not Path(folder).is_dir(): raise FileNotFoundError(f'no folder {folder}')
     features, parts = cached_files(), [o for folder in args.folders for o in leftovers(folder)]
-    if features: print(f'{features[0].parent}: features of images, {len(features)} files, {sum(o.stat().st_size for o in features)/2**20:.1f} MiB')
+    if features:
+        print(f'{features[0].parent}: features of images, {len(features)} files, '
+              f'{sum(o.stat().st_size for o in features)/2**20:.1f} MiB')
     for place, dead in parts: print(f'{terminal(place)}: {_LEFT[dead]}')
     todo = [place for place, dead in parts if dead or dead is None and args.others]
     if not features and not todo: print('nothing to remove')
@@ -364,7 +412,8 @@ def _finite(text):
 def _command(commands, f, summary, *examples):
     "A parser for the command `f`"
     parser = commands.add_parser(f.__name__, help=summary, description=summary[0].upper() + summary[1:] + '.',
-                                 epilog='examples:\n' + '\n'.join(f'  cleftgan {f.__name__} {e}'.rstrip() for e in examples))
+                                 epilog='examples:\n' + '\n'.join(f'  cleftgan {f.__name__} {e}'.rstrip()
+                                                                  for e in examples))
     parser.add_argument('--debug', action='store_true', help='show where an error came from')
     parser.set_defaults(run=f)
     return parser
@@ -374,21 +423,25 @@ def _forces(parser): parser.add_argument('--force', action='store_true', help='r
 
 def _writes(parser, license):
     "The options of commands that write a checkpoint"
-    parser.add_argument('--license', default=license, help='under which the weights may be used' + f' (default: {license})'*bool(license))
+    parser.add_argument('--license', default=license,
+                        help='under which the weights may be used' + f' (default: {license})'*bool(license))
     _forces(parser)
 
 # %% ../nbs/05_cli.ipynb #366f1180
 def _add_convert(commands):
-    p = _command(commands, convert, 'convert a published StyleGAN pickle to safetensors, without executing anything in it',
+    p = _command(commands, convert, 'convert a published StyleGAN pickle to safetensors, without executing anything '
+                                    'in it',
                  'stylegan3-t-ffhqu-256x256.pkl ffhqu.safetensors', 'network.pkl small.safetensors --half float16')
     p.add_argument('src', metavar='in.pkl', help='a published pickle, or a checkpoint to store anew')
     p.add_argument('dst', metavar='out.safetensors', help='the checkpoint to write')
-    p.add_argument('--half', choices=['float16', 'bfloat16'], help='store weights in half precision; they load as float32')
+    p.add_argument('--half', choices=['float16', 'bfloat16'],
+                   help='store weights in half precision; they load as float32')
     _writes(p, None)
 
 # %% ../nbs/05_cli.ipynb #7abce110
 def _add_info(commands):
-    p = _command(commands, info, 'say what a checkpoint or a published pickle holds', 'ffhqu.safetensors', 'stylegan3-t-ffhqu-256x256.pkl')
+    p = _command(commands, info, 'say what a checkpoint or a published pickle holds', 'ffhqu.safetensors',
+                 'stylegan3-t-ffhqu-256x256.pkl')
     p.add_argument('file', help='.safetensors or .pkl')
 
 # %% ../nbs/05_cli.ipynb #ab684900
@@ -400,21 +453,25 @@ def _add_new(commands):
     p.add_argument('dst', metavar='out.safetensors', help='the checkpoint to write')
     p.add_argument('--resolution', type=_whole(1), required=True, help='of the pictures, in pixels; a power of two')
     p.add_argument('--seed', type=_whole(), default=0, help='of the random weights (default: 0)')
-    p.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='a keyword of the network; may be repeated')
+    p.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
+                   help='a keyword of the network; may be repeated')
     _writes(p, 'CC0-1.0')
 
 # %% ../nbs/05_cli.ipynb #5a499aa0
 def _add_sample(commands):
     p = _command(commands, sample, 'draw pictures; each file says that it is synthetic and how it was made',
-                 'ffhqu.safetensors --seeds 0-7 --out grid.png', 'ffhqu.safetensors --seeds 3,14-15 --truncation-psi 0.7 --columns 3 --out faces.png',
+                 'ffhqu.safetensors --seeds 0-7 --out grid.png',
+                 'ffhqu.safetensors --seeds 3,14-15 --truncation-psi 0.7 --columns 3 --out faces.png',
                  'labeled.safetensors --severity 0.2,0.5,0.8 --side left,right,bilateral --seeds 0-7 --out asked.png')
     p.add_argument('file', help='.safetensors or .pkl')
     p.add_argument('--seeds', default='0', help='such as 0-7,12 (default: 0)')
     p.add_argument('--out', default='sample.png', help='the picture to write (default: sample.png)')
-    p.add_argument('--truncation-psi', type=_finite, default=1., help='1: as trained; toward 0: closer to the average (default: 1)')
+    p.add_argument('--truncation-psi', type=_finite, default=1.,
+                   help='1: as trained; toward 0: closer to the average (default: 1)')
     p.add_argument('--label', type=_whole(), help='class of a conditional network, from 0')
     p.add_argument('--severity', 
-                   help='of the lip, from 0 to 1, of a network that learned it: such as 0.2,0.5,0.8. A row is a person, a column a severity')
+                   help='of the lip, from 0 to 1, of a network that learned it: such as 0.2,0.5,0.8. A row is a '
+                        'person, a column a severity')
     p.add_argument('--side', help="the patient's, with --severity: some of left,right,bilateral (default: left)")
     p.add_argument('--nose', help='severity of the nose, with --severity (default: that of the lip)')
     p.add_argument('--columns', type=_whole(1), help='pictures in a row (default: a square)')
@@ -423,29 +480,39 @@ def _add_sample(commands):
 # %% ../nbs/05_cli.ipynb #0f2893c0
 def _add_train(commands):
     p = _command(commands, train, 'train networks, fine-tune them, or go on with a run',
-                 'cleft.zip --out run --resume-from phantom-64-stylegan3-t --kimg 40', 'faces.zip --out run --network stylegan3-r --set gamma=2 --set settings.channel_max=64', 'run.yaml', 'run --kimg 80')
-    p.add_argument('what', help='a dataset (folder or .zip), a configuration (.yaml), or the folder of a run to go on with')
+                 'cleft.zip --out run --resume-from phantom-64-stylegan3-t --kimg 40',
+                 'faces.zip --out run --network stylegan3-r --set gamma=2 --set settings.channel_max=64', 'run.yaml',
+                 'run --kimg 80')
+    p.add_argument('what', help='a dataset (folder or .zip), a configuration (.yaml), or the folder of a run to go '
+                                'on with')
     p.add_argument('--out', help='the folder of the run')
-    p.add_argument('--resume-from', help='a checkpoint to start from: a file of ours, a published pickle, or the name of a model that ships')
-    p.add_argument('--network', help='stylegan3-t, stylegan3-r or stylegan2 (default: as --resume-from, or stylegan3-t)')
+    p.add_argument('--resume-from', help='a checkpoint to start from: a file of ours, a published pickle, or the '
+                                         'name of a model that ships')
+    p.add_argument('--network', help='stylegan3-t, stylegan3-r or stylegan2 (default: as --resume-from, or '
+                                     'stylegan3-t)')
     p.add_argument('--kimg', type=_finite, help='thousand images (default: 25000)')
     p.add_argument('--batch', type=_whole(1), help='images a step (default: 32)')
     p.add_argument('--seed', type=_whole(), help='of everything random (default: 0)')
-    p.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='any other part of the configuration; may be repeated')
+    p.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
+                   help='any other part of the configuration; may be repeated')
     p.add_argument('--show', action='store_true', help='print the configuration, with all the names, and stop')
 
 # %% ../nbs/05_cli.ipynb #5ecd3ccd
 def _add_measure(commands):
     p = _command(commands, measure, 'measure a generator, or generated images, against the images that it learned from',
-                 'finetuned.safetensors --real cleft.zip', 'finetuned.safetensors --real cleft.zip --held-out unseen.zip --out scores.csv',
+                 'finetuned.safetensors --real cleft.zip',
+                 'finetuned.safetensors --real cleft.zip --held-out unseen.zip --out scores.csv',
                  'generated.zip --real cleft.zip --parts distances,severity --judge faceres')
     p.add_argument('what', help='a checkpoint, the name of a model that ships, or a dataset of generated images')
     p.add_argument('--real', required=True, help='the dataset that it was trained with')
     p.add_argument('--held-out', help='a dataset of the same kind that it never saw, as large: to search for copies')
-    p.add_argument('--parts', help='some of distances,manifold,severity,paths,motion,copies (default: all that these allow)')
+    p.add_argument('--parts', help='some of distances,manifold,severity,paths,motion,copies (default: all that these '
+                                   'allow)')
     p.add_argument('--judge', metavar='NAMES',
-                   help='some of efficientnet-lite0,faceres,opennsfw (default: the first two, or none of them with --inception)')
-    p.add_argument('--inception', metavar='FILE', help='the network of the published FID, as TorchScript or a state dict, as a judge')
+                   help='some of efficientnet-lite0,faceres,opennsfw (default: the first two, or none of them with '
+                        '--inception)')
+    p.add_argument('--inception', metavar='FILE', help='the network of the published FID, as TorchScript or a state '
+                                                       'dict, as a judge')
     p.add_argument('--n', type=_whole(2), default=5000, help='images to draw from a checkpoint (default: 5000)')
     p.add_argument('--seed', type=_whole(), default=0, help='of everything random (default: 0)')
     p.add_argument('--out', help='write the scores as .csv, too')
@@ -453,23 +520,30 @@ def _add_measure(commands):
 
 # %% ../nbs/05_cli.ipynb #19f37759
 def _add_doctor(commands):
-    p = _command(commands, doctor, 'say what there is to compute with, and whether its kernels are right and fast', '', '--device cpu')
+    p = _command(commands, doctor, 'say what there is to compute with, and whether its kernels are right and fast',
+                 '', '--device cpu')
     p.add_argument('--device', choices=['cpu', 'cuda'], help='what to check (default: the GPU where there is one)')
 
 # %% ../nbs/05_cli.ipynb #b3bf66c0
 def _add_forget(commands):
-    p = _command(commands, forget, 'remove what is kept unseen: features of images, and what killed processes left half-written', '', '--yes', 'clinic --others --yes')
-    p.add_argument('folders', metavar='folder', nargs='*', default=['.'], help='where to look for what is half-written, below it, too (default: here)')
-    p.add_argument('--others', action='store_true', help='also what another computer, container or account left: make sure that nothing writes there any more')
+    p = _command(commands, forget, 'remove what is kept unseen: features of images, and what killed processes left '
+                                   'half-written', '', '--yes', 'clinic --others --yes')
+    p.add_argument('folders', metavar='folder', nargs='*', default=['.'],
+                   help='where to look for what is half-written, below it, too (default: here)')
+    p.add_argument('--others', action='store_true',
+                   help='also what another computer, container or account left: make sure that nothing writes there '
+                        'any more')
     p.add_argument('--yes', action='store_true', help='remove it (default: only say what there is)')
 
 # %% ../nbs/05_cli.ipynb #59007980
 def _add_phantom(commands):
     p = _command(commands, phantom, 'draw portraits of people who do not exist, with a cleft lip of known severity',
-                 '--seeds 0-7 --severity 0.6 --laterality left --out left.png', '--seeds 12 --size 512 --out someone.png')
+                 '--seeds 0-7 --severity 0.6 --laterality left --out left.png',
+                 '--seeds 12 --size 512 --out someone.png')
     p.add_argument('--seeds', default='0', help='such as 0-7,12 (default: 0)')
     p.add_argument('--severity', type=_finite, default=0., help='0: no cleft, 1: the widest (default: 0)')
-    p.add_argument('--laterality', choices=['left', 'right', 'bilateral'], help="the patient's side (default: by chance)")
+    p.add_argument('--laterality', choices=['left', 'right', 'bilateral'],
+                   help="the patient's side (default: by chance)")
     p.add_argument('--repaired', action='store_true', help='a closed lip with its scar')
     p.add_argument('--size', type=_whole(16), default=256, help='pixels (default: 256)')
     p.add_argument('--out', default='phantom.png', help='the picture to write (default: phantom.png)')
@@ -478,20 +552,26 @@ def _add_phantom(commands):
 
 # %% ../nbs/05_cli.ipynb #ba8ccea0
 def _add_cohort(commands):
-    p = _command(commands, cohort, 'draw a cohort of phantoms as a dataset with its manifest', 'cleft --n 514 --out cleft.zip', 'cleft --n 514 --repaired 0 --out before-repair.zip', 'normal --n 10000 --size 64')
+    p = _command(commands, cohort, 'draw a cohort of phantoms as a dataset with its manifest',
+                 'cleft --n 514 --out cleft.zip', 'cleft --n 514 --repaired 0 --out before-repair.zip',
+                 'normal --n 10000 --size 64')
     p.add_argument('kind', choices=['normal', 'cleft'], help='without a cleft, or with one')
     p.add_argument('--n', type=_whole(1), default=514, help='people (default: 514, as in the paper)')
     p.add_argument('--size', type=_whole(16), default=64, help='pixels (default: 64)')
     p.add_argument('--seed', type=_whole(), default=0, help='of the cohort (default: 0)')
-    p.add_argument('--repaired', type=float, help='share of the patients whose lip has been repaired (default: .05 of those under half a year, .55 of the others)')
+    p.add_argument('--repaired', type=float, help='share of the patients whose lip has been repaired (default: .05 '
+                                                  'of those under half a year, .55 of the others)')
     p.add_argument('--out', help='folder or .zip (default: KIND-N-SIZE.zip here)')
     p.add_argument('--workers', type=_whole(1), help='processes (default: one a core)')
     _forces(p)
 
 # %% ../nbs/05_cli.ipynb #454f4ef1
 def _add_split(commands):
-    p = _command(commands, split, 'hold some people of a dataset back, so that copies of the others can be told', 'photographs-prepared/dataset.zip train.zip unseen.zip', 'dataset.zip train.zip unseen.zip --share 0.3')
-    p.add_argument('dataset', help='a dataset of ours; images of one person lie in one folder, or each image is a person')
+    p = _command(commands, split, 'hold some people of a dataset back, so that copies of the others can be told',
+                 'photographs-prepared/dataset.zip train.zip unseen.zip',
+                 'dataset.zip train.zip unseen.zip --share 0.3')
+    p.add_argument('dataset', help='a dataset of ours; images of one person lie in one folder, or each image is a '
+                                   'person')
     p.add_argument('train', help='new dataset: what to learn from')
     p.add_argument('unseen', help='new dataset: what is held back')
     p.add_argument('--share', type=_finite, default=.2, help='of the images to hold back (default: 0.2)')
@@ -501,25 +581,30 @@ def _add_split(commands):
 # %% ../nbs/05_cli.ipynb #876a5690
 def _add_prepare(commands):
     p = _command(commands, prepare, "turn a folder of consented photographs into a dataset and a report on every file",
-                 'photographs', 'photographs --out prepared --size 128 --anonymize', 'photographs --anonymize --secret-file secret.txt')
+                 'photographs', 'photographs --out prepared --size 128 --anonymize',
+                 'photographs --anonymize --secret-file secret.txt')
     p.add_argument('folder', help='with photographs; it is only read')
     p.add_argument('--out', help="folder to make (default: the folder's name and -prepared, beside it)")
     p.add_argument('--size', type=_whole(16), default=256, help='pixels (default: 256)')
     p.add_argument('--anonymize', action='store_true', help='replace file names by keyed hashes; faces stay faces')
-    p.add_argument('--secret', action='store_true', help='ask for the key of the hashes (default: random and forgotten)')
+    p.add_argument('--secret', action='store_true',
+                   help='ask for the key of the hashes (default: random and forgotten)')
     p.add_argument('--secret-file', metavar='FILE', help='read it from the one line of a file')
     p.add_argument('--keep-color', action='store_true', help="leave the lamp's color in")
     p.add_argument('--keep-background', action='store_true', help='do not blur the background')
 
 # %% ../nbs/05_cli.ipynb #c5449e00
 def _add_card(commands):
-    p = _command(commands, card, "fill the tables and plots of a data card from a dataset, or of a model card from a checkpoint",
-                 'cleft.zip data_cards/phantom-cleft.md --sheet', 'prepared/dataset.zip clinic.md --smallest 5', 'phantom-64-stylegan3-t data_cards/phantom-64-stylegan3-t.md --run run --cohort faces.zip')
+    p = _command(commands, card, "fill the tables and plots of a data card from a dataset, or of a model card from a "
+                                 "checkpoint",
+                 'cleft.zip data_cards/phantom-cleft.md --sheet', 'prepared/dataset.zip clinic.md --smallest 5',
+                 'phantom-64-stylegan3-t data_cards/phantom-64-stylegan3-t.md --run run --cohort faces.zip')
     p.add_argument('what', help='a dataset (folder or .zip with a manifest), or a checkpoint')
     p.add_argument('template', help='the card: prose with blocks to fill')
     p.add_argument('--out', help='where to write it (default: into the card itself)')
     p.add_argument('--sheet', action='store_true', help='of a dataset: show images; for phantoms only')
-    p.add_argument('--smallest', type=_whole(1), help='of a dataset: smaller counts are not told (default: 1 for phantoms, 5 for anything else)')
+    p.add_argument('--smallest', type=_whole(1), help='of a dataset: smaller counts are not told (default: 1 for '
+                                                      'phantoms, 5 for anything else)')
     p.add_argument('--run', dest='run_folder', help='of a model: the folder of its training, for curves and pace')
     p.add_argument('--cohort', help='of a model: the dataset that it was trained on')
 
@@ -534,7 +619,9 @@ def _parser():
     parser.add_argument('--debug', action='store_true', help='show where an error came from')
     parser.add_argument('--version', action='version', version=f'cleftgan_nb {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for add in _add_phantom, _add_cohort, _add_prepare, _add_split, _add_card, _add_train, _add_measure, _add_convert, _add_info, _add_new, _add_sample, _add_forget, _add_doctor: add(commands)
+    for add in (_add_phantom, _add_cohort, _add_prepare, _add_split, _add_card, _add_train, _add_measure,
+                _add_convert, _add_info, _add_new, _add_sample, _add_forget, _add_doctor):
+        add(commands)
     return parser
 
 # %% ../nbs/05_cli.ipynb #f8cf3770
@@ -548,7 +635,9 @@ def _warn(message, *_, **__): print(f'cleftgan: warning: {_line(message)}', file
 
 def _explain(e):
     "What to say about an exception"
-    if isinstance(e, OSError) and e.filename is None and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO): return f'{e.strerror}: standard output, or a temporary file'
+    if (isinstance(e, OSError) and e.filename is None
+        and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)):
+        return f'{e.strerror}: standard output, or a temporary file'
     if isinstance(e, (ValueError, OSError)): return e
     return f'{type(e).__name__}: {e}; this should not happen: please report it with the output of --debug'
 
@@ -568,7 +657,10 @@ def main(
     speakable()
     with warnings.catch_warnings():
         warnings.showwarning = _warn
-        try: args = _parser().parse_args(argv); args.run(args); print(end='', flush=True)
+        try:
+            args = _parser().parse_args(argv)
+            args.run(args)
+            print(end='', flush=True)
         except KeyboardInterrupt: return _complain('interrupted', 130)
         except BrokenPipeError: return _muted(141)   # as if SIGPIPE had ended us, which says nothing either
         except Exception as e:

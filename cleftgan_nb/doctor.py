@@ -24,7 +24,8 @@ def version_of(
 # %% ../nbs/04_doctor.ipynb #28979275
 def gpu()->str: # 'none' without one
     "The GPU, with its memory and compute capability."
-    if not torch.cuda.is_available(): return 'none: everything below was computed on the CPU, and the Triton kernels were not run'
+    if not torch.cuda.is_available():
+        return 'none: everything below was computed on the CPU, and the Triton kernels were not run'
     p = torch.cuda.get_device_properties(torch.cuda.current_device())
     more = f', one of {torch.cuda.device_count()}' if torch.cuda.device_count() > 1 else ''
     return f'{p.name}, {p.total_memory / 2 ** 30:.0f} GiB, compute capability {p.major}.{p.minor}{more}'
@@ -33,23 +34,30 @@ def gpu()->str: # 'none' without one
 def machine()->dict: # name → words
     "What is computed on, and with what."
     packages = {k: version_of(k) for k in ('triton', 'numba', 'numpy')}
-    return {'GPU': gpu(), 'CPU': f'{processor()}, {torch.get_num_threads()} threads', 'system': f'{platform.system()} {platform.machine()}, Python {platform.python_version()}',
-            'cleftgan_nb': __version__, 'torch': f'{torch.__version__}, CUDA {torch.version.cuda or "none"}', **packages}
+    return {'GPU': gpu(), 'CPU': f'{processor()}, {torch.get_num_threads()} threads',
+            'system': f'{platform.system()} {platform.machine()}, Python {platform.python_version()}',
+            'cleftgan_nb': __version__, 'torch': f'{torch.__version__}, CUDA {torch.version.cuda or "none"}',
+            **packages}
 
 # %% ../nbs/04_doctor.ipynb #e75cf37f
 def operators(
     device='cpu', # where their filters lie
 )->dict: # name → function of x, a bias, and keywords (`impl`)
     "What is checked."
-    f12, f24, round = ops.design_lowpass_filter(12, 8, 9.1, 64), ops.design_lowpass_filter(24, 5.3, 7.7, 128), ops.design_lowpass_filter(12, 8, 9.1, 64, radial=True)
+    f12, f24, round = (ops.design_lowpass_filter(12, 8, 9.1, 64), ops.design_lowpass_filter(24, 5.3, 7.7, 128),
+                       ops.design_lowpass_filter(12, 8, 9.1, 64, radial=True))
     f12, f24, round, f4 = [f.to(device) for f in (f12, f24, round, ops.setup_filter([1, 3, 3, 1]))]
-    layer = lambda fu, fd, up, pad: lambda x, b, **kw: ops.filtered_lrelu(x, fu, fd, b, up, 2, [pad, pad - 1] * 2, clamp=256, **kw)
-    return {'filtered_lrelu, up 2': layer(f12, f12, 2, 11), 'filtered_lrelu, up 4': layer(f24, f12, 4, 17), 'filtered_lrelu, round': layer(f12, round, 2, 11),
-            'upsample2d': lambda x, b, **kw: ops.upsample2d(x, f4, **kw), 'bias_act': lambda x, b, **kw: ops.bias_act(x, b, act='lrelu', clamp=256, **kw)}
+    layer = lambda fu, fd, up, pad: lambda x, b, **kw: ops.filtered_lrelu(x, fu, fd, b, up, 2, [pad, pad - 1] * 2,
+                                                                          clamp=256, **kw)
+    return {'filtered_lrelu, up 2': layer(f12, f12, 2, 11), 'filtered_lrelu, up 4': layer(f24, f12, 4, 17),
+            'filtered_lrelu, round': layer(f12, round, 2, 11),
+            'upsample2d': lambda x, b, **kw: ops.upsample2d(x, f4, **kw),
+            'bias_act': lambda x, b, **kw: ops.bias_act(x, b, act='lrelu', clamp=256, **kw)}
 
 # %% ../nbs/04_doctor.ipynb #b84b125d
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
-def dtypes(device): return (torch.float32, torch.float16, torch.bfloat16) if device == 'cuda' else (torch.float32, torch.bfloat16)
+def dtypes(device):
+    return (torch.float32, torch.float16, torch.bfloat16) if device == 'cuda' else (torch.float32, torch.bfloat16)
 
 # %% ../nbs/04_doctor.ipynb #a0b25700
 def error(
@@ -63,7 +71,8 @@ def error(
     x, b = [torch.randn(s, generator=draw).to(device, dtype) for s in (shape, shape[1:2])]
     def both(x, b, dy, **kw):
         x, b = x.clone().requires_grad_(), b.clone().requires_grad_()
-        y = op(x, b, **kw); dy = torch.ones_like(y) if dy is None else dy.to(y.dtype)
+        y = op(x, b, **kw)
+        dy = torch.ones_like(y) if dy is None else dy.to(y.dtype)
         return [y.detach(), *(g for g in torch.autograd.grad(y, (x, b), dy, allow_unused=True) if g is not None)]
     dy = torch.randn(op(x, b).shape, generator=draw).to(device, dtype)
     ours, theirs = both(x, b, dy), both(x.double(), b.double(), dy, impl='definition')
@@ -74,16 +83,21 @@ def error(
 def seconds(call, repeats=5)->float:
     "Median time of a call."
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    call(); times = []
+    call()
+    times = []
     for _ in range(repeats):
-        wait(); start = time.perf_counter(); call(); wait()
+        wait()
+        start = time.perf_counter()
+        call()
+        wait()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 # %% ../nbs/04_doctor.ipynb #af2db6b7
 def copy_speed(device)->float: # bytes a second, read and written
     "How fast memory is."
-    x = torch.zeros(1 << (28 if device == 'cuda' else 24), dtype=torch.float32, device=device); y = torch.empty_like(x)
+    x = torch.zeros(1 << (28 if device == 'cuda' else 24), dtype=torch.float32, device=device)
+    y = torch.empty_like(x)
     return 2 * x.nbytes / seconds(lambda: y.copy_(x))
 
 # %% ../nbs/04_doctor.ipynb #e44c7a57
@@ -91,7 +105,8 @@ def speed(op, dtype, device, bytes_a_second, shape)->dict: # milliseconds, and r
     "Time of `impl='auto'`, forward, beside the definition's and that of memory."
     x, b = torch.randn(shape, device=device).to(dtype), torch.randn(shape[1], device=device)
     with torch.no_grad():
-        y = op(x, b); ours, theirs = seconds(lambda: op(x, b)), seconds(lambda: op(x, b, impl='definition'), 2)
+        y = op(x, b)
+        ours, theirs = seconds(lambda: op(x, b)), seconds(lambda: op(x, b, impl='definition'), 2)
     return {'ms': 1e3 * ours, 'definition': theirs / ours, 'memory': ours / ((x.nbytes + y.nbytes) / bytes_a_second)}
 
 # %% ../nbs/04_doctor.ipynb #6c170718
@@ -103,7 +118,9 @@ def checkup(
 )->list: # of dicts, one a row
     "Check all operators in all types."
     here = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
-    device = one_of('device', device, here) if device else here[-1]; bytes_a_second = copy_speed(device); rows = []
+    device = one_of('device', device, here) if device else here[-1]
+    bytes_a_second = copy_speed(device)
+    rows = []
     for name, op in operators(device).items():
         for dtype in dtypes(device):
             kernels, e = choose('auto', torch.zeros(1, 1, 1, 1, device=device, dtype=dtype)), error(op, dtype, device)
@@ -117,10 +134,15 @@ def report(
     rows, # from `checkup`
 )->str:
     "Both as a table to read."
-    width = max(map(len, about)); head = [f'{k:<{width}}  {v}' for k, v in about.items()]
-    lines = [f'{"operator":<23}{"type":<10}{"kernels":<12}{"error":>8}  {"":<6}{"ms":>8}{"definition":>12}{"memory":>9}']
-    lines += [f'{r["operator"]:<23}{r["type"]:<10}{r["kernels"]:<12}{r["error"]:>8.1e}  {"ok" if r["well"] else "WRONG":<6}{r["ms"]:>8.2f}{r["definition"]:>11.1f}x{r["memory"]:>8.1f}x' for r in rows]
-    words = 'error: of value and gradient, relative to the definition in float64. definition: how many times longer it takes. memory: how many times longer than a copy the kernel takes.'
+    width = max(map(len, about))
+    head = [f'{k:<{width}}  {v}' for k, v in about.items()]
+    lines = [f'{"operator":<23}{"type":<10}{"kernels":<12}{"error":>8}  '
+             f'{"":<6}{"ms":>8}{"definition":>12}{"memory":>9}']
+    lines += [f'{r["operator"]:<23}{r["type"]:<10}{r["kernels"]:<12}{r["error"]:>8.1e}  '
+              f'{"ok" if r["well"] else "WRONG":<6}{r["ms"]:>8.2f}{r["definition"]:>11.1f}x{r["memory"]:>8.1f}x'
+              for r in rows]
+    words = ('error: of value and gradient, relative to the definition in float64. definition: how many times longer '
+             'it takes. memory: how many times longer than a copy the kernel takes.')
     return '\n'.join(head + [''] + lines + ['', words])
 
 # %% ../nbs/04_doctor.ipynb #6bcc2c00
@@ -128,7 +150,10 @@ def doctor(
     device=None, # 'cpu' or 'cuda'; None: the GPU where there is one
 )->list: # the rows
     "Print the report; a `ValueError` where a kernel is wrong."
-    rows = checkup(device); print(report(machine(), rows))
+    rows = checkup(device)
+    print(report(machine(), rows))
     wrong = [f'{r["operator"]} in {r["type"]} ({r["kernels"]}, error {r["error"]:.1e})' for r in rows if not r['well']]
-    if wrong: raise ValueError(f"kernels differ from the definition: {'; '.join(wrong)}. Compute with ops.use_impl('definition'), and report this with the table above")
+    if wrong:
+        raise ValueError(f"kernels differ from the definition: {'; '.join(wrong)}. Compute with "
+                         "ops.use_impl('definition'), and report this with the table above")
     return rows

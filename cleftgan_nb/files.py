@@ -53,7 +53,9 @@ def _hold(place, how):
     "Hold a folder until the number that this gives is closed, or the process ends"
     fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW)
     try: fcntl.flock(fd, fcntl.LOCK_EX | how)
-    except BlockingIOError: os.close(fd); raise
+    except BlockingIOError:
+        os.close(fd)
+        raise
     except OSError: pass   # a file system without locks
     return fd
 
@@ -112,7 +114,8 @@ _DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS
 
 def _about(e, place, path):
     "An error about what was asked for"
-    said = str(path) if e.filename is None and e.errno in _DISK else str(e.filename).replace(str(place/'new'), str(path)).replace(str(place), str(path))
+    said = (str(path) if e.filename is None and e.errno in _DISK
+            else str(e.filename).replace(str(place/'new'), str(path)).replace(str(place), str(path)))
     return e if said == str(e.filename) else OSError(e.errno, e.strerror, said)
 
 # %% ../nbs/00_files.ipynb #da0d2190
@@ -171,7 +174,8 @@ def atomic(
     with part(path) as new:
         with open(new, 'xb') as f:
             yield f
-            f.flush(); os.fsync(f.fileno())
+            f.flush()
+            os.fsync(f.fileno())
         as_before(path, new)
         os.replace(new, path)
     _sync_folder(path.parent)
@@ -224,7 +228,9 @@ def as_before(
     mode = openness(path) if new.is_dir() else stat.S_IMODE(old.st_mode) & (0o666 if path.is_dir() else 0o777)
     if (old.st_uid, old.st_gid) != (now.st_uid, now.st_gid):
         for owner in (old.st_uid, -1):
-            with contextlib.suppress(OSError): os.chown(new, owner, old.st_gid); break
+            with contextlib.suppress(OSError):
+                os.chown(new, owner, old.st_gid)
+                break
         else: mode &= ~0o070
     os.chmod(new, mode)
 

@@ -42,7 +42,8 @@ def code(
     text, # a name or a value
 )->Marked:
     "Words set as code"
-    plain = re.fullmatch(r'[^`|<\\]+', terminal(text)) and not re.match(' .* $', terminal(text))   # Markdown takes a space off both ends
+    # Markdown takes a space off both ends
+    plain = re.fullmatch(r'[^`|<\\]+', terminal(text)) and not re.match(' .* $', terminal(text))
     return Marked(f'`{terminal(text)}`' if plain else f'<code>{markdown(text)}</code>')
 
 # %% ../nbs/02_foreign.ipynb #99bc3a60

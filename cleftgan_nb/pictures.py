@@ -22,7 +22,9 @@ def to_uint8(
 )->np.ndarray: # uint8 [n,H,W,C]
     "Images as they would be stored"
     check_shape('images', images, 'n', 'C', 'H', 'W')
-    if not images.isfinite().all(): raise ValueError(f'images: {int((~images.isfinite()).any((1, 2, 3)).sum())} of {len(images)} hold NaN or infinity; the network that made them is broken, or was given broken latents')
+    if not images.isfinite().all():
+        raise ValueError(f'images: {int((~images.isfinite()).any((1, 2, 3)).sum())} of {len(images)} hold NaN or '
+                         'infinity; the network that made them is broken, or was given broken latents')
     return (images.float()*127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 # %% ../nbs/03_pictures.ipynb #ef24e469
@@ -33,9 +35,11 @@ def sample_one(
     label=None,        # [c_dim] of a conditional network
 )->np.ndarray:         # uint8 [H,W] or [H,W,3]
     "The image that a seed stands for"
-    if G.img_channels not in (1, 3): raise ValueError(f'the network makes {G.img_channels} channels; accepted: 1 (gray) or 3 (RGB)')
+    if G.img_channels not in (1, 3):
+        raise ValueError(f'the network makes {G.img_channels} channels; accepted: 1 (gray) or 3 (RGB)')
     z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim)).float()
-    with torch.inference_mode(): image = G(z, None if label is None else label[None], truncation_psi=truncation_psi, noise_mode='const')
+    with torch.inference_mode():
+        image = G(z, None if label is None else label[None], truncation_psi=truncation_psi, noise_mode='const')
     return to_uint8(image)[0].squeeze(2) if G.img_channels == 1 else to_uint8(image)[0]
 
 # %% ../nbs/03_pictures.ipynb #32633856
@@ -46,7 +50,8 @@ def png(
 )->bytes:
     "A PNG that says that it is synthetic"
     text, file = PngInfo(), io.BytesIO()
-    for key, value in ({'Software': f'cleftgan_nb {__version__}', 'Source': 'synthetic'} | words).items(): text.add_itxt(key, str(value))
+    for key, value in ({'Software': f'cleftgan_nb {__version__}', 'Source': 'synthetic'} | words).items():
+        text.add_itxt(key, str(value))
     image.save(file, 'PNG', optimize=optimize, pnginfo=text)
     return file.getvalue()
 
@@ -54,7 +59,8 @@ def told(
     recipe:dict, # how to make a picture again; its title says what it is
 )->dict:         # for `png`
     "A recipe as a picture's words"
-    return {'Source': recipe.get('kind', 'synthetic'), 'Title': recipe['title'], 'recipe': json.dumps(recipe, sort_keys=True, ensure_ascii=False)}
+    return {'Source': recipe.get('kind', 'synthetic'), 'Title': recipe['title'],
+            'recipe': json.dumps(recipe, sort_keys=True, ensure_ascii=False)}
 
 def save_png(
     image,       # uint8 array [H,W] or [H,W,3]

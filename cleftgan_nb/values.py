@@ -52,7 +52,8 @@ for kind, pattern, first in [
     ('bool', r'yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF', 'yYnNtTfFoO'),
     ('int', r'[-+]?(?:0|[1-9][0-9_]{0,30})', '-+0123456789'),
     ('float', r'[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)', '-+0123456789.'),
-]: _Plain.add_implicit_resolver(f'tag:yaml.org,2002:{kind}', re.compile(f'(?:{pattern})$'), list(first))
+]:
+    _Plain.add_implicit_resolver(f'tag:yaml.org,2002:{kind}', re.compile(f'(?:{pattern})$'), list(first))
 
 # %% ../nbs/01_values.ipynb #3bfe1a20
 _PLAIN = 'names and values in plain YAML, such as batch: 32, without tags, anchors and aliases'
@@ -65,7 +66,8 @@ def from_yaml(
     def refuse(problem, line=''): raise ValueError(f'{where}{line}: {problem}; accepted: {_PLAIN}') from None
     if len(text) > MOST_BYTES: refuse(f'more than {MOST_BYTES//1024} KiB')
     try: return yaml.load(text, _Plain)
-    except yaml.MarkedYAMLError as e: refuse(' '.join(f'{e.context or ""} {e.problem}'.split())[:120], f', line {e.problem_mark.line + 1}')
+    except yaml.MarkedYAMLError as e:
+        refuse(' '.join(f'{e.context or ""} {e.problem}'.split())[:120], f', line {e.problem_mark.line + 1}')
     except (yaml.YAMLError, UnicodeError): refuse('no text in UTF-8, or with control characters in it')
 
 def read_yaml(
@@ -73,7 +75,8 @@ def read_yaml(
 )->dict: # name → value
     "The names and values in a file"
     with open(path, 'rb') as f: values = from_yaml(f.read(MOST_BYTES + 1), path)
-    if not isinstance(values, dict): raise ValueError(f'{path}: {"nothing" if values is None else shown(values)}; accepted: {_PLAIN}')
+    if not isinstance(values, dict):
+        raise ValueError(f'{path}: {"nothing" if values is None else shown(values)}; accepted: {_PLAIN}')
     return values
 
 # %% ../nbs/01_values.ipynb #5d8f24d0

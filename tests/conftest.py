@@ -3,14 +3,16 @@ import shutil
 
 import pytest
 
-FLAGS = '--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
+FLAGS = ('--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run '
+         '--disable-background-networking --disable-component-update --disable-sync'.split())
 
 
 @pytest.fixture(scope='session')
 def browser(tmp_path_factory):
     "Chromium without a screen, where it is installed."
     chromium, driver = shutil.which('chromium') or shutil.which('google-chrome'), shutil.which('chromedriver')
-    if not (chromium and driver): pytest.skip('no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)')
+    if not (chromium and driver):
+        pytest.skip('no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)')
     webdriver = pytest.importorskip('selenium.webdriver')
     options = webdriver.ChromeOptions()
     options.binary_location = chromium

@@ -11,8 +11,11 @@ def at_most(size):
     if counted:
         try: Path('/proc/self/clear_refs').write_text('5')     # the peak is what there is now
         except OSError: counted = False
-    before = counted and _of('VmRSS'); tracemalloc.start()
+    before = counted and _of('VmRSS')
+    tracemalloc.start()
     try: yield
-    finally: most = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
+    finally:
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
     assert most < size, f'{most/1e6:.0f} MB allocated by Python'
     assert not counted or _of('VmHWM') - before < size, f'{(_of("VmHWM") - before)/1e6:.0f} MB taken'

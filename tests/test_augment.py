@@ -24,7 +24,8 @@ def pictures(n=6, size=24, channels=3, dtype=torch.float32):
     "Smooth and rough at once, so that both a wrong place and a wrong filter would be seen"
     g = torch.Generator().manual_seed(5)
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size + 4), indexing='ij')
-    waves = torch.stack([torch.sin(3 * (i + 1) * x + y * i) for i in range(n * channels)]).reshape(n, channels, size, size + 4)
+    waves = torch.stack([torch.sin(3 * (i + 1) * x + y * i) for i in range(n * channels)]).reshape(n, channels, size,
+            size + 4)
     return (.6 * waves + .2 * torch.randn(waves.shape, generator=g)).to(dtype)
 
 
@@ -34,11 +35,13 @@ def error(a, b): return float((a.double() - b.double()).norm() / b.double().norm
 @pytest.mark.parametrize('case', CASES)
 def test_recorded(case):
     name, q = case.split('/')
-    keywords = dict(imgfilter=1, imgfilter_bands=[0, 1, 0, 1]) if name == 'imgfilter_bands0101' else A.PRESETS['bgc'] if name == 'bgc' else {name: 1}
+    keywords = (dict(imgfilter=1, imgfilter_bands=[0, 1, 0, 1]) if name == 'imgfilter_bands0101'
+                else A.PRESETS['bgc'] if name == 'bgc' else {name: 1})
     assert error(pipe(**keywords)(DATA['images'], percentile=float(q)), DATA[case]) < 1e-5
 
 
-def test_every_recorded_transform_is_compared(): assert {c.split('/')[0] for c in CASES} >= set(A.TRANSFORMS) - {'noise'}
+def test_every_recorded_transform_is_compared():
+    assert {c.split('/')[0] for c in CASES} >= set(A.TRANSFORMS) - {'noise'}
 
 
 N = 100_000
@@ -53,8 +56,10 @@ def draws(name, p=1., **keywords):
 
 
 # The seed is fixed: these pass or fail for good. Kolmogorov's test tells a deviation of 0.5 % of the distribution function from chance.
-CONTINUOUS = dict(xint=stats.uniform(-.125, .25), scale=stats.norm(0, .2), aniso=stats.norm(0, .2), xfrac=stats.norm(0, .125), brightness=stats.norm(0, .2),
-                  contrast=stats.norm(0, .5), hue=stats.uniform(-math.pi, 2 * math.pi), saturation=stats.norm(0, 1), imgfilter=stats.norm(0, 1), noise=stats.halfnorm(0, .1))
+CONTINUOUS = dict(xint=stats.uniform(-.125, .25), scale=stats.norm(0, .2), aniso=stats.norm(0, .2),
+                  xfrac=stats.norm(0, .125), brightness=stats.norm(0, .2),
+                  contrast=stats.norm(0, .5), hue=stats.uniform(-math.pi, 2 * math.pi), saturation=stats.norm(0, 1),
+                  imgfilter=stats.norm(0, 1), noise=stats.halfnorm(0, .1))
 
 
 @pytest.mark.parametrize('name', CONTINUOUS)
@@ -87,7 +92,8 @@ def test_gates(name):
     "Each fires with p times its multiplier, and what has fired is distributed as at p = 1"
     one = pipe(.6, **{name: .5}).draw(torch.arange(N), seed=20)[name].numpy()
     n = {'xflip': 2, 'rotate90': 4, 'lumaflip': 2}.get(name, np.inf)
-    for column in (one if name == 'imgfilter' else one[:, :1]).T: assert stats.binomtest(int((column != 0).sum()), N, .3 * (1 - 1 / n)).pvalue > 1e-3
+    for column in (one if name == 'imgfilter' else one[:, :1]).T:
+        assert stats.binomtest(int((column != 0).sum()), N, .3 * (1 - 1 / n)).pvalue > 1e-3
     fired = one != 0
     assert (one[fired] == draws(name)[fired]).all()
 
@@ -102,11 +108,14 @@ def test_bands_have_gates_of_their_own():
 def test_draws_are_independent():
     "Of one another, of the neighbors' and of those with another seed or name"
     pipes = pipe(**ALL)
-    columns = lambda d: [v[:, k].numpy() for t, v in d.values.items() for k in range(v.shape[1]) if not (t == 'cutout' and k == 0)]
+    columns = lambda d: [v[:, k].numpy() for t, v in d.values.items() for k in range(v.shape[1])
+                         if not (t == 'cutout' and k == 0)]
     first = columns(pipes.draw(torch.arange(20_000), 1))
-    others = [pipes.draw(torch.arange(20_000) + 1, 1), pipes.draw(torch.arange(20_000), 2), pipes.draw(torch.arange(20_000), 1, 'real')]
+    others = [pipes.draw(torch.arange(20_000) + 1, 1), pipes.draw(torch.arange(20_000), 2),
+              pipes.draw(torch.arange(20_000), 1, 'real')]
     table = np.corrcoef(np.stack(first + [c for o in others for c in columns(o)]))
-    assert np.abs(table - np.eye(len(table))).max() < 5.5 / 20_000 ** .5   # of about 4,000 correlations none should pass 5 standard errors
+    # of about 4,000 correlations none should pass 5 standard errors
+    assert np.abs(table - np.eye(len(table))).max() < 5.5 / 20_000 ** .5
 
 
 def test_noise():
@@ -116,7 +125,8 @@ def test_noise():
     z = (y.flatten(1).double() / sigma).flatten()
     assert stats.kstest(z.numpy(), 'norm').pvalue > 1e-3
     z = z.reshape(400, -1)
-    assert abs(np.corrcoef(z[:-1].flatten(), z[1:].flatten())[0, 1]) < .01 and abs(np.corrcoef(z[:, :-1].flatten(), z[:, 1:].flatten())[0, 1]) < .01
+    assert (abs(np.corrcoef(z[:-1].flatten(), z[1:].flatten())[0, 1]) < .01
+            and abs(np.corrcoef(z[:, :-1].flatten(), z[:, 1:].flatten())[0, 1]) < .01)
 
 
 def test_noise_in_percentile_mode_has_the_percentile_s_strength():
@@ -139,7 +149,8 @@ def test_images_for_which_nothing_fires_keep_their_bits(dtype):
     untouched = torch.stack([(v == 0).all(1) for v in made.draw(range(64), 3).values.values()]).all(0)
     y = made(x, seed=3)
     assert 20 < untouched.sum() < 60
-    assert torch.equal(y[untouched], x[untouched]) and (y != x).flatten(1).any(1)[~untouched].sum() > .5 * (~untouched).sum()
+    assert (torch.equal(y[untouched], x[untouched])
+            and (y != x).flatten(1).any(1)[~untouched].sum() > .5 * (~untouched).sum())
 
 
 @pytest.mark.parametrize('p', [.1, .5, 1.])
@@ -152,7 +163,8 @@ def test_an_image_s_company_does_not_matter(name, p):
         x = pictures(16).requires_grad_()
         y = torch.cat([made(x[i], index=numbers[i], seed=9) for i in parts])
         return y, torch.autograd.grad(y.square().sum(), x)[0]
-    (whole, slope), (parts, slope1), (mixed, slope2) = both(range(16)), both([0], range(1, 8), range(8, 16)), both(order)
+    (whole, slope), (parts, slope1), (mixed, slope2) = (both(range(16)), both([0], range(1, 8), range(8, 16)),
+                                                        both(order))
     for a, b in ((parts, whole), (mixed, whole[order]), (slope1, slope), (slope2, slope)):
         assert torch.equal(a, b) if name == 'bgc' else (a - b).abs().max() <= 1e-5 * b.abs().max()
 
@@ -167,24 +179,30 @@ def test_strong_zoom_in_any_company():
 
 def drawn(n=1, **values):
     "Draws that are known: zeros but for `values`"
-    return A.Draws(torch.arange(n), 0, '', {t: torch.tensor([values.get(t, [0.] * k.values)] * n, dtype=torch.float64) for t, k in A.TRANSFORMS.items()})
+    return A.Draws(torch.arange(n), 0, '', {t: torch.tensor([values.get(t, [0.] * k.values)] * n,
+                                                            dtype=torch.float64) for t, k in A.TRANSFORMS.items()})
 
 
 c, s = math.cos(.7), math.sin(.7)
 # pixel (x, y), y down, of the result → where it was; the image is 40 wide, 32 high
 @pytest.mark.parametrize('values, source', [
-    (dict(xflip=[1.]), lambda x, y: (-x, y)), (dict(rotate90=[1.]), lambda x, y: (-y, x)), (dict(rotate90=[2.]), lambda x, y: (-x, -y)),
+    (dict(xflip=[1.]), lambda x, y: (-x, y)), (dict(rotate90=[1.]), lambda x, y: (-y, x)),
+    (dict(rotate90=[2.]), lambda x, y: (-x, -y)),
     (dict(xint=[.1, 0.]), lambda x, y: (x - 4, y)), (dict(xint=[0., .11]), lambda x, y: (x, y - 4)),
     (dict(scale=[1.]), lambda x, y: (x / 2, y / 2)), (dict(aniso=[.5]), lambda x, y: (x / 2 ** .5, y * 2 ** .5)),
-    (dict(rotate=[.7, 0.]), lambda x, y: (c * x - s * y, s * x + c * y)), (dict(rotate=[0., .7]), lambda x, y: (c * x - s * y, s * x + c * y)),
-    (dict(rotate=[.7, 0.], aniso=[.5]), lambda x, y: (c * x / 2 ** .5 - s * y * 2 ** .5, s * x / 2 ** .5 + c * y * 2 ** .5)),
-    (dict(xfrac=[.03, -.02]), lambda x, y: (x - 1.2, y + .64))], ids=lambda v: '+'.join(v) if isinstance(v, dict) else '')
+    (dict(rotate=[.7, 0.]), lambda x, y: (c * x - s * y, s * x + c * y)),
+    (dict(rotate=[0., .7]), lambda x, y: (c * x - s * y, s * x + c * y)),
+    (dict(rotate=[.7, 0.], aniso=[.5]), lambda x, y: (c * x / 2 ** .5 - s * y * 2 ** .5,
+                                                      s * x / 2 ** .5 + c * y * 2 ** .5)),
+    (dict(xfrac=[.03, -.02]), lambda x, y: (x - 1.2, y + .64))],
+    ids=lambda v: '+'.join(v) if isinstance(v, dict) else '')
 def test_geometry_is_what_it_says(values, source):
     "Against a smooth function, evaluated where the pixels come from; where no border is near"
     f = lambda x, y: torch.stack([torch.sin(.2 * x + .1 * y + .3), torch.cos(.15 * y - .1 * x), x * y / 200])[None]
     y, x = torch.meshgrid(torch.arange(32.) - 15.5, torch.arange(40.) - 19.5, indexing='ij')
     got, expected = A.augment(f(x, y), drawn(**values)), f(*source(x, y))
-    assert (got - expected)[:, :, 10:-10, 12:-12].abs().max() < .04   # sym6 is not quite symmetric: what is turned back comes out up to 0.13 pixels aside
+    # sym6 is not quite symmetric: what is turned back comes out up to 0.13 pixels aside
+    assert (got - expected)[:, :, 10:-10, 12:-12].abs().max() < .04
 
 
 def test_borders_mirror():
@@ -203,8 +221,10 @@ def test_colors():
     x = pictures(2, 8)
     d = lambda **values: drawn(2, **values)
     luma = x.mean(1, keepdim=True)
-    for got, expected in ((d(brightness=[.3]), x + .3), (d(contrast=[-1.]), x / 2), (d(lumaflip=[1.]), x - 2 * luma), (d(saturation=[1.]), luma + 2 * (x - luma)),
-                          (d(hue=[2 * math.pi / 3]), x[:, [2, 0, 1]]), (d(brightness=[.3], contrast=[1.]), 2 * (x + .3))):
+    for got, expected in ((d(brightness=[.3]), x + .3), (d(contrast=[-1.]), x / 2), (d(lumaflip=[1.]), x - 2 * luma),
+                          (d(saturation=[1.]), luma + 2 * (x - luma)),
+                          (d(hue=[2 * math.pi / 3]), x[:, [2, 0, 1]]),
+                          (d(brightness=[.3], contrast=[1.]), 2 * (x + .3))):
         assert (A.augment(x, got) - expected).abs().max() < 1e-6
     gray = luma.repeat(1, 3, 1, 1)
     every = d(brightness=[.3], contrast=[.4], lumaflip=[1.], hue=[1.], saturation=[.6])
@@ -219,16 +239,19 @@ def test_gradients(name):
     v = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.autograd.gradcheck(f, x, fast_mode=True)
     assert torch.autograd.gradgradcheck(lambda x: f(x).square(), x, fast_mode=True)
-    [g] = torch.autograd.grad((f(x) * v).sum(), x)   # affine in the image: the gradient is the transpose of the linear part
+    # affine in the image: the gradient is the transpose of the linear part
+    [g] = torch.autograd.grad((f(x) * v).sum(), x)
     assert abs(float(((f(v) - f(torch.zeros_like(v))) * v).sum() - (g * v).sum())) < 1e-6 * float(g.norm() * v.norm())
 
 
 def test_r1_reaches_the_network_s_weights():
-    x, D = pictures(4, 16).requires_grad_(), torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Softplus(), torch.nn.Flatten(), torch.nn.LazyLinear(1))
+    x, D = pictures(4, 16).requires_grad_(), torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Softplus(),
+                                                                 torch.nn.Flatten(), torch.nn.LazyLinear(1))
     logits = D(pipe(.8, **A.preset('bgc'))(x, seed=2))
     [g] = torch.autograd.grad(logits.sum(), x, create_graph=True)
     g.square().sum().backward()
-    assert all(torch.isfinite(w.grad).all() for w in D.parameters() if w.grad is not None) and D[0].weight.grad.abs().max() > 0
+    assert (all(torch.isfinite(w.grad).all() for w in D.parameters() if w.grad is not None)
+            and D[0].weight.grad.abs().max() > 0)
 
 
 def test_bfloat16_images_and_autocast_lose_no_geometry():
@@ -243,9 +266,13 @@ def test_bfloat16_images_and_autocast_lose_no_geometry():
 def test_arguments_say_where_chance_comes_from():
     x, made = pictures(), pipe(.7, **ALL)
     g = lambda: torch.Generator().manual_seed(8)
-    assert torch.equal(made(x, generator=g()), made(x, generator=g())) and not torch.equal(made(x, seed=1), made(x, seed=2))
+    assert (torch.equal(made(x, generator=g()), made(x, generator=g()))
+            and not torch.equal(made(x, seed=1), made(x, seed=2)))
     assert not torch.equal(made(x, seed=1, name='real'), made(x, seed=1, name='generated'))
-    torch.manual_seed(3); a = made(x); b = made(x); torch.manual_seed(3)
+    torch.manual_seed(3)
+    a = made(x)
+    b = made(x)
+    torch.manual_seed(3)
     assert torch.equal(made(x), a) and not torch.equal(a, b)
 
 
@@ -270,13 +297,20 @@ def test_presets_are_keywords():
 
 
 @pytest.mark.parametrize('wrong, message', [
-    (lambda: A.AugmentPipe(scale=-1), 'scale=-1; accepted: a number of at least 0'), (lambda: A.AugmentPipe(hue_max='1'), "hue_max='1'; accepted: a finite number"),
-    (lambda: A.AugmentPipe(imgfilter_bands=[1, 1]), 'imgfilter_bands has 2 values'), (lambda: A.AugmentPipe(imgfilter_bands=[1, -1, 1, 1]), r'imgfilter_bands\[1\]=-1'),
-    (lambda: A.preset('abc'), "preset='abc' is not known; accepted: none, blit"), (lambda: pipe()(torch.zeros(3, 8, 8)), r'images has shape \[3, 8, 8\]'),
-    (lambda: pipe()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)), 'images has dtype torch.uint8'), (lambda: pipe(hue=1)(torch.zeros(1, 4, 8, 8)), 'images have 4 channels; accepted: 3'),
-    (lambda: pipe()(pictures(), percentile=1), 'percentile=1; accepted: None, or'), (lambda: pipe(math.nan, scale=1)(pictures()), 'p=nan; accepted'),
-    (lambda: pipe(-1., scale=1)(pictures()), 'p=-1.0; accepted'), (lambda: pipe()(pictures(), index=range(6)), 'index is given without seed'),
-    (lambda: pipe()(pictures(), index=range(5), seed=1), 'draws are for 5 images'), (lambda: pipe(scale=1).draw([1.5], 1), 'accepted: a whole number for each image'),
+    (lambda: A.AugmentPipe(scale=-1), 'scale=-1; accepted: a number of at least 0'),
+    (lambda: A.AugmentPipe(hue_max='1'), "hue_max='1'; accepted: a finite number"),
+    (lambda: A.AugmentPipe(imgfilter_bands=[1, 1]), 'imgfilter_bands has 2 values'),
+    (lambda: A.AugmentPipe(imgfilter_bands=[1, -1, 1, 1]), r'imgfilter_bands\[1\]=-1'),
+    (lambda: A.preset('abc'), "preset='abc' is not known; accepted: none, blit"),
+    (lambda: pipe()(torch.zeros(3, 8, 8)), r'images has shape \[3, 8, 8\]'),
+    (lambda: pipe()(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)), 'images has dtype torch.uint8'),
+    (lambda: pipe(hue=1)(torch.zeros(1, 4, 8, 8)), 'images have 4 channels; accepted: 3'),
+    (lambda: pipe()(pictures(), percentile=1), 'percentile=1; accepted: None, or'),
+    (lambda: pipe(math.nan, scale=1)(pictures()), 'p=nan; accepted'),
+    (lambda: pipe(-1., scale=1)(pictures()), 'p=-1.0; accepted'),
+    (lambda: pipe()(pictures(), index=range(6)), 'index is given without seed'),
+    (lambda: pipe()(pictures(), index=range(5), seed=1), 'draws are for 5 images'),
+    (lambda: pipe(scale=1).draw([1.5], 1), 'accepted: a whole number for each image'),
     (lambda: pipe(scale=1).draw([1], -1), 'seed=-1; accepted')])
 def test_errors_teach(wrong, message):
     with pytest.raises(ValueError, match=message): wrong()

@@ -9,8 +9,10 @@ from cleftgan_nb import checkpoints, files, networks
 from cleftgan_nb.checkpoints import load, save
 from memory import at_most
 
-ABOUT = dict(license='CC-BY-4.0', provenance={'data': 'phantom', 'seed': 3, 'versions': {'torch': torch.__version__}}, progress={'kimg': 12.5, 'augment_p': .3, 'done': False})
-ENV = {**os.environ, 'PYTHONPATH': str(Path(checkpoints.__file__).parents[1])}   # of processes started here, wherever the library lies
+ABOUT = dict(license='CC-BY-4.0', provenance={'data': 'phantom', 'seed': 3, 'versions': {'torch': torch.__version__}},
+             progress={'kimg': 12.5, 'augment_p': .3, 'done': False})
+# of processes started here, wherever the library lies
+ENV = {**os.environ, 'PYTHONPATH': str(Path(checkpoints.__file__).parents[1])}
 SMALL = dict(channel_base=256, channel_max=12, z_dim=24, w_dim=32)
 
 def small(name='stylegan3-t', resolution=16, **kwargs):
@@ -55,8 +57,10 @@ def labeled(): return [networks.with_labels(net, 2, 3.) for net in small()]
 def test_labels_that_were_gained(tmp_path):
     "Networks, names of the entries, and a conversion keeps both"
     (G, D), path = labeled(), tmp_path/'x.safetensors'
-    for c in (load(save(path, G, D, G, **ABOUT, labels=LABELS)), checkpoints.convert(path, tmp_path/'y.safetensors') and load(tmp_path/'y.safetensors')):
-        assert equal(c.G, G) and equal(c.D, D) and c.labels == LABELS and (c.G.init_kwargs, c.D.init_kwargs) == (G.init_kwargs, D.init_kwargs)
+    for c in (load(save(path, G, D, G, **ABOUT, labels=LABELS)),
+              checkpoints.convert(path, tmp_path/'y.safetensors') and load(tmp_path/'y.safetensors')):
+        assert (equal(c.G, G) and equal(c.D, D) and c.labels == LABELS
+                and (c.G.init_kwargs, c.D.init_kwargs) == (G.init_kwargs, D.init_kwargs))
         assert 'lip_left' in repr(c)
     plain = load(save(path, G, D, **ABOUT))
     assert plain.labels is None and 'lip_left' not in repr(plain)
@@ -64,24 +68,33 @@ def test_labels_that_were_gained(tmp_path):
 
 def test_names_say_nothing_where_there_are_none(tmp_path, file):
     "The bytes are those of before labels had names"
-    with safe_open(file, 'pt') as f: assert set(f.metadata()) == {'format', 'cleftgan_nb', 'networks', 'license', 'provenance', 'progress', 'checksum'}
+    with safe_open(file, 'pt') as f:
+        assert set(f.metadata()) == {'format', 'cleftgan_nb', 'networks', 'license', 'provenance', 'progress',
+                                     'checksum'}
     G, D = small()
     assert save(tmp_path/'x.safetensors', D=D, G_ema=G, **ABOUT, labels=None).read_bytes() == file.read_bytes()
 
-@pytest.mark.parametrize('labels, says', [(['a'], 'labels has 1 names .a., G takes labels of 2 entries'), (['a', 'a'], 'accepted: None, or a list of different words'), ('ab', "labels='ab'"), ([1, 2], 'different words'),
-                                          ([], 'labels has 0 names'), (['a', ''], 'different words'), (['a', '\ud800'], 'accepted: .*words'), ({'a': 0, 'b': 1}, 'a list of different words')])
+@pytest.mark.parametrize('labels, says', [(['a'], 'labels has 1 names .a., G takes labels of 2 entries'),
+                                          (['a', 'a'], 'accepted: None, or a list of different words'),
+                                          ('ab', "labels='ab'"), ([1, 2], 'different words'),
+                                          ([], 'labels has 0 names'), (['a', ''], 'different words'),
+                                          (['a', '\ud800'], 'accepted: .*words'),
+                                          ({'a': 0, 'b': 1}, 'a list of different words')])
 def test_wrong_names_of_labels(tmp_path, labels, says):
     "In Python, and in a file that claims them"
     G, _ = labeled()
     with pytest.raises(ValueError, match=says): save(tmp_path/'x.safetensors', G, **ABOUT, labels=labels)
-    header, numbers = header_of(save(tmp_path/'good.safetensors', G, **ABOUT, labels=LABELS).read_bytes()); (tmp_path/'good.safetensors').unlink()
+    header, numbers = header_of(save(tmp_path/'good.safetensors', G, **ABOUT, labels=LABELS).read_bytes())
+    (tmp_path/'good.safetensors').unlink()
     header['__metadata__']['labels'] = json.dumps(labels)
     refuse(tmp_path, pack(header, numbers), says.replace('accepted: None, or a list', 'list'))
 
 def test_freeze_d(tmp_path):
-    D = networks.Discriminator(c_dim=0, img_resolution=16, img_channels=3, channel_base=256, channel_max=12, block_kwargs={'freeze_layers': 4})
+    D = networks.Discriminator(c_dim=0, img_resolution=16, img_channels=3, channel_base=256, channel_max=12,
+                               block_kwargs={'freeze_layers': 4})
     c = load(save(tmp_path/'x.safetensors', D=D, **ABOUT))
-    assert equal(c.D, D) and [k for k, _ in c.D.named_parameters()] == [k for k, _ in D.named_parameters()] and 'b16.conv0.weight' in dict(c.D.named_buffers())
+    assert (equal(c.D, D) and [k for k, _ in c.D.named_parameters()] == [k for k, _ in D.named_parameters()]
+            and 'b16.conv0.weight' in dict(c.D.named_buffers()))
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
 def test_other_precision_comes_back(tmp_path, dtype):
@@ -113,11 +126,13 @@ def test_half(tmp_path, file, dtype):
 
 def test_same_bytes_everywhere(tmp_path, file):
     "In another process, too, where Python's hashes differ"
-    code = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from test_checkpoints import *; G, D = small(); save({str(tmp_path/'x.safetensors')!r}, D=D, G_ema=G, **ABOUT)"
+    code = (f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from test_checkpoints import *; G, D = "
+            f"small(); save({str(tmp_path/'x.safetensors')!r}, D=D, G_ema=G, **ABOUT)")
     subprocess.run([sys.executable, '-c', code], check=True, env={**ENV, 'PYTHONHASHSEED': '7'})
     assert (tmp_path/'x.safetensors').read_bytes() == file.read_bytes()
     c = load(file)
-    assert save(tmp_path/'y.safetensors', **c.networks, **{k: c.meta[k] for k in ABOUT}).read_bytes() == file.read_bytes()
+    assert (save(tmp_path/'y.safetensors', **c.networks, **{k: c.meta[k] for k in ABOUT}).read_bytes()
+            == file.read_bytes())
 
 def test_the_format_is_safetensors(file):
     tensors = load_file(file)
@@ -128,21 +143,26 @@ def test_the_format_is_safetensors(file):
     assert all(e['data_offsets'][0] % 4 == 0 for k, e in header.items() if k != '__metadata__')
 
 def test_loading_draws_nothing(file):
-    torch.manual_seed(1); expected = torch.rand(3); torch.manual_seed(1); load(file)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    load(file)
     assert torch.equal(torch.rand(3), expected)
 
 # ---- whole or not at all
 
 def lonely(folder): return sorted(p.name for p in folder.iterdir())
 
-@pytest.mark.parametrize('error', [KeyboardInterrupt(), MemoryError(), OSError(errno.ENOSPC, 'No space left on device')])
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), MemoryError(),
+                                   OSError(errno.ENOSPC, 'No space left on device')])
 @pytest.mark.parametrize('when', ['write', 'fsync', 'replace'])
 def test_failures_leave_the_old_file(tmp_path, monkeypatch, error, when):
     G, D = small()
     old = save(tmp_path/'x.safetensors', G, **ABOUT).read_bytes()
     def fail(*a, **k): raise error
     if when == 'write':   # the header fits on the disk, the third tensor doesn't
-        numbers = iter(range(10**6)); real = torch.Tensor.numpy
+        numbers = iter(range(10**6))
+        real = torch.Tensor.numpy
         monkeypatch.setattr(torch.Tensor, 'numpy', lambda self, *a: fail() if next(numbers) == 3 else real(self, *a))
     else: monkeypatch.setattr(os, when, fail)
     with pytest.raises(type(error)): save(tmp_path/'x.safetensors', G, D, **ABOUT)
@@ -153,17 +173,26 @@ def test_failures_leave_the_old_file(tmp_path, monkeypatch, error, when):
 def test_full_disk(tmp_path, monkeypatch):
     "A real full device under the unfinished part"
     real = open
-    monkeypatch.setattr('builtins.open', lambda path, *a, **k: real('/dev/full', 'wb') if '.part' in str(path) else real(path, *a, **k))
-    with pytest.raises(OSError, match="No space left on device: '.*/x.safetensors'$"): save(tmp_path/'x.safetensors', small()[0], **ABOUT)
+    monkeypatch.setattr('builtins.open', lambda path, *a, **k: real('/dev/full', 'wb') if '.part' in str(path)
+                        else real(path, *a, **k))
+    with pytest.raises(OSError, match="No space left on device: '.*/x.safetensors'$"):
+        save(tmp_path/'x.safetensors', small()[0], **ABOUT)
     monkeypatch.undo()
     assert lonely(tmp_path) == []
 
 @pytest.mark.parametrize('wrong,match', [
-    (dict(progress={'loss': float('nan')}), r"progress\['loss'\] is float 'nan'"), (dict(provenance={'file': object()}), r"provenance\['file'\] is object"),
-    (dict(provenance={'x': {1: 2}}), 'words as keys'), (dict(license=None), 'license=None; accepted: words'), (dict(progress=None), 'progress=None; accepted: a dict'),
-    (dict(dtype=torch.int8), 'accepted: None, torch.float16'), (dict(G=torch.nn.Linear(1, 1)), 'G is a Linear'), (dict(G='net'), 'G is a str'), (dict(G=None), 'at least one'),
-    (dict(G=networks.StyleGAN3Generator), 'G is a type; accepted'), (dict(license='CC\udcff'), r"license is str 'CC\\udcff'; accepted: words in UTF-8"), (dict(provenance={'file\ud800': 1}), 'provenance is dict with the keys'),
-    (dict(provenance={'by': ['\ud800']}), r"provenance\['by'\]\[0\] is str"), (dict(progress={'seed': 2**64}), r"progress\['seed'\] is int of 65 bits; .* below 2\^64"), (dict(progress={'seed': -10**9000}), 'is int of 29898 bits')])
+    (dict(progress={'loss': float('nan')}), r"progress\['loss'\] is float 'nan'"),
+    (dict(provenance={'file': object()}), r"provenance\['file'\] is object"),
+    (dict(provenance={'x': {1: 2}}), 'words as keys'), (dict(license=None), 'license=None; accepted: words'),
+    (dict(progress=None), 'progress=None; accepted: a dict'),
+    (dict(dtype=torch.int8), 'accepted: None, torch.float16'), (dict(G=torch.nn.Linear(1, 1)), 'G is a Linear'),
+    (dict(G='net'), 'G is a str'), (dict(G=None), 'at least one'),
+    (dict(G=networks.StyleGAN3Generator), 'G is a type; accepted'),
+    (dict(license='CC\udcff'), r"license is str 'CC\\udcff'; accepted: words in UTF-8"),
+    (dict(provenance={'file\ud800': 1}), 'provenance is dict with the keys'),
+    (dict(provenance={'by': ['\ud800']}), r"provenance\['by'\]\[0\] is str"),
+    (dict(progress={'seed': 2**64}), r"progress\['seed'\] is int of 65 bits; .* below 2\^64"),
+    (dict(progress={'seed': -10**9000}), 'is int of 29898 bits')])
 def test_wrong_arguments_write_nothing(tmp_path, wrong, match):
     with pytest.raises(ValueError, match=match): save(tmp_path/'x.safetensors', **{**ABOUT, 'G': small()[0], **wrong})
     with pytest.raises(ValueError, match='ends in .safetensors'): save(tmp_path/'x.pkl', G=small()[0], **ABOUT)
@@ -173,23 +202,28 @@ def test_an_object_that_looks_like_ours(tmp_path):
     class Fake(torch.nn.Linear): architecture = 'Discriminator'
     class Odd(torch.nn.Linear): architecture = []
     for fake in Fake(1, 1), Odd(1, 1):
-        with pytest.raises(ValueError, match=f'D is a {type(fake).__name__}; accepted: StyleGAN3Generator'): save(tmp_path/'x.safetensors', D=fake, **ABOUT)
+        with pytest.raises(ValueError, match=f'D is a {type(fake).__name__}; accepted: StyleGAN3Generator'):
+            save(tmp_path/'x.safetensors', D=fake, **ABOUT)
     assert lonely(tmp_path) == []
 
 def test_roles(tmp_path, file):
     "Generators and discriminators in each other's places, on the way in and on the way out"
     G, D = small()
     for role, net in dict(G=D, D=G, G_ema=D).items():
-        with pytest.raises(ValueError, match=f'^{role} is a {net.architecture}; accepted: '): save(tmp_path/'x.safetensors', **{role: net}, **ABOUT)
+        with pytest.raises(ValueError, match=f'^{role} is a {net.architecture}; accepted: '):
+            save(tmp_path/'x.safetensors', **{role: net}, **ABOUT)
     assert lonely(tmp_path) == []
     header, numbers = header_of(file.read_bytes())
     swap = {'D': 'G', 'G_ema': 'D'}
     nets = json.loads(header['__metadata__']['networks'])
     header['__metadata__']['networks'] = json.dumps({swap[r]: n for r, n in nets.items()})
-    header = {k if k == '__metadata__' else f"{swap[k.split('/')[0]]}/{k.split('/', 1)[1]}": v for k, v in header.items()}
+    header = {k if k == '__metadata__' else f"{swap[k.split('/')[0]]}/{k.split('/', 1)[1]}": v
+              for k, v in header.items()}
     refuse(tmp_path, pack(header, numbers), 'G is a Discriminator|D is a StyleGAN3Generator')
 
-@pytest.mark.parametrize('kwargs,match', [(dict(margin_size=-20), 'G asks for margin_size=-20; accepted: 0 to 256'), (dict(margin_size=300), 'G asks for margin_size=300'), (dict(num_layers=65), 'num_layers=65')])
+@pytest.mark.parametrize('kwargs,match', [(dict(margin_size=-20), 'G asks for margin_size=-20; accepted: 0 to 256'),
+                                          (dict(margin_size=300), 'G asks for margin_size=300'),
+                                          (dict(num_layers=65), 'num_layers=65')])
 def test_what_load_refuses_is_not_saved(tmp_path, kwargs, match):
     G, _ = small()
     G.init_kwargs = {**G.init_kwargs, **kwargs}
@@ -201,9 +235,12 @@ def test_changed_networks_are_not_saved(tmp_path):
     "Tensors that do not follow from the keywords could not be loaded"
     _, D = small()
     D.register_buffer('more', torch.zeros(1))
-    with pytest.raises(ValueError, match='D has 1 tensors that its architecture does not: more'): save(tmp_path/'x.safetensors', D=D, **ABOUT)
-    D = small()[1]; D.b4.out.bias = torch.nn.Parameter(torch.zeros(2))
-    with pytest.raises(ValueError, match=r'b4.out.bias is \[2\] and should be \[1\]'): save(tmp_path/'x.safetensors', D=D, **ABOUT)
+    with pytest.raises(ValueError, match='D has 1 tensors that its architecture does not: more'):
+        save(tmp_path/'x.safetensors', D=D, **ABOUT)
+    D = small()[1]
+    D.b4.out.bias = torch.nn.Parameter(torch.zeros(2))
+    with pytest.raises(ValueError, match=r'b4.out.bias is \[2\] and should be \[1\]'):
+        save(tmp_path/'x.safetensors', D=D, **ABOUT)
     assert lonely(tmp_path) == []
 
 def test_the_deepest_metadata_and_the_longest(tmp_path, monkeypatch):
@@ -214,25 +251,34 @@ def test_the_deepest_metadata_and_the_longest(tmp_path, monkeypatch):
     D = small()[1]
     c = load(save(tmp_path/'x.safetensors', D=D, **about))
     assert {k: c.meta[k] for k in about} == about
-    with pytest.raises(ValueError, match='provenance'): save(tmp_path/'y.safetensors', D=D, **{**ABOUT, 'provenance': {'x': deep}})
+    with pytest.raises(ValueError, match='provenance'):
+        save(tmp_path/'y.safetensors', D=D, **{**ABOUT, 'provenance': {'x': deep}})
     monkeypatch.setattr(checkpoints.store, '_LONGEST', 1000)
-    with pytest.raises(ValueError, match='a header of .* accepted: up to 1000'): save(tmp_path/'y.safetensors', D=D, **ABOUT)
+    with pytest.raises(ValueError, match='a header of .* accepted: up to 1000'):
+        save(tmp_path/'y.safetensors', D=D, **ABOUT)
     assert lonely(tmp_path) == ['x.safetensors']
 
 def test_saving_draws_nothing(tmp_path):
     D = small()[1]
-    torch.manual_seed(1); expected = torch.rand(3); torch.manual_seed(1); save(tmp_path/'x.safetensors', D=D, **ABOUT)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    save(tmp_path/'x.safetensors', D=D, **ABOUT)
     assert torch.equal(torch.rand(3), expected)
 
 def test_endless_metadata(tmp_path):
-    loop = {}; loop['loop'] = loop
-    with pytest.raises(ValueError, match='provenance'): save(tmp_path/'x.safetensors', G=small()[0], **{**ABOUT, 'provenance': loop})
+    loop = {}
+    loop['loop'] = loop
+    with pytest.raises(ValueError, match='provenance'):
+        save(tmp_path/'x.safetensors', G=small()[0], **{**ABOUT, 'provenance': loop})
 
 def test_folders(tmp_path):
-    with pytest.raises(FileNotFoundError, match='make it first'): save(tmp_path/'no'/'x.safetensors', G=small()[0], **ABOUT)
+    with pytest.raises(FileNotFoundError, match='make it first'):
+        save(tmp_path/'no'/'x.safetensors', G=small()[0], **ABOUT)
     (tmp_path/'y.safetensors').mkdir()
     with pytest.raises(ValueError, match='is a folder'): save(tmp_path/'y.safetensors', G=small()[0], **ABOUT)
-    (tmp_path/'real').mkdir(); (tmp_path/'link.safetensors').symlink_to(tmp_path/'real'/'x.safetensors')
+    (tmp_path/'real').mkdir()
+    (tmp_path/'link.safetensors').symlink_to(tmp_path/'real'/'x.safetensors')
     save(tmp_path/'link.safetensors', G=small()[0], **ABOUT)
     assert (tmp_path/'link.safetensors').is_symlink() and load(tmp_path/'real'/'x.safetensors')
 
@@ -245,7 +291,8 @@ def test_errors_name_the_file_and_not_its_part(tmp_path, monkeypatch, function):
     monkeypatch.setattr(*(('builtins.open', denied) if function == 'open' else (os, 'replace', denied)))
     with pytest.raises(PermissionError) as e: save(tmp_path/'x.safetensors', G=small()[0], **ABOUT)
     monkeypatch.undo()
-    assert str(e.value) == f"[Errno {errno.EACCES}] Permission denied: '{tmp_path/'x.safetensors'}'" and lonely(tmp_path) == []
+    assert (str(e.value) == f"[Errno {errno.EACCES}] Permission denied: '{tmp_path/'x.safetensors'}'"
+            and lonely(tmp_path) == [])
 
 def test_a_name_too_long(tmp_path):
     with pytest.raises(OSError) as e: save(tmp_path/f'{"x"*235}.safetensors', G=small()[0], **ABOUT)
@@ -253,8 +300,10 @@ def test_a_name_too_long(tmp_path):
 
 @pytest.mark.parametrize('wrong', [None, 3, b'x.safetensors', ['x.safetensors']])
 def test_no_paths(tmp_path, wrong):
-    for f, name in [(load, 'path'), (files.sha256, 'path'), (lambda p: save(p, G=small()[0], **ABOUT), 'path'), (lambda p: checkpoints.convert(p, tmp_path/'y.safetensors'), 'src'),
-                    (lambda p: checkpoints.convert(tmp_path/'x.pkl', p), 'dst'), (lambda p: files.atomic(p).__enter__(), 'path')]:
+    for f, name in [(load, 'path'), (files.sha256, 'path'), (lambda p: save(p, G=small()[0], **ABOUT), 'path'),
+                    (lambda p: checkpoints.convert(p, tmp_path/'y.safetensors'), 'src'),
+                    (lambda p: checkpoints.convert(tmp_path/'x.pkl', p), 'dst'),
+                    (lambda p: files.atomic(p).__enter__(), 'path')]:
         with pytest.raises(ValueError) as e: f(wrong)
         assert str(e.value) == f'{name}={wrong!r}; accepted: a str or a Path'
 
@@ -278,12 +327,14 @@ def test_kill(tmp_path):
     path = tmp_path/'x.safetensors'
     G, D = small()
     old, rng, seen, parts = save(path, G, **ABOUT).read_bytes(), np.random.default_rng(0), [], 0
-    with subprocess.Popen([sys.executable, '-c', SAVER.format(tests=os.path.dirname(__file__), path=str(path))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENV) as p:
+    with subprocess.Popen([sys.executable, '-c', SAVER.format(tests=os.path.dirname(__file__), path=str(path))],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENV) as p:
         assert p.stdout.readline() == 'ready\n'
         for attempt in range(25):
             save(path, G, **ABOUT)
             assert lonely(tmp_path) == ['x.safetensors']
-            p.stdin.write('go\n'); p.stdin.flush()
+            p.stdin.write('go\n')
+            p.stdin.flush()
             pid = int(p.stdout.readline())
             if attempt % 5 == 4:   # catch it in the act
                 deadline = time.time() + 10
@@ -303,8 +354,10 @@ def test_kill(tmp_path):
     assert {1, 3} == set(seen) and parts   # old files, new files and remains were all seen
 
 def test_another_process_at_work_is_left_alone(tmp_path):
-    mine, other = [tmp_path/f'.x.safetensors@{who}.{"0"*16}.part' for who in (f'{socket.gethostname()}-{os.getppid()}', 'elsewhere-1')]
-    mine.mkdir(); other.mkdir()
+    mine, other = [tmp_path/f'.x.safetensors@{who}.{"0"*16}.part'
+                   for who in (f'{socket.gethostname()}-{os.getppid()}', 'elsewhere-1')]
+    mine.mkdir()
+    other.mkdir()
     save(tmp_path/'x.safetensors', small()[0], **ABOUT)
     assert mine.exists() and other.exists()
 
@@ -312,7 +365,8 @@ def test_another_process_at_work_is_left_alone(tmp_path):
 
 def header_of(data, checksum=False):
     "Header and numbers of a file; without the checksum, which whoever changes a file on purpose leaves out or makes anew"
-    end = 8 + struct.unpack('<Q', data[:8])[0]; header = json.loads(data[8:end])
+    end = 8 + struct.unpack('<Q', data[:8])[0]
+    header = json.loads(data[8:end])
     if not checksum: header['__metadata__'].pop('checksum', None)
     return header, data[end:]
 
@@ -323,7 +377,8 @@ def pack(header, numbers):
 def refuse(tmp_path, data, match=None):
     (tmp_path/'bad.safetensors').write_bytes(data)
     with pytest.raises(ValueError, match=match) as e: load(tmp_path/'bad.safetensors')
-    assert str(e.value).startswith('bad.safetensors cannot be loaded: ') and len(str(e.value)) < 1200 and '\n' not in str(e.value)
+    assert (str(e.value).startswith('bad.safetensors cannot be loaded: ') and len(str(e.value)) < 1200
+            and '\n' not in str(e.value))
     assert lonely(tmp_path) == ['bad.safetensors']
 
 def changed(entry=None, meta=None, name='D/b4.out.bias'):
@@ -345,21 +400,49 @@ def config(role, **kwargs):
     return change
 
 CHANGES = {
-    'other dtype': (changed({'dtype': 'F16'}), 'do not fit together'), 'unknown dtype': (changed({'dtype': 'Q4'}), 'accepted: F64'), 'dtype a list': (changed({'dtype': []}), 'accepted: F64'),
-    'negative offset': (changed({'data_offsets': [-4, 0]}), 'do not fit'), 'no offsets': (changed({'data_offsets': []}), 'without dtype'), 'giant': (changed({'shape': [2**39, 2**39], 'data_offsets': [0, 2**62]}), 'do not fit'),
-    'overlap': (changed({'data_offsets': [0, 4]}), 'overlaps|gap'), 'float shape': (changed({'shape': [1.0]}), 'do not fit'), 'bool shape': (changed({'shape': [True]}), 'do not fit'),
-    'missing tensor': (drop('D/b4.out.bias'), 'gap|fill'), 'no metadata': (drop('__metadata__'), 'another project'), 'metadata not words': (changed(meta={'x': 1}), 'another project'),
-    'version 2': (changed(meta={'cleftgan_nb': '2'}), 'format 2; this version reads 1: update'), 'networks no JSON': (changed(meta={'networks': '{'}), 'networks is damaged'),
-    'networks a list': (changed(meta={'networks': '[]'}), 'not as saved'), 'unknown role': (changed(meta={'networks': '{"H": {}}'}), 'not as saved'), 'progress a number': (changed(meta={'progress': '1'}), 'not as saved'),
-    'deep JSON': (changed(meta={'progress': '['*100000}), 'progress is damaged'), 'NaN': (changed(meta={'half': 'I8'}), 'half type'),
-    'config empty': (changed(meta={'networks': '{"D": {}, "G_ema": {}}'}), 'accepted: an architecture of'), 'one network missing': (changed(meta={'networks': '{"D": {}}'}), 'disagree about G_ema'),
-    'resolution 32': (config('D', img_resolution=32), 'lacks .* tensors'), 'resolution 8': (config('D', img_resolution=8), 'lacks|does not'), 'resolution 2^20': (config('D', img_resolution=2**20), 'accepted: 0 to 4096'),
-    'unknown keyword': (config('D', wings=2), 'wings'), 'wide': (config('G_ema', channel_max=16), 'lacks'), 'wide D': (config('D', channel_max=16), 'should be'), 'wrong type': (config('G_ema', img_resolution='16'), 'cannot be built'),
-    'deep kwargs': (lambda h: h['__metadata__'].update(networks=h['__metadata__']['networks'].replace('{"c_dim', '{"x": ' + '{"x": '*900 + '1' + '}'*900 + ', "c_dim', 1)), 'accepted'),
-    'deep progress': (changed(meta={'progress': '{"x": '*900 + '1' + '}'*900}), 'its metadata'), 'list': (config('D', img_resolution=[1]), 'has a list for img_resolution'),
-    'NaN in progress': (changed(meta={'progress': '{"kimg": NaN}'}), "is float 'nan'"), 'huge number': (config('G_ema', z_dim=10**400), 'is int of 1329 bits'), 'huge progress': (changed(meta={'progress': '{"kimg": 1' + '0'*400 + '}'}), 'int of 1329 bits'),
-    'labels no JSON': (changed(meta={'labels': '['}), 'labels is damaged'), 'labels of nothing': (changed(meta={'labels': 'null'}), 'labels=None'), 'labels for none': (changed(meta={'labels': '["a"]'}), 'takes labels of 0'),
-    'architecture a list': (changed(meta={'networks': '{"D": {"architecture": [], "kwargs": {}}, "G_ema": {"architecture": [], "kwargs": {}}}'}), 'accepted: an architecture'), 'endless layers': (config('G_ema', num_layers=10**9), 'accepted: 0 to 64'), 'huge filter': (config('G_ema', filter_size=10**5), 'accepted: 0 to 32'), 'architecture': (changed(meta={'networks': '{"D": {"architecture": "os.system", "kwargs": {}}, "G_ema": {"architecture": [], "kwargs": {}}}'}), 'accepted: an architecture'),
+    'other dtype': (changed({'dtype': 'F16'}), 'do not fit together'),
+    'unknown dtype': (changed({'dtype': 'Q4'}), 'accepted: F64'),
+    'dtype a list': (changed({'dtype': []}), 'accepted: F64'),
+    'negative offset': (changed({'data_offsets': [-4, 0]}), 'do not fit'),
+    'no offsets': (changed({'data_offsets': []}), 'without dtype'),
+    'giant': (changed({'shape': [2**39, 2**39], 'data_offsets': [0, 2**62]}), 'do not fit'),
+    'overlap': (changed({'data_offsets': [0, 4]}), 'overlaps|gap'),
+    'float shape': (changed({'shape': [1.0]}), 'do not fit'), 'bool shape': (changed({'shape': [True]}), 'do not fit'),
+    'missing tensor': (drop('D/b4.out.bias'), 'gap|fill'), 'no metadata': (drop('__metadata__'), 'another project'),
+    'metadata not words': (changed(meta={'x': 1}), 'another project'),
+    'version 2': (changed(meta={'cleftgan_nb': '2'}), 'format 2; this version reads 1: update'),
+    'networks no JSON': (changed(meta={'networks': '{'}), 'networks is damaged'),
+    'networks a list': (changed(meta={'networks': '[]'}), 'not as saved'),
+    'unknown role': (changed(meta={'networks': '{"H": {}}'}), 'not as saved'),
+    'progress a number': (changed(meta={'progress': '1'}), 'not as saved'),
+    'deep JSON': (changed(meta={'progress': '['*100000}), 'progress is damaged'),
+    'NaN': (changed(meta={'half': 'I8'}), 'half type'),
+    'config empty': (changed(meta={'networks': '{"D": {}, "G_ema": {}}'}), 'accepted: an architecture of'),
+    'one network missing': (changed(meta={'networks': '{"D": {}}'}), 'disagree about G_ema'),
+    'resolution 32': (config('D', img_resolution=32), 'lacks .* tensors'),
+    'resolution 8': (config('D', img_resolution=8), 'lacks|does not'),
+    'resolution 2^20': (config('D', img_resolution=2**20), 'accepted: 0 to 4096'),
+    'unknown keyword': (config('D', wings=2), 'wings'), 'wide': (config('G_ema', channel_max=16), 'lacks'),
+    'wide D': (config('D', channel_max=16), 'should be'),
+    'wrong type': (config('G_ema', img_resolution='16'), 'cannot be built'),
+    'deep kwargs': (lambda h: h['__metadata__'].update(networks=h['__metadata__']['networks'].replace('{"c_dim',
+            '{"x": ' + '{"x": '*900 + '1' + '}'*900 + ', "c_dim', 1)), 'accepted'),
+    'deep progress': (changed(meta={'progress': '{"x": '*900 + '1' + '}'*900}), 'its metadata'),
+    'list': (config('D', img_resolution=[1]), 'has a list for img_resolution'),
+    'NaN in progress': (changed(meta={'progress': '{"kimg": NaN}'}), "is float 'nan'"),
+    'huge number': (config('G_ema', z_dim=10**400), 'is int of 1329 bits'),
+    'huge progress': (changed(meta={'progress': '{"kimg": 1' + '0'*400 + '}'}), 'int of 1329 bits'),
+    'labels no JSON': (changed(meta={'labels': '['}), 'labels is damaged'),
+    'labels of nothing': (changed(meta={'labels': 'null'}), 'labels=None'),
+    'labels for none': (changed(meta={'labels': '["a"]'}), 'takes labels of 0'),
+    'architecture a list': (changed(meta={'networks': '{"D": {"architecture": [], "kwargs": {}}, "G_ema": '
+                                                      '{"architecture": [], "kwargs": {}}}'}),
+                                                      'accepted: an architecture'),
+                                                      'endless layers': (config('G_ema', num_layers=10**9),
+                                                                         'accepted: 0 to 64'), 'huge '
+                                                                         'filter': (config('G_ema',
+                                                                                 filter_size=10**5), 'accepted: 0 to '
+                                                                                         '32'), 'architecture': (changed(meta={'networks': '{"D": {"architecture": "os.system", "kwargs": {}}, "G_ema": {"architecture": [], "kwargs": {}}}'}), 'accepted: an architecture'),
 }
 
 @pytest.mark.parametrize('what', CHANGES)
@@ -378,19 +461,26 @@ def test_missing_and_surplus_tensors(tmp_path, file):
         return (tmp_path/'bad.safetensors').read_bytes()
     assert (tmp_path/'bad.safetensors').write_bytes(rewrite(lambda t: None)) and load(tmp_path/'bad.safetensors')
     refuse(tmp_path, rewrite(lambda t: t.pop('D/b4.out.bias')), 'D lacks 1 tensors of its architecture: b4.out.bias')
-    refuse(tmp_path, rewrite(lambda t: t.update({'D/more': torch.zeros(1)})), 'D has 1 tensors that its architecture does not: more')
+    refuse(tmp_path, rewrite(lambda t: t.update({'D/more': torch.zeros(1)})),
+           'D has 1 tensors that its architecture does not: more')
     refuse(tmp_path, rewrite(lambda t: t.update({'H/more': torch.zeros(1)})), 'disagree about H')
-    refuse(tmp_path, rewrite(lambda t: t.update({'D/b4.out.bias': torch.zeros(2)})), r'b4.out.bias is \[2\] and should be \[1\]')
-    refuse(tmp_path, rewrite(lambda t: t.update({'D/b4.out.bias': torch.zeros(1, dtype=torch.int32)})), 'torch.int32 and should be a float')
+    refuse(tmp_path, rewrite(lambda t: t.update({'D/b4.out.bias': torch.zeros(2)})),
+           r'b4.out.bias is \[2\] and should be \[1\]')
+    refuse(tmp_path, rewrite(lambda t: t.update({'D/b4.out.bias': torch.zeros(1, dtype=torch.int32)})),
+           'torch.int32 and should be a float')
     (tmp_path/'bad.safetensors').unlink()
 
 def test_broken_files(tmp_path, file):
     data = file.read_bytes()
     header, numbers = header_of(data)
     for percent in range(0, 100, 5): refuse(tmp_path, data[:len(data)*percent//100], 'claims a header|fill|damaged')
-    refuse(tmp_path, data[:-1], 'fill'); refuse(tmp_path, data + b'\0', 'fill')
-    for length in (2**63, 2**64-1, len(data), len(data)-7, 10**8+1, 0, 1): refuse(tmp_path, struct.pack('<Q', length) + data[8:], 'claims a header')
-    for text in (b'[]', b'null', b'"x"', b'{"a":', b'\xff\xfe{}', b'['*10**6, b'{"__metadata__":{}}', b'{"a":1,"a":2}', b'{"a":[]}', b'1'*5000): refuse(tmp_path, pack(text, numbers))
+    refuse(tmp_path, data[:-1], 'fill')
+    refuse(tmp_path, data + b'\0', 'fill')
+    for length in (2**63, 2**64-1, len(data), len(data)-7, 10**8+1, 0, 1):
+        refuse(tmp_path, struct.pack('<Q', length) + data[8:], 'claims a header')
+    for text in (b'[]', b'null', b'"x"', b'{"a":', b'\xff\xfe{}', b'['*10**6, b'{"__metadata__":{}}',
+                 b'{"a":1,"a":2}', b'{"a":[]}', b'1'*5000):
+        refuse(tmp_path, pack(text, numbers))
     twice = json.dumps(header)[:-1] + ', "D/b4.out.bias": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
     refuse(tmp_path, pack(twice.encode(), numbers), 'names something twice')
     overlap = {**header, 'D/b4.out.bias': header['D/b4.fc.bias'] | {'shape': [12]}}
@@ -404,7 +494,8 @@ def test_other_safetensors(tmp_path):
 
 def test_claims_cost_nothing(tmp_path, file):
     "Neither a header nor a configuration makes the computer reserve what it claims"
-    data = file.read_bytes(); header, numbers = header_of(data)
+    data = file.read_bytes()
+    header, numbers = header_of(data)
     config('G_ema', channel_base=2**20, channel_max=8192, img_resolution=4096)(header)
     load(file)
     with at_most(60e6):
@@ -422,7 +513,8 @@ def test_not_finite_is_flagged(tmp_path, value):
 
 @pytest.mark.skipif(os.name == 'nt', reason='no permissions there')
 def test_a_converted_checkpoint_is_as_private_as_before(tmp_path, file):
-    (tmp_path/'x.safetensors').write_bytes(file.read_bytes()); (tmp_path/'x.safetensors').chmod(0o600)
+    (tmp_path/'x.safetensors').write_bytes(file.read_bytes())
+    (tmp_path/'x.safetensors').chmod(0o600)
     checkpoints.convert(tmp_path/'x.safetensors', tmp_path/'y.safetensors')
     assert (tmp_path/'y.safetensors').stat().st_mode & 0o777 == 0o600
 
@@ -445,51 +537,73 @@ def test_reprs(file):
 @given(data=st.data())
 def test_random_damage(tmp_path, file, data):
     "A changed file is a ValueError, or says what it said before; nothing else"
-    good = file.read_bytes(); bad = bytearray(good)
+    good = file.read_bytes()
+    bad = bytearray(good)
     header = 8 + struct.unpack('<Q', good[:8])[0]
-    for _ in range(data.draw(st.integers(1, 3))): bad[data.draw(st.integers(0, header if data.draw(st.booleans()) else len(bad)-1))] = data.draw(st.integers(0, 255))
+    for _ in range(data.draw(st.integers(1, 3))):
+        bad[data.draw(st.integers(0, header if data.draw(st.booleans()) else len(bad)-1))] = data.draw(st.integers(0,
+                255))
     if data.draw(st.booleans()):
-        a = data.draw(st.integers(0, header)); del bad[a:a+data.draw(st.integers(0, 40))]
+        a = data.draw(st.integers(0, header))
+        del bad[a:a+data.draw(st.integers(0, 40))]
     (tmp_path/'bad.safetensors').write_bytes(bad)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try: c, was = load(tmp_path/'bad.safetensors'), load(file)
         except ValueError: return
-    if c.meta['checked']: assert all(equal(c.networks[r], net) for r, net in was.networks.items()) and c.meta | {'file': file.name} == was.meta
+    if c.meta['checked']:
+        assert (all(equal(c.networks[r], net) for r, net in was.networks.items())
+                and c.meta | {'file': file.name} == was.meta)
 
 def test_one_bit_is_told(tmp_path, file):
     "In the numbers and in the words: each flip is refused, or changes nothing that the file says"
     good, was, rng, refused = file.read_bytes(), load(file), np.random.default_rng(0), 0
     end = 8 + struct.unpack('<Q', good[:8])[0]
-    for at in [*rng.integers(end, len(good), 40), *rng.integers(8, end, 40), good.index(b'12.5') + 1, good.index(b'CC-BY') + 1]:
-        bad = bytearray(good); bad[at] ^= 1 << rng.integers(7); (tmp_path/'bad.safetensors').write_bytes(bad)
+    for at in [*rng.integers(end, len(good), 40), *rng.integers(8, end, 40), good.index(b'12.5') + 1,
+               good.index(b'CC-BY') + 1]:
+        bad = bytearray(good)
+        bad[at] ^= 1 << rng.integers(7)
+        (tmp_path/'bad.safetensors').write_bytes(bad)
         try: c = load(tmp_path/'bad.safetensors')
-        except ValueError: refused += 1; continue
-        assert all(equal(c.networks[r], net) for r, net in was.networks.items()) and c.meta | {'file': file.name, 'checked': True} == was.meta
+        except ValueError:
+            refused += 1
+            continue
+        assert (all(equal(c.networks[r], net) for r, net in was.networks.items())
+                and c.meta | {'file': file.name, 'checked': True} == was.meta)
     assert refused >= 80
-    bad = bytearray(good); bad[-5] ^= 1; (tmp_path/'bad.safetensors').write_bytes(bad)
+    bad = bytearray(good)
+    bad[-5] ^= 1
+    (tmp_path/'bad.safetensors').write_bytes(bad)
     for reader in load, checkpoints.read_tensors:
-        with pytest.raises(ValueError, match='bad.safetensors cannot be (loaded|read): its checksum differs: some of it is no longer what was written'): reader(tmp_path/'bad.safetensors')
+        with pytest.raises(ValueError, match='bad.safetensors cannot be (loaded|read): its checksum differs: some of '
+                                             'it is no longer what was written'):
+            reader(tmp_path/'bad.safetensors')
 
 def test_a_checksum_is_of_what_a_file_says(tmp_path, file):
     "Whoever writes its content in another order writes the same; a file of before has none, and says so"
     header, numbers = header_of(file.read_bytes(), checksum=True)
     save_file(load_file(file), tmp_path/'turned.safetensors', dict(reversed(header['__metadata__'].items())))
-    old = tmp_path/'old.safetensors'; old.write_bytes(pack(*header_of(file.read_bytes())))
+    old = tmp_path/'old.safetensors'
+    old.write_bytes(pack(*header_of(file.read_bytes())))
     for name, checked in ('turned', True), ('old', False):
         c = load(tmp_path/f'{name}.safetensors')
-        assert c.meta['checked'] is checked and ('no checksum: written before' in repr(c)) is not checked and equal(c.D, load(file).D)
+        assert (c.meta['checked'] is checked and ('no checksum: written before' in repr(c)) is not checked
+                and equal(c.D, load(file).D))
 
 def test_a_long_header_is_not_read(tmp_path, file):
     "As JSON it would take thirty times its size"
     for text in b'{"a":[' + b'{},'*2*10**6 + b'{}]}', b'{"a":"' + b'x'*5*10**6 + b'"}':
         (tmp_path/'bad.safetensors').write_bytes(pack(text, b''))
         for reader in load, checkpoints.read_tensors:
-            with at_most(30e6), pytest.raises(ValueError, match=f'claims a header of {len(text)} bytes.* accepted: up to 4194304'): reader(tmp_path/'bad.safetensors')
+            with at_most(30e6), pytest.raises(ValueError,
+                                              match=f'claims a header of {len(text)} bytes.* accepted: up to 4194304'):
+                reader(tmp_path/'bad.safetensors')
 
 def test_a_file_called_like_a_model_that_ships(tmp_path, monkeypatch):
     "A checkpoint's name has a suffix, so the one that ships is meant"
     monkeypatch.chdir(tmp_path)
     name = next(iter(checkpoints.shipped()))
     for make in Path.touch, lambda p: (p.unlink(), p.mkdir()):
-        make(Path(name)); assert load(name).meta['file'] == f'{name}.safetensors' and checkpoints.find(name) == checkpoints.shipped()[name]
+        make(Path(name))
+        assert (load(name).meta['file'] == f'{name}.safetensors'
+                and checkpoints.find(name) == checkpoints.shipped()[name])

@@ -6,8 +6,10 @@ from PIL import Image
 from cleftgan_nb import __version__, checkpoints, cli, files, networks, pictures
 from published import published
 
-ENV = {**os.environ, 'PYTHONPATH': str(Path(cli.__file__).parents[1])}   # of processes started here, wherever the library lies
-SMALL = ['--resolution', '16', '--set', 'channel_base=256', '--set', 'channel_max=12', '--set', 'z_dim=24', '--set', 'w_dim=32']
+# of processes started here, wherever the library lies
+ENV = {**os.environ, 'PYTHONPATH': str(Path(cli.__file__).parents[1])}
+SMALL = ['--resolution', '16', '--set', 'channel_base=256', '--set', 'channel_max=12', '--set', 'z_dim=24', '--set',
+         'w_dim=32']
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
@@ -27,18 +29,21 @@ def net(run):
 def mistake(run, *argv, says):
     before = sorted(os.listdir())
     code, out, err = run(*argv)
-    assert (code, out) == (2, '') and err.startswith('cleftgan: error: ') and err.count('\n') == 1 and 'Traceback' not in err and says in err, err
+    assert ((code, out) == (2, '') and err.startswith('cleftgan: error: ') and err.count('\n') == 1
+            and 'Traceback' not in err and says in err), err
     assert sorted(os.listdir()) == before
 
 @pytest.mark.parametrize('name', ['stylegan3-t', 'stylegan3-r', 'stylegan2'])
 def test_new(run, name):
     code, out, err = run('new', name, *SMALL, 'a.safetensors', '--seed', 3)
     assert code == 0 and err == '' and 'StyleGAN' in out and "'untrained': True" in out
-    run('new', name, *SMALL, 'b.safetensors', '--seed', 3); run('new', name, *SMALL, 'c.safetensors', '--seed', 4)
+    run('new', name, *SMALL, 'b.safetensors', '--seed', 3)
+    run('new', name, *SMALL, 'c.safetensors', '--seed', 4)
     a, b, c = (files.sha256(f'{x}.safetensors') for x in 'abc')
     assert a == b != c
     ckpt = checkpoints.load('a.safetensors')
-    assert ckpt.meta['provenance']['untrained'] is True and ckpt.meta['progress']['kimg'] == 0 and list(ckpt.networks) == ['D', 'G_ema']
+    assert (ckpt.meta['provenance']['untrained'] is True and ckpt.meta['progress']['kimg'] == 0
+            and list(ckpt.networks) == ['D', 'G_ema'])
 
 def test_sample(run, net):
     assert run('sample', net, '--seeds', '0-4,9', '--out', 'a.png')[0] == 0
@@ -47,8 +52,10 @@ def test_sample(run, net):
     with Image.open('a.png') as im: pixels, text = np.array(im), dict(im.text)
     assert pixels.shape == (32, 48, 3) and pixels.std() > 0
     recipe = json.loads(text['recipe'])
-    assert text['Source'] == recipe['kind'] == 'synthetic' and text['Software'] == f'cleftgan_nb {__version__}' and recipe['untrained'] is True and 'untrained' in text['Title']
-    assert recipe['seeds'] == [0, 1, 2, 3, 4, 9] and recipe['sha256'] == files.sha256(net) and recipe['file'] == net and os.getcwd() not in str(text)
+    assert (text['Source'] == recipe['kind'] == 'synthetic' and text['Software'] == f'cleftgan_nb {__version__}'
+            and recipe['untrained'] is True and 'untrained' in text['Title'])
+    assert (recipe['seeds'] == [0, 1, 2, 3, 4, 9] and recipe['sha256'] == files.sha256(net) and recipe['file'] == net
+            and os.getcwd() not in str(text))
     G = checkpoints.load(net).G_ema
     z = torch.from_numpy(np.random.RandomState(9).randn(1, 24)).float()
     with torch.no_grad(): expected = (G(z, None)[0]*127.5 + 128).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
@@ -71,7 +78,8 @@ def test_truncation_and_columns(run, net):
     G = checkpoints.load(net)
     G.G_ema.mapping.w_avg.normal_()
     checkpoints.save(net, G_ema=G.G_ema, license='x', provenance={}, progress={})
-    run('sample', net, '--seeds', '1-3', '--columns', 3, '--truncation-psi', 0, '--out', 'a.png'); run('sample', net, '--seeds', '1-3', '--columns', 1, '--out', 'b.png')
+    run('sample', net, '--seeds', '1-3', '--columns', 3, '--truncation-psi', 0, '--out', 'a.png')
+    run('sample', net, '--seeds', '1-3', '--columns', 1, '--out', 'b.png')
     with Image.open('a.png') as a, Image.open('b.png') as b: a, b = np.array(a), np.array(b)
     assert a.shape == (16, 48, 3) and b.shape == (48, 16, 3)
     assert (a[:, :16] == a[:, 16:32]).all() and (b[:16] != b[16:32]).any()
@@ -80,7 +88,8 @@ def test_labels(run):
     assert run('new', 'stylegan2', *SMALL, '--set', 'c_dim=3', 'c.safetensors')[0] == 0
     mistake(run, 'sample', 'c.safetensors', '--out', 'x.png', says='needs a label from 0 to 2')
     mistake(run, 'sample', 'c.safetensors', '--label', 3, '--out', 'x.png', says='needs a label from 0 to 2')
-    run('sample', 'c.safetensors', '--label', 0, '--out', 'a.png'); run('sample', 'c.safetensors', '--label', 2, '--out', 'b.png')
+    run('sample', 'c.safetensors', '--label', 0, '--out', 'a.png')
+    run('sample', 'c.safetensors', '--label', 2, '--out', 'b.png')
     with Image.open('a.png') as a, Image.open('b.png') as b: assert (np.array(a) != np.array(b)).any()
 
 LABELS = ['lip_left', 'lip_right', 'nose_left', 'nose_right', 'repaired']
@@ -88,36 +97,53 @@ LABELS = ['lip_left', 'lip_right', 'nose_left', 'nose_right', 'repaired']
 def labeled(net, file='labeled.safetensors', labels=LABELS):
     "The same network with a label term that does something"
     G = networks.with_labels(checkpoints.load(net).sampler, 5)
-    with torch.no_grad(): torch.manual_seed(1); G.mapping.label.weight.normal_()
+    with torch.no_grad():
+        torch.manual_seed(1)
+        G.mapping.label.weight.normal_()
     return str(checkpoints.save(file, G_ema=G, license='x', provenance={}, progress={}, labels=labels))
 
 def test_severity_and_side(run, net):
     "Rows are people, columns side by side what was asked; the file says so"
     file, G = labeled(net), checkpoints.load(labeled(net)).sampler
-    code, out, err = run('sample', file, '--severity', '.2,.5,.8', '--side', 'left,bilateral', '--seeds', '3,7', '--out', 'a.png')
+    code, out, err = run('sample', file, '--severity', '.2,.5,.8', '--side', 'left,bilateral', '--seeds', '3,7',
+                         '--out', 'a.png')
     assert (code, err) == (0, '') and '12 synthetic pictures' in out
     with Image.open('a.png') as a: sheet, recipe = np.array(a), json.loads(a.text['recipe'])
-    assert sheet.shape[:2] == (2*16, 6*16) and (recipe['severity'], recipe['side'], recipe['seeds']) == ('.2,.5,.8', 'left,bilateral', [3, 7])
+    assert (sheet.shape[:2] == (2*16, 6*16) and (recipe['severity'], recipe['side'], recipe['seeds'])
+            == ('.2,.5,.8', 'left,bilateral', [3, 7]))
     wanted = [[s*l, s*r, s*l, s*r, 0.] for l, r in ((1, 0), (1, 1)) for s in (.2, .5, .8)]
     for row, seed in enumerate((3, 7)):
         for k, label in enumerate(wanted):
             assert (sheet[16*row:, 16*k:][:16, :16] == pictures.sample_one(G, seed, label=torch.tensor(label))).all()
     assert run('sample', file, '--severity', '.5', '--nose', '.1', '--out', 'b.png')[0] == 0
-    with Image.open('b.png') as b: assert (np.array(b) == pictures.sample_one(G, 0, label=torch.tensor([.5, 0, .1, 0, 0]))).all()
+    with Image.open('b.png') as b:
+        assert (np.array(b) == pictures.sample_one(G, 0, label=torch.tensor([.5, 0, .1, 0, 0]))).all()
     assert run('sample', file, '--label', 0, '--out', 'c.png')[0] == 0
 
 @pytest.mark.parametrize('argv, says', [
-    (('--severity', '2'), "--severity '2'; accepted: numbers from 0 to 1"), (('--severity', 'nan'), 'accepted: numbers'), (('--severity', ''), 'accepted: numbers'), (('--severity', '.1,,.2'), 'accepted: numbers'),
-    (('--severity', '.5', '--side', 'top'), "--side 'top'; accepted: some of left,right,bilateral"), (('--severity', '.5', '--side', ''), 'some of left'), (('--severity', '.5', '--nose', 'x'), "--nose 'x'"), (('--severity', '.5', '--nose', '.1,.2'), 'accepted: one number from 0 to 1'),
-    (('--side', 'left'), '--side and --nose go with --severity'), (('--nose', '.5'), 'go with --severity'), (('--severity', '.5', '--label', '1'), '--label with --severity'), (('--severity', '.5', '--columns', '2'), '--columns with'),
-    ((), 'takes the labels lip_left, lip_right'), (('--severity', '.1,.2', '--seeds', '0-5999'), '12000 pictures of 16 pixels at once; accepted: up to 10000')])
-def test_wrong_severities(run, net, argv, says): mistake(run, 'sample', labeled(net), '--out', 'x.png', *argv, says=says)
+    (('--severity', '2'), "--severity '2'; accepted: numbers from 0 to 1"),
+    (('--severity', 'nan'), 'accepted: numbers'), (('--severity', ''), 'accepted: numbers'),
+    (('--severity', '.1,,.2'), 'accepted: numbers'),
+    (('--severity', '.5', '--side', 'top'), "--side 'top'; accepted: some of left,right,bilateral"),
+    (('--severity', '.5', '--side', ''), 'some of left'), (('--severity', '.5', '--nose', 'x'), "--nose 'x'"),
+    (('--severity', '.5', '--nose', '.1,.2'), 'accepted: one number from 0 to 1'),
+    (('--side', 'left'), '--side and --nose go with --severity'), (('--nose', '.5'), 'go with --severity'),
+    (('--severity', '.5', '--label', '1'), '--label with --severity'),
+    (('--severity', '.5', '--columns', '2'), '--columns with'),
+    ((), 'takes the labels lip_left, lip_right'), (('--severity', '.1,.2', '--seeds', '0-5999'),
+                                                   '12000 pictures of 16 pixels at once; accepted: up to 10000')])
+def test_wrong_severities(run, net, argv, says):
+    mistake(run, 'sample', labeled(net), '--out', 'x.png', *argv, says=says)
 
 def test_networks_that_cannot_be_asked(run, net):
-    mistake(run, 'sample', net, '--severity', '.5', '--out', 'x.png', says='takes no labels, so no severity or side can be asked for; leave')
-    mistake(run, 'sample', net, '--severity', '.5', '--out', 'x.png', says='--resume-from net.safetensors --set labels=true')
-    mistake(run, 'sample', labeled(net, labels=None), '--severity', '.5', '--out', 'x.png', says='does not say what its 5 label entries mean; accepted: --label 0 to 4')
-    mistake(run, 'sample', labeled(net, labels=['age', *'abcd']), '--severity', '.5', '--out', 'x.png', says='names has age, a, b, c, d; accepted: those of a network that learned lip_left')
+    mistake(run, 'sample', net, '--severity', '.5', '--out', 'x.png',
+            says='takes no labels, so no severity or side can be asked for; leave')
+    mistake(run, 'sample', net, '--severity', '.5', '--out', 'x.png',
+            says='--resume-from net.safetensors --set labels=true')
+    mistake(run, 'sample', labeled(net, labels=None), '--severity', '.5', '--out', 'x.png',
+            says='does not say what its 5 label entries mean; accepted: --label 0 to 4')
+    mistake(run, 'sample', labeled(net, labels=['age', *'abcd']), '--severity', '.5', '--out', 'x.png',
+            says='names has age, a, b, c, d; accepted: those of a network that learned lip_left')
 
 def test_convert(run):
     torch.manual_seed(0)
@@ -125,33 +151,59 @@ def test_convert(run):
     with open('in.pkl', 'wb') as f: f.write(published({}, D=D, G_ema=G, augment_p=.5))
     code, out, err = run('convert', 'in.pkl', 'out.safetensors', '--license', 'CC-BY-4.0')
     assert code == 0 and err == '' and 'StyleGAN2Generator' in out and 'Discriminator' in out and 'CC-BY-4.0' in out
-    assert run('convert', 'in.pkl', 'half.safetensors', '--half', 'float16')[0] == 0 and os.path.getsize('half.safetensors') < .7*os.path.getsize('out.safetensors')
+    assert (run('convert', 'in.pkl', 'half.safetensors', '--half', 'float16')[0] == 0
+            and os.path.getsize('half.safetensors') < .7*os.path.getsize('out.safetensors'))
     mistake(run, 'convert', 'in.pkl', 'out.safetensors', says='--force to replace')
     assert run('convert', 'in.pkl', 'out.safetensors', '--force')[0] == 0
     for file in 'in.pkl', 'out.safetensors': assert 'StyleGAN2Generator' in run('info', file)[1]
-    run('sample', 'in.pkl', '--out', 'a.png'); run('sample', 'out.safetensors', '--out', 'b.png')
+    run('sample', 'in.pkl', '--out', 'a.png')
+    run('sample', 'out.safetensors', '--out', 'b.png')
     with Image.open('a.png') as a, Image.open('b.png') as b: assert (np.array(a) == np.array(b)).all()
 
 def test_hostile_pickle(run):
     with open('in.pkl', 'wb') as f: f.write(b"cos\nsystem\n(S'touch pwned'\ntR.")
-    for argv in ('convert', 'in.pkl', 'x.safetensors'), ('info', 'in.pkl'), ('sample', 'in.pkl'): mistake(run, *argv, says='refused: os.system')
+    for argv in ('convert', 'in.pkl', 'x.safetensors'), ('info', 'in.pkl'), ('sample', 'in.pkl'):
+        mistake(run, *argv, says='refused: os.system')
 
 @pytest.mark.parametrize('argv,says', [
-    (('paint',), "invalid choice: 'paint'"), ((), 'COMMAND'), (('info',), 'file'), (('info', 'no.safetensors'), 'no file no.safetensors'), (('info', 'no.pt'), 'accepted: .safetensors, .pkl'),
-    (('sample', 'net.safetensors', '--seeds', '5-1'), '5-1'), (('sample', 'net.safetensors', '--seeds', ''), 'is no seed'), (('sample', 'net.safetensors', '--out', 'a.jpg'), 'ends in .png'),
-    (('sample', 'net.safetensors', '--out', 'no/a.png'), 'make it first'), (('sample', 'net.safetensors', '--truncation-psi', 'nan'), 'accepted: a number'), (('sample', 'net.safetensors', '--columns', '0'), 'accepted: a whole number from 1'),
-    (('sample', 'net.safetensors', '--label', '0'), 'has no labels'), (('new', 'stylegan9', '--resolution', '16', 'x.safetensors'), 'stylegan9'), (('new', 'stylegan2', '--resolution', '17', 'x.safetensors'), '17'),
-    (('new', 'stylegan2', 'x.safetensors'), '--resolution'), (('new', 'stylegan2', '--resolution', '16', '--set', 'wings=2', 'x.safetensors'), 'wings'), (('new', 'stylegan2', *SMALL, 'net.safetensors'), '--force'),
-    (('new', 'stylegan2', '--resolution', '16', '--set', 'channel_max', 'x.safetensors'), 'accepted: name=value'), (('new', 'stylegan2', *SMALL, 'x.pt'), 'ends in .safetensors'), (('convert', 'no.pkl', 'x.safetensors'), 'no file no.pkl'),
-    (('convert', 'net.safetensors', 'x.pkl'), 'ends in .safetensors'), (('sample', 'net.safetensors', '--frob'), '--frob'),
-    (('new', 'stylegan2', *SMALL, '--seed', '-1', 'x.safetensors'), "--seed: '-1'; accepted: a whole number from 0 to 4294967295"), (('new', 'stylegan2', *SMALL, '--seed', '4294967296', 'x.safetensors'), "'4294967296'; accepted"),
-    (('new', 'stylegan2', *SMALL, '--seed', '9'*5000, 'x.safetensors'), 'accepted: a whole number from 0'), (('new', 'stylegan2', *SMALL, '--seed', '1.5', 'x.safetensors'), "'1.5'; accepted"),
-    (('sample', 'net.safetensors', '--label', 'x'), "--label: 'x'; accepted: a whole number from 0"), (('new', 'stylegan3-t', *SMALL, '--set', 'margin_size=-20', 'x.safetensors'), 'margin_size=-20; accepted: '),
-    (('new', 'stylegan3-t', *SMALL, '--set', 'margin_size=300', 'x.safetensors'), 'margin_size=300'), (('new', 'stylegan2', *SMALL, '--license', '\udcff', 'x.safetensors'), 'license is str'),
-    (('new', 'stylegan2', '--resolution', '65536', 'x.safetensors'), 'img_resolution=65536; accepted: 0 to 4096'), (('new', 'stylegan3-t', '--resolution', '4294967295', 'x.safetensors'), '4294967295'),
-    (('new', 'stylegan2', '--resolution', '4096', '--set', 'channel_base=1048576', '--set', 'channel_max=8192', 'x.safetensors'), 'numbers; accepted: up to 268,435,456, which take 1 GiB. Lower its resolution'),
-    (('new', 'stylegan2', '--resolution', '16', '--set', 'resolution=32', 'x.safetensors'), 'given already'), (('phantom', '--size', '1024', '--seeds', '0-999', '--out', 'x.png'), '1000 pictures of 1024 pixels at once; accepted: up to 256'), (('phantom', '--size', '65536', '--out', 'x.png'), 'accepted: '),
-    (('info', '.'), 'is a folder'), (('sample', '.'), 'is a folder'), (('new', 'stylegan2', *SMALL, '.'), 'is a folder')])
+    (('paint',), "invalid choice: 'paint'"), ((), 'COMMAND'), (('info',), 'file'),
+    (('info', 'no.safetensors'), 'no file no.safetensors'), (('info', 'no.pt'), 'accepted: .safetensors, .pkl'),
+    (('sample', 'net.safetensors', '--seeds', '5-1'), '5-1'),
+    (('sample', 'net.safetensors', '--seeds', ''), 'is no seed'),
+    (('sample', 'net.safetensors', '--out', 'a.jpg'), 'ends in .png'),
+    (('sample', 'net.safetensors', '--out', 'no/a.png'), 'make it first'),
+    (('sample', 'net.safetensors', '--truncation-psi', 'nan'), 'accepted: a number'),
+    (('sample', 'net.safetensors', '--columns', '0'), 'accepted: a whole number from 1'),
+    (('sample', 'net.safetensors', '--label', '0'), 'has no labels'),
+    (('new', 'stylegan9', '--resolution', '16', 'x.safetensors'), 'stylegan9'),
+    (('new', 'stylegan2', '--resolution', '17', 'x.safetensors'), '17'),
+    (('new', 'stylegan2', 'x.safetensors'), '--resolution'),
+    (('new', 'stylegan2', '--resolution', '16', '--set', 'wings=2', 'x.safetensors'), 'wings'),
+    (('new', 'stylegan2', *SMALL, 'net.safetensors'), '--force'),
+    (('new', 'stylegan2', '--resolution', '16', '--set', 'channel_max', 'x.safetensors'), 'accepted: name=value'),
+    (('new', 'stylegan2', *SMALL, 'x.pt'), 'ends in .safetensors'),
+    (('convert', 'no.pkl', 'x.safetensors'), 'no file no.pkl'),
+    (('convert', 'net.safetensors', 'x.pkl'), 'ends in .safetensors'),
+    (('sample', 'net.safetensors', '--frob'), '--frob'),
+    (('new', 'stylegan2', *SMALL, '--seed', '-1', 'x.safetensors'),
+     "--seed: '-1'; accepted: a whole number from 0 to 4294967295"),
+     (('new', 'stylegan2', *SMALL, '--seed', '4294967296', 'x.safetensors'), "'4294967296'; accepted"),
+    (('new', 'stylegan2', *SMALL, '--seed', '9'*5000, 'x.safetensors'), 'accepted: a whole number from 0'),
+    (('new', 'stylegan2', *SMALL, '--seed', '1.5', 'x.safetensors'), "'1.5'; accepted"),
+    (('sample', 'net.safetensors', '--label', 'x'), "--label: 'x'; accepted: a whole number from 0"),
+    (('new', 'stylegan3-t', *SMALL, '--set', 'margin_size=-20', 'x.safetensors'), 'margin_size=-20; accepted: '),
+    (('new', 'stylegan3-t', *SMALL, '--set', 'margin_size=300', 'x.safetensors'), 'margin_size=300'),
+    (('new', 'stylegan2', *SMALL, '--license', '\udcff', 'x.safetensors'), 'license is str'),
+    (('new', 'stylegan2', '--resolution', '65536', 'x.safetensors'), 'img_resolution=65536; accepted: 0 to 4096'),
+    (('new', 'stylegan3-t', '--resolution', '4294967295', 'x.safetensors'), '4294967295'),
+    (('new', 'stylegan2', '--resolution', '4096', '--set', 'channel_base=1048576', '--set', 'channel_max=8192',
+      'x.safetensors'), 'numbers; accepted: up to 268,435,456, which take 1 GiB. Lower its resolution'),
+    (('new', 'stylegan2', '--resolution', '16', '--set', 'resolution=32', 'x.safetensors'), 'given already'),
+    (('phantom', '--size', '1024', '--seeds', '0-999', '--out', 'x.png'),
+     '1000 pictures of 1024 pixels at once; accepted: up to 256'),
+     (('phantom', '--size', '65536', '--out', 'x.png'), 'accepted: '),
+    (('info', '.'), 'is a folder'), (('sample', '.'), 'is a folder'),
+    (('new', 'stylegan2', *SMALL, '.'), 'is a folder')])
 def test_mistakes(run, net, argv, says): mistake(run, *argv, says=says)
 
 def test_debug_shows_where(run):
@@ -172,22 +224,27 @@ def test_warnings_are_one_line(run, net):
     with torch.no_grad(): c.G_ema.synthesis.input.weight[0, 0] = float('nan')
     checkpoints.save(net, G_ema=c.G_ema, license='x', provenance={}, progress={})
     code, out, err = run('info', net)
-    assert code == 0 and 'NOT FINITE' in out and err.startswith('cleftgan: warning: net.safetensors: not finite') and err.count('\n') == 1
+    assert (code == 0 and 'NOT FINITE' in out and err.startswith('cleftgan: warning: net.safetensors: not finite')
+            and err.count('\n') == 1)
 
-@pytest.mark.parametrize('command', [(), ('convert',), ('info',), ('new',), ('sample',), ('train',), ('measure',), ('forget',), ('doctor',)])
+@pytest.mark.parametrize('command', [(), ('convert',), ('info',), ('new',), ('sample',), ('train',), ('measure',),
+                                     ('forget',), ('doctor',)])
 def test_help(run, command):
     code, out, err = run(*command, '--help')
     assert code == 0 and 'examples:\n  cleftgan ' in out and all(f'cleftgan {c}' in out for c in command)
 
 def test_help_is_quick():
     "Neither torch nor numpy is imported to help"
-    code = "import sys; from cleftgan_nb.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint([m for m in ('torch', 'numpy', 'numba', 'PIL') if m in sys.modules])"
+    code = ("import sys; from cleftgan_nb.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint([m "
+            "for m in ('torch', 'numpy', 'numba', 'PIL') if m in sys.modules])")
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=ENV).stdout
     assert out.splitlines()[-1] == '[]'
 
 def test_as_a_command(net, tmp_path):
     "In a process of its own, as the console script runs it"
-    def command(*argv): return subprocess.run([sys.executable, '-c', 'import sys; from cleftgan_nb.cli import main; sys.exit(main())', *argv], capture_output=True, text=True, cwd=tmp_path, env=ENV)
+    def command(*argv):
+        return subprocess.run([sys.executable, '-c', 'import sys; from cleftgan_nb.cli import main; sys.exit(main())',
+                               *argv], capture_output=True, text=True, cwd=tmp_path, env=ENV)
     good, bad, version = command('info', net), command('info', 'no.pkl'), command('--version')
     assert good.returncode == 0 and 'StyleGAN3Generator' in good.stdout and good.stderr == ''
     assert bad.returncode == 2 and bad.stderr.count('\n') == 1
@@ -195,18 +252,22 @@ def test_as_a_command(net, tmp_path):
 
 def test_as_a_module(tmp_path):
     "`python -m cleftgan_nb` is the command line, with its exit code"
-    def command(*argv): return subprocess.run([sys.executable, '-m', 'cleftgan_nb', *argv], capture_output=True, text=True, cwd=tmp_path, env=ENV)
+    def command(*argv):
+        return subprocess.run([sys.executable, '-m', 'cleftgan_nb', *argv], capture_output=True, text=True,
+                              cwd=tmp_path, env=ENV)
     good, bad = command('--help'), command('info', 'no.pkl')
     assert good.returncode == 0 and good.stdout.startswith('usage: cleftgan ')
     assert bad.returncode == 2 and bad.stderr.startswith('cleftgan: error: no file no.pkl')
 
-SETTINGS = [o for pair in ('tick_kimg=.016', 'settings.channel_base=256', 'settings.channel_max=8') for o in ('--set', pair)]
+SETTINGS = [o for pair in ('tick_kimg=.016', 'settings.channel_base=256', 'settings.channel_max=8')
+            for o in ('--set', pair)]
 
 @pytest.mark.slow
 def test_train(run, tmp_path):
     "A dataset, then the folder of the run, then what is printed as a file"
     assert run('cohort', 'normal', '--n', 8, '--size', 16, '--workers', 1, '--out', 'faces.zip')[0] == 0
-    code, out, err = run('train', 'faces.zip', '--out', 'run', '--network', 'stylegan2', '--batch', 8, '--kimg', .016, *SETTINGS)
+    code, out, err = run('train', 'faces.zip', '--out', 'run', '--network', 'stylegan2', '--batch', 8, '--kimg', .016,
+                         *SETTINGS)
     assert code == 0 and 'after 0.016 kimg' in out and (tmp_path/'run/network-000000.016.safetensors').exists()
     code, out, err = run('train', 'run', '--kimg', .032)
     assert code == 0 and 'after 0.032 kimg' in out
@@ -219,8 +280,13 @@ def test_train(run, tmp_path):
     assert code == 2 and 'd_lr: 0.002, now 1' in err
     assert run('info', 'run/network-000000.032.safetensors')[0] == 0
 
-@pytest.mark.parametrize('args, word', [(('faces.zip',), 'out is missing'), (('none.zip', '--out', 'x'), 'no dataset none.zip'), (('none.yaml',), 'none.yaml'), (('a.zip', '--out', 'x', '--set', 'bach=4'), 'did you mean batch?'),
-                                        (('a.zip', '--out', 'x', '--network', 'stylegan4'), 'stylegan3-t'), (('a.zip', '--out', 'x', '--set', 'gamma'), 'name=value'), (('a.zip', '--out', 'x', '--batch', '0'), '--batch')])
+@pytest.mark.parametrize('args, word', [(('faces.zip',), 'out is missing'),
+                                        (('none.zip', '--out', 'x'), 'no dataset none.zip'),
+                                        (('none.yaml',), 'none.yaml'), (('a.zip', '--out', 'x', '--set', 'bach=4'),
+                                                                        'did you mean batch?'),
+                                        (('a.zip', '--out', 'x', '--network', 'stylegan4'), 'stylegan3-t'),
+                                        (('a.zip', '--out', 'x', '--set', 'gamma'), 'name=value'),
+                                        (('a.zip', '--out', 'x', '--batch', '0'), '--batch')])
 def test_train_complains(run, tmp_path, args, word):
     code, out, err = run('train', *args)
     assert code == 2 and word in err and err.count('\n') == 1 and not (tmp_path/'x').exists()
@@ -228,9 +294,12 @@ def test_train_complains(run, tmp_path, args, word):
 @pytest.mark.slow
 def test_measure(run, tmp_path):
     "A checkpoint and a dataset; what the inputs do not allow is left out, and the table in the file is the one that was printed"
-    for seed in 0, 1: assert run('cohort', 'cleft', '--n', 16, '--size', 64, '--seed', seed, '--workers', 1, '--out', f'{seed}.zip')[0] == 0
+    for seed in 0, 1:
+        assert run('cohort', 'cleft', '--n', 16, '--size', 64, '--seed', seed, '--workers', 1, '--out',
+                   f'{seed}.zip')[0] == 0
     assert run('new', 'stylegan3-t', '--resolution', 64, *SMALL[2:], 'net.safetensors')[0] == 0
-    code, out, err = run('measure', 'net.safetensors', '--real', '0.zip', '--parts', 'severity,distances', '--n', 16, '--out', 'scores.csv')
+    code, out, err = run('measure', 'net.safetensors', '--real', '0.zip', '--parts', 'severity,distances', '--n', 16,
+                         '--out', 'scores.csv')
     table, about = out.split('\n\n')
     names = [line.split()[0] for line in table.splitlines()[1:]]
     distances = [f'{m}_{j}' for j in ('efficientnet_lite0', 'faceres') for m in ('fd', 'fd_infinity', 'kd')]
@@ -238,40 +307,57 @@ def test_measure(run, tmp_path):
     assert 'Features of the images in 0.zip are kept in ' in err and "'cleftgan forget' removes them" in err
     assert 'faceres, which learned from photographs of faces' in about and 'not their numbers' in about
     rows = list(csv.DictReader((tmp_path/'scores.csv').open()))
-    assert [r['name'] for r in rows] == names and rows[0]['real'] == '0.zip' and rows[0]['generated'].startswith('net.safetensors sha256:')
+    assert ([r['name'] for r in rows] == names and rows[0]['real'] == '0.zip'
+            and rows[0]['generated'].startswith('net.safetensors sha256:'))
     assert out.splitlines()[1].split()[1] == f'{float(rows[0]["value"]):.4g}'
     code, out, err = run('measure', '1.zip', '--real', '0.zip', '--parts', 'manifold', '--judge', 'faceres')
     assert code == 0 and 'precision_faceres' in out and 'efficientnet' not in out, err
     code, out, err = run('measure', '1.zip', '--real', '0.zip', '--held-out', '1.zip')
     assert code == 0 and 'copied_pixels_16' in out and 'ppl' not in out and 'eq_t' not in out, err
 
-@pytest.mark.parametrize('args, says', [(('net.safetensors', '--real', 'none.zip'), 'none.zip'), (('none.zip', '--real', 'none.zip'), 'no dataset none.zip'), (('net.safetensors', '--real', 'x.zip', '--out', 'a.txt'), '.csv'),
-                                        (('net.safetensors',), '--real'), (('net.safetensors', '--real', '.', '--inception', 'none.pt'), 'none.pt'), (('net.safetensors', '--real', 'x.zip', '--n', '1'), 'from 2')])
+@pytest.mark.parametrize('args, says', [(('net.safetensors', '--real', 'none.zip'), 'none.zip'),
+                                        (('none.zip', '--real', 'none.zip'), 'no dataset none.zip'),
+                                        (('net.safetensors', '--real', 'x.zip', '--out', 'a.txt'), '.csv'),
+                                        (('net.safetensors',), '--real'),
+                                        (('net.safetensors', '--real', '.', '--inception', 'none.pt'), 'none.pt'),
+                                        (('net.safetensors', '--real', 'x.zip', '--n', '1'), 'from 2')])
 def test_measure_complains(run, net, args, says): mistake(run, 'measure', *args, says=says)
 
 def test_measure_refuses_what_was_trained_on_as_held_out(run, tmp_path):
     "Under whatever name: nothing would be a copy, for each image is as near to one set as to the other"
     from cleftgan_nb.data.datasets import write_dataset
-    for name in 'a.zip', 'b.zip': write_dataset(tmp_path/name, [(np.full((16, 16, 3), i, np.uint8), None, {}) for i in range(4)], about=dict(kind='x', license=name))
-    for name in 'a.zip', 'b.zip': mistake(run, 'measure', 'b.zip', '--real', 'a.zip', '--held-out', name, says="4 of 4 held-out images are among those that were trained on, to the pixel, and tell nothing about copies; accepted: images of the same kind that the generator never saw. Before a training, 'cleftgan split' holds some back")
+    for name in 'a.zip', 'b.zip':
+        write_dataset(tmp_path/name, [(np.full((16, 16, 3), i, np.uint8), None, {}) for i in range(4)],
+                      about=dict(kind='x', license=name))
+    for name in 'a.zip', 'b.zip':
+        mistake(run, 'measure', 'b.zip', '--real', 'a.zip', '--held-out', name,
+                says="4 of 4 held-out images are among those that were trained on, to the pixel, and tell nothing "
+                     "about copies; accepted: images of the same kind that the generator never saw. Before a "
+                     "training, 'cleftgan split' holds some back")
 
 def test_forget(run, tmp_path, monkeypatch):
     "It says what there is, and removes only what is ours, and only if asked to"
     from cleftgan_nb import files
     monkeypatch.setenv('CLEFTGAN_CACHE', str(tmp_path/'cache'))
     assert run('forget') == (0, 'nothing to remove\n', '')
-    (tmp_path/'cache/features').mkdir(parents=True); (tmp_path/'deep').mkdir()
+    (tmp_path/'cache/features').mkdir(parents=True)
+    (tmp_path/'deep').mkdir()
     for name in (f'faceres-{"0"*24}', 'mine'): (tmp_path/f'cache/features/{name}.safetensors').write_bytes(b'x'*2**19)
     def left(path, pid, host=socket.gethostname()):
-        place = tmp_path/path; place = place.with_name(f'.{place.name}@{host}-{pid}.{"0"*16}.part')
+        place = tmp_path/path
+        place = place.with_name(f'.{place.name}@{host}-{pid}.{"0"*16}.part')
         (place/'new').mkdir(parents=True)
         return place
     dead, other, moved = left('deep/out', 2**30), left('deep/out', 7, 'elsewhere'), left('deep/set', 2**30)
-    (moved/'old').write_text('whole'); left('\x1b[2Kodd', 2**30)
+    (moved/'old').write_text('whole')
+    left('\x1b[2Kodd', 2**30)
     with files.part(tmp_path/'busy') as new:
         code, out, err = run('forget')
-        assert code == 0 and f'features: features of images, 1 files, 0.5 MiB' in out and 'mine' not in out and out.count('half-written, left by a killed process') == 3 and '\x1b' not in out and 'nothing was removed' in out
-        assert out.count('being written at the moment; stays') == 1 and out.count('stays without --others') == 1 and all(o.exists() for o in (dead, other, moved))
+        assert (code == 0 and f'features: features of images, 1 files, 0.5 MiB' in out and 'mine' not in out
+                and out.count('half-written, left by a killed process') == 3 and '\x1b' not in out
+                and 'nothing was removed' in out)
+        assert (out.count('being written at the moment; stays') == 1 and out.count('stays without --others') == 1
+                and all(o.exists() for o in (dead, other, moved)))
         assert run('forget', '--yes')[:2] == (0, out.rpartition('nothing')[0] + 'removed\n') and new.parent.exists()
     assert not dead.exists() and other.exists() and not moved.exists() and (tmp_path/'deep/set').read_text() == 'whole'
     assert os.listdir(tmp_path/'cache/features') == ['mine.safetensors']
@@ -281,7 +367,9 @@ def test_forget(run, tmp_path, monkeypatch):
 def test_the_secret_is_in_no_command(run, tmp_path, monkeypatch):
     from cleftgan_nb import data
     monkeypatch.setattr(data, 'prepare', lambda *a, secret, **k: type('', (), dict(kept=secret))())
-    Path('secret').write_text('our own word\n'); os.chmod('secret', 0o600); Path('long').write_text('one\ntwo')
+    Path('secret').write_text('our own word\n')
+    os.chmod('secret', 0o600)
+    Path('long').write_text('one\ntwo')
     secret = lambda *a: run('prepare', 'photographs', *a)[1].splitlines()[-1:]
     assert secret('--anonymize', '--secret-file', 'secret') == ["b'our own word'"] and secret() == ['None']
     typed = iter(['our own word']*3 + ['other'])
@@ -293,17 +381,22 @@ def test_the_secret_is_in_no_command(run, tmp_path, monkeypatch):
     mistake(run, 'prepare', 'photographs', '--anonymize', '--secret', 'our own word', says='unrecognized arguments')
     if os.name != 'nt':
         os.chmod('secret', 0o644)
-        assert run('prepare', 'photographs', '--anonymize', '--secret-file', 'secret')[2] == 'cleftgan: warning: other accounts may read secret: chmod 600 secret\n'
+        assert (run('prepare', 'photographs', '--anonymize', '--secret-file', 'secret')[2]
+                == 'cleftgan: warning: other accounts may read secret: chmod 600 secret\n')
     def nobody(ask): raise EOFError
     monkeypatch.setattr('getpass.getpass', nobody)
-    mistake(run, 'prepare', 'photographs', '--anonymize', '--secret', says='there is none; accepted: --secret-file FILE')
+    mistake(run, 'prepare', 'photographs', '--anonymize', '--secret',
+            says='there is none; accepted: --secret-file FILE')
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
 def test_output_that_nobody_takes(run, monkeypatch, capsys):
     "A reader that has gone is no error; a full disk is, and says where"
     monkeypatch.setenv('CLEFTGAN_CACHE', 'none')
-    there, here = os.pipe(); os.close(there)
-    for out, says in ((os.fdopen(here, 'w'), ''), (open('/dev/full', 'w'), 'cleftgan: error: No space left on device: standard output, or a temporary file\n')):
+    there, here = os.pipe()
+    os.close(there)
+    for out, says in ((os.fdopen(here, 'w'), ''), (open('/dev/full', 'w'),
+                                                   'cleftgan: error: No space left on device: standard output, or a '
+                                                   'temporary file\n')):
         with out, monkeypatch.context() as m:
             m.setattr(sys, 'stdout', out)
             assert cli.main(['forget']) == (2 if says else 141)
@@ -312,14 +405,19 @@ def test_output_that_nobody_takes(run, monkeypatch, capsys):
 def test_doctor(run, monkeypatch):
     "What is right is said to be, with what computed it; what is wrong is an error that names it"
     from cleftgan_nb import doctor, ops
-    monkeypatch.setattr(doctor, 'SHAPES', {'cpu': (1, 2, 20, 20)}); monkeypatch.setattr(doctor, 'copy_speed', lambda device: 1e10)
+    monkeypatch.setattr(doctor, 'SHAPES', {'cpu': (1, 2, 20, 20)})
+    monkeypatch.setattr(doctor, 'copy_speed', lambda device: 1e10)
     code, out, err = run('doctor', '--device', 'cpu')
     rows = [line for line in out.splitlines() if '  ok ' in line]
-    assert code == 0 and err == '' and len(rows) == 10 and all(' cpu ' in r for r in rows) and f'torch        {torch.__version__}' in out
+    assert (code == 0 and err == '' and len(rows) == 10 and all(' cpu ' in r for r in rows)
+            and f'torch        {torch.__version__}' in out)
     if not torch.cuda.is_available():
         assert out.startswith('GPU          none: everything below was computed on the CPU')
-        assert run('doctor', '--device', 'cuda')[::2] == (2, "cleftgan: error: device='cuda' is not known; accepted: cpu\n")
+        assert (run('doctor', '--device', 'cuda')[::2]
+                == (2, "cleftgan: error: device='cuda' is not known; accepted: cpu\n"))
     real = ops.bias_act
-    monkeypatch.setattr(ops, 'bias_act', lambda *a, impl='auto', **kw: real(*a, impl=impl, **kw) * (1. if impl == 'definition' else 1.05))
+    monkeypatch.setattr(ops, 'bias_act', lambda *a, impl='auto', **kw: real(*a, impl=impl, **kw)
+                        * (1. if impl == 'definition' else 1.05))
     code, out, err = run('doctor', '--device', 'cpu')
-    assert code == 2 and out.count('WRONG') == 2 and 'kernels differ from the definition: bias_act in float32 (cpu, error ' in err and err.count('\n') == 1
+    assert (code == 2 and out.count('WRONG') == 2
+            and 'kernels differ from the definition: bias_act in float32 (cpu, error ' in err and err.count('\n') == 1)

@@ -9,7 +9,8 @@ from cleftgan_nb.data.cleft import Cleft, Side
 from cleftgan_nb.data.portrait import phantom
 from cleftgan_nb.data.skin import ita, skin_color
 from cleftgan_nb.data.colorspace import srgb
-from cleftgan_nb.metrics.composition import (LATERALITIES, SEVERITIES, compare_groups, difference, fairness, laterality, laterality_index, plot_composition,
+from cleftgan_nb.metrics.composition import (LATERALITIES, SEVERITIES, compare_groups, difference, fairness,
+                                             laterality, laterality_index, plot_composition,
                                           severity_groups, skin_tone, tone_groups, tone_shift)
 from cleftgan_nb.metrics.severity import load_regression
 from cleftgan_nb.study.provenance import recipe, save_table
@@ -26,7 +27,8 @@ def people():
 def test_sides_of_phantoms(people):
     scorer = load_regression()
     assert laterality(scorer.sides(people[0])) == ['left', 'right', 'bilateral', 'closed']
-    assert laterality(scorer.sides(np.ascontiguousarray(people[0][:, :, ::-1]))) == ['right', 'left', 'bilateral', 'closed']
+    assert (laterality(scorer.sides(np.ascontiguousarray(people[0][:, :, ::-1])))
+            == ['right', 'left', 'bilateral', 'closed'])
 
 
 @pytest.mark.parametrize('angle', [-50, -10, 20, 35, 50, 60])
@@ -34,7 +36,8 @@ def test_tone_of_an_evenly_lit_face(angle):
     "Skin of a known angle all over the picture, in full light, with hair above and some glare"
     color = np.rint(255*srgb(skin_color(angle)))
     image = np.tile(color.astype(np.uint8), (1, 64, 64, 1))
-    image[:, :18] = 10; image[:, 30:32, 30:34] = 255
+    image[:, :18] = 10
+    image[:, 30:32, 30:34] = 255
     assert skin_tone(image, None)[0] == pytest.approx(float(ita(skin_color(angle))), abs=2)
     assert skin_tone(image, (2., 5.))[0] == pytest.approx(2*skin_tone(image, None)[0] + 5)
 
@@ -48,17 +51,21 @@ def test_tone_of_phantoms_and_sizes(people):
 
 
 def test_difference_agrees_with_newcombe_1998():
-    for k, n, j, m, low, high in ((48, 80, 56, 70, .0524, .3339), (3, 10, 9, 10, .1705, .8090), (0, 20, 0, 10, -.1611, .2775), (0, 10, 10, 10, .6075, 1.)):
+    for k, n, j, m, low, high in ((48, 80, 56, 70, .0524, .3339), (3, 10, 9, 10, .1705, .8090),
+                                  (0, 20, 0, 10, -.1611, .2775), (0, 10, 10, 10, .6075, 1.)):
         assert difference(k, n, j, m) == pytest.approx((low, high), abs=1e-4)
 
 
-@given(st.lists(st.sampled_from('abc'), min_size=1, max_size=60), st.lists(st.sampled_from('abc'), min_size=1, max_size=60))
+@given(st.lists(st.sampled_from('abc'), min_size=1, max_size=60),
+       st.lists(st.sampled_from('abc'), min_size=1, max_size=60))
 @settings(max_examples=50, deadline=None)
 def test_tables_add_up(a, b):
     rows, back = compare_groups(a, b, 'letter', 'abc'), compare_groups(b, a, 'letter', 'abc')
-    assert sum(r['training'] for r in rows) == pytest.approx(1) and sum(r['difference'] for r in rows) == pytest.approx(0)
+    assert (sum(r['training'] for r in rows) == pytest.approx(1)
+            and sum(r['difference'] for r in rows) == pytest.approx(0))
     for r, q in zip(rows, back):
-        assert r['training_low'] <= r['training'] <= r['training_high'] and r['difference_low'] <= r['difference'] <= r['difference_high']
+        assert (r['training_low'] <= r['training'] <= r['training_high']
+                and r['difference_low'] <= r['difference'] <= r['difference_high'])
         assert (r['difference_low'], r['unlike']) == (pytest.approx(-q['difference_high']), q['unlike'])
     assert not any(r['unlike'] for r in compare_groups(a, a, 'letter', 'abc'))
 
@@ -76,9 +83,12 @@ def test_a_table_that_can_be_saved(people, tmp_path):
     assert [r['generated'] for r in rows if r['property'] == 'side'] == [1, 0, 0, 0]
     path = save_table(rows, tmp_path/'fairness.csv', recipe('composition', {}))
     assert len(list(csv.DictReader(path.open()))) == 16
-    import matplotlib; matplotlib.use('Agg')
+    import matplotlib
+    matplotlib.use('Agg')
     import matplotlib.pyplot as plt
-    fig = plot_composition(rows); assert [ax.get_title() for ax in fig.axes] == ['skin tone', 'side', 'severity']; plt.close(fig)
+    fig = plot_composition(rows)
+    assert [ax.get_title() for ax in fig.axes] == ['skin tone', 'side', 'severity']
+    plt.close(fig)
 
 
 def test_groups():
@@ -91,14 +101,21 @@ def test_groups():
 def test_tone_shift():
     a = np.random.default_rng(0).normal(20, 30, 300)
     s = tone_shift(a, a - 20)
-    assert s.value == pytest.approx(-20) and s.high < 0 and s.notes['wasserstein'] == pytest.approx(20) and s == tone_shift(a, a - 20)
+    assert (s.value == pytest.approx(-20) and s.high < 0 and s.notes['wasserstein'] == pytest.approx(20)
+            and s == tone_shift(a, a - 20))
     assert s.low == tone_shift(a, a - 20).low != tone_shift(a, a - 20, seed=1).low
 
 
 @pytest.mark.parametrize('call, message', [
-    (lambda: skin_tone(np.zeros((2, 64, 64, 1), np.uint8)), 'have 1 channel; accepted: 3'), (lambda: skin_tone(np.zeros((2, 8, 8, 3), np.uint8)), 'at least 16 x 16'),
-    (lambda: tone_groups(np.array([1, np.nan])), '1 of 2 are not finite'), (lambda: laterality([[.1, .2, .3]]), r'sides has shape \[1, 3\]'), (lambda: laterality([[.1, np.nan]]), 'not finite'),
-    (lambda: severity_groups([2.]), 'goes from 2 to 2'), (lambda: compare_groups(['a'], [], 'x'), '0 generated images'), (lambda: compare_groups(['a'], ['b'], 'x', ['a']), "'b' is no group"),
-    (lambda: compare_groups(['a'], ['a'], 'x', level=95), 'level=95'), (lambda: tone_shift([1.], [1., 2.]), r'training has shape \[1\]')])
+    (lambda: skin_tone(np.zeros((2, 64, 64, 1), np.uint8)), 'have 1 channel; accepted: 3'),
+    (lambda: skin_tone(np.zeros((2, 8, 8, 3), np.uint8)), 'at least 16 x 16'),
+    (lambda: tone_groups(np.array([1, np.nan])), '1 of 2 are not finite'),
+    (lambda: laterality([[.1, .2, .3]]), r'sides has shape \[1, 3\]'),
+    (lambda: laterality([[.1, np.nan]]), 'not finite'),
+    (lambda: severity_groups([2.]), 'goes from 2 to 2'),
+    (lambda: compare_groups(['a'], [], 'x'), '0 generated images'),
+    (lambda: compare_groups(['a'], ['b'], 'x', ['a']), "'b' is no group"),
+    (lambda: compare_groups(['a'], ['a'], 'x', level=95), 'level=95'),
+    (lambda: tone_shift([1.], [1., 2.]), r'training has shape \[1\]')])
 def test_refuses(call, message):
     with pytest.raises(ValueError, match=message): call()

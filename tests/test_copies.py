@@ -12,7 +12,9 @@ from cleftgan_nb.metrics.score import Score
 def smooth(n, seed, size=32):
     "Pictures of soft blobs: unlike each other, alike after a small change"
     coarse = np.random.default_rng(seed).random((n, 5, 5, 3))
-    y = np.linspace(0, 4, size); k = np.minimum(y.astype(int), 3); w = np.maximum(0, 1 - np.abs(y[:, None] - np.arange(5)))
+    y = np.linspace(0, 4, size)
+    k = np.minimum(y.astype(int), 3)
+    w = np.maximum(0, 1 - np.abs(y[:, None] - np.arange(5)))
     return np.clip(np.einsum('ia,nabc,jb->nijc', w, coarse, w)*255, 0, 255).astype(np.uint8)
 
 
@@ -27,14 +29,16 @@ class Plain:
 def sets(): return smooth(20, 1), smooth(20, 2), smooth(10, 3)
 
 
-CHANGES = {'unchanged': lambda x: x, 'mirrored': mirrored, 'shifted': lambda x: np.roll(x, 1, 2), 'darker': lambda x: (x*.7).astype(np.uint8),
+CHANGES = {'unchanged': lambda x: x, 'mirrored': mirrored, 'shifted': lambda x: np.roll(x, 1, 2),
+           'darker': lambda x: (x*.7).astype(np.uint8),
            'both': lambda x: (mirrored(np.roll(x, 1, 1))*.8).astype(np.uint8)}
 
 
 @pytest.mark.parametrize('change', CHANGES)
 def test_finds_planted_copies(sets, change):
     training, held_out, new = sets
-    m = memorization(np.concatenate([new, CHANGES[change](training[[3, 7]])]), training, held_out, [Pixels()], resamples=50)[0]
+    m = memorization(np.concatenate([new, CHANGES[change](training[[3, 7]])]), training, held_out, [Pixels()],
+                     resamples=50)[0]
     assert m.copied.tolist() == [False]*10 + [True]*2 and m.nearest[10:].tolist() == [3, 7]
     assert m.mirrored[10:].all() == (change in ('mirrored', 'both')) and set(suspects(m, 2)) == {10, 11}
     assert m.scores[0].value == pytest.approx(1/6) and m.scores[0].notes['count'] == 2
@@ -42,7 +46,8 @@ def test_finds_planted_copies(sets, change):
 
 def test_brightness_hides_from_plain_pixels_only(sets):
     training, held_out, _ = sets
-    plain, even = memorization((training*.5).astype(np.uint8), training, held_out, [Pixels(even=False), Pixels()], resamples=2)
+    plain, even = memorization((training*.5).astype(np.uint8), training, held_out, [Pixels(even=False), Pixels()],
+                               resamples=2)
     assert even.copied.all() and plain.ratio.mean() > 4*even.ratio.mean()
 
 
@@ -52,26 +57,32 @@ def test_agrees_with_an_independent_computation(sets):
     flat = lambda x: x.reshape(len(x), -1)/255
     def both(a, b): return np.minimum(cdist(flat(a), flat(b)), cdist(flat(a), flat(mirrored(b))))
     t, h, tt, gg = both(new, training), both(new, held_out), both(training, training), both(new, new)
-    np.fill_diagonal(tt, np.inf); np.fill_diagonal(gg, np.inf)
+    np.fill_diagonal(tt, np.inf)
+    np.fill_diagonal(gg, np.inf)
     assert (m.nearest == t.argmin(1)).all() and (m.held_out == h.argmin(1)).all() and (m.twin == gg.argmin(1)).all()
-    assert m.ratio == pytest.approx(t.min(1)/h.min(1), rel=1e-9) and m.twin_ratio == pytest.approx(gg.min(1)/h.min(1), rel=1e-9)
+    assert (m.ratio == pytest.approx(t.min(1)/h.min(1), rel=1e-9)
+            and m.twin_ratio == pytest.approx(gg.min(1)/h.min(1), rel=1e-9))
     assert (m.authentic == (t.min(1) > tt.min(1)[t.argmin(1)])).all()
     names = [s.name for s in m.scores]
-    assert names == ['copied_plain', 'distance_ratio_plain', 'authenticity_plain', 'duplicates_plain'] and all(isinstance(s, Score) and s.low <= s.value <= s.high for s in m.scores)
-    assert m.scores[1].value == pytest.approx(np.median(m.ratio)) and m.scores[0].sizes == {'training': 20, 'held out': 20, 'generated': 10}
+    assert (names == ['copied_plain', 'distance_ratio_plain', 'authenticity_plain', 'duplicates_plain']
+            and all(isinstance(s, Score) and s.low <= s.value <= s.high for s in m.scores))
+    assert (m.scores[1].value == pytest.approx(np.median(m.ratio))
+            and m.scores[0].sizes == {'training': 20, 'held out': 20, 'generated': 10})
 
 
 def test_duplicates_are_no_copies(sets):
     training, held_out, new = sets
     m = memorization(np.concatenate([new, mirrored(new[:1])]), training, held_out, [Pixels()], resamples=2)[0]
-    assert np.flatnonzero(m.duplicate).tolist() == [0, 10] and not m.copied.any() and m.twin[[0, 10]].tolist() == [10, 0]
+    assert (np.flatnonzero(m.duplicate).tolist() == [0, 10] and not m.copied.any()
+            and m.twin[[0, 10]].tolist() == [10, 0])
 
 
 def test_seeded_and_blocks_change_nothing(sets, monkeypatch):
     training, held_out, new = sets
     run = lambda seed=0: memorization(new, training, held_out, [Pixels()], seed=seed)[0]
     a = run()
-    assert [s.as_row() for s in a.scores] == [s.as_row() for s in run().scores] and a.scores[1].low != run(5).scores[1].low
+    assert ([s.as_row() for s in a.scores] == [s.as_row() for s in run().scores]
+            and a.scores[1].low != run(5).scores[1].low)
     monkeypatch.setattr(module, 'BLOCK', 3)
     b = run()
     assert (a.nearest == b.nearest).all() and b.ratio == pytest.approx(a.ratio, rel=1e-9)
@@ -86,25 +97,30 @@ def test_more_held_out_images_are_drawn_from(sets):
 @pytest.mark.parametrize('generated', [np.full((4, 32, 32, 3), 90, np.uint8), np.full((1, 32, 32, 3), 90, np.uint8)])
 def test_images_that_are_all_equal(sets, generated):
     m = memorization(generated, *sets[:2], [Pixels()], resamples=2)[0]
-    assert np.isfinite([s.value for s in m.scores]).all() and m.duplicate.tolist() == [len(generated) > 1]*len(generated)
+    assert (np.isfinite([s.value for s in m.scores]).all()
+            and m.duplicate.tolist() == [len(generated) > 1]*len(generated))
     three = np.repeat(generated, 3, 0)[:3]
-    with pytest.warns(UserWarning, match='2 of 3 held-out'): same = memorization(generated, three, np.concatenate([three[:2], sets[1][:1]]), [Pixels()], resamples=2)[0]
+    with pytest.warns(UserWarning, match='2 of 3 held-out'):
+        same = memorization(generated, three, np.concatenate([three[:2], sets[1][:1]]), [Pixels()], resamples=2)[0]
     assert (same.ratio == 1).all() and not same.copied.any()        # in both sets: no evidence
 
 
 def test_some_held_out_images_were_trained_on(sets):
     training, held_out, new = sets
-    with pytest.warns(UserWarning, match='2 of 20 held-out images .* leave them out'): memorization(new, training, np.concatenate([held_out[:18], training[:2]]), [Pixels()], resamples=2)
+    with pytest.warns(UserWarning, match='2 of 20 held-out images .* leave them out'):
+        memorization(new, training, np.concatenate([held_out[:18], training[:2]]), [Pixels()], resamples=2)
 
 
 def test_gray_images_and_a_picture(sets):
     gray = [s[..., :1] for s in sets]
     m = memorization(gray[2], *gray[:2], resamples=2, networks=[Pixels(8)])[0]
     assert m.network == 'pixels_8'
-    import matplotlib; matplotlib.use('Agg')
+    import matplotlib
+    matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     fig = plot_neighbors(m, gray[2], *gray[:2], [0, 1, 2], columns=2)
-    assert len(fig.axes) == 4 and f'{m.ratio[1]:.2f}' in fig.axes[1].get_title(); plt.close(fig)
+    assert len(fig.axes) == 4 and f'{m.ratio[1]:.2f}' in fig.axes[1].get_title()
+    plt.close(fig)
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -134,8 +150,13 @@ class Short(Plain):
 
 @pytest.mark.parametrize('change, message', [
     (dict(held_out=smooth(20, 1)), '20 of 20 held-out images are among those that were trained on.*never saw'),
-    (dict(held_out=smooth(5, 1)), 'held_out has 5 images, training 20'), (dict(training=smooth(2, 1)), r'training has 2 image\(s\); accepted: at least 3'),
-    (dict(generated=smooth(3, 1, 16)), 'accepted: one size'), (dict(generated=smooth(3, 1)/255), 'generated has dtype float64; accepted: uint8'), (dict(networks=[]), 'accepted: a list of objects'),
-    (dict(networks=[Broken()]), 'NaN or infinite features'), (dict(networks=[Short()]), 'one row for each image'), (dict(below=0), 'below=0; accepted'), (dict(resamples=1), 'resamples=1; accepted'), (dict(seed=-1), 'seed=-1')])
+    (dict(held_out=smooth(5, 1)), 'held_out has 5 images, training 20'),
+    (dict(training=smooth(2, 1)), r'training has 2 image\(s\); accepted: at least 3'),
+    (dict(generated=smooth(3, 1, 16)), 'accepted: one size'),
+    (dict(generated=smooth(3, 1)/255), 'generated has dtype float64; accepted: uint8'),
+    (dict(networks=[]), 'accepted: a list of objects'),
+    (dict(networks=[Broken()]), 'NaN or infinite features'), (dict(networks=[Short()]), 'one row for each image'),
+    (dict(below=0), 'below=0; accepted'), (dict(resamples=1), 'resamples=1; accepted'), (dict(seed=-1), 'seed=-1')])
 def test_refuses(sets, change, message):
-    with pytest.raises(ValueError, match=message): memorization(**dict(training=sets[0], held_out=sets[1], generated=sets[2], networks=[Plain()]) | change)
+    with pytest.raises(ValueError, match=message):
+        memorization(**dict(training=sets[0], held_out=sets[1], generated=sets[2], networks=[Plain()]) | change)

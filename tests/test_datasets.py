@@ -7,20 +7,25 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 from cleftgan_nb.data import archives, datasets
-from cleftgan_nb.data.datasets import (DatasetWriter, ImageFolderDataset, InfiniteSampler, about, convert, fingerprint, manifest, shrink, sided, verify,
+from cleftgan_nb.data.datasets import (DatasetWriter, ImageFolderDataset, InfiniteSampler, about, convert,
+                                       fingerprint, manifest, shrink, sided, verify,
                                        write_dataset)
 from cleftgan_nb.data.cohorts import LABELS, cohort
 from cleftgan_nb.data.split import held_out, split
 
 ABOUT = dict(kind='test', license='CC0-1.0', seeds=[0, 1], parameters={'severity': .5})
 NAMES = ['lip_left', 'age', 'lip_right']
-ENV = {**os.environ, 'PYTHONPATH': str(Path(archives.__file__).parents[2])}   # of processes started here, wherever the library lies
+# of processes started here, wherever the library lies
+ENV = {**os.environ, 'PYTHONPATH': str(Path(archives.__file__).parents[2])}
 
-def image(i, size=16, channels=3): return np.random.default_rng(i).integers(0, 256, (size, size, channels), np.uint8).squeeze()
+def image(i, size=16, channels=3):
+    return np.random.default_rng(i).integers(0, 256, (size, size, channels), np.uint8).squeeze()
 
 def rows(n=12, size=16, labels=True):
     for i in range(n):
-        yield image(i, size), [i/2, 30 + i, -i] if labels else None, dict(seed=i, side=[None, 'left', 'right, far'][i % 3], age=i/3, ok=i % 2 == 0, x_nose=i/2, y_nose=3.)
+        yield image(i, size), [i/2, 30 + i, -i] if labels else None, dict(seed=i,
+                                                                          side=[None, 'left', 'right, far'][i % 3],
+                                                                          age=i/3, ok=i % 2 == 0, x_nose=i/2, y_nose=3.)
 
 def make(path, n=12, **kw): return write_dataset(path, rows(n), about=ABOUT, label_names=NAMES, **kw)
 
@@ -40,20 +45,25 @@ def test_round_trip(tmp_path, name):
     ds = ImageFolderDataset(path, use_labels=True)
     assert np.array_equal(images(ds).permute(0, 2, 3, 1), [image(i) for i in range(12)])
     assert ds.labels(range(12)).tolist() == [[i/2, 30. + i, -float(i)] for i in range(12)] and ds.label_names == NAMES
-    for row, (_, _, given) in zip(manifest(path), rows(), strict=True): assert {k: row[k] for k in given} == given and {type(row[k]) for k in given} == {type(v) for v in given.values()}
+    for row, (_, _, given) in zip(manifest(path), rows(), strict=True):
+        assert ({k: row[k] for k in given} == given
+                and {type(row[k]) for k in given} == {type(v) for v in given.values()})
     assert verify(path) == 12
-    assert {k: about(path)[k] for k in ABOUT} == ABOUT and about(path)['images'] == 12 and about(path)['resolution'] == 16 and about(path)['channels'] == 3
+    assert ({k: about(path)[k] for k in ABOUT} == ABOUT and about(path)['images'] == 12
+            and about(path)['resolution'] == 16 and about(path)['channels'] == 3)
 
 @pytest.mark.parametrize('shape', [(16, 16), (16, 16, 1)])
 def test_gray(tmp_path, shape):
     path = write_dataset(tmp_path/'gray.zip', [(image(0, channels=1).reshape(shape), None, {})], about=ABOUT)
     ds = ImageFolderDataset(path)
-    assert ds.image_shape == (1, 16, 16) and about(path)['channels'] == 1 and np.array_equal(ds[0][0][0], image(0, channels=1)) and verify(path) == 1
+    assert (ds.image_shape == (1, 16, 16) and about(path)['channels'] == 1
+            and np.array_equal(ds[0][0][0], image(0, channels=1)) and verify(path) == 1)
 
 def test_folder_and_zip_say_the_same(tmp_path, zipped):
     path = make(tmp_path/'set')
     with zipfile.ZipFile(zipped) as z:
-        assert {n: z.read(n) for n in z.namelist()} == {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob('*') if p.is_file()}
+        assert ({n: z.read(n) for n in z.namelist()}
+                == {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob('*') if p.is_file()})
     assert fingerprint(path) == fingerprint(zipped)
 
 def test_numpy_values_and_nothing_to_say(tmp_path):
@@ -63,8 +73,10 @@ def test_numpy_values_and_nothing_to_say(tmp_path):
     assert {k: a[k] for k in row} == dict(a=.1, b=3, c=True, d='x,"', e=None) and not any(b[k] for k in row)
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.one_of(st.none(), st.text(st.characters(blacklist_categories=['Cs', 'Cc']), min_size=1)), st.one_of(st.none(), st.floats(allow_nan=False)),
-                          st.one_of(st.none(), st.integers(-2**70, 2**70)), st.one_of(st.none(), st.booleans())), min_size=1, max_size=5))
+@given(st.lists(st.tuples(st.one_of(st.none(), st.text(st.characters(blacklist_categories=['Cs', 'Cc']), min_size=1)),
+                          st.one_of(st.none(), st.floats(allow_nan=False)),
+                          st.one_of(st.none(), st.integers(-2**70, 2**70)), st.one_of(st.none(), st.booleans())),
+                          min_size=1, max_size=5))
 def test_manifest_comes_back(values):
     given = [dict(zip('abcd', v)) for v in values]
     text, kinds = datasets._table(given)
@@ -85,7 +97,8 @@ def published(path, labels, size=8, n=5):
 
 def put(path, to, name, data):
     if to: return to.writestr(name, data)
-    (path/name).parent.mkdir(parents=True, exist_ok=True); (path/name).write_bytes(data)
+    (path/name).parent.mkdir(parents=True, exist_ok=True)
+    (path/name).write_bytes(data)
 
 @pytest.mark.parametrize('name', ['ffhq', 'ffhq.zip'])
 @pytest.mark.parametrize('labels,expected', [(None, []), ([3, 0, 1, 1, 0], [0, 0, 0, 1]), ([[.5, 2]]*5, [.5, 2])])
@@ -96,7 +109,8 @@ def test_published_layout(tmp_path, name, labels, expected):
     x, c = ds[0]
     assert x.dtype == torch.uint8 and c.dtype == torch.float32 and c.tolist() == expected
     assert np.array_equal(images(ds)[:5].permute(0, 2, 3, 1), [image(i, 8) for i in range(5)])
-    assert torch.equal(images(ds)[5:], images(ds)[:5].flip(3)) and torch.equal(ds.labels(range(5)), ds.labels(range(5, 10)))
+    assert (torch.equal(images(ds)[5:], images(ds)[:5].flip(3))
+            and torch.equal(ds.labels(range(5)), ds.labels(range(5, 10))))
     with pytest.raises(ValueError, match='not written by this library; convert'): manifest(tmp_path/name)
     small = convert(tmp_path/name, tmp_path/'small.zip', 4)
     assert verify(small) == 5 and about(small)['license'].startswith('unknown')
@@ -106,30 +120,36 @@ def test_ours_read_by_the_published_rules(zipped):
     "As training/dataset.py reads: names sorted, labels looked up by name; the tool's own members come first"
     with zipfile.ZipFile(zipped) as z:
         pictures = sorted(n for n in z.namelist() if os.path.splitext(n)[1].lower() in Image.registered_extensions())
-        assert pictures == [f'00000/img{i:08d}.png' for i in range(12)] and not any(i.compress_type for i in z.infolist())
+        assert (pictures == [f'00000/img{i:08d}.png' for i in range(12)]
+                and not any(i.compress_type for i in z.infolist()))
         labels = dict(json.loads(z.read('dataset.json'))['labels'])
         assert np.array([labels[n] for n in pictures]).dtype == float
         assert np.array_equal(np.array(Image.open(z.open(pictures[3]))), image(3))
 
 def test_other_formats_folders_and_hidden_files(tmp_path):
-    for name, kw in [('b.jpg', {}), ('a/c.PNG', {}), ('d.bmp', {}), ('e.webp', {'lossless': True}), ('f.tif', {}), ('g.png', {'bits': 4})]:
+    for name, kw in [('b.jpg', {}), ('a/c.PNG', {}), ('d.bmp', {}), ('e.webp', {'lossless': True}), ('f.tif', {}),
+                     ('g.png', {'bits': 4})]:
         (tmp_path/name).parent.mkdir(exist_ok=True)
         im = Image.fromarray(image(1))
         (im.quantize(16) if 'bits' in kw else im).save(tmp_path/name, **kw)
     for name in ('.hidden.png', '__MACOSX/b.png', '.cache/x.png'):
-        (tmp_path/name).parent.mkdir(exist_ok=True); (tmp_path/name).write_bytes(b'no picture')
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/name).write_bytes(b'no picture')
     (tmp_path/'notes.txt').touch()
     ds = ImageFolderDataset(tmp_path)
-    assert ds.names == ['a/c.PNG', 'b.jpg', 'd.bmp', 'e.webp', 'f.tif', 'g.png'] and np.array_equal(ds[3][0].permute(1, 2, 0), image(1)) and len(images(ds)) == 6
+    assert (ds.names == ['a/c.PNG', 'b.jpg', 'd.bmp', 'e.webp', 'f.tif', 'g.png']
+            and np.array_equal(ds[3][0].permute(1, 2, 0), image(1)) and len(images(ds)) == 6)
 
 def test_one_bit_and_small_depths_are_gray(tmp_path):
     gray = np.uint8([[0, 255], [255, 0]])
-    Image.fromarray(gray).convert('1').save(tmp_path/'a.png'); Image.fromarray(gray).save(tmp_path/'b.png')
+    Image.fromarray(gray).convert('1').save(tmp_path/'a.png')
+    Image.fromarray(gray).save(tmp_path/'b.png')
     a, b = images(ImageFolderDataset(tmp_path))
     assert torch.equal(a, b) and a.tolist() == [gray.tolist()]
 
 def test_max_size_takes_what_the_published_code_takes(zipped):
-    order = np.arange(12); np.random.RandomState(3).shuffle(order)
+    order = np.arange(12)
+    np.random.RandomState(3).shuffle(order)
     ds = ImageFolderDataset(zipped, max_size=5, seed=3, mirror=True, use_labels=True)
     assert np.array_equal(images(ds)[:5].permute(0, 2, 3, 1), [image(i) for i in np.sort(order[:5])]) and len(ds) == 10
     assert ds.labels(range(5))[:, 1].tolist() == [30. + i for i in np.sort(order[:5])]
@@ -148,50 +168,62 @@ def test_mirrored_labels(zipped):
 
 def test_a_foreign_set_has_a_fingerprint_too(tmp_path):
     "The same as a folder and as a zip; another one for other pixels in a file of the same size"
-    foreign = lambda path, images: [((path/n).parent.mkdir(parents=True, exist_ok=True), (path/n).write_bytes(archives.png(im))) for n, im in images.items()] and path
+    foreign = lambda path, images: [((path/n).parent.mkdir(parents=True, exist_ok=True),
+                                     (path/n).write_bytes(archives.png(im))) for n, im in images.items()] and path
     images = {f'a/{i}.png': np.full((16, 16, 3), i, np.uint8) for i in range(3)}
     folder = foreign(tmp_path/'x', images)
     with zipfile.ZipFile(tmp_path/'x.zip', 'w') as z:
         for n in reversed(images): z.write(folder/n, n)
     assert fingerprint(folder) == fingerprint(tmp_path/'x.zip') and len(fingerprint(folder)) == 64
-    assert fingerprint(foreign(tmp_path/'y', images | {'a/1.png': np.full((16, 16, 3), 9, np.uint8)})) != fingerprint(folder)
+    assert (fingerprint(foreign(tmp_path/'y', images | {'a/1.png': np.full((16, 16, 3), 9, np.uint8)}))
+            != fingerprint(folder))
 
 def test_labels_without_names_are_mirrored_as_they_are(tmp_path):
     "A published dataset.json doesn't say which numbers are sides"
-    ds = ImageFolderDataset(published(tmp_path/'x.zip', [[f'00000/img{i:08d}.png', [i, 5 - i]] for i in range(5)]), mirror=True, use_labels=True)
+    ds = ImageFolderDataset(published(tmp_path/'x.zip', [[f'00000/img{i:08d}.png', [i, 5 - i]] for i in range(5)]),
+                            mirror=True, use_labels=True)
     assert ds.label_names is None and torch.equal(ds.labels(range(5)), ds.labels(range(5, 10)))
 
 def test_which_labels_have_sides():
-    assert [sided(o) for o in (None, [], ['age', 'repaired'], ['left', 'right'], LABELS, ('bereft', 'bright'))] == [False, False, False, True, True, False]
+    assert ([sided(o) for o in (None, [], ['age', 'repaired'], ['left', 'right'], LABELS, ('bereft', 'bright'))]
+            == [False, False, False, True, True, False])
     many, since = [f'x{i}_{side}' for i in range(15_000) for side in ('left', 'right')], time.process_time()
     assert sided(many) and time.process_time() - since < 1
 
 def test_a_cohort_s_labels_are_mirrored(tmp_path):
-    ds = ImageFolderDataset(cohort('cleft', 3, tmp_path/'x.zip', size=16, workers=1, progress=False), mirror=True, use_labels=True)
+    ds = ImageFolderDataset(cohort('cleft', 3, tmp_path/'x.zip', size=16, workers=1, progress=False), mirror=True,
+                            use_labels=True)
     assert ds.label_names == list(LABELS)
-    for i in range(3): left, right, nose_left, nose_right, repaired = ds[i][1].tolist(); assert ds[i + 3][1].tolist() == [right, left, nose_right, nose_left, repaired]
+    for i in range(3):
+        left, right, nose_left, nose_right, repaired = ds[i][1].tolist()
+        assert ds[i + 3][1].tolist() == [right, left, nose_right, nose_left, repaired]
 
 def test_mirrored_classes(tmp_path):
-    path = write_dataset(tmp_path/'x.zip', [(image(i), i % 3, {}) for i in range(4)], about=ABOUT, label_names=['left', 'none', 'right', 'both'])
+    path = write_dataset(tmp_path/'x.zip', [(image(i), i % 3, {}) for i in range(4)], about=ABOUT,
+                         label_names=['left', 'none', 'right', 'both'])
     ds = ImageFolderDataset(path, mirror=True, use_labels=True)
     assert ds.label_dim == 4 and ds.labels([0, 1, 2, 4, 5, 6]).argmax(1).tolist() == [0, 1, 2, 2, 1, 0]
 
 @pytest.mark.parametrize('wrong', [['lip_left', 'age', 'x'], ['a', 'a', 'b'], ['a', 'b'], 'abc', [1, 2, 3]])
 def test_label_names(tmp_path, wrong):
-    with pytest.raises(ValueError, match='label_names'): write_dataset(tmp_path/'x.zip', rows(), about=ABOUT, label_names=wrong)
+    with pytest.raises(ValueError, match='label_names'):
+        write_dataset(tmp_path/'x.zip', rows(), about=ABOUT, label_names=wrong)
     assert names(tmp_path) == []
 
 # ---- the same bytes everywhere
 
 def test_same_bytes_in_another_process(tmp_path, zipped):
     code = f'import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from test_datasets import *; make(Path({str(tmp_path/"x.zip")!r}))'
-    subprocess.run([sys.executable, '-c', code], check=True, env={**ENV, 'PYTHONHASHSEED': '7', 'TZ': 'Asia/Tokyo'}, umask=0o077)
+    subprocess.run([sys.executable, '-c', code], check=True, env={**ENV, 'PYTHONHASHSEED': '7', 'TZ': 'Asia/Tokyo'},
+                   umask=0o077)
     assert (tmp_path/'x.zip').read_bytes() == zipped.read_bytes()
 
 def test_png_is_canonical():
     "Bytes that no library made: signature, IHDR, one stored stream, IEND"
-    assert archives.png(np.uint8([[7]])).hex() == ('89504e470d0a1a0a' '0000000d4948445200000001000000010800000000' '3a7e9b55'
-                                                   '0000000d49444154' '7801' '010200fdff0007' '00090008' 'b9ac8687' '0000000049454e44ae426082')
+    assert archives.png(np.uint8([[7]])).hex() == ('89504e470d0a1a0a' '0000000d4948445200000001000000010800000000'
+                                                   '3a7e9b55'
+                                                   '0000000d49444154' '7801' '010200fdff0007' '00090008' 'b9ac8687'
+                                                   '0000000049454e44ae426082')
 
 @pytest.mark.parametrize('size', [1, 2, 147, 148, 300])   # stored blocks end at 65,535 bytes
 @pytest.mark.parametrize('channels', [1, 3])
@@ -202,7 +234,8 @@ def test_png(size, channels):
 # ---- whole or not at all
 
 @pytest.mark.parametrize('target', ['x', 'x.zip'])
-@pytest.mark.parametrize('error', [KeyboardInterrupt(), MemoryError(), ValueError('no'), OSError(errno.ENOSPC, 'No space left on device')])
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), MemoryError(), ValueError('no'),
+                                   OSError(errno.ENOSPC, 'No space left on device')])
 def test_failures_leave_the_old_set(tmp_path, target, error):
     old = fingerprint(make(tmp_path/target))
     def broken():
@@ -235,10 +268,14 @@ write_dataset(Path({path!r}), slow(), about=ABOUT, label_names=NAMES, overwrite=
 @pytest.mark.parametrize('exists', [False, True])
 def test_killed_writer(tmp_path, target, exists):
     if exists: old = fingerprint(write_dataset(tmp_path/target, rows(3), about=ABOUT))
-    p = subprocess.Popen([sys.executable, '-c', KILLED.format(tests=os.path.dirname(__file__), at=7, path=str(tmp_path/target))], stdout=subprocess.PIPE, env=ENV)
+    p = subprocess.Popen([sys.executable, '-c', KILLED.format(tests=os.path.dirname(__file__), at=7,
+                                                              path=str(tmp_path/target))], stdout=subprocess.PIPE,
+                                                              env=ENV)
     assert p.stdout.readline() == b'now\n'
-    p.send_signal(signal.SIGKILL); p.wait()
-    assert (tmp_path/target).exists() == exists and len(names(tmp_path)) == 1 + exists   # its unfinished part lies there, hidden
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    # its unfinished part lies there, hidden
+    assert (tmp_path/target).exists() == exists and len(names(tmp_path)) == 1 + exists
     if exists: assert fingerprint(tmp_path/target) == old
     with pytest.warns(UserWarning, match='a killed process had left'): make(tmp_path/target, overwrite=True)
     assert verify(tmp_path/target) == 12 and names(tmp_path) == [target]
@@ -249,20 +286,27 @@ def test_killed_between_two_renames(tmp_path):
     left = tmp_path/f'.x@{socket.gethostname()}-{2**30}.{"0"*16}.part'
     (left/'new').mkdir(parents=True)
     os.rename(tmp_path/'x', left/'old')
-    with pytest.warns(UserWarning, match='a killed process had left .*[.]x@'), pytest.raises(ValueError, match='exists; give another name'): make(tmp_path/'x')
+    with pytest.warns(UserWarning, match='a killed process had left .*[.]x@'), pytest.raises(ValueError,
+            match='exists; give another name'):
+        make(tmp_path/'x')
     assert names(tmp_path) == ['x'] and fingerprint(tmp_path/'x') == old
 
 @pytest.mark.skipif(os.name == 'nt', reason='RLIMIT_FSIZE')
 def test_full_disk(tmp_path):
     old = make(tmp_path/'x.zip').read_bytes()
-    code = KILLED.format(tests=os.path.dirname(__file__), at=-1, path=str(tmp_path/'x.zip')).replace('def slow', 'signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\ndef slow')
+    code = KILLED.format(tests=os.path.dirname(__file__), at=-1, path=str(tmp_path/'x.zip')).replace('def slow',
+            'signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (5000, '
+            '5000))\ndef slow')
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=ENV)
-    assert p.returncode == 1 and f"File too large: '{tmp_path/'x.zip'}'" in p.stderr and 'Exception ignored' not in p.stderr, p.stderr
+    assert (p.returncode == 1 and f"File too large: '{tmp_path/'x.zip'}'" in p.stderr
+            and 'Exception ignored' not in p.stderr), p.stderr
     assert names(tmp_path) == ['x.zip'] and (tmp_path/'x.zip').read_bytes() == old
 
 def test_nothing_of_others_is_replaced(tmp_path, zipped):
-    (tmp_path/'home').mkdir(); (tmp_path/'home'/'thesis.txt').write_text('years')
-    published(tmp_path/'ffhq.zip', None); (tmp_path/'note.zip').write_text('no zip')
+    (tmp_path/'home').mkdir()
+    (tmp_path/'home'/'thesis.txt').write_text('years')
+    published(tmp_path/'ffhq.zip', None)
+    (tmp_path/'note.zip').write_text('no zip')
     before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
     for name in ('home', 'ffhq.zip', 'note.zip'):
         with pytest.raises(ValueError, match='exists; give another name'): make(tmp_path/name)
@@ -278,17 +322,21 @@ def test_what_appears_meanwhile_stays(tmp_path, target, other, overwrite):
     def meanwhile():
         yield from rows(3)
         if other == 'a file': path.write_text('thesis')
-        if other == 'a folder': path.mkdir(); (path/'thesis.txt').write_text('years')
+        if other == 'a folder':
+            path.mkdir()
+            (path/'thesis.txt').write_text('years')
         if other == 'a dataset': archives.os.rename(make(tmp_path/f'other_{target}', 12), path)
         if other == 'a link to nowhere': path.symlink_to(tmp_path/'nowhere')
-        before.update({p: p.read_bytes() for p in tmp_path.rglob('[!.]*') if p.is_file() and '.part' not in str(p)}, link=path.is_symlink())
+        before.update({p: p.read_bytes() for p in tmp_path.rglob('[!.]*') if p.is_file() and '.part' not in str(p)},
+                      link=path.is_symlink())
         yield next(rows(1))
     before, write = {}, lambda: write_dataset(path, meanwhile(), about=ABOUT, overwrite=overwrite)
     if overwrite and other == 'a dataset': assert write() == path and verify(path) == 4
     elif overwrite and other == 'a link to nowhere':
         with pytest.raises(ValueError, match='exists'): write()
     else:
-        with pytest.raises(ValueError, match='no dataset of ours' if overwrite else 'exists; give another name'): write()
+        with pytest.raises(ValueError, match='no dataset of ours' if overwrite else 'exists; give another name'):
+            write()
         assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} | dict(link=path.is_symlink()) == before
     assert names(tmp_path) == [target]
 
@@ -305,13 +353,17 @@ with archives.appearing(Path({path!r}), False) as part:
 def test_two_writers_of_one_name(tmp_path, target):
     "Both found it free, both are done at once: one has it, the other is told, nothing else is left"
     code = RACER.format(tests=os.path.dirname(__file__), path=str(tmp_path/target))
-    both = [subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV) for _ in range(2)]
+    both = [subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True, env=ENV) for _ in range(2)]
     for p in both: assert p.stdout.readline() == 'ready\n'
-    for p in both: p.stdin.write('go\n'); p.stdin.flush()
+    for p in both:
+        p.stdin.write('go\n')
+        p.stdin.flush()
     said = {p.pid: p.communicate(timeout=60)[1] for p in both}
     [winner], [loser] = [p for p in both if p.returncode == 0], [p for p in both if p.returncode]
     assert f'ValueError: {tmp_path/target} exists; give another name' in said[loser.pid] and not said[winner.pid]
-    assert names(tmp_path) == [target] and archives.open_archive(tmp_path/target).read('who.txt') == str(winner.pid).encode()
+    assert (names(tmp_path) == [target] and archives.open_archive(tmp_path/target).read('who.txt')
+            == str(winner.pid).encode())
 
 @pytest.mark.parametrize('target', ['x', 'x.zip'])
 @pytest.mark.parametrize('links', [True, False])
@@ -320,14 +372,17 @@ def test_taken_in_the_last_moment(tmp_path, monkeypatch, target, links):
     path, link, rename = tmp_path/target, os.link, os.rename
     def theirs():
         if path.suffix: path.write_text('theirs')
-        else: path.mkdir(); (path/'theirs').touch()
+        else:
+            path.mkdir()
+            (path/'theirs').touch()
     def late(step):
         def f(a, b):
             theirs()
             if step is link and not links: raise OSError(errno.EPERM, 'Operation not permitted')
             step(a, b)
         return f
-    monkeypatch.setattr(os, 'link', late(link)); monkeypatch.setattr(os, 'rename', late(rename))
+    monkeypatch.setattr(os, 'link', late(link))
+    monkeypatch.setattr(os, 'rename', late(rename))
     with pytest.raises(ValueError, match='exists; give another name'): make(path)
     assert names(tmp_path) == [target] and (path.read_text() == 'theirs' if path.suffix else names(path) == ['theirs'])
 
@@ -340,7 +395,9 @@ def test_taken_right_after_a_look(tmp_path, monkeypatch, target, look):
         found = lexists(p)
         if Path(p) == path:
             looks.append(found)
-            if len(looks) == look: path.mkdir(); (path/'theirs').touch()
+            if len(looks) == look:
+                path.mkdir()
+                (path/'theirs').touch()
         return found
     monkeypatch.setattr(archives.os.path, 'lexists', late)
     with pytest.raises(ValueError, match='exists; give another name, or overwrite'): make(path)
@@ -366,7 +423,8 @@ def test_an_old_folder_comes_back(tmp_path, monkeypatch):
 
 def test_a_folder_takes_the_place_of_a_zip(tmp_path):
     "…and the other way, with overwrite"
-    os.rename(make(tmp_path/'a.zip'), tmp_path/'x'); os.rename(make(tmp_path/'b'), tmp_path/'y.zip')
+    os.rename(make(tmp_path/'a.zip'), tmp_path/'x')
+    os.rename(make(tmp_path/'b'), tmp_path/'y.zip')
     for name in ('x', 'y.zip'): assert verify(make(tmp_path/name, 5, overwrite=True)) == 5
     assert names(tmp_path) == ['x', 'y.zip'] and (tmp_path/'x').is_dir() and (tmp_path/'y.zip').is_file()
 
@@ -383,33 +441,47 @@ def test_where_it_is_written(tmp_path):
     assert verify(make(tmp_path/'empty', overwrite=True)) == 12
     (tmp_path/'link.zip').symlink_to(tmp_path/'x.zip')
     make(tmp_path/'link.zip', overwrite=True)
-    assert (tmp_path/'link.zip').is_symlink() and verify(tmp_path/'x.zip') == 12 and names(tmp_path) == ['empty', 'link.zip', 'x.zip']
+    assert ((tmp_path/'link.zip').is_symlink() and verify(tmp_path/'x.zip') == 12
+            and names(tmp_path) == ['empty', 'link.zip', 'x.zip'])
 
 @pytest.mark.skipif(os.name == 'nt', reason='permissions')
 def test_copies_are_as_private_as_their_source(tmp_path):
-    made = make(tmp_path/'x.zip'); os.chmod(made, 0o600)
-    copies = [convert(made, tmp_path/'small.zip', 8), convert(made, tmp_path/'small', 8), *split(made, tmp_path/'a.zip', tmp_path/'b')]
+    made = make(tmp_path/'x.zip')
+    os.chmod(made, 0o600)
+    copies = [convert(made, tmp_path/'small.zip', 8), convert(made, tmp_path/'small', 8),
+              *split(made, tmp_path/'a.zip', tmp_path/'b')]
     assert [oct(os.stat(o).st_mode & 0o777) for o in copies] == ['0o600', '0o700', '0o600', '0o700']
-    os.chmod(copies[0], 0o644); convert(made, copies[0], 4, overwrite=True)
+    os.chmod(copies[0], 0o644)
+    convert(made, copies[0], 4, overwrite=True)
     assert os.stat(copies[0]).st_mode & 0o777 == 0o600
-    os.chmod(made, 0o644); os.chmod(tmp_path/'a.zip', 0o640); split(made, tmp_path/'a.zip', tmp_path/'b', overwrite=True)
-    assert [oct(os.stat(tmp_path/o).st_mode & 0o777) for o in ('a.zip', 'b')] == ['0o640', '0o700']   # what is replaced stays as it was
+    os.chmod(made, 0o644)
+    os.chmod(tmp_path/'a.zip', 0o640)
+    split(made, tmp_path/'a.zip', tmp_path/'b', overwrite=True)
+    # what is replaced stays as it was
+    assert [oct(os.stat(tmp_path/o).st_mode & 0o777) for o in ('a.zip', 'b')] == ['0o640', '0o700']
 
 def test_manifests_that_do_not_fit_their_files(tmp_path):
     "A row without a file, a file without a row; and a crowd of people is split at once"
-    made = make(tmp_path/'x'); text = (made/'manifest.csv').read_text(); file = text.splitlines()[1].split(',')[0]
+    made = make(tmp_path/'x')
+    text = (made/'manifest.csv').read_text()
+    file = text.splitlines()[1].split(',')[0]
     (made/'manifest.csv').write_text(text.replace(file, '', 1))
-    with pytest.raises(ValueError, match='no columns file and sha256, or no words in one of them'): split(made, tmp_path/'a', tmp_path/'b')
+    with pytest.raises(ValueError, match='no columns file and sha256, or no words in one of them'):
+        split(made, tmp_path/'a', tmp_path/'b')
     (made/'manifest.csv').write_text(text.replace(file, 'other.png', 1))
-    with pytest.raises(ValueError, match=f"'{file}' is not in its manifest; get or make the dataset again"): split(made, tmp_path/'a', tmp_path/'b')
-    start = time.process_time(); assert len(held_out([dict(file=f'{i}.png') for i in range(50_000)], .5, 0)) == 25_000 and time.process_time() - start < 5
+    with pytest.raises(ValueError, match=f"'{file}' is not in its manifest; get or make the dataset again"):
+        split(made, tmp_path/'a', tmp_path/'b')
+    start = time.process_time()
+    assert (len(held_out([dict(file=f'{i}.png') for i in range(50_000)], .5, 0)) == 25_000
+            and time.process_time() - start < 5)
 
 def test_a_split_has_two_places(tmp_path):
     made, old = make(tmp_path/'x.zip'), fingerprint(make(tmp_path/'a.zip', 3))
     (tmp_path/'link.zip').symlink_to(tmp_path/'a.zip')
     for train, unseen in (('a.zip', 'a.zip'), ('a.zip', 'link.zip'), ('f', 'f/u.zip'), ('f/t.zip', 'f')):
         (tmp_path/'f').mkdir(exist_ok=True)
-        with pytest.raises(ValueError, match='accepted: two places'): split(made, tmp_path/train, tmp_path/unseen, overwrite=True)
+        with pytest.raises(ValueError, match='accepted: two places'):
+            split(made, tmp_path/train, tmp_path/unseen, overwrite=True)
     (tmp_path/'f').rmdir()
     with pytest.raises(ValueError, match='a.zip exists'): split(made, tmp_path/'t.zip', tmp_path/'a.zip')
     with pytest.raises(FileNotFoundError, match='make it first'): split(made, tmp_path/'t.zip', tmp_path/'no/u.zip')
@@ -428,20 +500,31 @@ def test_a_writer_that_is_not_open(tmp_path):
 # ---- what may be written
 
 @pytest.mark.parametrize('bad,said', [
-    ((image(0).astype(float), None, {}), 'image 1 is float64'), ((image(0)[:5], None, {}), r'shape \[5, 16, 3\]'), ((np.zeros((16, 16, 4), np.uint8), None, {}), r'\[S,S,3\]'),
-    ((image(0, 8), None, {}), r'image 1 has the shape \[8, 8, 3\]'), ((image(0)[..., 0], None, {}), 'one size and kind'), ((image(0), 1, {}), 'image 1 has the label 1, the first image None'),
-    ((image(0), [float('nan')], {}), 'finite numbers'), ((image(0), 'left', {}), "label 'left'"), ((image(0), None, {'a': 1}), 'row 1 and row 0 disagree about a'),
-    ((image(0), None, {'file': 'x'}), "other than 'file'"), ((image(0), None, 'row'), 'accepted: a dict'), (('no image', None, {}), 'image 1 is <U8')])
+    ((image(0).astype(float), None, {}), 'image 1 is float64'), ((image(0)[:5], None, {}), r'shape \[5, 16, 3\]'),
+    ((np.zeros((16, 16, 4), np.uint8), None, {}), r'\[S,S,3\]'),
+    ((image(0, 8), None, {}), r'image 1 has the shape \[8, 8, 3\]'),
+    ((image(0)[..., 0], None, {}), 'one size and kind'),
+    ((image(0), 1, {}), 'image 1 has the label 1, the first image None'),
+    ((image(0), [float('nan')], {}), 'finite numbers'), ((image(0), 'left', {}), "label 'left'"),
+    ((image(0), None, {'a': 1}), 'row 1 and row 0 disagree about a'),
+    ((image(0), None, {'file': 'x'}), "other than 'file'"), ((image(0), None, 'row'), 'accepted: a dict'),
+    (('no image', None, {}), 'image 1 is <U8')])
 @pytest.mark.parametrize('target', ['x', 'x.zip'])
 def test_what_may_be_written(tmp_path, bad, said, target):
     with pytest.raises(ValueError, match=said): write_dataset(tmp_path/target, [(image(0), None, {}), bad], about=ABOUT)
     assert names(tmp_path) == []
 
-@pytest.mark.parametrize('row,said', [({'a': [1]}, "row 0's 'a' is a list"), ({'a': ''}, 'nothing to say'), ({'a': 'x\ny'}, 'without line breaks'), ({'a': '\ud800'}, 'without line breaks'), ({3: 1}, 'accepted: a dict'), ({'a\n': 1}, 'accepted: a dict'), ({'a': 'x'*10_001}, 'up to 10,000'), ({'a': np.zeros(2)}, 'is a ndarray')])
+@pytest.mark.parametrize('row,said', [({'a': [1]}, "row 0's 'a' is a list"), ({'a': ''}, 'nothing to say'),
+                                      ({'a': 'x\ny'}, 'without line breaks'),
+                                      ({'a': '\ud800'}, 'without line breaks'), ({3: 1}, 'accepted: a dict'),
+                                      ({'a\n': 1}, 'accepted: a dict'), ({'a': 'x'*10_001}, 'up to 10,000'),
+                                      ({'a': np.zeros(2)}, 'is a ndarray')])
 def test_rows(tmp_path, row, said):
     with pytest.raises(ValueError, match=said): write_dataset(tmp_path/'x', [(image(0), None, row)], about=ABOUT)
 
-@pytest.mark.parametrize('wrong', [None, {}, {'kind': 'x'}, {'kind': '', 'license': 'x'}, {**ABOUT, 'p': float('inf')}, {**ABOUT, 'p': {1, 2}}, {**ABOUT, 'p': Path('x')}, {**ABOUT, 'images': 3}])
+@pytest.mark.parametrize('wrong', [None, {}, {'kind': 'x'}, {'kind': '', 'license': 'x'},
+                                   {**ABOUT, 'p': float('inf')}, {**ABOUT, 'p': {1, 2}}, {**ABOUT, 'p': Path('x')},
+                                   {**ABOUT, 'images': 3}])
 def test_about(tmp_path, wrong):
     with pytest.raises(ValueError, match='about'): write_dataset(tmp_path/'x.zip', rows(), about=wrong)
 
@@ -481,7 +564,8 @@ def test_forked_workers_share_what_they_decode(zipped):
 
 def test_a_torn_picture_in_memory_is_decoded_again(zipped):
     ds = ImageFolderDataset(zipped).fill()
-    ds._cache.known[:] = False; ds._cache.pixels[4, 1, 2, 3] ^= 255
+    ds._cache.known[:] = False
+    ds._cache.pixels[4, 1, 2, 3] ^= 255
     assert np.array_equal(ds[4][0].permute(1, 2, 0), image(4))
 
 @pytest.mark.parametrize('cache', [True, False])
@@ -513,8 +597,10 @@ def test_indices(zipped):
         with pytest.raises(IndexError, match='0 to 11'): ds.batch(wrong)
     assert ds.batch([])[0].shape == (0, 3, 16, 16) and len(list(ds)) == 12 and ds.sheet(columns=4).size == (64, 48)
 
-@pytest.mark.parametrize('given,said', [(dict(cache='all'), "cache='all'"), (dict(cache=-1), 'cache=-1'), (dict(cache=None), 'cache=None'), (dict(max_size=0), 'max_size=0'),
-                                        (dict(resolution=32), r'is 16x16, asked for was resolution=32'), (dict(max_size=2.5), 'max_size=2.5')])
+@pytest.mark.parametrize('given,said', [(dict(cache='all'), "cache='all'"), (dict(cache=-1), 'cache=-1'),
+                                        (dict(cache=None), 'cache=None'), (dict(max_size=0), 'max_size=0'),
+                                        (dict(resolution=32), r'is 16x16, asked for was resolution=32'),
+                                        (dict(max_size=2.5), 'max_size=2.5')])
 def test_settings(zipped, given, said):
     with pytest.raises(ValueError, match=said): ImageFolderDataset(zipped, **given)
 
@@ -528,7 +614,8 @@ def test_a_zip_that_changes_is_noticed(tmp_path):
 # ---- the order
 
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(1, 40), seed=st.integers(0, 2**32), position=st.integers(0, 10**6), count=st.integers(0, 50), world=st.integers(1, 5))
+@given(n=st.integers(1, 40), seed=st.integers(0, 2**32), position=st.integers(0, 10**6), count=st.integers(0, 50),
+       world=st.integers(1, 5))
 def test_resume_and_ranks(n, seed, position, count, world):
     whole = InfiniteSampler(n, seed)
     straight = whole.take(position, world*count)
@@ -543,7 +630,8 @@ def test_resume_and_ranks(n, seed, position, count, world):
 def test_orders_differ_and_never_change():
     orders = [tuple(InfiniteSampler(50, seed).order(epoch)) for seed in (0, 1) for epoch in (0, 1, 2)]
     assert len(set(orders)) == 6
-    assert InfiniteSampler(10, 5).take(2**40, 4).tolist() == FAR and InfiniteSampler(4, shuffle=False).take(2, 4).tolist() == [2, 3, 0, 1]
+    assert (InfiniteSampler(10, 5).take(2**40, 4).tolist() == FAR
+            and InfiniteSampler(4, shuffle=False).take(2, 4).tolist() == [2, 3, 0, 1])
 
 FAR = [7, 1, 9, 3]
 
@@ -554,7 +642,8 @@ def test_order_is_even():
     for epoch in range(3000): counts[np.arange(6), s.order(epoch)] += 1
     assert abs(counts/500 - 1).max() < .2   # 4.9 standard deviations
 
-@pytest.mark.parametrize('given', [dict(n=0), dict(n=3, seed=-1), dict(n=3, position=-1), dict(n=3, position=1.), dict(n=3, rank=2, world=2), dict(n=3, world=0), dict(n=True)])
+@pytest.mark.parametrize('given', [dict(n=0), dict(n=3, seed=-1), dict(n=3, position=-1), dict(n=3, position=1.),
+                                   dict(n=3, rank=2, world=2), dict(n=3, world=0), dict(n=True)])
 def test_sampler_settings(given):
     with pytest.raises(ValueError, match='accepted'): InfiniteSampler(**given)
 
@@ -567,20 +656,24 @@ def pack(path, members, method=zipfile.ZIP_STORED):
 
 GOOD = archives.png(image(0))
 
-@pytest.mark.parametrize('name', ['../x.png', 'a/../../x.png', '/etc/x.png', 'C:/x.png', '..\\x.png', '\\\\server\\x.png', 'a\nb.png'])
+@pytest.mark.parametrize('name', ['../x.png', 'a/../../x.png', '/etc/x.png', 'C:/x.png', '..\\x.png',
+                                  '\\\\server\\x.png', 'a\nb.png'])
 def test_names_that_lead_out(tmp_path, name):
-    with pytest.raises(ValueError, match='leads out of it'): ImageFolderDataset(pack(tmp_path/'x.zip', [('a.png', GOOD), (name, GOOD)]))
+    with pytest.raises(ValueError, match='leads out of it'):
+        ImageFolderDataset(pack(tmp_path/'x.zip', [('a.png', GOOD), (name, GOOD)]))
 
 @pytest.mark.filterwarnings('ignore:Duplicate name')
 @pytest.mark.parametrize('twice', ['a.png', './a.png'])
 def test_names_twice(tmp_path, twice):
-    with pytest.raises(ValueError, match="two files called 'a.png'"): ImageFolderDataset(pack(tmp_path/'x.zip', [('a.png', GOOD), (twice, GOOD)]))
+    with pytest.raises(ValueError, match="two files called 'a.png'"):
+        ImageFolderDataset(pack(tmp_path/'x.zip', [('a.png', GOOD), (twice, GOOD)]))
 
 def test_truncated_zips(tmp_path, zipped):
     data = zipped.read_bytes()
     for n in [0, 1, 100, len(data)//2, len(data) - 1]:
         (tmp_path/'x.zip').write_bytes(data[:n])
-        with pytest.raises(ValueError, match='x.zip is no zip, damaged or cut off'): ImageFolderDataset(tmp_path/'x.zip')
+        with pytest.raises(ValueError, match='x.zip is no zip, damaged or cut off'):
+            ImageFolderDataset(tmp_path/'x.zip')
 
 def test_every_damage_to_a_zip_is_a_named_error(tmp_path, zipped):
     "Single bytes changed all over the file: read right, or refused by name; no other error"
@@ -600,18 +693,22 @@ def test_every_damage_to_a_zip_is_a_named_error(tmp_path, zipped):
 def test_damaged_pixels_are_refused_in_every_format(tmp_path):
     "Single bytes of pictures changed: some picture or a named error"
     for suffix in ('png', 'jpg', 'bmp', 'webp', 'tif', 'ppm'):
-        f = io.BytesIO(); Image.fromarray(image(0)).save(f, {'jpg': 'jpeg', 'tif': 'tiff'}.get(suffix, suffix))
+        f = io.BytesIO()
+        Image.fromarray(image(0)).save(f, {'jpg': 'jpeg', 'tif': 'tiff'}.get(suffix, suffix))
         data, rng = f.getvalue(), np.random.default_rng(0)
         for _ in range(60):
             k = rng.integers(0, len(data))
-            (tmp_path/f'x.{suffix}').write_bytes(data[:k] + bytes([rng.integers(256)]) + data[k+1:rng.choice([None, k+50])])
+            (tmp_path/f'x.{suffix}').write_bytes(data[:k] + bytes([rng.integers(256)])
+                                                 + data[k+1:rng.choice([None, k+50])])
             try: assert ImageFolderDataset(tmp_path)[0][0].dtype == torch.uint8
             except ValueError as e: assert f'x.{suffix} is' in str(e), e
         (tmp_path/f'x.{suffix}').unlink()
 
 @pytest.mark.parametrize('name,data,said', [
-    ('b.png', b'', 'b.png is no readable picture'), ('b.png', b'GIF89a', 'no readable picture'), ('b.png', GOOD[:200], 'no readable picture'),
-    ('b.png', archives.png(image(0, 8)), 'b.png is 8x8, the pictures before it are 16x16'), ('b.png', archives.png(image(0)[..., 0]), 'b.png is 16x16 with 1 channel'),
+    ('b.png', b'', 'b.png is no readable picture'), ('b.png', b'GIF89a', 'no readable picture'),
+    ('b.png', GOOD[:200], 'no readable picture'),
+    ('b.png', archives.png(image(0, 8)), 'b.png is 8x8, the pictures before it are 16x16'),
+    ('b.png', archives.png(image(0)[..., 0]), 'b.png is 16x16 with 1 channel'),
     ('b.jpg', GOOD, None)])
 def test_broken_pictures(tmp_path, name, data, said):
     path = pack(tmp_path/'x.zip', [('a.png', GOOD), (name, data)])
@@ -619,45 +716,72 @@ def test_broken_pictures(tmp_path, name, data, said):
     else:
         with pytest.raises(ValueError, match=said): images(ImageFolderDataset(path))
 
-@pytest.mark.parametrize('mode,said', [('RGBA', 'alpha'), ('LA', 'alpha'), ('I;16', '16 bits'), ('CMYK', 'color model')])
+@pytest.mark.parametrize('mode,said', [('RGBA', 'alpha'), ('LA', 'alpha'), ('I;16', '16 bits'),
+                                       ('CMYK', 'color model')])
 def test_modes(tmp_path, mode, said):
     Image.new(mode, (8, 8)).save(tmp_path/('x.jpg' if mode == 'CMYK' else 'x.png'))
-    with pytest.raises(ValueError, match=f'x....* is 8x8 with .*{said}.*accepted: gray or RGB of 8 bits'): ImageFolderDataset(tmp_path)
+    with pytest.raises(ValueError, match=f'x....* is 8x8 with .*{said}.*accepted: gray or RGB of 8 bits'):
+        ImageFolderDataset(tmp_path)
 
 def test_oblong_and_giant(tmp_path):
     (tmp_path/'x.png').write_bytes(archives.png(image(0)[:9]))
     with pytest.raises(ValueError, match='x.png is 16x9; accepted: square'): ImageFolderDataset(tmp_path)
-    data = bytearray(GOOD); data[16:24] = b'\0\1\0\0'*2   # claims 65536 x 65536
+    data = bytearray(GOOD)
+    data[16:24] = b'\0\1\0\0'*2   # claims 65536 x 65536
     (tmp_path/'x.png').write_bytes(data)
     with pytest.raises(ValueError, match='up to 8192x8192'): ImageFolderDataset(tmp_path)
 
 def test_bombs(tmp_path):
     pack(tmp_path/'x.zip', [('a.png', GOOD), ('dataset.json', b' '*(2**28 + 1))], zipfile.ZIP_DEFLATED)
-    with pytest.raises(ValueError, match='dataset.json has 268435457 bytes'): ImageFolderDataset(tmp_path/'x.zip', use_labels=True)
+    with pytest.raises(ValueError, match='dataset.json has 268435457 bytes'):
+        ImageFolderDataset(tmp_path/'x.zip', use_labels=True)
     data = bytearray(pack(tmp_path/'y.zip', [('a.png', GOOD + b'\0'*10**6)], zipfile.ZIP_DEFLATED).read_bytes())
-    k = data.index(b'PK\1\2'); data[k+24:k+28] = (5000).to_bytes(4, 'little')   # claims 5,000 bytes and unpacks to a million
+    k = data.index(b'PK\1\2')
+    data[k+24:k+28] = (5000).to_bytes(4, 'little')   # claims 5,000 bytes and unpacks to a million
     (tmp_path/'y.zip').write_bytes(data)
     with pytest.raises(ValueError, match='checksum differs'): images(ImageFolderDataset(tmp_path/'y.zip'))
 
 def test_encrypted_and_other_compression(tmp_path):
-    with pytest.raises(ValueError, match='compressed by method 14; accepted: stored'): ImageFolderDataset(pack(tmp_path/'x.zip', [('a.png', GOOD)], zipfile.ZIP_LZMA))
-    data = bytearray(pack(tmp_path/'y.zip', [('a.png', GOOD)]).read_bytes()); data[data.index(b'PK\1\2') + 8] |= 1
+    with pytest.raises(ValueError, match='compressed by method 14; accepted: stored'):
+        ImageFolderDataset(pack(tmp_path/'x.zip', [('a.png', GOOD)], zipfile.ZIP_LZMA))
+    data = bytearray(pack(tmp_path/'y.zip', [('a.png', GOOD)]).read_bytes())
+    data[data.index(b'PK\1\2') + 8] |= 1
     (tmp_path/'y.zip').write_bytes(data)
     with pytest.raises(ValueError, match='encrypted'): ImageFolderDataset(tmp_path/'y.zip')
 
 @pytest.mark.parametrize('text,said', [
-    (b'{"labels": [', 'dataset.json is no JSON'), (b'\xff\xfe', 'no JSON'), (b'[]', 'holds a list'), (b'{"labels": {"a.png": 1}}', 'accepted: null or a list'), (b'[' * 100_000, 'no JSON'),
-    (b'{"labels": [["a.png"]]}', 'accepted: null or a list'), (b'{"labels": [["a.png", 0]]}', r'no label for b.png \(1 of 2'), (b'{"labels": [["a.png", 0], ["b.png", 1.5]]}', 'b.png has the label 1.5'),
-    (b'{"labels": [["a.png", 0], ["b.png", -1]]}', 'label -1'), (b'{"labels": [["a.png", 0], ["b.png", true]]}', 'label True'), (b'{"labels": [["a.png", 0], ["b.png", "x"]]}', "label 'x'"),
-    (b'{"labels": [["a.png", 0], ["b.png", null]]}', 'different kinds'), (b'{"labels": [["a.png", [1]], ["b.png", [1, 2]]]}', 'different kinds or lengths'), (b'{"labels": [["a.png", [[1]]], ["b.png", [[1]]]]}', 'label'),
-    (b'{"labels": [["a.png", [NaN]], ["b.png", [1]]]}', 'finite'), (b'{"labels": [["a.png", 0], ["b.png", 99999999]]}', '99999999'), (b'{"labels": [["a.png", 0], ["a.png", 1], ["b.png", 1]]}', 'two labels for one file'),
-    (b'{"labels": [["a.png", [Infinity]], ["b.png", [1]]]}', r'a.png has the label \[inf\]; accepted: .*finite numbers'), (b'{"labels": [["a.png", [1e30]], ["b.png", [1]]]}', r'1e\+30.*up to 1e\+06, best from 0 to 1'),
-    (b'{"labels": [["a.png", [1e400]], ["b.png", [1]]]}', 'finite'), (b'{"labels": [["a.png", [1' + b'0'*400 + b']], ["b.png", [1]]]}', 'a.png has the label'), (b'{"labels": [["a.png", 1' + b'0'*5000 + b'], ["b.png", 1]]}', 'no JSON'),
-    (b'{"labels": [["a.png", 1000000000], ["b.png", 1]]}', 'a class from 0 to 9999'), (b'{"labels": [["a.png", [' + b'0,'*10_000 + b'0]], ["b.png", [1]]]}', 'a label of 10001 entries; accepted: .*a list of up to 10000'),
-    (b'{"labels": [["a.png", ["0.5"]], ["b.png", ["1"]]]}', "label .'0.5'.; accepted"), (b'{"labels": [["a.png", [[1], 2]], ["b.png", [1]]]}', r'label \[\[1\], 2\]; accepted'), (b'{"labels": [["a.png", {"lip_left": 1}], ["b.png", 1]]}', 'label .*lip_left.*accepted'),
-    (b'{"labels": [["a.png", [true]], ["b.png", [false]]]}', 'True.*accepted'), (b'{"labels": [["a.png", [null]], ["b.png", [1]]]}', 'None.*accepted'),
-    (b'{"labels": [["a.png", []], ["b.png", []]]}', 'label'), (b'{"labels": null}', 'has no labels'), (b'{}', 'has no labels'), (None, 'has no labels'),
-    (b'{"labels": [["a.png", 0], ["b.png", 1]], "label_names": ["one"]}', '1 label_names for labels of 2'), (b'{"labels": [["a.png", 0], ["b.png", 1]], "label_names": 3}', 'label_names')])
+    (b'{"labels": [', 'dataset.json is no JSON'), (b'\xff\xfe', 'no JSON'), (b'[]', 'holds a list'),
+    (b'{"labels": {"a.png": 1}}', 'accepted: null or a list'), (b'[' * 100_000, 'no JSON'),
+    (b'{"labels": [["a.png"]]}', 'accepted: null or a list'),
+    (b'{"labels": [["a.png", 0]]}', r'no label for b.png \(1 of 2'),
+    (b'{"labels": [["a.png", 0], ["b.png", 1.5]]}', 'b.png has the label 1.5'),
+    (b'{"labels": [["a.png", 0], ["b.png", -1]]}', 'label -1'),
+    (b'{"labels": [["a.png", 0], ["b.png", true]]}', 'label True'),
+    (b'{"labels": [["a.png", 0], ["b.png", "x"]]}', "label 'x'"),
+    (b'{"labels": [["a.png", 0], ["b.png", null]]}', 'different kinds'),
+    (b'{"labels": [["a.png", [1]], ["b.png", [1, 2]]]}', 'different kinds or lengths'),
+    (b'{"labels": [["a.png", [[1]]], ["b.png", [[1]]]]}', 'label'),
+    (b'{"labels": [["a.png", [NaN]], ["b.png", [1]]]}', 'finite'),
+    (b'{"labels": [["a.png", 0], ["b.png", 99999999]]}', '99999999'),
+    (b'{"labels": [["a.png", 0], ["a.png", 1], ["b.png", 1]]}', 'two labels for one file'),
+    (b'{"labels": [["a.png", [Infinity]], ["b.png", [1]]]}',
+     r'a.png has the label \[inf\]; accepted: .*finite numbers'),
+     (b'{"labels": [["a.png", [1e30]], ["b.png", [1]]]}', r'1e\+30.*up to 1e\+06, best from 0 to 1'),
+    (b'{"labels": [["a.png", [1e400]], ["b.png", [1]]]}', 'finite'),
+    (b'{"labels": [["a.png", [1' + b'0'*400 + b']], ["b.png", [1]]]}', 'a.png has the label'),
+    (b'{"labels": [["a.png", 1' + b'0'*5000 + b'], ["b.png", 1]]}', 'no JSON'),
+    (b'{"labels": [["a.png", 1000000000], ["b.png", 1]]}', 'a class from 0 to 9999'),
+    (b'{"labels": [["a.png", [' + b'0,'*10_000 + b'0]], ["b.png", [1]]]}',
+     'a label of 10001 entries; accepted: .*a list of up to 10000'),
+    (b'{"labels": [["a.png", ["0.5"]], ["b.png", ["1"]]]}', "label .'0.5'.; accepted"),
+    (b'{"labels": [["a.png", [[1], 2]], ["b.png", [1]]]}', r'label \[\[1\], 2\]; accepted'),
+    (b'{"labels": [["a.png", {"lip_left": 1}], ["b.png", 1]]}', 'label .*lip_left.*accepted'),
+    (b'{"labels": [["a.png", [true]], ["b.png", [false]]]}', 'True.*accepted'),
+    (b'{"labels": [["a.png", [null]], ["b.png", [1]]]}', 'None.*accepted'),
+    (b'{"labels": [["a.png", []], ["b.png", []]]}', 'label'), (b'{"labels": null}', 'has no labels'),
+    (b'{}', 'has no labels'), (None, 'has no labels'),
+    (b'{"labels": [["a.png", 0], ["b.png", 1]], "label_names": ["one"]}', '1 label_names for labels of 2'),
+    (b'{"labels": [["a.png", 0], ["b.png", 1]], "label_names": 3}', 'label_names')])
 @pytest.mark.parametrize('kind', ['folder', 'x.zip'])
 def test_wrong_labels(tmp_path, text, said, kind):
     members = [('a.png', GOOD), ('b.png', GOOD)] + [('dataset.json', text)]*(text is not None)
@@ -675,28 +799,35 @@ def test_labels_of_files_that_are_not_there_are_ignored(tmp_path):
 
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match='no dataset'): ImageFolderDataset(tmp_path/'x.zip')
-    with pytest.raises(ValueError, match='has no images; accepted: files that end in .png'): ImageFolderDataset(tmp_path)
-    with pytest.raises(ValueError, match='has no images'): ImageFolderDataset(pack(tmp_path/'x.zip', [('words.txt', b'')]))
+    with pytest.raises(ValueError, match='has no images; accepted: files that end in .png'):
+        ImageFolderDataset(tmp_path)
+    with pytest.raises(ValueError, match='has no images'):
+        ImageFolderDataset(pack(tmp_path/'x.zip', [('words.txt', b'')]))
     (tmp_path/'y.tar').write_bytes(b'no')
     with pytest.raises(ValueError, match='y.tar is no zip'): ImageFolderDataset(tmp_path/'y.tar')
 
 # ---- checking and converting
 
 def test_verify_tells(tmp_path):
-    path = make(tmp_path/'x'); (path/'notes').mkdir()
-    for change, said in [(lambda: (path/'00000/img00000003.png').write_bytes(archives.png(image(99))), 'img00000003.png differs'),
+    path = make(tmp_path/'x')
+    (path/'notes').mkdir()
+    for change, said in [(lambda: (path/'00000/img00000003.png').write_bytes(archives.png(image(99))),
+                          'img00000003.png differs'),
                          (lambda: (path/'00000/img00000004.png').unlink(), 'img00000004.png is missing'),
                          (lambda: (path/'00000/new.png').write_bytes(GOOD), 'new.png is not in the manifest'),
                          (lambda: (path/'notes'/'x.txt').write_text('more'), 'notes/x.txt is not in the manifest'),
-                         (lambda: (path/'manifest.csv').write_text((path/'manifest.csv').read_text().replace('left', 'right')), 'manifest.csv differs'),
-                         (lambda: (path/'dataset.json').write_text((path/'dataset.json').read_text().replace('30.0', '31.0')), 'dataset.json differs')]:
+                         (lambda: (path/'manifest.csv').write_text((path/'manifest.csv').read_text().replace('left',
+                                 'right')), 'manifest.csv differs'),
+                         (lambda: (path/'dataset.json').write_text((path/'dataset.json').read_text().replace('30.0',
+                                 '31.0')), 'dataset.json differs')]:
         change()
         with pytest.raises(ValueError, match=said): verify(path)
 
 def test_verify_does_not_check_the_words(tmp_path):
     "They hold the checksums; hidden files are nobody's"
     path = make(tmp_path/'x')
-    (path/'about.json').write_text((path/'about.json').read_text().replace('CC0-1.0', 'CC-BY-4.0')); (path/'.DS_Store').write_bytes(b'x')
+    (path/'about.json').write_text((path/'about.json').read_text().replace('CC0-1.0', 'CC-BY-4.0'))
+    (path/'.DS_Store').write_bytes(b'x')
     assert verify(path) == 12 and 'about.json' in verify.__doc__
 
 def test_verify_takes_a_picture_in_another_file(tmp_path):
@@ -705,9 +836,11 @@ def test_verify_takes_a_picture_in_another_file(tmp_path):
     Image.fromarray(image(3)).save(path/'00000/img00000003.png', optimize=True)
     assert verify(path) == 12
 
-@pytest.mark.parametrize('text', ['no JSON', '[]', '{}', '{"columns": 3, "sha256": 3}', '{"columns": {"seed": "bool"}}', '{"columns": {"seed": "fruit"}}'])
+@pytest.mark.parametrize('text', ['no JSON', '[]', '{}', '{"columns": 3, "sha256": 3}',
+                                  '{"columns": {"seed": "bool"}}', '{"columns": {"seed": "fruit"}}'])
 def test_wrong_about(tmp_path, text):
-    path = make(tmp_path/'x'); (path/'about.json').write_text(text)
+    path = make(tmp_path/'x')
+    (path/'about.json').write_text(text)
     with pytest.raises(ValueError): verify(path)
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -717,25 +850,31 @@ def test_area_means(s, data, channels):
     r = data.draw(st.integers(1, s))
     a = np.random.default_rng(s).integers(0, 256, (s, s, channels)).astype(np.uint8)
     big = np.repeat(np.repeat(a, r, 0), r, 1).astype(np.int64).reshape(r, s, r, s, channels).sum((1, 3))
-    assert np.array_equal(shrink(a, r), (2*big + s*s)//(2*s*s)) and np.array_equal(shrink(a[..., 0], r), shrink(a, r)[..., 0])
+    assert (np.array_equal(shrink(a, r), (2*big + s*s)//(2*s*s))
+            and np.array_equal(shrink(a[..., 0], r), shrink(a, r)[..., 0]))
 
 def test_convert(tmp_path, zipped):
     path = convert(zipped, tmp_path/'small', 4, max_size=7)
     a, b = ImageFolderDataset(zipped, use_labels=True, max_size=7), ImageFolderDataset(path, use_labels=True)
-    assert torch.equal(a.labels(range(7)), b.labels(range(7))) and b.label_names == NAMES and b.image_shape == (3, 4, 4) and verify(path) == 7
+    assert (torch.equal(a.labels(range(7)), b.labels(range(7))) and b.label_names == NAMES
+            and b.image_shape == (3, 4, 4) and verify(path) == 7)
     assert np.array_equal(images(b)[2].permute(1, 2, 0), shrink(images(a)[2].permute(1, 2, 0).numpy(), 4))
     whole = {r['file']: r for r in manifest(zipped)}
     for row in manifest(path):
         old = whole[row['source_file']]
-        assert row['x_nose'] == old['x_nose']/4 and row['y_nose'] == .75 and row['seed'] == old['seed'] and row['side'] == old['side']
-    assert about(path)['converted'] == {'from': 'set.zip', 'resolution': 16, 'images': 7, 'by': 'area means'} and about(path)['seeds'] == [0, 1]
+        assert (row['x_nose'] == old['x_nose']/4 and row['y_nose'] == .75 and row['seed'] == old['seed']
+                and row['side'] == old['side'])
+    assert (about(path)['converted'] == {'from': 'set.zip', 'resolution': 16, 'images': 7, 'by': 'area means'}
+            and about(path)['seeds'] == [0, 1])
     twice = convert(path, tmp_path/'tiny.zip', 2)
     assert verify(twice) == 7
-    for src, dst in [(path, path), (path, path/'x.zip'), (path, path/'deep'/'x'), (path, tmp_path/'link'/'x.zip'), (tmp_path/'link', path/'x'), (path, tmp_path/'small'/'..'/'small'/'x'), (zipped, zipped)]:
+    for src, dst in [(path, path), (path, path/'x.zip'), (path, path/'deep'/'x'), (path, tmp_path/'link'/'x.zip'),
+                     (tmp_path/'link', path/'x'), (path, tmp_path/'small'/'..'/'small'/'x'), (zipped, zipped)]:
         if not (tmp_path/'link').exists(): (tmp_path/'link').symlink_to(path)
         before = names(path)
         for overwrite in (False, True):
-            with pytest.raises(ValueError, match='dst=.* is (in )?the source .*; accepted: a place outside of it'): convert(src, dst, 4, overwrite=overwrite)
+            with pytest.raises(ValueError, match='dst=.* is (in )?the source .*; accepted: a place outside of it'):
+                convert(src, dst, 4, overwrite=overwrite)
         assert names(path) == before and verify(path) == 7
     assert verify(convert(path, tmp_path/'small-2', 2)) == 7   # a name that begins alike is another place
     for wrong in (17, 0, -3, 4., '4', True):
@@ -748,7 +887,10 @@ def test_taken_between_the_check_and_the_step(tmp_path, monkeypatch, target):
     path, check = tmp_path/target, archives._check_free
     def late(p, overwrite):
         check(p, overwrite)
-        if any(tmp_path.iterdir()): path.mkdir(); (path/'about.json').touch(); (path/'manifest.csv').touch()
+        if any(tmp_path.iterdir()):
+            path.mkdir()
+            (path/'about.json').touch()
+            (path/'manifest.csv').touch()
     monkeypatch.setattr(archives, '_check_free', late)
     with pytest.raises(ValueError, match='exists; give another name'):
         with archives.appearing(path, False) as part: part.mkdir() if target == 'x' else part.write_text('mine')

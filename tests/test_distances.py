@@ -10,7 +10,8 @@ from cleftgan_nb.metrics import distances as D
 from cleftgan_nb.metrics.score import Score, middle
 
 REFERENCE = Path(__file__).parent/'reference'
-EVERY = D.frechet_distance, D.frechet_infinity, D.kernel_distance, lambda a, b: D.precision_recall(a, b)[0], lambda a, b: D.density_coverage(a, b)[0]
+EVERY = (D.frechet_distance, D.frechet_infinity, D.kernel_distance, lambda a, b: D.precision_recall(a, b)[0],
+         lambda a, b: D.density_coverage(a, b)[0])
 
 
 def clouds(n=80, m=120, d=24, seed=0):
@@ -43,21 +44,25 @@ def test_fewer_images_than_features(n, m):
     ca, cb = np.cov(a.T, bias=True), np.cov(b.T, bias=True)
     values, vectors = np.linalg.eigh(ca)
     root = vectors*np.sqrt(values.clip(0)) @ vectors.T
-    expected = ((a.mean(0) - b.mean(0))**2).sum() + np.trace(ca + cb) - 2*np.sqrt(np.linalg.eigvalsh(root @ cb @ root).clip(0)).sum()
+    expected = (((a.mean(0) - b.mean(0))**2).sum() + np.trace(ca + cb)
+                - 2*np.sqrt(np.linalg.eigvalsh(root @ cb @ root).clip(0)).sum())
     assert D.frechet_distance(a, b) == pytest.approx(expected, rel=1e-5)
     assert 'mostly bias' in D.frechet_distance(a, b).notes['limit']
 
 
 def test_closed_form():
     rng = np.random.default_rng(0)
-    exact = lambda n, cov, mean: np.sqrt(n)*np.linalg.qr(np.c_[np.ones(n), rng.normal(size=(n, len(cov)))])[0][:, 1:] @ np.linalg.cholesky(cov).T + mean
+    exact = (lambda n, cov, mean: np.sqrt(n)*np.linalg.qr(np.c_[np.ones(n), rng.normal(size=(n, len(cov)))])[0][:,
+            1:] @ np.linalg.cholesky(cov).T + mean)
     a, b = np.array([[2, .5], [.5, 1]]), np.array([[1, -.3], [-.3, 3]])
     det, trace = np.linalg.det(a @ b), np.trace(a @ b)
-    expected = 5 + np.trace(a + b) - 2*np.sqrt(trace + 2*np.sqrt(det))               # of a 2 x 2 matrix, the root's trace is known
+    # of a 2 x 2 matrix, the root's trace is known
+    expected = 5 + np.trace(a + b) - 2*np.sqrt(trace + 2*np.sqrt(det))
     assert D.frechet_distance(exact(40, a, 0), exact(50, b, np.array([1, 2]))) == pytest.approx(expected, rel=1e-10)
 
 
-pairs = st.tuples(st.integers(16, 40), st.integers(16, 40), st.integers(1, 30), st.integers(0, 10**6)).map(lambda v: clouds(*v))
+pairs = st.tuples(st.integers(16, 40), st.integers(16, 40), st.integers(1, 30),
+                  st.integers(0, 10**6)).map(lambda v: clouds(*v))
 
 
 @settings(max_examples=15, deadline=None)
@@ -95,18 +100,22 @@ def test_kernel_is_unbiased():
 def test_kernel_subsets():
     a, b = clouds(60, 400, 8)
     few = D.kernel_distance(a, b, subsets=20, subset_size=50, seed=1)
-    assert few == D.kernel_distance(a, b, subsets=20, subset_size=50, seed=1) != D.kernel_distance(a, b, subsets=20, subset_size=50, seed=2)
+    assert (few == D.kernel_distance(a, b, subsets=20, subset_size=50, seed=1)
+            != D.kernel_distance(a, b, subsets=20, subset_size=50, seed=2))
     assert few.notes == {'subsets': 20, 'subset_size': 50}
     assert few.low < D.kernel_value(a, b) < few.high
-    assert D.kernel_distance(a, b[:60]) == D.kernel_value(a, b[:60])                                       # the only subset is the whole
+    # the only subset is the whole
+    assert D.kernel_distance(a, b[:60]) == D.kernel_value(a, b[:60])
 
 
 def test_neighbors_by_definition():
     a, b = clouds(40, 50, 3)
     far = lambda x, y: np.sqrt(((x[:, None] - y)**2).sum(2))
-    radius = lambda x, k: np.sort(far(x, x), 1)[:, k]                                                      # column 0 is the image itself
+    # column 0 is the image itself
+    radius = lambda x, k: np.sort(far(x, x), 1)[:, k]
     p, r = D.precision_recall(a, b, k=3)
-    assert p == (far(a, b) <= radius(a, 3)[:, None]).any(0).mean() and r == (far(b, a) <= radius(b, 3)[:, None]).any(0).mean()
+    assert (p == (far(a, b) <= radius(a, 3)[:, None]).any(0).mean()
+            and r == (far(b, a) <= radius(b, 3)[:, None]).any(0).mean())
     d, c = D.density_coverage(a, b, k=5)
     inside = far(a, b) <= radius(a, 5)[:, None]
     assert d == pytest.approx(inside.sum()/50/5) and c == inside.any(1).mean()
@@ -138,7 +147,8 @@ def test_extrapolation_removes_bias():
     truth = ((spectrum - .8*spectrum)**2).sum()
     for _ in range(12):
         a, b = rng.normal(size=(150, d))*spectrum, rng.normal(size=(300, d))*spectrum*.8
-        raw.append(D.frechet_distance(a, b)); best.append(D.frechet_infinity(a, b))
+        raw.append(D.frechet_distance(a, b))
+        best.append(D.frechet_infinity(a, b))
     assert abs(np.mean(best) - truth) < .25*(np.mean(raw) - truth)
     assert np.mean([s.low <= truth <= s.high for s in best]) >= .7
 
@@ -146,8 +156,10 @@ def test_extrapolation_removes_bias():
 @pytest.mark.parametrize('metric', EVERY)
 def test_refused(metric):
     a, b = clouds(40, 40, 4)
-    broken = a.copy(); broken[7, 2] = np.nan
-    with pytest.raises(ValueError, match='feats_a: 1 of 40 images have NaN or infinite features, the first is image 7'): metric(broken, b)
+    broken = a.copy()
+    broken[7, 2] = np.nan
+    with pytest.raises(ValueError, match='feats_a: 1 of 40 images have NaN or infinite features, the first is image 7'):
+        metric(broken, b)
     with pytest.raises(ValueError, match=r'feats_b has 1 image\(s\); accepted: at least'): metric(a, b[:1])
     with pytest.raises(ValueError, match='feats_a has 4 features, feats_b 3'): metric(a, b[:, :3])
     with pytest.raises(ValueError, match=r'accepted: floating point numbers \[images, features\]'): metric(a[0], b)
@@ -161,13 +173,16 @@ def test_ten_reals_and_equal_images():
     assert 'mostly bias' in scores[0].notes['limit']
     with pytest.raises(ValueError, match='feats_a has 10 image'): D.frechet_infinity(a, b)
     same = np.full((20, 5), 3.)
-    assert [float(s) for s in D.distances(same, same)] == [0, pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9), 1, 1, 4, 1]      # 20 balls of radius 0 hold each image; divided by k
+    # 20 balls of radius 0 hold each image; divided by k
+    assert ([float(s) for s in D.distances(same, same)]
+            == [0, pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9), 1, 1, 4, 1])
     assert D.frechet_distance(same, same + 2) == pytest.approx(20)
 
 
 def test_same_digits():
     a, b = clouds()
-    assert list(map(float, D.distances(a, b, seed=3))) == list(map(float, D.distances(torch.from_numpy(a), torch.from_numpy(b), seed=3)))
+    assert (list(map(float, D.distances(a, b, seed=3)))
+            == list(map(float, D.distances(torch.from_numpy(a), torch.from_numpy(b), seed=3))))
 
 
 def test_blocks_change_nothing(monkeypatch):
@@ -179,9 +194,12 @@ def test_blocks_change_nothing(monkeypatch):
 
 def test_names():
     a, b = clouds()
-    assert [s.name for s in D.distances(a, b, features='inception_2015')] == ['fid', 'fid_infinity', 'kid'] + [f'{n}_inception_2015' for n in ('precision', 'recall', 'density', 'coverage')]
+    assert ([s.name for s in D.distances(a, b, features='inception_2015')]
+            == ['fid', 'fid_infinity', 'kid'] + [f'{n}_inception_2015'
+                                                 for n in ('precision', 'recall', 'density', 'coverage')])
     assert not any(word in s.name for s in D.distances(a, b, features='efficientnet_lite0') for word in ('fid', 'kid'))
-    assert str(D.frechet_distance(a, b, features='efficientnet_lite0')).startswith('fd_efficientnet_lite0 (80 real, 120 generated) ')
+    assert str(D.frechet_distance(a, b, features='efficientnet_lite0')).startswith('fd_efficientnet_lite0 (80 real, '
+            '120 generated) ')
 
 
 def test_middle():

@@ -30,7 +30,8 @@ def histogram(values, bins=20):
 def test_disjoint_samples(n):
     "Two bins hold everything, the other 18 are alike and cancel."
     p, q = (n + 1)/(n + 20), 1/(n + 20)
-    assert dish(np.zeros(n), np.ones(n), **quick).value == pytest.approx(p*math.log2(2*p/(p + q)) + q*math.log2(2*q/(p + q)), abs=1e-12)
+    assert (dish(np.zeros(n), np.ones(n), **quick).value
+            == pytest.approx(p*math.log2(2*p/(p + q)) + q*math.log2(2*q/(p + q)), abs=1e-12))
 
 
 def test_large_disjoint_samples_reach_one_and_equal_ones_zero():
@@ -55,15 +56,19 @@ def test_agrees_with_an_independent_computation(sizes):
 def test_symmetric_and_bounded(a, b):
     x, y = dish(a, b, **quick), dish(b, a, **quick)
     assert x.value == y.value and 0 <= x.value <= 1
-    assert (x.notes['kl'], x.notes['kl_reverse']) == (y.notes['kl_reverse'], y.notes['kl']) and min(x.notes['kl'], x.notes['kl_reverse']) >= 0
-    assert 0 <= x.notes['wasserstein'] <= 1 and x.notes['wasserstein'] == pytest.approx(y.notes['wasserstein'], abs=1e-12)
-    assert x.value <= (x.notes['kl'] + x.notes['kl_reverse'])/2 + 1e-12        # each half is convex in its second argument
+    assert ((x.notes['kl'], x.notes['kl_reverse']) == (y.notes['kl_reverse'], y.notes['kl'])
+            and min(x.notes['kl'], x.notes['kl_reverse']) >= 0)
+    assert (0 <= x.notes['wasserstein'] <= 1 and x.notes['wasserstein']
+            == pytest.approx(y.notes['wasserstein'], abs=1e-12))
+    # each half is convex in its second argument
+    assert x.value <= (x.notes['kl'] + x.notes['kl_reverse'])/2 + 1e-12
 
 
 @given(samples, st.randoms(use_true_random=False))
 @settings(max_examples=30, deadline=None)
 def test_the_order_of_the_images_does_not_matter(a, random):
-    b = list(a); random.shuffle(b)
+    b = list(a)
+    random.shuffle(b)
     assert dish(a, b, **quick).value == 0
 
 
@@ -75,7 +80,8 @@ def test_seeded():
 
 def test_says_what_it_is():
     s = dish(severities(30), severities(50), names=('real', 'made'), scorer='a scorer', **quick)
-    assert isinstance(s, Score) and s.sizes == dict(real=30, made=50) and (s.name, s.features, s.interval) == ('dish', 'a scorer', 'bootstrap of 2')
+    assert (isinstance(s, Score) and s.sizes == dict(real=30, made=50)
+            and (s.name, s.features, s.interval) == ('dish', 'a scorer', 'bootstrap of 2'))
     assert dish([.1], [.2], bins=10, **quick).name == 'dish_10_bins'
 
 
@@ -83,7 +89,8 @@ def test_says_what_it_is():
 def test_rises_with_every_step_of_a_known_change(change):
     training, base = severities(514, seed=21), severities(2000, seed=1)
     ends = np.where(np.arange(2000) % 2, .05, .95)
-    of = dict(shift=lambda x: severities(2000, Recipe(lip=(.85 - x, .3)), 1), narrow=lambda x: base.mean() + (1 - 2*x)*(base - base.mean()),
+    of = dict(shift=lambda x: severities(2000, Recipe(lip=(.85 - x, .3)), 1),
+              narrow=lambda x: base.mean() + (1 - 2*x)*(base - base.mean()),
               bimodal=lambda x: np.where(np.arange(2000) < 4000*x, ends, base))[change]
     found = [dish(training, of(x), resamples=200) for x in np.linspace(0, .4, 6)]
     v = [s.value for s in found]
@@ -93,9 +100,11 @@ def test_rises_with_every_step_of_a_known_change(change):
 def test_the_floor_is_where_luck_ends():
     "Samples without a difference exceed it about once in twenty times."
     everybody, rng = severities(20_000, seed=5), np.random.default_rng(6)
-    above = [(s := dish(rng.choice(everybody, 200), rng.choice(everybody, 800), resamples=200, level=.9)).value > s.notes['floor_high'] for _ in range(150)]
+    above = [(s := dish(rng.choice(everybody, 200), rng.choice(everybody, 800), resamples=200, level=.9)).value
+             > s.notes['floor_high'] for _ in range(150)]
     assert .03 < np.mean(above) < .19                       # .10 ± 3.5 standard errors
-    assert divergence.redrawn(np.full(20, 500), np.full(20, 500), 2000, same=True).mean() == pytest.approx(19/(8*math.log(2))*(2/10_000), rel=.05)
+    assert (divergence.redrawn(np.full(20, 500), np.full(20, 500), 2000, same=True).mean()
+            == pytest.approx(19/(8*math.log(2))*(2/10_000), rel=.05))
 
 
 def test_takes_lists_arrays_and_tensors():
@@ -103,19 +112,24 @@ def test_takes_lists_arrays_and_tensors():
     assert dish(x, np.array(x, np.float32), **quick).value == dish(torch.tensor(x), x, **quick).value == 0
 
 
-@pytest.mark.parametrize('a, words', [([], 'severity_a has shape'), ([[.1, .2]], 'severity_a has shape'), ([.1, np.nan], '1 of 2 severities are not finite'), ([.1, np.inf], 'not finite'),
-                                      ([-.01, .5], 'goes from -0.01 to 0.5; accepted: severities from 0 to 1'), ([0, 60, 100], 'from 0 to 1'), (['x'], 'are no numbers'), (None, 'severity_a')])
+@pytest.mark.parametrize('a, words', [([], 'severity_a has shape'), ([[.1, .2]], 'severity_a has shape'),
+                                      ([.1, np.nan], '1 of 2 severities are not finite'), ([.1, np.inf], 'not finite'),
+                                      ([-.01, .5], 'goes from -0.01 to 0.5; accepted: severities from 0 to 1'),
+                                      ([0, 60, 100], 'from 0 to 1'), (['x'], 'are no numbers'), (None, 'severity_a')])
 def test_refuses_what_is_no_severity(a, words):
     with pytest.raises(ValueError, match=words): dish(a, [.5])
     with pytest.raises(ValueError, match=words.replace('severity_a', 'severity_b')): dish([.5], a)
 
 
-@pytest.mark.parametrize('wrong, words', [(dict(bins=1), 'bins=1; accepted'), (dict(bins=2.5), 'bins=2.5'), (dict(resamples=0), 'resamples=0'), (dict(seed=-1), 'seed=-1'), (dict(level=95), 'level=95')])
+@pytest.mark.parametrize('wrong, words', [(dict(bins=1), 'bins=1; accepted'), (dict(bins=2.5), 'bins=2.5'),
+                                          (dict(resamples=0), 'resamples=0'), (dict(seed=-1), 'seed=-1'),
+                                          (dict(level=95), 'level=95')])
 def test_refuses_other_arguments(wrong, words):
     with pytest.raises(ValueError, match=words): dish([.5], [.5], **wrong)
 
 
 def test_one_image_and_all_equal_ones():
-    s = dish([.5], [.5, .5])                                # smoothing tells 1 from 2 images, and luck alone does not go further
+    # smoothing tells 1 from 2 images, and luck alone does not go further
+    s = dish([.5], [.5, .5])
     assert 0 < s.value == pytest.approx(s.notes['floor_high']) and s.low == pytest.approx(s.high)
     assert 0 < dish([.1], [.9]).value < .02                 # one image against twenty added ones says nothing

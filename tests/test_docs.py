@@ -23,7 +23,8 @@ pytestmark = pytest.mark.slow
 def site(tmp_path_factory):
     "The site, built as `make docs` does, with warnings as errors."
     folder = tmp_path_factory.mktemp('site')
-    made = subprocess.run([sys.executable, 'workflow/docs/build.py', '--out', folder / 'out', '--work', folder / 'work'], cwd=root, capture_output=True, text=True,
+    made = subprocess.run([sys.executable, 'workflow/docs/build.py', '--out', folder / 'out', '--work',
+                           folder / 'work'], cwd=root, capture_output=True, text=True,
                           env={**os.environ, 'PYTHONPATH': str(root)})
     assert made.returncode == 0 and 'WARNING' not in made.stderr, made.stdout + made.stderr
     return folder / 'out'
@@ -39,13 +40,15 @@ def test_every_notebook_card_module_and_command_has_its_page(site):
     for notebook in (root / 'nbs').rglob('*.ipynb'):
         if '.ipynb_checkpoints' in notebook.parts or notebook.name == 'commands.ipynb': continue
         assert str(notebook.relative_to(root / 'nbs').with_suffix('.html')) in found
-    for card in (root / 'data_cards').glob('*.md'): assert f'cards/{card.stem}.html' in found or card.name == 'README.md'
+    for card in (root / 'data_cards').glob('*.md'):
+        assert f'cards/{card.stem}.html' in found or card.name == 'README.md'
     for module in (root / 'cleftgan_nb').rglob('*.py'):
         if module.name[0] != '_': assert f'api/{".".join(module.relative_to(root).with_suffix("").parts)}.html' in found
     told = sections(nbformat.read(root / 'nbs/guide/02_commands.ipynb', 4).cells)
     for name in parsers():
         assert f'cleftgan {name} --help' in re.sub(r'<[^>]+>', '', pages(site)[f'commands/{name}.html'])
-        assert any(f'cleftgan {name}' in c.source for c in told.get(name, ())), f'nbs/guide/02_commands.ipynb has no example of cleftgan {name}'
+        assert (any(f'cleftgan {name}' in c.source for c in told.get(name,
+                                                                     ()))), f'nbs/guide/02_commands.ipynb has no example of cleftgan {name}'
 
 
 def test_nothing_is_loaded_from_other_hosts(site):
@@ -53,8 +56,11 @@ def test_nothing_is_loaded_from_other_hosts(site):
         tags = re.findall(r'<(?!a\b)\w+\b[^>]*?\b(?:src|srcset|href|data|poster)="(?:[a-z]+:)?//[^>]*>', text)
         assert not [o for o in tags if 'rel="canonical"' not in o], name
         assert not re.search(r'<style[^>]*>[^<]*(?:url\(|@import)[^<]*//', text), name
-    for sheet in site.rglob('*.css'): assert not re.search(r'(?:url\(|@import)\s*["\']?(?:https?:)?//', sheet.read_text(encoding='utf-8')), sheet.name
-    assert not [o.name for o in site.rglob('*.js') if re.search(r'(?:fetch|import|importScripts)\(\s*["\']https?:|\.src\s*=\s*["\']https?:', o.read_text(encoding='utf-8'))]
+    for sheet in site.rglob('*.css'):
+        assert not re.search(r'(?:url\(|@import)\s*["\']?(?:https?:)?//', sheet.read_text(encoding='utf-8')), sheet.name
+    assert not [o.name for o in site.rglob('*.js')
+                if re.search(r'(?:fetch|import|importScripts)\(\s*["\']https?:|\.src\s*=\s*["\']https?:',
+                             o.read_text(encoding='utf-8'))]
 
 
 def test_links_and_pictures_lead_somewhere(site):
@@ -65,19 +71,22 @@ def test_links_and_pictures_lead_somewhere(site):
             path, _, anchor = target.partition('#')
             if re.match(r'[a-z]+:', target): continue
             file = os.path.normpath(os.path.join(os.path.dirname(name), path.split('?')[0])) if path else name
-            if not (site / file).exists() or anchor and file in ids and anchor not in ids[file]: lost.append(f'{name}: {target}')
+            if not (site / file).exists() or anchor and file in ids and anchor not in ids[file]:
+                lost.append(f'{name}: {target}')
     assert not lost, '\n'.join(lost[:20])
 
 
 def test_search_index_knows_the_operator(site):
-    index = json.loads((site / 'searchindex.js').read_text(encoding='utf-8').removeprefix('Search.setIndex(').rstrip(';').removesuffix(')'))
+    index = json.loads((site
+                        / 'searchindex.js').read_text(encoding='utf-8').removeprefix('Search.setIndex(').rstrip(';').removesuffix(')'))
     hits = index['terms']['filtered_lrelu']
     assert 'ops/07_fused' in {index['docnames'][o] for o in ([hits] if isinstance(hits, int) else hits)}
     assert any('filtered_lrelu' in {o[-1] for o in entries} for entries in index['objects'].values())
 
 
 def test_math_comes_along(site):
-    assert 'mathjax/tex-svg-full.js' in pages(site)['ops/07_fused.html'] and (site / '_static/mathjax/tex-svg-full.js').stat().st_size > 1 << 20
+    assert ('mathjax/tex-svg-full.js' in pages(site)['ops/07_fused.html']
+            and (site / '_static/mathjax/tex-svg-full.js').stat().st_size > 1 << 20)
 
 
 def test_api_page_tells_what_the_parameters_are(site):
@@ -87,7 +96,8 @@ def test_api_page_tells_what_the_parameters_are(site):
 
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path):
     made = Pages(tmp_path)
-    text = made.links('[a](gone.ipynb) and `[b](gone.md)` and [c](../data_cards) and [d](https://example.org)', root / 'nbs/index.ipynb', 'index.ipynb')
+    text = made.links('[a](gone.ipynb) and `[b](gone.md)` and [c](../data_cards) and [d](https://example.org)',
+                      root / 'nbs/index.ipynb', 'index.ipynb')
     assert text == '[a](gone.ipynb) and `[b](gone.md)` and [c](cards/index.md) and [d](https://example.org)'
     assert made.broken == ['nbs/index.ipynb: gone.ipynb']
     with pytest.raises(SystemExit, match='gone.ipynb'): made.home('', '')
@@ -132,8 +142,11 @@ def test_a_browser_searches_and_finds(browser, served):
     box.send_keys('filtered_lrelu')
     box.submit()
     wait(browser, "document.querySelectorAll('#search-results a[href*=\"07_fused\"]').length")
-    browser.execute_script("arguments[0].click()", browser.find_element(By.CSS_SELECTOR, '#search-results a[href*="07_fused"]'))   # results still arrive
-    wait(browser, "document.querySelector('h1') && document.querySelector('h1').innerText.includes('The filtered nonlinearity')")
+    # results still arrive
+    browser.execute_script("arguments[0].click()",
+                           browser.find_element(By.CSS_SELECTOR, '#search-results a[href*="07_fused"]'))
+    wait(browser, "document.querySelector('h1') && document.querySelector('h1').innerText.includes('The filtered "
+                  "nonlinearity')")
 
 
 def test_search_works_without_a_server(browser, site):
@@ -141,15 +154,21 @@ def test_search_works_without_a_server(browser, site):
     wait(browser, "document.querySelectorAll('#search-results a[href*=\"07_fused\"]').length")
 
 
-@pytest.mark.parametrize('page', ['index.html', 'ops/07_fused.html', 'study/05_compare.html', 'guide/01_own_photographs.html', 'commands/train.html', 'api/cleftgan_nb.ops.fused.html', 'cards/phantom-normal.html', 'bench/00_cpu.html'])
+@pytest.mark.parametrize('page', ['index.html', 'ops/07_fused.html', 'study/05_compare.html',
+                                  'guide/01_own_photographs.html', 'commands/train.html',
+                                  'api/cleftgan_nb.ops.fused.html', 'cards/phantom-normal.html', 'bench/00_cpu.html'])
 @pytest.mark.parametrize('width', [390, 1280])
 def test_a_browser_shows_the_page(browser, served, page, width):
     "Within the window's width, with its pictures and formulas, and without asking another host."
-    browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 500))
+    browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
+                            dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 500))
     browser.get(f'{served}/{page}')
     formulas = len(re.findall('class="math ', browser.page_source))
-    wait(browser, f"document.readyState === 'complete' && document.querySelectorAll('mjx-container').length >= {formulas}")
+    wait(browser, "document.readyState === 'complete' && document.querySelectorAll('mjx-container').length >= "
+                  f"{formulas}")
     assert browser.execute_script('return document.documentElement.scrollWidth') <= width
-    assert not browser.execute_script('return [...document.images].filter(o => o.complete && !o.naturalWidth).map(o => o.src)')
-    assert not [o for o in browser.execute_script("return performance.getEntriesByType('resource').map(o => o.name)") if not o.startswith((served, 'data:'))]
+    assert not browser.execute_script('return [...document.images].filter(o => o.complete && !o.naturalWidth).map(o '
+                                      '=> o.src)')
+    assert not [o for o in browser.execute_script("return performance.getEntriesByType('resource').map(o => o.name)")
+                if not o.startswith((served, 'data:'))]
     assert not browser.execute_script("return document.querySelectorAll('mjx-merror').length")

@@ -26,21 +26,26 @@ def G(): return checkpoints.load(NAME).sampler
 
 
 @pytest.fixture(scope='module')
-def directions(G): return Directions(.3*torch.randn(2, G.w_dim, generator=torch.Generator().manual_seed(0)), (0., 1.), dict(n=48, seed=0, probes=4, ridge=.1, batch=8, scorer=None))
+def directions(G):
+    return Directions(.3*torch.randn(2, G.w_dim, generator=torch.Generator().manual_seed(0)), (0., 1.),
+                      dict(n=48, seed=0, probes=4, ridge=.1, batch=8, scorer=None))
 
 
 @pytest.fixture(scope='module')
-def dataset(tmp_path_factory): return cohort('cleft', 10, tmp_path_factory.mktemp('data')/'faces.zip', workers=1, progress=False)
+def dataset(tmp_path_factory):
+    return cohort('cleft', 10, tmp_path_factory.mktemp('data')/'faces.zip', workers=1, progress=False)
 
 
 @pytest.fixture
 def run(tmp_path):
-    folder = tmp_path/'run'; folder.mkdir()
+    folder = tmp_path/'run'
+    folder.mkdir()
     return tick(folder, 2)
 
 
 def tick(folder, n):
-    (folder/'log.jsonl').write_text(''.join(json.dumps({'kimg': 4*t, 'step': t, 'r_t': t/10, 'loss/G': 1/t}) + '\n' for t in range(1, n + 1)))
+    (folder/'log.jsonl').write_text(''.join(json.dumps({'kimg': 4*t, 'step': t, 'r_t': t/10, 'loss/G': 1/t}) + '\n'
+                                            for t in range(1, n + 1)))
     Image.new('RGB', (256, 64), (20*n, 90, 120)).save(folder/f'fakes-{4*n:06d}.png')
     return folder
 
@@ -49,10 +54,12 @@ def shown(widget): return np.asarray(Image.open(io.BytesIO(widget.value)))
 
 
 # the state
-def test_a_plain_state_is_the_face_of_its_seed(G): assert (State(7).render(G) == sample_one(G, 7)).all() and (State(7, .5).render(G) == sample_one(G, 7, .5)).all()
+def test_a_plain_state_is_the_face_of_its_seed(G):
+    assert (State(7).render(G) == sample_one(G, 7)).all() and (State(7, .5).render(G) == sample_one(G, 7, .5)).all()
 
 
-@pytest.mark.parametrize('state', [State(3), State(3, .7, other=5, layers=(9, 4)), State(2, along=.25, to=8), State(1, x=.1, y=-.05, angle=5.), State(4, .9, 6, (0, 15), x=.02, along=1.)])
+@pytest.mark.parametrize('state', [State(3), State(3, .7, other=5, layers=(9, 4)), State(2, along=.25, to=8),
+                                   State(1, x=.1, y=-.05, angle=5.), State(4, .9, 6, (0, 15), x=.02, along=1.)])
 def test_code_gives_the_same_bytes(G, state):
     made = {}
     exec(state.code(NAME), made)
@@ -75,8 +82,13 @@ def test_code_with_directions_gives_the_same_bytes():
     assert (made['image'] == state.render(G, found)).all()
 
 
-@pytest.mark.parametrize('wrong, word', [(dict(truncation_psi=2.), 'truncation_psi=2.0; accepted: a number from 0 to 1.5'), (dict(severity=float('nan')), 'severity=nan; accepted'), (dict(seed=-1), 'seed=-1; accepted'),
-                                         (dict(seed=.5), 'seed=0.5; accepted: a whole number'), (dict(to='a'), "to='a'; accepted"), (dict(along=1.1), 'accepted: a number from 0 to 1')])
+@pytest.mark.parametrize('wrong, word', [(dict(truncation_psi=2.),
+                                          'truncation_psi=2.0; accepted: a number from 0 to 1.5'),
+                                          (dict(severity=float('nan')), 'severity=nan; accepted'),
+                                          (dict(seed=-1), 'seed=-1; accepted'),
+                                         (dict(seed=.5), 'seed=0.5; accepted: a whole number'),
+                                         (dict(to='a'), "to='a'; accepted"),
+                                         (dict(along=1.1), 'accepted: a number from 0 to 1')])
 def test_wrong_states_say_so(wrong, word):
     with pytest.raises(ValueError, match=word): State(**wrong)
 
@@ -91,10 +103,14 @@ def test_what_cannot_be_drawn_says_why(G):
 def test_the_newest_wish_wins():
     done = []
     def steps(k):
-        for part in 'ab': done.append((k, part)); yield
+        for part in 'ab':
+            done.append((k, part))
+            yield
     async def drag():
         latest = Latest(steps)
-        for k in range(50): latest(k); await asyncio.sleep(0)
+        for k in range(50):
+            latest(k)
+            await asyncio.sleep(0)
         await latest.task
     asyncio.run(drag())
     assert done[-2:] == [(49, 'a'), (49, 'b')] and len(done) < 20
@@ -103,10 +119,14 @@ def test_the_newest_wish_wins():
 def test_a_newer_wish_ends_the_older_one_between_two_steps():
     done = []
     def steps(k):
-        for part in range(100): done.append((k, part)); yield
+        for part in range(100):
+            done.append((k, part))
+            yield
     async def drag():
         latest = Latest(steps)
-        latest(0); await asyncio.sleep(.05); latest(1)
+        latest(0)
+        await asyncio.sleep(.05)
+        latest(1)
         await latest.task
     asyncio.run(drag())
     assert 0 < sum(k == 0 for k, _ in done) < 100 and done[-1] == (1, 99)
@@ -114,17 +134,22 @@ def test_a_newer_wish_ends_the_older_one_between_two_steps():
 
 def test_an_error_is_told_and_the_next_wish_is_done():
     told, done = [], []
-    def steps(k): done.append(1/k); yield
+    def steps(k):
+        done.append(1/k)
+        yield
     async def drag():
         latest = Latest(steps, told.append)
-        for k in (0, 2): latest(k); await latest.task
+        for k in (0, 2):
+            latest(k)
+            await latest.task
     asyncio.run(drag())
     assert isinstance(told[0], ZeroDivisionError) and done == [.5]
 
 
 # the panels
 def test_a_slider_changes_the_picture_and_goes_back(G, directions):
-    face = Face(G, directions); face.widget
+    face = Face(G, directions)
+    face.widget
     before = shown(face.frame)
     face.controls['severity'].value = .4
     assert face.state.severity == .4 and np.abs(shown(face.frame).astype(float) - before).mean() > .5
@@ -133,7 +158,8 @@ def test_a_slider_changes_the_picture_and_goes_back(G, directions):
 
 
 def test_mixing_shows_both_parents(G):
-    face = Face(G, state=State(3, other=5)); face.widget
+    face = Face(G, state=State(3, other=5))
+    face.widget
     assert face.pair.layout.display == 'none'
     for k in (4, 5): face.toggles[k].value = True
     assert face.state.layers == (4, 5) and face.pair.layout.display == ''
@@ -141,14 +167,16 @@ def test_mixing_shows_both_parents(G):
 
 
 def test_sliders_without_use_are_off(G):
-    face = Face(checkpoints.load('phantom-64-stylegan2').sampler); face.widget
+    face = Face(checkpoints.load('phantom-64-stylegan2').sampler)
+    face.widget
     assert {name for name, c in face.controls.items() if c.disabled} == {'x', 'y', 'angle', 'severity', 'side'}
     face.controls['truncation_psi'].value = .5
     assert (shown(face.frame) == sample_one(face.G, 0, .5)).all()
 
 
 def test_an_error_is_shown_and_not_lost(G, monkeypatch):
-    face = Face(G); face.widget
+    face = Face(G)
+    face.widget
     monkeypatch.setattr(face, 'render', lambda state: 1/0)
     face.controls['seed'].value = 5
     assert 'division by zero' in face.note.value
@@ -165,14 +193,18 @@ def test_a_saved_picture_carries_its_recipe(G, tmp_path):
 
 
 def test_code_is_shown_to_be_copied(G):
-    face = Face(G, checkpoint='<mine>'); face.widget; face.copy()
+    face = Face(G, checkpoint='<mine>')
+    face.widget
+    face.copy()
     assert '&lt;mine&gt;' in face.cell.value and 'readonly' in face.cell.value
 
 
 @pytest.mark.parametrize('kind', ['face', 'severity', 'walk', 'layers', 'neighbors', 'training', 'explorer'])
 def test_every_panel_leaves_a_picture_that_says_what_it_is(G, directions, dataset, run, kind):
     face = Face(G, directions)
-    panel = dict(face=lambda: face, severity=lambda: Severity(face, (-.2, 0., .2), others=2, network=Pixels()), walk=lambda: Walk(face, 3), layers=lambda: Layers(face), neighbors=lambda: Neighbors(face, dataset, [Pixels()]),
+    panel = dict(face=lambda: face, severity=lambda: Severity(face, (-.2, 0., .2), others=2, network=Pixels()),
+                 walk=lambda: Walk(face, 3), layers=lambda: Layers(face),
+                 neighbors=lambda: Neighbors(face, dataset, [Pixels()]),
                  training=lambda: Training(run), explorer=lambda: Explorer(G, directions))[kind]()
     bundle = panel._repr_mimebundle_()
     image = Image.open(io.BytesIO(base64.b64decode(bundle['image/png'])))
@@ -205,8 +237,10 @@ def test_walk_ends_where_it_says(G):
 
 
 def test_photographs_are_not_called_synthetic(G, tmp_path):
-    folder = tmp_path/'photographs'; folder.mkdir()
-    for k in range(3): Image.fromarray(np.random.default_rng(k).integers(0, 256, (64, 64, 3), np.uint8)).save(folder/f'{k}.png')
+    folder = tmp_path/'photographs'
+    folder.mkdir()
+    for k in range(3):
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (64, 64, 3), np.uint8)).save(folder/f'{k}.png')
     panel = Neighbors(Face(G), folder, [Pixels()])
     image = Image.open(io.BytesIO(base64.b64decode(panel._repr_mimebundle_()['image/png'])))
     assert 'photographs' in image.text['Source']
@@ -216,16 +250,21 @@ def test_neighbors_are_found_mirrored_and_other_sizes_fit(G, dataset, tmp_path):
     panel = Neighbors(Face(G), dataset, [Pixels()])
     assert [*panel.prepare(4)] == [4, 8, 10] and [*panel.prepare()] == []
     image = np.concatenate(panel.images)[6]
-    for seen in (image, image[:, ::-1]): assert panel.nearest(seen, panel.networks[0])[0][0] < 1e-6 and (panel.nearest(seen, panel.networks[0])[0][1] == seen).all()
-    large = Neighbors(Face(G), cohort('cleft', 3, tmp_path/'large.zip', size=128, workers=1, progress=False), [Pixels()])
+    for seen in (image, image[:, ::-1]):
+        assert (panel.nearest(seen, panel.networks[0])[0][0] < 1e-6
+                and (panel.nearest(seen, panel.networks[0])[0][1] == seen).all())
+    large = Neighbors(Face(G), cohort('cleft', 3, tmp_path/'large.zip', size=128, workers=1, progress=False),
+                      [Pixels()])
     assert large.picture().size[0] == 4*128
 
 
 def test_a_run_is_followed_and_left(run):
     async def follow():
-        panel = Training(run, every=.02); panel.widget
+        panel = Training(run, every=.02)
+        panel.widget
         before, panel.button.value = panel.frame.value, True
-        await asyncio.sleep(.1); tick(run, 3)
+        await asyncio.sleep(.1)
+        tick(run, 3)
         for _ in range(200):
             await asyncio.sleep(.02)
             if panel.frame.value != before: break
@@ -237,15 +276,21 @@ def test_a_run_is_followed_and_left(run):
 
 def test_a_run_without_a_line_is_told(tmp_path):
     (tmp_path/'log.jsonl').write_text('')
-    panel = Training(tmp_path); panel.widget
+    panel = Training(tmp_path)
+    panel.widget
     assert 'no line in the log yet' in panel.note.value
-    with pytest.raises(ValueError, match='holds no training run'): (tmp_path/'other').mkdir(); Training(tmp_path/'other')
+    with pytest.raises(ValueError, match='holds no training run'):
+        (tmp_path/'other').mkdir()
+        Training(tmp_path/'other')
 
 
 # large networks
 def test_a_large_network_shows_something_coarse_first():
-    with torch.random.fork_rng(): torch.manual_seed(0); G = networks.build('stylegan3-t', 128, channel_base=1024, channel_max=16)[0].eval().requires_grad_(False)
-    face = Face(G); face.widget
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        G = networks.build('stylegan3-t', 128, channel_base=1024, channel_max=16)[0].eval().requires_grad_(False)
+    face = Face(G)
+    face.widget
     kinds = []
     for _ in face.steps(State(1)): kinds.append('coarse' in face.note.value)
     assert kinds == [True, False]
@@ -258,7 +303,8 @@ def test_a_guess_is_what_was_seen_and_in_between_is_near(G):
     for ws in (a, b): coarse.learn(ws, draw(G, ws)[0])
     small = lambda image: image.reshape(32, 2, 32, 2, 3).mean((1, 3))
     assert np.abs(coarse.guess(a) - small(draw(G, a)[0])).mean() < 1
-    middle = a.lerp(b, .5); true = small(draw(G, middle)[0])
+    middle = a.lerp(b, .5)
+    true = small(draw(G, middle)[0])
     assert np.abs(coarse.guess(middle) - true).mean() < .7*np.abs(small(draw(G, a)[0]) - true).mean()
 
 
@@ -298,7 +344,9 @@ def test_filters_keep_aliases_out(G):
         layer = find_layer(G, name)
         with torch.inference_mode(), listening(G, [name], stop=True) as heard: draw(G, latent_of(G, 3))
         levels = []
-        with torch.inference_mode(): maps = ((heard[name].out[0].float().numpy(), layer.rate), (unfiltered(layer, heard[name]), layer.module.geometry.inp.rate))
+        with torch.inference_mode():
+            maps = ((heard[name].out[0].float().numpy(), layer.rate),
+                    (unfiltered(layer, heard[name]), layer.module.geometry.inp.rate))
         for x, rate in maps:
             f, power = spectrum(x, rate)
             levels.append(power[f > layer.stopband].mean() - power.max())
@@ -309,34 +357,40 @@ def test_every_layer_of_every_kind_can_be_shown():
     for name in ('phantom-64-stylegan3-t', 'phantom-64-stylegan3-r', 'phantom-64-stylegan2'):
         G = checkpoints.load(name).sampler
         assert len(layers(G)) >= 9
-        for layer in list(layers(G))[::6] + [list(layers(G))[-1]]: assert plot_layer(G, latent_of(G, 0), layer, channels=3).size == (640, 360)
+        for layer in list(layers(G))[::6] + [list(layers(G))[-1]]:
+            assert plot_layer(G, latent_of(G, 0), layer, channels=3).size == (640, 360)
 
 
 def test_code_says_how_the_directions_were_found(G, directions):
     other = replace(directions, found_with=directions.found_with | dict(probes=2, scorer='mine'))
-    assert 'find_directions(G, n=48, seed=0, probes=2)   # with your own scorer=mine' in State(severity=.1).code('c', other)
+    assert ('find_directions(G, n=48, seed=0, probes=2)   # with your own scorer=mine'
+            in State(severity=.1).code('c', other))
 
 
-@pytest.mark.parametrize('wrong', [dict(layers=('a',)), dict(layers=1.5), dict(severity='a'), dict(seed='3'), dict(seed=-1), dict(x=None)])
+@pytest.mark.parametrize('wrong', [dict(layers=('a',)), dict(layers=1.5), dict(severity='a'), dict(seed='3'),
+                                   dict(seed=-1), dict(x=None)])
 def test_states_that_are_none(wrong):
     with pytest.raises(ValueError, match=f'{list(wrong)[0]}=.*accepted'): State(**wrong)
 
 
 def test_numbers_of_numpy_and_large_seeds(G):
     assert State(seed=np.int64(3), layers=np.int64(2)) == State(seed=3, layers=(2,))
-    face = Face(G, state=State(2**32 - 1)); face.widget
+    face = Face(G, state=State(2**32 - 1))
+    face.widget
     assert face.read().seed == 2**32 - 1
 
 
 def test_a_button_that_fails_says_so(G, tmp_path):
-    face = Face(G, folder=tmp_path/'nowhere'); face.widget
+    face = Face(G, folder=tmp_path/'nowhere')
+    face.widget
     face.safely(face.save)
     assert 'FileNotFoundError' in face.note.value
 
 
 def test_networks_whose_labels_nobody_knows_are_refused():
     conditional, _ = networks.build('stylegan3-t', 16, c_dim=2, channel_base=512, channel_max=16, num_layers=4)
-    with pytest.raises(ValueError, match='2 labels; accepted: an unconditional generator, or directions=Labels'): Face(conditional)
+    with pytest.raises(ValueError, match='2 labels; accepted: an unconditional generator, or directions=Labels'):
+        Face(conditional)
     with pytest.raises(ValueError, match='2 labels'): Face(conditional, Labels(LABELS))
     with pytest.raises(ValueError, match='names has a, b; accepted'): Labels(['a', 'b'])
 
@@ -347,16 +401,20 @@ def test_sliders_ask_a_network_that_takes_labels(tmp_path):
     base, _ = networks.build('stylegan3-t', 16, channel_base=512, channel_max=16, num_layers=4, z_dim=8, w_dim=8)
     G = networks.with_labels(base, 5).eval()
     with torch.no_grad(): G.mapping.label.weight.normal_()
-    path = checkpoints.save(tmp_path/'labeled.safetensors', G_ema=G, license='x', provenance={}, progress={}, labels=list(LABELS))
-    face = Face(path); face.widget
-    assert face.directions.names == LABELS and (face.controls['severity'].min, face.controls['side'].min) == (0, 0) and not face.controls['severity'].disabled
+    path = checkpoints.save(tmp_path/'labeled.safetensors', G_ema=G, license='x', provenance={}, progress={},
+                            labels=list(LABELS))
+    face = Face(path)
+    face.widget
+    assert (face.directions.names == LABELS and (face.controls['severity'].min, face.controls['side'].min) == (0, 0)
+            and not face.controls['severity'].disabled)
     face.controls['severity'].value, face.controls['side'].value = .5, .2
     state = face.read()
     z = torch.from_numpy(np.random.RandomState(0).randn(1, 8)).float()
     wanted = G.mapping(z, torch.tensor([[.3, .2, .3, .2, 0]]))
     assert torch.allclose(state.ws(face.G, face.directions), wanted, atol=1e-5)
     for s in (state, State(3, severity=-1., side=1.), State(2, other=4, layers=(1,), along=.3, to=5, severity=.4)):
-        made = {}; exec(s.code(str(path), face.directions), made)
+        made = {}
+        exec(s.code(str(path), face.directions), made)
         assert (made['image'] == s.render(face.G, face.directions)).all()
     assert face.picture().size[0] == 5*128 and len(Explorer(path).panels) == 3
 

@@ -34,12 +34,19 @@ def lab(tmp_path_factory):
     settings = state / 'settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings'
     settings.parent.mkdir(parents=True)
     settings.write_text('{"fetchNews": "false"}')
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', f'--IdentityProvider.token={token}',
-               f'--ServerApp.root_dir={folder}', '--LabApp.expose_app_in_browser=True', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', '--LabApp.news_url=None']
-    env = os.environ | {'PYTHONPATH': str(root), 'JUPYTER_CONFIG_DIR': str(state / 'config'), 'JUPYTER_RUNTIME_DIR': str(state / 'run'), 'JUPYTERLAB_SETTINGS_DIR': str(state / 'settings'),
-                        'JUPYTERLAB_WORKSPACES_DIR': str(state / 'workspaces'), 'IPYTHONDIR': str(state / 'ipython'), 'JUPYTER_PLATFORM_DIRS': '1'}
-    with open(state / 'log', 'w') as log: server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1',
+               f'--ServerApp.port={port}', '--ServerApp.port_retries=0', f'--IdentityProvider.token={token}',
+               f'--ServerApp.root_dir={folder}', '--LabApp.expose_app_in_browser=True',
+               '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', '--LabApp.news_url=None']
+    env = os.environ | {'PYTHONPATH': str(root), 'JUPYTER_CONFIG_DIR': str(state / 'config'),
+                        'JUPYTER_RUNTIME_DIR': str(state / 'run'), 'JUPYTERLAB_SETTINGS_DIR': str(state / 'settings'),
+                        'JUPYTERLAB_WORKSPACES_DIR': str(state / 'workspaces'), 'IPYTHONDIR': str(state / 'ipython'),
+                        'JUPYTER_PLATFORM_DIRS': '1'}
+    with open(state / 'log', 'w') as log:
+        server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
     address = f'http://127.0.0.1:{port}'
     try:
         until(lambda: answers(f'{address}/api', server, state / 'log'), 90, 'JupyterLab does not answer')
@@ -54,7 +61,9 @@ def tick(folder, n):
     "A run that has come so far."
     from PIL import Image
     folder.mkdir(exist_ok=True)
-    (folder / 'log.jsonl').write_text(''.join(json.dumps({'kimg': 4 * t, 'step': t, 'r_t': t / 10, 'augment_p': t / 100, 'loss/G': 1 + 1 / t}) + '\n' for t in range(1, n + 1)))
+    (folder / 'log.jsonl').write_text(''.join(json.dumps({'kimg': 4 * t, 'step': t, 'r_t': t / 10,
+                                                          'augment_p': t / 100, 'loss/G': 1 + 1 / t}) + '\n'
+                                                          for t in range(1, n + 1)))
     Image.new('RGB', (256, 64), (40 * n, 90, 120)).save(folder / f'fakes-{4 * n:06d}.png')
 
 
@@ -95,14 +104,16 @@ def changed(browser, before, which=0, least=.5):
 def slider(browser, words):
     "The handle of a slider that is shown, by what is written before it."
     from selenium.webdriver.common.by import By
-    [row] = [o for o in browser.find_elements(By.CSS_SELECTOR, '.widget-slider') if o.is_displayed() and o.find_element(By.CSS_SELECTOR, '.widget-label').text == words]
+    [row] = [o for o in browser.find_elements(By.CSS_SELECTOR, '.widget-slider')
+             if o.is_displayed() and o.find_element(By.CSS_SELECTOR, '.widget-label').text == words]
     return row.find_element(By.CSS_SELECTOR, '.noUi-handle')
 
 
 def press(browser, words):
     "A button or a tab, by what is written on it."
     from selenium.webdriver.common.by import By
-    [button] = [o for o in browser.find_elements(By.CSS_SELECTOR, '.jupyter-button, .widget-tab .lm-TabBar-tab') if o.is_displayed() and o.text == words]
+    [button] = [o for o in browser.find_elements(By.CSS_SELECTOR, '.jupyter-button, .widget-tab .lm-TabBar-tab')
+                if o.is_displayed() and o.text == words]
     browser.execute_script('arguments[0].scrollIntoView({block: "center"})', button)
     button.click()
 
@@ -113,8 +124,10 @@ def shown(browser, lab, tmp_path_factory):
     address, _ = lab
     browser.set_window_size(1280, 1100)
     browser.get(address)
-    until(lambda: browser.execute_script("return !!window.jupyterapp && !!document.querySelector('.jp-Notebook .jp-Cell')"), 90, 'JupyterLab shows no notebook')
-    until(lambda: browser.execute_script("return window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"), 90, 'the kernel is not ready')
+    until(lambda: browser.execute_script("return !!window.jupyterapp && !!document.querySelector('.jp-Notebook "
+                                         ".jp-Cell')"), 90, 'JupyterLab shows no notebook')
+    until(lambda: browser.execute_script("return "
+                                         "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"), 90, 'the kernel is not ready')
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     until(lambda: picture(browser) is not None, 240, lambda: f'no picture: {browser.execute_script(ERRORS)}')
     browser.execute_script("document.querySelector('.jp-OutputArea .widget-tab').scrollIntoView()")
@@ -126,12 +139,14 @@ def test_the_severity_slider_changes_the_picture(browser, shown):
     before = picture(browser)
     slider(browser, 'severity').send_keys(Keys.ARROW_LEFT * 25)
     until(lambda: changed(browser, before), 30, 'the picture is the same')
-    readout = browser.execute_script("return [...document.querySelectorAll('.widget-slider')].filter(o => o.innerText.includes('severity'))[0].querySelector('.widget-readout').innerText")
+    readout = browser.execute_script("return [...document.querySelectorAll('.widget-slider')].filter(o => "
+                                     "o.innerText.includes('severity'))[0].querySelector('.widget-readout').innerText")
     assert float(readout.replace('\u2212', '-')) == -.5
     browser.save_screenshot(str(shown / 'slider.png'))
     after = picture(browser)
     slider(browser, 'severity').send_keys(Keys.ARROW_RIGHT * 25)
-    until(lambda: picture(browser) is not None and not changed(browser, before, least=.01), 30, 'back where it was, the slider gives another picture')
+    until(lambda: picture(browser) is not None and not changed(browser, before, least=.01), 30,
+          'back where it was, the slider gives another picture')
     assert abs(after - before).mean() > .5
 
 
@@ -139,16 +154,19 @@ def test_a_picture_is_saved_and_its_code_is_shown(browser, shown, lab):
     from PIL import Image
     press(browser, 'Save PNG')
     [path] = until(lambda: list(lab[1].glob('face-*.png')), 30, 'nothing was saved')
-    with Image.open(path) as image: assert image.text['Source'] == 'synthetic' and 'code' in json.loads(image.text['recipe'])
+    with Image.open(path) as image:
+        assert image.text['Source'] == 'synthetic' and 'code' in json.loads(image.text['recipe'])
     press(browser, 'Copy as code')
-    until(lambda: 'checkpoints.load' in (browser.execute_script("return document.querySelector('.jp-OutputArea textarea')?.value") or ''), 30, 'no code is shown')
+    until(lambda: 'checkpoints.load' in (browser.execute_script("return document.querySelector('.jp-OutputArea "
+                                                                "textarea')?.value") or ''), 30, 'no code is shown')
     browser.save_screenshot(str(shown / 'code.png'))
 
 
 @pytest.mark.parametrize('tab, pictures', [('Severity', 6), ('Walk', 7), ('Layers', 1)])
 def test_every_tab_shows_pictures(browser, shown, tab, pictures):
     press(browser, tab)
-    until(lambda: picture(browser, pictures) is not None, 60, f'{tab} is empty')       # the last of its pictures; below Walk and Layers is the face, once more
+    # the last of its pictures; below Walk and Layers is the face, once more
+    until(lambda: picture(browser, pictures) is not None, 60, f'{tab} is empty')
     browser.save_screenshot(str(shown / f'{tab.lower()}.png'))
 
 

@@ -5,7 +5,8 @@ import pytest
 from cleftgan_nb import files
 from cleftgan_nb.files import as_before, as_private_as, ending, gone, has_home, leftovers, narrow, openness, part, sweep
 
-ENV = {**os.environ, 'PYTHONPATH': str(Path(files.__file__).parents[1])}   # of processes started here, wherever the library lies
+# of processes started here, wherever the library lies
+ENV = {**os.environ, 'PYTHONPATH': str(Path(files.__file__).parents[1])}
 posix = pytest.mark.skipif(os.name == 'nt', reason='signals, locks and permissions')
 
 def names(folder): return sorted(p.name for p in folder.iterdir())
@@ -18,11 +19,14 @@ def left(folder, name='x', host=None, pid=2**30):
     (place/'new').mkdir(parents=True)
     return place
 
-def _default(): signal.signal(signal.SIGINT, signal.SIG_DFL); signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def _default():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def python(code, **more):
     "Another process, and its first line; Ctrl-C reaches it even where the tests run in the background"
-    p = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENV, text=True, preexec_fn=_default if os.name == 'posix' else None, **more)
+    p = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENV,
+                         text=True, preexec_fn=_default if os.name == 'posix' else None, **more)
     return p, p.stdout.readline().strip()
 
 WRITER = '''
@@ -37,10 +41,13 @@ print('never', flush=True)
 @posix
 def test_nobody_else_can_read_foresee_or_prepare_a_part(tmp_path, monkeypatch):
     with part(tmp_path/'x') as a, part(tmp_path/'x') as b:
-        assert a.parent != b.parent and mode(a.parent) == '0o700' and re.search('[.][0-9a-f]{16}[.]part$', a.parent.name)
+        assert (a.parent != b.parent and mode(a.parent) == '0o700'
+                and re.search('[.][0-9a-f]{16}[.]part$', a.parent.name))
     monkeypatch.setattr(files.secrets, 'token_hex', lambda n: '0'*2*n)   # somebody has guessed
-    elsewhere = tmp_path/'elsewhere'; elsewhere.mkdir()
-    trap = tmp_path/f'.x@{socket.gethostname()}-{os.getpid()}.{"0"*16}.part'; trap.symlink_to(elsewhere)
+    elsewhere = tmp_path/'elsewhere'
+    elsewhere.mkdir()
+    trap = tmp_path/f'.x@{socket.gethostname()}-{os.getpid()}.{"0"*16}.part'
+    trap.symlink_to(elsewhere)
     with pytest.raises(FileExistsError):
         with part(tmp_path/'x') as new: new.write_text('mine')
     assert names(elsewhere) == [] and trap.is_symlink()
@@ -50,9 +57,11 @@ def test_an_atomic_file_follows_no_planted_link(tmp_path):
     "The name of before: host and process number are known to everybody"
     from cleftgan_nb.files import atomic
     (tmp_path/'victim').write_text('theirs')
-    for name in (f'.x.{socket.gethostname()}-{os.getpid()}.part', f'.x@{socket.gethostname()}-{os.getpid()}.part'): (tmp_path/name).symlink_to(tmp_path/'victim')
+    for name in (f'.x.{socket.gethostname()}-{os.getpid()}.part', f'.x@{socket.gethostname()}-{os.getpid()}.part'):
+        (tmp_path/name).symlink_to(tmp_path/'victim')
     with atomic(tmp_path/'x') as f: f.write(b'mine')
-    assert (tmp_path/'victim').read_text() == 'theirs' and (tmp_path/'x').read_text() == 'mine' and not (tmp_path/'x').is_symlink()
+    assert ((tmp_path/'victim').read_text() == 'theirs' and (tmp_path/'x').read_text() == 'mine'
+            and not (tmp_path/'x').is_symlink())
 
 @posix
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP', 'SIGINT', 'SIGKILL'])
@@ -60,7 +69,8 @@ def test_signals(tmp_path, name):
     "All but SIGKILL clean up, and end the process as they would have"
     p, place = python(WRITER.format(path=str(tmp_path/'x')), stderr=subprocess.DEVNULL)
     assert names(tmp_path) == [Path(place).name] and gone(Path(place)) is False
-    p.send_signal(getattr(signal, name)); out, _ = p.communicate()
+    p.send_signal(getattr(signal, name))
+    out, _ = p.communicate()
     assert out == 'ending\n'*(name != 'SIGKILL') and p.returncode == -getattr(signal, name)
     assert leftovers(tmp_path) == [(Path(place), True)]*(name == 'SIGKILL')
     assert sweep(tmp_path/'x') == [Path(place)]*(name == 'SIGKILL') and names(tmp_path) == []
@@ -70,15 +80,21 @@ def test_signals_that_are_ignored_or_handled_stay_so():
     heard = []
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
     try:
-        with ending(), ending(): os.kill(os.getpid(), signal.SIGHUP); os.kill(os.getpid(), signal.SIGTERM)
+        with ending(), ending():
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
         assert heard == [1] and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally: signal.signal(signal.SIGHUP, before[0]); signal.signal(signal.SIGTERM, before[1])
+    finally:
+        signal.signal(signal.SIGHUP, before[0])
+        signal.signal(signal.SIGTERM, before[1])
 
 @posix
 def test_a_forked_child_leaves_its_parents_part_alone(tmp_path):
     with part(tmp_path/'x') as new:
         new.write_text('mine')
-        if not (pid := os.fork()): os.kill(os.getpid(), signal.SIGTERM); os._exit(0)
+        if not (pid := os.fork()):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
         assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGTERM and new.read_text() == 'mine'
 
 @posix
@@ -87,9 +103,11 @@ def test_equal_host_and_process_number(tmp_path):
     p, place = python(WRITER.format(path=str(tmp_path/'x')))
     for pid in (os.getpid(), 2**30):
         same = tmp_path/f'.x@{socket.gethostname()}-{pid}.{"0"*16}.part'
-        os.rename(place, same); place = same
+        os.rename(place, same)
+        place = same
         assert gone(same) is False and sweep(tmp_path/'x') == [] and same.exists()
-    p.kill(); p.communicate()
+    p.kill()
+    p.communicate()
     assert sweep(tmp_path/'x') == [same] and names(tmp_path) == []
 
 @posix
@@ -97,17 +115,21 @@ def test_what_is_not_ours_to_judge(tmp_path):
     place = left(tmp_path, host='elsewhere')
     assert leftovers(tmp_path) == [(place, None)] and sweep(tmp_path/'x') == []
     if os.geteuid() == 0:
-        theirs = left(tmp_path); os.chown(theirs, 1, 1)
+        theirs = left(tmp_path)
+        os.chown(theirs, 1, 1)
         assert gone(theirs) is None and sweep(tmp_path/'x') == []
 
 @posix
 def test_what_made_way_comes_back(tmp_path):
-    place = left(tmp_path); (place/'old').write_text('whole')
+    place = left(tmp_path)
+    (place/'old').write_text('whole')
     assert sweep(tmp_path/'x') == [place] and names(tmp_path) == ['x'] and (tmp_path/'x').read_text() == 'whole'
 
 def test_errors_are_about_what_was_asked_for(tmp_path):
-    for error, said in ((OSError(errno.ENOSPC, 'No space left on device'), 'x'), (OSError(errno.EACCES, 'Permission denied', '{new}/a.png'), 'x/a.png'),
-                        (OSError(errno.ENOENT, 'No such file', '/elsewhere'), '/elsewhere'), (OSError(errno.EPIPE, 'Broken pipe'), None)):
+    for error, said in ((OSError(errno.ENOSPC, 'No space left on device'), 'x'),
+                        (OSError(errno.EACCES, 'Permission denied', '{new}/a.png'), 'x/a.png'),
+                        (OSError(errno.ENOENT, 'No such file', '/elsewhere'), '/elsewhere'),
+                        (OSError(errno.EPIPE, 'Broken pipe'), None)):
         with pytest.raises(OSError) as e, part(tmp_path/'x') as new:
             if error.filename: error.filename = error.filename.format(new=new)
             raise error
@@ -119,7 +141,8 @@ def test_errors_are_about_what_was_asked_for(tmp_path):
 @pytest.mark.parametrize('before', [0o600, 0o640, 0o644, 0o444])
 def test_a_replaced_file_keeps_its_permissions(tmp_path, before):
     from cleftgan_nb.files import atomic
-    (tmp_path/'x').write_text('old'); os.chmod(tmp_path/'x', before)
+    (tmp_path/'x').write_text('old')
+    os.chmod(tmp_path/'x', before)
     with atomic(tmp_path/'x') as f: f.write(b'new')
     assert mode(tmp_path/'x') == oct(before) and (tmp_path/'x').read_text() == 'new'
 
@@ -135,9 +158,13 @@ def test_a_new_file_has_the_usual_permissions(tmp_path):
 @posix
 def test_another_group_gets_nothing(tmp_path, monkeypatch):
     "Where the group of before cannot be given"
-    (tmp_path/'old').touch(); os.chmod(tmp_path/'old', 0o640); (tmp_path/'new').touch()
+    (tmp_path/'old').touch()
+    os.chmod(tmp_path/'old', 0o640)
+    (tmp_path/'new').touch()
     real = os.stat
-    monkeypatch.setattr(files.os, 'stat', lambda p, **k: type('st', (), dict(st_mode=real(p).st_mode, st_uid=real(p).st_uid, st_gid=77 if p == tmp_path/'old' else 78)))
+    monkeypatch.setattr(files.os, 'stat', lambda p, **k: type('st', (),
+                                                              dict(st_mode=real(p).st_mode, st_uid=real(p).st_uid,
+                                                                   st_gid=77 if p == tmp_path/'old' else 78)))
     def no(*_): raise PermissionError
     monkeypatch.setattr(files.os, 'chown', no)
     as_before(tmp_path/'old', tmp_path/'new')
@@ -146,10 +173,15 @@ def test_another_group_gets_nothing(tmp_path, monkeypatch):
 
 @posix
 def test_openness(tmp_path):
-    (tmp_path/'x').mkdir(); (tmp_path/'x/a').touch(); os.chmod(tmp_path/'x/a', 0o644); os.chmod(tmp_path/'x', 0o755)
-    narrow(tmp_path/'x', 0o750); assert (mode(tmp_path/'x'), mode(tmp_path/'x/a')) == ('0o750', '0o640')
+    (tmp_path/'x').mkdir()
+    (tmp_path/'x/a').touch()
+    os.chmod(tmp_path/'x/a', 0o644)
+    os.chmod(tmp_path/'x', 0o755)
+    narrow(tmp_path/'x', 0o750)
+    assert (mode(tmp_path/'x'), mode(tmp_path/'x/a')) == ('0o750', '0o640')
     assert oct(openness(tmp_path/'x/a')) == '0o750' and oct(openness(tmp_path/'x')) == '0o750'
-    narrow(tmp_path/'x', 0o700); assert (mode(tmp_path/'x'), mode(tmp_path/'x/a')) == ('0o700', '0o600')
+    narrow(tmp_path/'x', 0o700)
+    assert (mode(tmp_path/'x'), mode(tmp_path/'x/a')) == ('0o700', '0o600')
 
 # ---- an account without a home folder
 
@@ -176,18 +208,23 @@ else:
 def test_without_a_home_no_machine_code_is_kept(tmp_path):
     "Numba and Triton would take, and run, what lies in a folder '~' where we are"
     assert has_home('NUMBA_CACHE_DIR')
-    out = subprocess.run([sys.executable, '-c', HOMELESS], cwd=tmp_path, env=ENV, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    out = subprocess.run([sys.executable, '-c', HOMELESS], cwd=tmp_path, env=ENV, check=True, stdout=subprocess.PIPE,
+                         text=True).stdout.strip()
     assert not out or os.path.isabs(out) and not os.path.exists(out)
     assert names(tmp_path) == []
 
 
 @posix
-@pytest.mark.parametrize('source, made', [(0o600, 0o600), (0o640, 0o660), (0o604, 0o604), (0o644, 0o664), (0o700, 0o600), (None, 0o664)])
+@pytest.mark.parametrize('source, made', [(0o600, 0o600), (0o640, 0o660), (0o604, 0o604), (0o644, 0o664),
+                                          (0o700, 0o600), (None, 0o664)])
 def test_what_is_made_is_as_private_as_its_sources(tmp_path, source, made):
     "Whoever may not read one of them, may not read it; it is no less open than usual otherwise"
-    (tmp_path/'open').touch(); (tmp_path/'open').chmod(0o644)
+    (tmp_path/'open').touch()
+    (tmp_path/'open').chmod(0o644)
     if source == 0o700: (tmp_path/'x').mkdir(source)
-    elif source: (tmp_path/'x').touch(); (tmp_path/'x').chmod(source)
+    elif source:
+        (tmp_path/'x').touch()
+        (tmp_path/'x').chmod(source)
     before = os.umask(0o002)
     try:
         with as_private_as(tmp_path/'open', tmp_path/'x'): (tmp_path/'new').touch()

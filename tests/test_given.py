@@ -23,7 +23,8 @@ needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakema
 def load(name):
     "A script of workflow/ as a module."
     spec = importlib.util.spec_from_file_location(name, root / f'workflow/{name}.py')
-    module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
@@ -36,12 +37,17 @@ GIVEN = 'PROFILE', 'DATA', 'JOBS', 'GPUS', 'SEEDS', 'MORE'
 @pytest.fixture
 def make(tmp_path):
     "Runs make in a folder of its own, where python only says what it was given."
-    python = tmp_path / '.venv/bin/python'; python.parent.mkdir(parents=True)
-    python.write_text(f'#!{sys.executable}\nimport json, sys\nif sys.argv[1] != "-c": print(json.dumps(sys.argv[1:]))\n'); python.chmod(0o755)
+    python = tmp_path / '.venv/bin/python'
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!{sys.executable}\nimport json, sys\nif sys.argv[1] != "-c": '
+                      'print(json.dumps(sys.argv[1:]))\n')
+    python.chmod(0o755)
     (tmp_path / 'Makefile').write_bytes((root / 'Makefile').read_bytes())
-    outside = {k: v for k, v in os.environ.items() if not k.startswith('MAKE') and k not in GIVEN}   # `make test` hands its own on
+    # `make test` hands its own on
+    outside = {k: v for k, v in os.environ.items() if not k.startswith('MAKE') and k not in GIVEN}
     def make(*words, **env):
-        done = subprocess.run(['make', '-o', '.venv/.installed', *words], cwd=tmp_path, env=outside | env, capture_output=True, text=True)
+        done = subprocess.run(['make', '-o', '.venv/.installed', *words], cwd=tmp_path, env=outside | env,
+                              capture_output=True, text=True)
         nothing_ran(tmp_path)
         return done.stdout
     return make
@@ -49,31 +55,46 @@ def make(tmp_path):
 
 def test_make_hands_on_what_was_given(make):
     given = dict(DATA=STRANGE, PROFILE=STRANGE, JOBS='1; touch pwned', GPUS='$(touch pwned)')
-    expected = ['workflow/run.py', f'--profile={STRANGE}', f'--data={STRANGE}', '--cores=1; touch pwned', '--gpus=$(touch pwned)', '--preflight', '-n;', '$(touch', 'pwned)']
+    expected = ['workflow/run.py', f'--profile={STRANGE}', f'--data={STRANGE}', '--cores=1; touch pwned',
+                '--gpus=$(touch pwned)', '--preflight', '-n;', '$(touch', 'pwned)']
     assert json.loads(make('study', 'MORE=-n; $(touch pwned)', *(f'{k}={v}' for k, v in given.items()))) == expected
     assert json.loads(make('study', MORE='-n; $(touch pwned)', **given)) == expected
     assert json.loads(make('seeds', 'SEEDS=0 `touch pwned`'))[-1] == '--seeds=0 `touch pwned`'
-    assert json.loads(make('bases', 'MORE=--hours 2 $(shell touch pwned)').splitlines()[-1])[:3] == ['workflow/bases.py', '--hours', '2']
+    assert (json.loads(make('bases', 'MORE=--hours 2 $(shell touch pwned)').splitlines()[-1])[:3]
+            == ['workflow/bases.py', '--hours', '2'])
     assert STRANGE in make('help', f'DATA={STRANGE}', f'PROFILE={STRANGE}', f'MORE={STRANGE}')
 
 
 # profiles and the plan
 def test_profiles_are_read_as_before():
-    for path in sorted((root / 'workflow').rglob('*.yaml')): assert read_yaml(path) == yaml.safe_load(path.read_text(encoding='utf-8')), path
+    for path in sorted((root / 'workflow').rglob('*.yaml')):
+        assert read_yaml(path) == yaml.safe_load(path.read_text(encoding='utf-8')), path
     for path in smoke.parent.glob('*.yaml'): assert profiles.place(profiles.plan(path)).name == path.stem
 
 
 @pytest.mark.parametrize('changed, words', [
-    (dict(profile='my study'), "profile='my study'; accepted: letters"), (dict(profile='../x'), 'accepted: letters'), (dict(profile='-rf'), 'accepted: letters'), (dict(profile='smoke-photographs'), 'accepted: letters'), (dict(profile=['smoke']), 'accepted: letters'), (dict(resolution='64; touch pwned'), 'resolution='),
-    (dict(cohort=dict(repaired='$(touch pwned)')), "cohort.repaired='$(touch pwned)'; accepted: a number from 0 to 1"), (dict(cohort=dict(cleft='24')), "cohort.cleft='24'; accepted: a whole"), (dict(cohort=dict(cleft=True)), 'cohort.cleft=True'), (dict(cohort=[1]), 'cohort=[1]; accepted: names'),
-    (dict(threads='$(touch pwned)'), 'threads='), (dict(networks=['{x}']), 'networks='), (dict(networks='stylegan2'), "networks='stylegan2'"), (dict(finetune=dict(kimg=[])), 'finetune.kimg=[]'), (dict(compare=dict(n=float('nan'))), 'compare.n=nan'), (dict(bases={'stylegan2': ['x']}), 'bases='), (dict(bases={'stylegan2': '{x}.pkl'}), 'no { and }'),
-    (dict(resources={'gpu=1 x': 1}), 'resources='), (dict(kimg=3), "'kimg' is no part of a profile"), (dict(needs_data='no'), "needs_data='no'"), (dict(photographs=dict(cohort={})), "'cohort' is no part"), (dict(photographs=dict(networks=3)), 'networks=3'), (dict(data=7), 'data=7'), (dict(base=None), 'base=None')])
+    (dict(profile='my study'), "profile='my study'; accepted: letters"), (dict(profile='../x'), 'accepted: letters'),
+    (dict(profile='-rf'), 'accepted: letters'), (dict(profile='smoke-photographs'), 'accepted: letters'),
+    (dict(profile=['smoke']), 'accepted: letters'), (dict(resolution='64; touch pwned'), 'resolution='),
+    (dict(cohort=dict(repaired='$(touch pwned)')),
+     "cohort.repaired='$(touch pwned)'; accepted: a number from 0 to 1"),
+     (dict(cohort=dict(cleft='24')), "cohort.cleft='24'; accepted: a whole"),
+     (dict(cohort=dict(cleft=True)), 'cohort.cleft=True'), (dict(cohort=[1]), 'cohort=[1]; accepted: names'),
+    (dict(threads='$(touch pwned)'), 'threads='), (dict(networks=['{x}']), 'networks='),
+    (dict(networks='stylegan2'), "networks='stylegan2'"), (dict(finetune=dict(kimg=[])), 'finetune.kimg=[]'),
+    (dict(compare=dict(n=float('nan'))), 'compare.n=nan'), (dict(bases={'stylegan2': ['x']}), 'bases='),
+    (dict(bases={'stylegan2': '{x}.pkl'}), 'no { and }'),
+    (dict(resources={'gpu=1 x': 1}), 'resources='), (dict(kimg=3), "'kimg' is no part of a profile"),
+    (dict(needs_data='no'), "needs_data='no'"), (dict(photographs=dict(cohort={})), "'cohort' is no part"),
+    (dict(photographs=dict(networks=3)), 'networks=3'), (dict(data=7), 'data=7'), (dict(base=None), 'base=None')])
 def test_a_profile_that_is_none_says_so(tmp_path, changed, words):
     values = read_yaml(smoke)
-    for k, v in changed.items(): values[k] = values[k] | v if isinstance(v, dict) and k in values and k != 'photographs' else v
+    for k, v in changed.items():
+        values[k] = values[k] | v if isinstance(v, dict) and k in values and k != 'photographs' else v
     (tmp_path / 'mine.yaml').write_text(yaml.safe_dump(values))
     with pytest.raises(ValueError) as caught: profiles.plan(tmp_path / 'mine.yaml')
-    assert words in str(caught.value) and 'mine.yaml' in str(caught.value) and len(str(caught.value)) < 400 + len(str(tmp_path))
+    assert (words in str(caught.value) and 'mine.yaml' in str(caught.value)
+            and len(str(caught.value)) < 400 + len(str(tmp_path)))
 
 
 def test_networks_are_those_of_the_library(): assert set(profiles.NETWORKS) == set(NAMES)
@@ -82,7 +103,8 @@ def test_networks_are_those_of_the_library(): assert set(profiles.NETWORKS) == s
 @pytest.fixture
 def seen(tmp_path, monkeypatch):
     "A folder of photographs, and what it was when the study began."
-    monkeypatch.chdir(tmp_path); (folder := tmp_path / STRANGE.replace('/', '') / 'more').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    (folder := tmp_path / STRANGE.replace('/', '') / 'more').mkdir(parents=True)
     for i in range(3): (folder / f'{i}.jpg').write_bytes(bytes([i]))
     return folder.parent, profiles.plan(smoke, str(folder.parent))
 
@@ -90,23 +112,31 @@ def seen(tmp_path, monkeypatch):
 @pytest.mark.parametrize('change', ['added', 'gone', 'renamed', 'changed', 'another folder'])
 @pytest.mark.parametrize('when', ['before', 'while'])
 def test_other_photographs_than_those_that_were_seen_stop_the_study(seen, monkeypatch, tmp_path, change, when):
-    folder, plan = seen; script = load('photographs'); done = []
+    folder, plan = seen
+    script = load('photographs')
+    done = []
     def meddle():
         one = folder / 'more/0.jpg'
         if change == 'added': (folder / 'new.jpg').write_bytes(b'x')
         if change == 'gone': one.unlink()
         if change == 'renamed': one.rename(folder / 'more/a.jpg')
         if change == 'changed': one.write_bytes(b'y')
-        if change == 'another folder': folder.rename(tmp_path / 'moved'); folder.symlink_to('moved')
+        if change == 'another folder':
+            folder.rename(tmp_path / 'moved')
+            folder.symlink_to('moved')
     if when == 'before': meddle()
     monkeypatch.setattr(script, 'prepare', lambda *args, **more: (done.append(args), meddle()))
-    Path('outputs').mkdir(); file = profiles.plan_file(plan); file.write_text(json.dumps(plan))
-    with pytest.raises(ValueError, match='is not as it was when the study began'): script.main(file, 'outputs/a.zip', 'outputs/b.zip')
+    Path('outputs').mkdir()
+    file = profiles.plan_file(plan)
+    file.write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match='is not as it was when the study began'):
+        script.main(file, 'outputs/a.zip', 'outputs/b.zip')
     assert len(done) == (when == 'while') and not list(Path('outputs').glob('*.zip'))
 
 
 def test_photographs_among_the_results_are_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path); Path('outputs/smoke-photographs/prepared').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    Path('outputs/smoke-photographs/prepared').mkdir(parents=True)
     for folder in ('.', 'outputs/smoke-photographs/prepared'):
         with pytest.raises(ValueError, match='apart from it'): profiles.plan(smoke, folder)
     with pytest.raises(ValueError, match='is no folder'): profiles.plan(smoke, 'nowhere')
@@ -114,15 +144,20 @@ def test_photographs_among_the_results_are_refused(tmp_path, monkeypatch):
 
 def test_a_profile_runs_no_python(tmp_path, monkeypatch):
     "Snakemake's own reader would: it reads templates (YTE)."
-    monkeypatch.chdir(tmp_path); Path('mine.yaml').write_text(smoke.read_text().replace('profile: smoke', 'profile: ?__import__("os").system("touch pwned")'))
+    monkeypatch.chdir(tmp_path)
+    Path('mine.yaml').write_text(smoke.read_text().replace('profile: smoke',
+                                                           'profile: ?__import__("os").system("touch pwned")'))
     with pytest.raises(ValueError, match='accepted: letters'): load('run').main(['--profile=mine.yaml'])
     Path('mine.yaml').write_text(f'__use_yte__: true\n{smoke.read_text()}')
-    with pytest.raises(ValueError, match="'__use_yte__' is no part of a profile"): load('run').main(['--profile=mine.yaml'])
+    with pytest.raises(ValueError, match="'__use_yte__' is no part of a profile"):
+        load('run').main(['--profile=mine.yaml'])
     nothing_ran(tmp_path)
 
 
 # snakemake
-def study(folder, *more, **env): return subprocess.run([sys.executable, str(root / 'workflow/run.py'), *more], cwd=folder, env=os.environ | env, capture_output=True, text=True, timeout=300)
+def study(folder, *more, **env):
+    return subprocess.run([sys.executable, str(root / 'workflow/run.py'), *more], cwd=folder, env=os.environ | env,
+                          capture_output=True, text=True, timeout=300)
 
 
 @needs_snakemake
@@ -137,24 +172,43 @@ def test_the_graph_is_of_the_folder_that_was_given(seen, tmp_path):
 
 @needs_snakemake
 def test_words_of_a_profile_reach_no_shell(tmp_path):
-    values = read_yaml(smoke); base = STRANGE.replace('/', '').replace('{x}', '') + '.pkl'
-    (tmp_path / base).write_bytes(b'x'); (tmp_path / 'mine.yaml').write_text(yaml.safe_dump(values | dict(bases={o: base for o in NAMES}, finetune=values['finetune'] | dict(augment='$(touch pwned) \U0001f600', ema_kimg=1e-5))))
-    (tmp_path / 'outputs/smoke').mkdir(parents=True); (tmp_path / 'outputs/smoke/cleft.zip').write_bytes(b'x')
-    python = tmp_path / 'bin/python'; python.parent.mkdir(); python.write_text(f'#!{sys.executable}\nimport json, sys\njson.dump(sys.argv[1:], open("said.json", "w"))\n'); python.chmod(0o755)
-    run = study(tmp_path, '--profile=mine.yaml', '--cores=1', 'outputs/smoke/finetuned-stylegan2.csv', PATH=f'{python.parent}:{os.environ["PATH"]}')
+    values = read_yaml(smoke)
+    base = STRANGE.replace('/', '').replace('{x}', '') + '.pkl'
+    (tmp_path / base).write_bytes(b'x')
+    (tmp_path / 'mine.yaml').write_text(yaml.safe_dump(values
+                                                       | dict(bases={o: base for o in NAMES},
+                                                              finetune=values['finetune']
+                                                              | dict(augment='$(touch pwned) \U0001f600',
+                                                                     ema_kimg=1e-5))))
+    (tmp_path / 'outputs/smoke').mkdir(parents=True)
+    (tmp_path / 'outputs/smoke/cleft.zip').write_bytes(b'x')
+    python = tmp_path / 'bin/python'
+    python.parent.mkdir()
+    python.write_text(f'#!{sys.executable}\nimport json, sys\njson.dump(sys.argv[1:], open("said.json", "w"))\n')
+    python.chmod(0o755)
+    run = study(tmp_path, '--profile=mine.yaml', '--cores=1', 'outputs/smoke/finetuned-stylegan2.csv',
+                PATH=f'{python.parent}:{os.environ["PATH"]}')
     assert (tmp_path / 'said.json').exists(), run.stdout + run.stderr
-    said = json.loads((tmp_path / 'said.json').read_text()); parameters = json.loads(said[3])
-    assert run.returncode and len(said) == 4 and (parameters['base'], parameters['augment'], parameters['ema_kimg']) == (base, '$(touch pwned) \U0001f600', 1e-5)
+    said = json.loads((tmp_path / 'said.json').read_text())
+    parameters = json.loads(said[3])
+    assert (run.returncode and len(said) == 4 and (parameters['base'], parameters['augment'], parameters['ema_kimg'])
+            == (base, '$(touch pwned) \U0001f600', 1e-5))
     nothing_ran(tmp_path)
 
 
 @needs_snakemake
 def test_the_workflow_takes_nothing_but_a_plan(tmp_path):
-    run = subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--cores', '1', '--config', 'data=clinic #2', '--configfile', smoke], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert run.returncode and 'no plan; accepted: what python workflow/run.py --profile=workflow/profiles/smoke.yaml' in run.stdout + run.stderr
+    run = subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--cores',
+                          '1', '--config', 'data=clinic #2', '--configfile', smoke], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=300)
+    assert (run.returncode and 'no plan; accepted: what python workflow/run.py '
+                               '--profile=workflow/profiles/smoke.yaml' in run.stdout + run.stderr)
 
 
-@pytest.mark.parametrize('more, words', [(['--profile=none'], "no profile 'none'. There are: cpu"), (['--profile=smoke', '--data=nowhere'], "'nowhere' is no folder"), (['--profile=smoke', '--seeds=0 $(x)'], "'$(x)'; accepted: whole numbers"), (['--profile=smoke', '--cores=1;x'], 'invalid count')])
+@pytest.mark.parametrize('more, words', [(['--profile=none'], "no profile 'none'. There are: cpu"),
+                                         (['--profile=smoke', '--data=nowhere'], "'nowhere' is no folder"),
+                                         (['--profile=smoke', '--seeds=0 $(x)'], "'$(x)'; accepted: whole numbers"),
+                                         (['--profile=smoke', '--cores=1;x'], 'invalid count')])
 def test_the_study_says_what_is_wrong(tmp_path, monkeypatch, capsys, more, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((SystemExit, ValueError)) as caught: load('run').main(more)
@@ -162,10 +216,14 @@ def test_the_study_says_what_is_wrong(tmp_path, monkeypatch, capsys, more, words
 
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path); Path('outputs').mkdir(); Path('precious').write_text('x'); Path('outputs/.lock').symlink_to('../precious')
+    monkeypatch.chdir(tmp_path)
+    Path('outputs').mkdir()
+    Path('precious').write_text('x')
+    Path('outputs/.lock').symlink_to('../precious')
     with pytest.raises(SystemExit, match='outputs/.lock is a link.*remove it'): load('run').main(['--profile=smoke'])
     assert Path('precious').read_text() == 'x'
-    Path('outputs/.lock').unlink(); load('run').alone().close()
+    Path('outputs/.lock').unlink()
+    load('run').alone().close()
     assert Path('outputs/.lock').stat().st_mode & 0o777 == 0o600
 
 

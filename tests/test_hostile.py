@@ -14,18 +14,24 @@ from cleftgan_nb.training.watch import read_log
 
 root = Path(__file__).resolve().parent.parent
 SEED, INPUTS = 1, 72
-HELD = 'checkpoint,pickle,state,picture,archive,words,configuration,log'      # of the kinds that hostile.py knows; that of studies takes seconds of nbconvert
+# of the kinds that hostile.py knows; that of studies takes seconds of nbconvert
+HELD = 'checkpoint,pickle,state,picture,archive,words,configuration,log'
 
 
 def test_hostile_inputs():
     "In a process of its own, which may take as much memory as it should need"
-    made = subprocess.run([sys.executable, root / 'tests/hostile.py', '--seed', str(SEED), '--inputs', str(INPUTS), '--only', HELD], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(root)})
-    assert made.returncode == 0 and f'{INPUTS} hostile inputs, 0 of them failed' in made.stdout, made.stdout[-3000:] + made.stderr[-2000:]
+    made = subprocess.run([sys.executable, root / 'tests/hostile.py', '--seed', str(SEED), '--inputs', str(INPUTS),
+                           '--only', HELD], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(root)})
+    assert (made.returncode == 0 and f'{INPUTS} hostile inputs, 0 of them failed'
+            in made.stdout), made.stdout[-3000:] + made.stderr[-2000:]
 
 
 def test_the_pages_have_these_numbers():
-    weekly = int(re.search(r'INPUTS=(\d+) SEED=\$\{\{ github.run_number \}\}', (root / '.github/workflows/hostile.yml').read_text(encoding='utf-8'))[1])
-    for page in ('nbs/guide/04_security.ipynb', 'SECURITY.md'): assert f'{INPUTS} ' in (text := (root / page).read_text(encoding='utf-8')) and f'{weekly:,} every week' in text, page
+    weekly = int(re.search(r'INPUTS=(\d+) SEED=\$\{\{ github.run_number \}\}',
+                           (root / '.github/workflows/hostile.yml').read_text(encoding='utf-8'))[1])
+    for page in ('nbs/guide/04_security.ipynb', 'SECURITY.md'):
+        assert (f'{INPUTS} ' in (text := (root / page).read_text(encoding='utf-8'))
+                and f'{weekly:,} every week' in text), page
 
 
 # What it has found, so that it stays found.

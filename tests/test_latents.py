@@ -62,7 +62,8 @@ def test_directions_open_a_cleft(G):
     assert (closed < same).all() and (same < opened).all() and (same - closed).mean() > .2
     right = scorer.sides(draw(G, found.move(ws, side=.3))) - scorer.sides(draw(G, ws))
     assert right[:, 0].mean() < -.1 < .1 < right[:, 1].mean()
-    with pytest.raises(ValueError, match='give another'): check_directions(G, found, None, seed=found.found_with['seed'])
+    with pytest.raises(ValueError, match='give another'):
+        check_directions(G, found, None, seed=found.found_with['seed'])
 
 
 def test_directions_of_what_they_cannot_have():

@@ -12,7 +12,8 @@ FACTOR, PADDING = st.integers(1, 5), st.lists(st.integers(-6, 14), min_size=4, m
 @st.composite
 def filters(draw):
     "None, taps, an outer product, or a filter that is none."
-    kind, n, m = draw(st.sampled_from(['none', 'taps', 'taps', 'outer', 'full'])), draw(st.integers(1, 24)), draw(st.integers(1, 12))
+    kind, n, m = (draw(st.sampled_from(['none', 'taps', 'taps', 'outer', 'full'])), draw(st.integers(1, 24)),
+                  draw(st.integers(1, 12)))
     if kind == 'none': return None
     if kind == 'taps': return torch.randn(n)
     return torch.outer(torch.randn(m), torch.randn(m)) if kind == 'outer' else torch.randn(min(n, 12), m)
@@ -22,7 +23,8 @@ def filters(draw):
 def images(draw):
     "Contiguous, channels last, or a view with strides of its own; float64 or float32."
     torch.manual_seed(draw(st.integers(0, 2 ** 30)))
-    n, c, h, w = draw(st.sampled_from([1, 1, 2])), draw(st.sampled_from([1, 2, 3, 8, 9, 16, 17])), draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    n, c, h, w = (draw(st.sampled_from([1, 1, 2])), draw(st.sampled_from([1, 2, 3, 8, 9, 16, 17])),
+                  draw(st.integers(1, 40)), draw(st.integers(1, 40)))
     x = torch.randn(n, c, h, w, dtype=draw(st.sampled_from([torch.float64, torch.float64, torch.float32])))
     form = draw(st.sampled_from(['contiguous', 'last', 'view']))
     if form == 'last': x = x.to(memory_format=torch.channels_last)
@@ -33,10 +35,14 @@ def images(draw):
 @pytest.fixture(scope='module')
 def one_thread():
     "Thousands of tiny calls: threads would only wait for each other."
-    n = torch.get_num_threads(); torch.set_num_threads(1); yield; torch.set_num_threads(n)
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
 
 
-def far(a, b): return float((a.detach() - b.detach()).abs().max() / (b.detach().abs().max() + 1e-6)) if b.numel() else 0.
+def far(a, b):
+    return float((a.detach() - b.detach()).abs().max() / (b.detach().abs().max() + 1e-6)) if b.numel() else 0.
 
 
 def compare(op, x, b, kw):
@@ -46,30 +52,37 @@ def compare(op, x, b, kw):
         with pytest.raises(ValueError): op(x, impl='definition', **kw)
         assert 'smaller than the filter' in str(e)
         assume(False)
-    z = op(x, impl='definition', **kw); tolerance = 1e-11 if x.dtype == torch.float64 else 3e-4
+    z = op(x, impl='definition', **kw)
+    tolerance = 1e-11 if x.dtype == torch.float64 else 3e-4
     assert y.shape == z.shape and y.dtype == z.dtype and far(y, z) < tolerance
     inputs, dy, h = [x] + ([b] if b is not None else []), torch.randn_like(z).requires_grad_(), torch.randn_like(x)
     one, two = [torch.autograd.grad(o, inputs, dy, create_graph=True) for o in (y, z)]
     assert all(far(a, c) < tolerance for a, c in zip(one, two))
     assert far(*[torch.autograd.grad((g[0] * h).sum(), dy)[0] for g in (one, two)]) < tolerance
     half = op(x.detach().bfloat16(), impl='cpu', **kw) # the same sums, of rounded numbers
-    assert half.dtype == torch.bfloat16 and float((half - op(x.detach().bfloat16().double(), impl='definition', **kw)).detach().norm()) <= 1e-2 * float(z.detach().norm()) + 1e-3
+    assert half.dtype == torch.bfloat16 and float((half
+                                                   - op(x.detach().bfloat16().double(), impl='definition',
+                                                        **kw)).detach().norm()) <= 1e-2 * float(z.detach().norm()) + 1e-3
 
 
 @settings(max_examples=500, **QUIET)
-@given(x=images(), f=filters(), up=st.tuples(FACTOR, FACTOR), down=st.tuples(FACTOR, FACTOR), padding=PADDING, flip=st.booleans(), gain=st.floats(-2, 2))
+@given(x=images(), f=filters(), up=st.tuples(FACTOR, FACTOR), down=st.tuples(FACTOR, FACTOR), padding=PADDING,
+       flip=st.booleans(), gain=st.floats(-2, 2))
 def test_500_random_upfirdn2d(one_thread, x, f, up, down, padding, flip, gain):
     compare(ops.upfirdn2d, x, None, dict(f=f, up=up, down=down, padding=padding, flip_filter=flip, gain=gain))
 
 
 @settings(max_examples=500, **QUIET)
-@given(x=images(), fu=filters(), fd=filters(), bias=st.sampled_from(['none', 'plain', 'strided', 'one value']), up=FACTOR, down=FACTOR, padding=PADDING, flip=st.booleans(), gain=st.floats(-2, 2),
+@given(x=images(), fu=filters(), fd=filters(), bias=st.sampled_from(['none', 'plain', 'strided', 'one value']),
+       up=FACTOR, down=FACTOR, padding=PADDING, flip=st.booleans(), gain=st.floats(-2, 2),
        slope=st.sampled_from([.2, 0, 1, -.3, 2]), clamp=st.sampled_from([None, .5, 256.]))
 def test_500_random_filtered_lrelu(one_thread, x, fu, fd, bias, up, down, padding, flip, gain, slope, clamp):
     n = x.shape[1]
-    b = dict(none=None, plain=torch.randn(n, dtype=x.dtype), strided=torch.randn(3 * n, dtype=x.dtype)[1::3]).get(bias, torch.randn(1, dtype=x.dtype).expand(n))
+    b = dict(none=None, plain=torch.randn(n, dtype=x.dtype),
+             strided=torch.randn(3 * n, dtype=x.dtype)[1::3]).get(bias, torch.randn(1, dtype=x.dtype).expand(n))
     if b is not None: b = b.requires_grad_()
-    compare(ops.filtered_lrelu, x, b, dict(fu=fu, fd=fd, b=b, up=up, down=down, padding=padding, flip_filter=flip, gain=gain, slope=slope, clamp=clamp))
+    compare(ops.filtered_lrelu, x, b, dict(fu=fu, fd=fd, b=b, up=up, down=down, padding=padding, flip_filter=flip,
+                                           gain=gain, slope=slope, clamp=clamp))
 
 
 F12 = ops.design_lowpass_filter(12, 8, 9.1, 64)
@@ -78,7 +91,8 @@ LAYER = dict(fu=F12, fd=F12, up=2, down=2, padding=[9, 8, 9, 8], clamp=.8)
 
 @pytest.mark.parametrize('f', [F12, ops.design_lowpass_filter(12, 8, 9.1, 64, radial=True)])
 def test_gradcheck_twice(f):
-    x, b = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True), torch.randn(2, dtype=torch.float64, requires_grad=True)
+    x, b = (torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True),
+            torch.randn(2, dtype=torch.float64, requires_grad=True))
     op = lambda x, b: ops.filtered_lrelu(x, F12, f, b, 2, 2, [9, 8, 9, 8], clamp=.8, impl='cpu')
     assert torch.autograd.gradcheck(op, (x, b)) and torch.autograd.gradgradcheck(op, (x, b))
     up = lambda x: ops.upfirdn2d(x, f, up=[2, 3], down=[3, 2], padding=[5, 6, 7, 8], impl='cpu')
@@ -91,7 +105,8 @@ def test_empty_batch(shape):
     for impl in ('cpu', 'definition'):
         y = ops.filtered_lrelu(x, impl=impl, **LAYER)
         assert y.shape == (*shape[:2], 6, 6) and torch.autograd.grad(y.sum(), x)[0].shape == shape
-        assert ops.upsample2d(x, F12, impl=impl).shape == (*shape[:2], 16, 16) and ops.bias_act(x, act='lrelu', impl=impl).shape == shape
+        assert (ops.upsample2d(x, F12, impl=impl).shape == (*shape[:2], 16, 16)
+                and ops.bias_act(x, act='lrelu', impl=impl).shape == shape)
 
 
 def test_factors_that_nobody_uses():
@@ -101,30 +116,40 @@ def test_factors_that_nobody_uses():
 
 
 def test_nan_and_infinity_pass_through():
-    x = torch.zeros(1, 1, 8, 8); x[0, 0, 4, 4] = float('nan'); kw = {**LAYER, 'clamp': None}
+    x = torch.zeros(1, 1, 8, 8)
+    x[0, 0, 4, 4] = float('nan')
+    kw = {**LAYER, 'clamp': None}
     same = lambda a, b: torch.equal(a.isnan(), b.isnan())
     assert same(ops.filtered_lrelu(x, impl='cpu', **kw), ops.filtered_lrelu(x, impl='definition', **kw))
     x = torch.tensor([float('inf'), -float('inf'), float('nan'), 1.])[None, None, None]
-    assert torch.equal(ops.bias_act(x, act='lrelu', clamp=3)[0, 0, 0, :2], torch.tensor([3., -3.])) and ops.bias_act(x, act='lrelu')[0, 0, 0, 2].isnan()
+    assert (torch.equal(ops.bias_act(x, act='lrelu', clamp=3)[0, 0, 0, :2], torch.tensor([3., -3.]))
+            and ops.bias_act(x, act='lrelu')[0, 0, 0, 2].isnan())
 
 
 @pytest.mark.parametrize('form', [torch.contiguous_format, torch.channels_last])
 def test_bytes_do_not_depend_on_threads(form):
-    x = torch.randn(2, 40, 37, 33).to(memory_format=form); threads = torch.get_num_threads()
+    x = torch.randn(2, 40, 37, 33).to(memory_format=form)
+    threads = torch.get_num_threads()
     try:
         results = []
-        for n in (1, 2, 3, 7): torch.set_num_threads(n); results.append(ops.filtered_lrelu(x, impl='cpu', **LAYER)); results.append(ops.filtered_lrelu(x[:1, :16], impl='cpu', **LAYER))
+        for n in (1, 2, 3, 7):
+            torch.set_num_threads(n)
+            results.append(ops.filtered_lrelu(x, impl='cpu', **LAYER))
+            results.append(ops.filtered_lrelu(x[:1, :16], impl='cpu', **LAYER))
     finally: torch.set_num_threads(threads)
     assert all(torch.equal(r, results[i % 2]) for i, r in enumerate(results))
 
 
 def test_called_from_many_threads():
-    xs = [torch.randn(1, 32, 40, 40) for _ in range(8)]; want = [ops.filtered_lrelu(x, **LAYER) for x in xs]; wrong = []
+    xs = [torch.randn(1, 32, 40, 40) for _ in range(8)]
+    want = [ops.filtered_lrelu(x, **LAYER) for x in xs]
+    wrong = []
     def work(i):
         for _ in range(10):
             if not torch.equal(ops.filtered_lrelu(xs[i], **LAYER), want[i]): wrong.append(i)
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    [t.start() for t in threads]; [t.join() for t in threads]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
     assert not wrong
 
 
@@ -133,19 +158,24 @@ def _child(queue, x): queue.put(ops.filtered_lrelu(x, **LAYER).sum().item())
 
 def test_forked_child_computes():
     "As a data loader's worker does."
-    x = torch.randn(1, 64, 40, 40); want = ops.filtered_lrelu(x, **LAYER).sum().item()
-    context = multiprocessing.get_context('fork'); queue = context.Queue()
-    p = context.Process(target=_child, args=(queue, x)); p.start()
+    x = torch.randn(1, 64, 40, 40)
+    want = ops.filtered_lrelu(x, **LAYER).sum().item()
+    context = multiprocessing.get_context('fork')
+    queue = context.Queue()
+    p = context.Process(target=_child, args=(queue, x))
+    p.start()
     assert queue.get(timeout=60) == want
     p.join(10)
 
 
 def test_no_up_sampled_intermediate():
     "Scratch memory stays below the size of the output, forward and backward."
-    u = cpu.fir_stage(F12, (2, 2), (1, 1), [9, 8, 9, 8], False, 4, (150, 150)); d = cpu.fir_stage(F12, (1, 1), (2, 2), [0] * 4, False, 1, u.out)
+    u = cpu.fir_stage(F12, (2, 2), (1, 1), [9, 8, 9, 8], False, 4, (150, 150))
+    d = cpu.fir_stage(F12, (1, 1), (2, 2), [0] * 4, False, 1, u.out)
     import numpy as np
     for g, stage in ((None, d), (d.transposed, u.transposed)):
-        for lanes in (1, 16): assert 2 * 4 * cpu.plan_fused(u, g, stage, lanes, np.dtype('float32'))[0].size < .2 * 4 * 512 * 150 * 150
+        for lanes in (1, 16):
+            assert 2 * 4 * cpu.plan_fused(u, g, stage, lanes, np.dtype('float32'))[0].size < .2 * 4 * 512 * 150 * 150
 
 
 def test_use_impl_is_what_auto_means():
@@ -156,15 +186,18 @@ def test_use_impl_is_what_auto_means():
 
 BAD = [
     (lambda x: ops.filtered_lrelu(x[0], **LAYER), 'shape [3, 9, 9]; accepted: four dimensions'),
-    (lambda x: ops.filtered_lrelu(x.int(), **LAYER), 'torch.int32, layout torch.strided; accepted: a dense tensor of a floating point type'),
+    (lambda x: ops.filtered_lrelu(x.int(), **LAYER),
+     'torch.int32, layout torch.strided; accepted: a dense tensor of a floating point type'),
     (lambda x: ops.filtered_lrelu(None), 'NoneType; accepted: a torch.Tensor'),
     (lambda x: ops.filtered_lrelu(x, up=0), 'up=0; accepted: a whole number of at least 1'),
     (lambda x: ops.filtered_lrelu(x, down=1.5), 'down=1.5; accepted'),
     (lambda x: ops.filtered_lrelu(x, padding='all'), "padding='all'; accepted"),
     (lambda x: ops.filtered_lrelu(x, clamp=-2), 'clamp=-2; accepted'),
-    (lambda x: ops.filtered_lrelu(x, fu=torch.zeros(2, 2, 2)), 'fu is a torch.float32 tensor of shape [2, 2, 2]; accepted'),
+    (lambda x: ops.filtered_lrelu(x, fu=torch.zeros(2, 2, 2)),
+     'fu is a torch.float32 tensor of shape [2, 2, 2]; accepted'),
     (lambda x: ops.filtered_lrelu(x, fd=torch.zeros(0)), 'fd is a torch.float32 tensor of shape [0]; accepted'),
-    (lambda x: ops.filtered_lrelu(x, b=torch.zeros(2)), 'b is [2], torch.float32; accepted: a floating point tensor with one value a channel, [3]'),
+    (lambda x: ops.filtered_lrelu(x, b=torch.zeros(2)),
+     'b is [2], torch.float32; accepted: a floating point tensor with one value a channel, [3]'),
     (lambda x: ops.filtered_lrelu(x, impl='gpu'), "impl='gpu' is not known; accepted: auto, definition, cpu"),
     (lambda x: ops.filtered_lrelu(x.half(), impl='cpu'), "impl='cpu' can't take torch.float16"),
     (lambda x: ops.upfirdn2d(x, torch.ones(12)), 'smaller than the filter of 12x12'),
@@ -176,7 +209,8 @@ BAD = [
     (lambda x: ops.filtered_lrelu(x, slope=torch.ones(1)), 'slope=tensor([1.]); accepted: a finite number'),
     (lambda x: ops.upfirdn2d(x, None, gain=float('nan')), 'gain=nan; accepted: a finite number'),
     (lambda x: ops.upfirdn2d(x, None, up=10 ** 9), 'accepted: up to 16777216 pixels along an axis'),
-    (lambda x: ops.upfirdn2d(x, None, down=40, impl='cpu'), "impl='cpu' can't take factors with a common multiple over 32"),
+    (lambda x: ops.upfirdn2d(x, None, down=40, impl='cpu'),
+     "impl='cpu' can't take factors with a common multiple over 32"),
     (lambda x: ops.bias_act(x, torch.arange(3)), 'b is [3], torch.int64; accepted'),
     (lambda x: ops.bias_act(x, act=['lrelu']), "act=['lrelu'] is not known; accepted: linear"),
     (lambda x: ops.bias_act(x, torch.zeros(3), dim=1.), 'dim=1.0; accepted'),

@@ -26,31 +26,37 @@ settings = settings['DEFAULT']
 
 def tracked():
     "The repository's files, as git knows them."
-    run = subprocess.run(['git', 'ls-files', '-z'], cwd=root, capture_output=True, text=True) if shutil.which('git') else None
+    run = (subprocess.run(['git', 'ls-files', '-z'], cwd=root, capture_output=True, text=True) if shutil.which('git')
+           else None)
     if run is None or run.returncode: pytest.skip('not a git checkout')
     return [o for o in run.stdout.split('\0') if o and (root / o).is_file()]
 
 
 def pins(python):
     "Package → pinned version, for one version of Python on Linux."
-    env = dict(python_version=python, python_full_version=python + '.9', sys_platform='linux', platform_system='Linux', os_name='posix',
-               platform_machine='x86_64', implementation_name='cpython', platform_python_implementation='CPython', extra='')
+    env = dict(python_version=python, python_full_version=python + '.9', sys_platform='linux',
+               platform_system='Linux', os_name='posix',
+               platform_machine='x86_64', implementation_name='cpython', platform_python_implementation='CPython',
+               extra='')
     lines = [o.split('  #')[0] for o in (root / 'requirements/dev.txt').read_text().splitlines() if o and o[0] != '#']
     found = [o for o in map(Requirement, lines) if not o.marker or o.marker.evaluate(env)]
     names = [o.name for o in found]
-    assert len(names) == len(set(names)), f'pinned twice for {python}: {sorted(o for o in set(names) if names.count(o) > 1)}'
+    assert (len(names) == len(set(names))), f'pinned twice for {python}: {sorted(o for o in set(names) if names.count(o) > 1)}'
     return env, {o.name.lower(): str(o.specifier) for o in found}
 
 
 def test_layout():
     top = {o.split('/')[0] for o in tracked()}
-    assert top == {'nbs', 'cleftgan_nb', 'data_cards', 'outputs', 'tests', 'workflow', 'requirements', '.ci', '.github', 'settings.ini', 'pyproject.toml', 'setup.py',
-                   'Makefile', 'README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'CHANGELOG.md', 'LICENSE', 'CITATION.cff', '.gitignore', '.gitattributes', '.importlinter', '.pre-commit-config.yaml'}
+    assert top == {'nbs', 'cleftgan_nb', 'data_cards', 'outputs', 'tests', 'workflow', 'requirements', '.ci',
+                   '.github', 'settings.ini', 'pyproject.toml', 'setup.py',
+                   'Makefile', 'README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'CHANGELOG.md', 'LICENSE',
+                   'CITATION.cff', '.gitignore', '.gitattributes', '.importlinter', '.pre-commit-config.yaml'}
 
 
 def test_nothing_made_is_tracked():
     ships = [o for o in tracked() if o.startswith('cleftgan_nb/assets/') and o.endswith('.safetensors')]
-    made = [o for o in tracked() if re.match(r'(outputs/(?!README\.md|(cpu|ada-514|h100|severity-adaptation|vision-aided)/[^/]+$)|_proc|_docs|\.venv)', o) or o.endswith(('.safetensors', '.pkl', '.pyc')) and o not in ships]
+    made = [o for o in tracked()
+            if re.match(r'(outputs/(?!README\.md|(cpu|ada-514|h100|severity-adaptation|vision-aided)/[^/]+$)|_proc|_docs|\.venv)', o) or o.endswith(('.safetensors', '.pkl', '.pyc')) and o not in ships]
     assert not made
     large = [o for o in tracked() if (root / o).stat().st_size > (16 if o in ships else 4) << 20]
     assert not large, 'files over 4 MiB, or models over 16 MiB'
@@ -60,7 +66,8 @@ def test_models_that_ship_have_cards():
     for o in tracked():
         if not o.startswith('cleftgan_nb/assets/') or not o.endswith('.safetensors'): continue
         card = root / 'data_cards' / f'{Path(o).stem}.md'
-        assert card.is_file() and sha256((root / o).read_bytes()).hexdigest() in card.read_text(encoding='utf-8'), f'{card.name} does not describe the {o} that ships'
+        assert (card.is_file() and sha256((root / o).read_bytes()).hexdigest()
+                in card.read_text(encoding='utf-8')), f'{card.name} does not describe the {o} that ships'
 
 
 def test_no_path_of_a_machine():
@@ -69,7 +76,8 @@ def test_no_path_of_a_machine():
     for name in tracked():
         data = (root / name).read_bytes()
         if b'\0' in data: continue
-        found += [f'{name}:{n}: {line.strip()[:100]}' for n, line in enumerate(data.decode().splitlines(), 1) if somewhere.search(line)]
+        found += [f'{name}:{n}: {line.strip()[:100]}' for n, line in enumerate(data.decode().splitlines(), 1)
+                  if somewhere.search(line)]
     assert not found, '\n'.join(found)
 
 
@@ -98,7 +106,7 @@ def test_pins_fulfill_settings(python):
     for wanted in map(Requirement, (settings['requirements'] + ' ' + settings['dev_requirements']).split()):
         if wanted.marker and not wanted.marker.evaluate(env): continue
         assert wanted.name in pinned, f'{wanted} has no pin for Python {python}: make lock'
-        assert SpecifierSet(str(wanted.specifier)).contains(pinned[wanted.name].removeprefix('==')), f'{wanted} is pinned to {pinned[wanted.name]}: make lock'
+        assert (SpecifierSet(str(wanted.specifier)).contains(pinned[wanted.name].removeprefix('=='))), f'{wanted} is pinned to {pinned[wanted.name]}: make lock'
     assert all(o.startswith('==') for o in pinned.values())
 
 
@@ -122,11 +130,14 @@ def test_no_version_is_known_to_be_bad(python):
     "Neither what is pinned nor the oldest that is accepted"
     env, pinned = pins(python)
     build = re.search(r'^requires = \["(.+)"\]$', (root / 'pyproject.toml').read_text(), re.M)[1]
-    wanted = [o for o in map(Requirement, [*settings['requirements'].split(), build]) if not o.marker or o.marker.evaluate(env)]
+    wanted = [o for o in map(Requirement, [*settings['requirements'].split(), build])
+              if not o.marker or o.marker.evaluate(env)]
     floors = {o.name: next(s.version for s in o.specifier if s.operator == '>=') for o in wanted}
     for name, versions, why in KNOWN_BAD:
         for version in (floors[name], pinned[name].removeprefix('==')):
-            assert not SpecifierSet(versions).contains(version) or (why.partition(':')[0], python) in NO_BETTER, f'{name} {version}: {why}; raise it in settings.ini'
+            assert (not SpecifierSet(versions).contains(version)
+                    or (why.partition(':')[0], python)
+                    in NO_BETTER), f'{name} {version}: {why}; raise it in settings.ini'
 
 
 def test_environment_is_the_pinned_one():
@@ -141,8 +152,10 @@ def test_modules_that_are_looked_for_are_in_the_packages_that_are_declared():
     from cleftgan_nb.study import preflight
     for module, extra in (preflight.PACKAGES | preflight.PHOTOS).items():
         if module == 'snakemake' and sys.version_info < (3, 11): continue
-        declared = [o.name for o in map(Requirement, requires('cleftgan_nb')) if o.marker and o.marker.evaluate(dict(extra=extra))]
-        assert module in {re.split('[./]', str(o))[0] for name in declared for o in files(name)}, f'the packages of the extra {extra} bring no {module}'
+        declared = [o.name for o in map(Requirement, requires('cleftgan_nb'))
+                    if o.marker and o.marker.evaluate(dict(extra=extra))]
+        assert (module in {re.split('[./]', str(o))[0] for name in declared
+                           for o in files(name)}), f'the packages of the extra {extra} bring no {module}'
     assert all(o.ok for o in preflight.packages(photographs=True))
 
 
@@ -160,7 +173,8 @@ def test_readme_links_lead_somewhere():
 
 def test_make_lists_its_targets():
     help = subprocess.run(['make'], cwd=root, capture_output=True, text=True).stdout
-    for target in ('test', 'study', 'bench', 'docs', 'lab', 'clean'): assert re.search(rf'^  {target} ', help, re.M), target
+    for target in ('test', 'study', 'bench', 'docs', 'lab', 'clean'):
+        assert re.search(rf'^  {target} ', help, re.M), target
 
 
 def test_workflows_make_what_anybody_makes():
@@ -170,27 +184,33 @@ def test_workflows_make_what_anybody_makes():
     for file in found:
         text = file.read_text(encoding='utf-8')
         steps = [o for job in yaml.safe_load(text)['jobs'].values() for o in job['steps']]
-        assert not [o['run'] for o in steps if not o.get('run', 'make').startswith(('make', '.ci/run'))] and '://' not in text, file.name
+        assert (not [o['run'] for o in steps if not o.get('run', 'make').startswith(('make', '.ci/run'))]
+                and '://' not in text), file.name
 
 
-def notebooks(): return sorted(str(o.relative_to(root)) for o in (root / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
+def notebooks():
+    return sorted(str(o.relative_to(root)) for o in (root / 'nbs').rglob('*.ipynb')
+                  if '.ipynb_checkpoints' not in o.parts)
 
 
 @pytest.mark.parametrize('notebook', notebooks())
 def test_notebook_says_what_it_is(notebook):
     found = nbformat.read(root / notebook, 4)
     first = found.cells[0]
-    assert first.cell_type == 'markdown' and re.match(r'# .+\n+> .+', first.source), 'starts with a title and one sentence below it'
+    assert (first.cell_type == 'markdown' and re.match(r'# .+\n+> .+',
+                                                       first.source)), 'starts with a title and one sentence below it'
     errors = [c.id for c in found.cells for o in c.get('outputs', []) if o.output_type == 'error']
     assert not errors, 'stored with an error in it'
-    assert 'widgets' not in found.metadata, 'stored with the state of widgets, which nothing shows: pictures stand for them'
+    assert ('widgets' not in found.metadata), 'stored with the state of widgets, which nothing shows: pictures stand for them'
 
 
 def test_executed_notebooks_are_slim():
     for o in tracked():
         if not re.match(r'outputs/.+\.ipynb$', o): continue
         found = nbformat.read(root / o, 4)
-        assert 'widgets' not in found.metadata and not [c.id for c in found.cells for out in c.get('outputs', []) if out.get('data', {}).keys() & {'image/jpeg', 'application/vnd.jupyter.widget-view+json'}], f'{o}: python workflow/slim.py makes it smaller'
+        assert 'widgets' not in found.metadata and not [c.id for c in found.cells for out in c.get('outputs', [])
+                                                        if out.get('data', {}).keys() & {'image/jpeg',
+                                                                'application/vnd.jupyter.widget-view+json'}], f'{o}: python workflow/slim.py makes it smaller'
 
 
 @pytest.mark.parametrize('notebook', [o for o in notebooks() if re.match('nbs/study/(0[1-9]|10)_', o)])
@@ -199,6 +219,8 @@ def test_study_notebook_checks_its_parameters(notebook):
     [tagged] = [i for i, c in enumerate(cells) if 'parameters' in c.metadata.get('tags', [])]
     named = {o.targets[0].id for o in ast.parse(cells[tagged].source).body}
     assert 'check_parameters(globals(),' in cells[tagged + 1].source
-    assert named == {o.arg for o in next(o for o in ast.walk(ast.parse(cells[tagged + 1].source)) if isinstance(o, ast.Call)
+    assert named == {o.arg for o in next(o for o in ast.walk(ast.parse(cells[tagged + 1].source))
+                                         if isinstance(o, ast.Call)
                                          and getattr(o.func, 'id', '') == 'check_parameters').keywords}
-    assert not any(re.match(r'#\|\s*export', c.source) for c in cells), 'what a second notebook would want belongs into the library'
+    assert (not any(re.match(r'#\|\s*export', c.source)
+                    for c in cells)), 'what a second notebook would want belongs into the library'

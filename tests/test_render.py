@@ -29,7 +29,8 @@ exec(PORTRAIT)
 @pytest.fixture(scope='module')
 def scene():
     head = H.build_head(H.sample_identity(SEED))
-    return head, replace(S.sample_look(SEED, head.identity), hair=None), R.sample_light(SEED), R.sample_camera(SEED, head)
+    return (head, replace(S.sample_look(SEED, head.identity), hair=None), R.sample_light(SEED),
+            R.sample_camera(SEED, head))
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +83,8 @@ def test_labels_stay_and_fine_points_start_with_the_coarse():
 
 def test_what_is_given_changes_nothing_else():
     one, two = H.sample_identity(7), H.sample_identity(7, age=.4, sex=0, ancestry=dict(asian=1))
-    assert (one.weight, one.muscle, one.details, one.asymmetry, one.expression) == (two.weight, two.muscle, two.details, two.asymmetry, two.expression)
+    assert ((one.weight, one.muscle, one.details, one.asymmetry, one.expression)
+            == (two.weight, two.muscle, two.details, two.asymmetry, two.expression))
     assert H.sample_identity(7, age=one.age, sex=one.sex, ancestry=one.ancestry) == one
 
 
@@ -96,7 +98,8 @@ def test_half_are_under_six():
 def test_heads_are_finite_and_eyes_stay_in_place(seed):
     head = H.build_head(H.sample_identity(seed))
     assert np.isfinite(head.fine).all()
-    np.testing.assert_allclose(H.eyes(head.coarse)[0].mean(0), H.eyes(H.mesh()['V'].astype(float))[0].mean(0), atol=1e-6)
+    np.testing.assert_allclose(H.eyes(head.coarse)[0].mean(0), H.eyes(H.mesh()['V'].astype(float))[0].mean(0),
+                               atol=1e-6)
     wings = head.fine[[head.vertex(7099), head.vertex(7099, 'right')], 0]
     assert wings[0] > 0 > wings[1]
 
@@ -105,7 +108,8 @@ def test_heads_are_finite_and_eyes_stay_in_place(seed):
 @given(st.floats(-60, 65))
 def test_skin_has_the_angle_that_was_asked_for(angle):
     color = S.skin_color(angle)
-    assert abs(S.ita(color) - angle) < 1e-6 and (0 < color).all() and (color < 1).all() and color[0] > color[1] > color[2]
+    assert (abs(S.ita(color) - angle) < 1e-6 and (0 < color).all() and (color < 1).all()
+            and color[0] > color[1] > color[2])
 
 
 @pytest.mark.parametrize('seed', range(6))
@@ -128,7 +132,8 @@ def test_masks_partition_the_picture(picture):
     assert set(picture.masks) == set(R.KINDS)
     assert all(m.dtype == bool and m.shape == (96, 96) for m in picture.masks.values())
     assert (sum(m.astype(int) for m in picture.masks.values()) == 1).all()
-    assert picture.masks['face skin'].mean() > .15 and picture.masks['lips'].sum() > 30 and picture.masks['eyes'].sum() > 20
+    assert (picture.masks['face skin'].mean() > .15 and picture.masks['lips'].sum() > 30
+            and picture.masks['eyes'].sum() > 20)
     assert not picture.masks['gap'].any()
 
 
@@ -150,7 +155,8 @@ def test_projection_scales_with_the_size(scene):
 
 def test_lips_and_eyes_lie_where_their_landmarks_are(scene, picture):
     head, camera = scene[0], scene[3]
-    for name, want in (('lips', head.coarse[[head.vertex(466), head.vertex(492)]].mean(0)), ('eyes', H.eyes(head.coarse)[0].mean(0))):
+    for name, want in (('lips', head.coarse[[head.vertex(466), head.vertex(492)]].mean(0)),
+                       ('eyes', H.eyes(head.coarse)[0].mean(0))):
         y, x = np.nonzero(picture.masks[name])
         assert np.hypot(*(np.array([x.mean() + .5, y.mean() + .5]) - camera.project(want[None], 96)[0])) < 5, name
 
@@ -179,7 +185,8 @@ def test_a_cut_removes_as_much_as_it_says(half_width):
     whole, opened = ((visible([square(0, 'skin', c)], AHEAD, n).part == 0).sum() for c in (None, cut))
     assert abs(1 - opened/whole - half_width) < .02
     behind = visible([square(0, 'skin', cut), square(-.5, 'gum', half=2)], AHEAD, n)
-    assert ((behind.hole < behind.depth) == ((behind.part == 1) & (behind.hole < 1e8))).all() and (behind.hole < behind.depth).any()
+    assert (((behind.hole < behind.depth) == ((behind.part == 1) & (behind.hole < 1e8))).all()
+            and (behind.hole < behind.depth).any())
 
 
 def test_a_gap_changes_nothing_far_away(scene, picture):
@@ -192,7 +199,8 @@ def test_a_gap_changes_nothing_far_away(scene, picture):
     apart = np.abs(opened.image.astype(int) - picture.image).max(-1)
     different = apart > 3   # a little more or less light may reach the cheek
     y, x = np.nonzero(different)
-    assert different.any() and (apart[:30] == 0).all() and np.hypot(*(camera.project(peak[None], 96)[0][:, None] - (x, y))).max() < 25
+    assert (different.any() and (apart[:30] == 0).all()
+            and np.hypot(*(camera.project(peak[None], 96)[0][:, None] - (x, y))).max() < 25)
     assert opened.image[opened.masks['gap']].mean() < picture.image[opened.masks['gap']].mean()
 
 
@@ -202,14 +210,17 @@ def test_the_mouths_depth_shows_between_the_lips_only(seed):
     parts, camera = R.head_parts(head, S.sample_look(seed, head.identity)), R.frontal(head)
     frame = visible(parts, camera, 192)
     y, x = np.nonzero(np.isin(frame.part, [k for k, p in enumerate(parts) if p.material in ('cavity', 'gum', 'teeth')]))
-    (left, right), slit = (camera.project(head.coarse[[head.vertex(v, s) for v, s in pair]], 192) for pair in (((7099, 'left'), (7099, 'right')), ((474, 'left'), (493, 'left'))))
+    (left, right), slit = (camera.project(head.coarse[[head.vertex(v, s) for v, s in pair]], 192)
+                           for pair in (((7099, 'left'), (7099, 'right')), ((474, 'left'), (493, 'left'))))
     assert (abs(x - slit[0, 0]) < .9*(left[0] - right[0])).all() and (abs(y - slit[:, 1].mean()) < 12).all()
 
 
 def test_tints_show(scene, picture):
     head, look, light, camera = scene
-    cheek = np.exp(-np.square((head.fine - head.fine[head.vertex(7099)])[:, :2] - (.25, 0)).sum(1)/.1**2) * (head.fine[:, 2] > .8)
-    red, pale = (R.render(R.head_parts(head, look, tint={k: cheek}), look, light, camera, 96).image.astype(float) for k in ('mucosa', 'scar'))
+    cheek = (np.exp(-np.square((head.fine - head.fine[head.vertex(7099)])[:, :2] - (.25, 0)).sum(1)/.1**2)
+             * (head.fine[:, 2] > .8))
+    red, pale = (R.render(R.head_parts(head, look, tint={k: cheek}), look, light, camera, 96).image.astype(float)
+                 for k in ('mucosa', 'scar'))
     spot = (np.abs(red - picture.image) > 8).any(-1)
     assert spot.sum() > 20
     assert (red[spot][:, 0]/red[spot][:, 1]).mean() > 1.1*(picture.image[spot][:, 0]/picture.image[spot][:, 1]).mean()
@@ -218,8 +229,10 @@ def test_tints_show(scene, picture):
 
 def test_noise_averages_out_in_smaller_pictures(scene, picture):
     "A smaller photograph's pixels are means of a larger one's."
-    for size, want in ((64, .0004375), (256, .00175), (1024, .007)): assert abs(R.grain(SEED, size).std()/want - 1) < .02, size
-    corner = lambda size: R.render(R.head_parts(*scene[:2]), scene[1], *scene[2:], size).image[:size//12, :size//12].astype(float)
+    for size, want in ((64, .0004375), (256, .00175), (1024, .007)):
+        assert abs(R.grain(SEED, size).std()/want - 1) < .02, size
+    corner = lambda size: R.render(R.head_parts(*scene[:2]), scene[1], *scene[2:],
+                                   size).image[:size//12, :size//12].astype(float)
     rough = {size: np.abs(np.diff(corner(size), 2, axis=0)).mean() for size in (64, 384)}
     assert rough[64] < 1 < rough[384], rough   # gray levels; 1.8 of noise would make it 3.5 in both
 
@@ -229,7 +242,8 @@ def test_backdrops_are_as_calm_as_prepare_leaves_them(kind):
     for seed in range(6):
         behind = srgb(S.backdrop(replace(S.sample_look(seed, H.sample_identity(seed)), backdrop=kind), 64))
         again = gaussian_filter(behind, (64/S.BACKGROUND_BLUR, 64/S.BACKGROUND_BLUR, 0), mode='nearest')
-        assert np.abs(behind - again).max() < .06 and max(np.abs(np.diff(behind, axis=a)).max() for a in (0, 1)) < .06, seed
+        assert (np.abs(behind - again).max() < .06 and max(np.abs(np.diff(behind, axis=a)).max() for a in (0, 1))
+                < .06), seed
 
 
 def test_most_stand_before_a_sheet_or_a_wall():
@@ -249,9 +263,11 @@ def test_a_beard_is_painted_on_the_lower_face_and_changes_no_mask(scene, picture
     grown = R.render(R.head_parts(head, look), replace(look, beard=(.9, .9)), light, camera, 96)
     assert all((grown.masks[k] == picture.masks[k]).all() for k in R.KINDS)
     at = lambda point: camera.project(point[None], 96)[0]
-    eye, nose, slit = (at(p) for p in (H.eyes(head.coarse)[0].mean(0), head.coarse[head.vertex(5072)], head.coarse[head.vertex(493)]))
+    eye, nose, slit = (at(p) for p in (H.eyes(head.coarse)[0].mean(0), head.coarse[head.vertex(5072)],
+                                       head.coarse[head.vertex(493)]))
     y, x = np.nonzero((np.abs(grown.image.astype(int) - picture.image) > 4).any(-1))
-    assert len(y) > 200 and y.min() > eye[1] - 4 and (np.abs(x[y < nose[1] - 4] + .5 - slit[0]) > 8).all()   # beside the nose, sideburns only
+    # beside the nose, sideburns only
+    assert len(y) > 200 and y.min() > eye[1] - 4 and (np.abs(x[y < nose[1] - 4] + .5 - slit[0]) > 8).all()
     below = slice(int(slit[1]) + 6, int(slit[1]) + 12), slice(int(slit[0]) - 4, int(slit[0]) + 4)
     assert grown.image[below].mean() < .9*picture.image[below].mean()
 
@@ -260,11 +276,15 @@ def test_a_beard_is_painted_on_the_lower_face_and_changes_no_mask(scene, picture
 def test_aspects_are_independent(scene, what):
     head, look, light, camera = scene
     small = lambda head=head, look=look, light=light: R.render(R.head_parts(head, look), look, light, camera, 32)
-    changed = dict(points=lambda: small(H.Head(head.identity, head.coarse, head.fine*1.02)), light=lambda: small(light=R.sample_light(9)),
+    changed = dict(points=lambda: small(H.Head(head.identity, head.coarse, head.fine*1.02)),
+                   light=lambda: small(light=R.sample_light(9)),
                    look=lambda: small(look=replace(look, iris=(.1, .2, .3))))[what]()
     still = small()
     corner = still.masks['background'] & changed.masks['background']
-    corner[2:] &= corner[:-2]; corner[:, 2:] &= corner[:, :-2]; corner[:-2] &= corner[2:]; corner[:, :-2] &= corner[:, 2:]
+    corner[2:] &= corner[:-2]
+    corner[:, 2:] &= corner[:, :-2]
+    corner[:-2] &= corner[2:]
+    corner[:, :-2] &= corner[:, 2:]
     assert (still.image[corner] == changed.image[corner]).all() and (still.image != changed.image).any()
 
 
@@ -282,7 +302,8 @@ def test_aspects_are_independent(scene, what):
     (lambda: S.sample_look(1, 'me'), 'str is not an identity'),
     (lambda: square(0, 'glass'), "material='glass'; accepted: skin, cloth"),
     (lambda: square(0, 'skin', np.zeros((3, 2))), 'cut of the skin is [3, 2]; accepted: [4, 2]'),
-    (lambda: R.Part(np.zeros((4, 3)), np.array([[0, 1, 2]]), np.zeros((4, 2)), 'gum', tint=dict(scar=np.zeros(3))), "tint 'scar' of the gum is [3]; accepted: [4]"),
+    (lambda: R.Part(np.zeros((4, 3)), np.array([[0, 1, 2]]), np.zeros((4, 2)), 'gum', tint=dict(scar=np.zeros(3))),
+     "tint 'scar' of the gum is [3]; accepted: [4]"),
 ))
 def test_errors_say_what_is_accepted(call, words):
     with pytest.raises(ValueError) as e: call()
@@ -296,8 +317,11 @@ def test_errors_of_parts_and_pictures(scene):
             (lambda: R.head_parts(head, look, cut=np.zeros((5, 2))), 'cut has 5 rows; accepted: 78109'),
             (lambda: R.head_parts(head, look, tint=dict(scar=np.zeros(5))), 'scar has 5 rows; accepted: 78109'),
             (lambda: R.render([], look, light, camera), 'parts: accepted: a list of Part'),
-            (lambda: R.render([square(0, 'skin')], look, camera, light), 'Camera is not a Light; accepted: what sample_light(…) returns'),
-            (lambda: R.render([square(0, 'skin')], look, light, camera, 7), 'size=7; accepted: a whole number of pixels from 8 to 2048'),
-            (lambda: R.render([square(0, 'skin')], look, light, camera, 32, 0), 'samples=0; accepted: a whole number from 1 to 8')):
+            (lambda: R.render([square(0, 'skin')], look, camera, light),
+             'Camera is not a Light; accepted: what sample_light(…) returns'),
+            (lambda: R.render([square(0, 'skin')], look, light, camera, 7),
+             'size=7; accepted: a whole number of pixels from 8 to 2048'),
+            (lambda: R.render([square(0, 'skin')], look, light, camera, 32, 0),
+             'samples=0; accepted: a whole number from 1 to 8')):
         with pytest.raises(ValueError) as e: call()
         assert words in str(e.value)

@@ -28,12 +28,22 @@ from clinic import N, NAME, clinic
 root = Path(__file__).resolve().parent.parent
 smoke = root / 'workflow/profiles/smoke.yaml'
 networks = yaml.safe_load(smoke.read_text())['networks']
-trained = [f'{run}-{network}{o}' for run in ('base', 'finetuned') for network in networks for o in ('.png', '-lapse.png', '-curves.png', '.csv')]
-figures = [*trained, *(f'finetuned-{o}-distance.{e}' for o in networks for e in ('png', 'csv')), 'augmentation-curves.png', 'augmentation-unseen.png', 'augmentation-settled.csv', 'augmentation.csv',
-           'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv', 'compared.png', 'compare.png', 'compare.csv', 'compare-readable.csv', 'compare-trained.csv', 'compare-noise.csv', 'severity.png', 'severity.csv',
-           'walk-w.png', 'walk-z.png', 'walk.gif', 'path-length.csv', 'path-length.png', 'directions.png', 'directions.csv', 'composition.csv', 'composition.png', 'copies.csv', 'neighbors-efficientnet_lite0.png', 'neighbors-pixels_16.png',
-           'preprocessing.png', 'ablations.png', 'ablations.csv', *(f'truth-{o}.{e}' for o in ('severity', 'dish', 'distances', 'copies', 'modes') for e in ('png', 'csv')), 'usefulness.png', 'usefulness.csv', 'usefulness-gain.csv']
-made = [*figures, *(f'{o}.json' for o in figures), *(f'{run}-{o}.safetensors' for run in ('base', 'finetuned') for o in networks), *(f'finetuned-{o}.gif' for o in networks), 'cleft.zip', 'normal.zip', 'unseen.zip']
+trained = [f'{run}-{network}{o}' for run in ('base', 'finetuned') for network in networks
+           for o in ('.png', '-lapse.png', '-curves.png', '.csv')]
+figures = [*trained, *(f'finetuned-{o}-distance.{e}' for o in networks for e in ('png', 'csv')),
+           'augmentation-curves.png', 'augmentation-unseen.png', 'augmentation-settled.csv', 'augmentation.csv',
+           'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv', 'compared.png',
+           'compare.png', 'compare.csv', 'compare-readable.csv', 'compare-trained.csv', 'compare-noise.csv',
+           'severity.png', 'severity.csv',
+           'walk-w.png', 'walk-z.png', 'walk.gif', 'path-length.csv', 'path-length.png', 'directions.png',
+           'directions.csv', 'composition.csv', 'composition.png', 'copies.csv', 'neighbors-efficientnet_lite0.png',
+           'neighbors-pixels_16.png',
+           'preprocessing.png', 'ablations.png', 'ablations.csv',
+           *(f'truth-{o}.{e}' for o in ('severity', 'dish', 'distances', 'copies', 'modes') for e in ('png', 'csv')),
+           'usefulness.png', 'usefulness.csv', 'usefulness-gain.csv']
+made = [*figures, *(f'{o}.json' for o in figures),
+        *(f'{run}-{o}.safetensors' for run in ('base', 'finetuned') for o in networks),
+        *(f'finetuned-{o}.gif' for o in networks), 'cleft.zip', 'normal.zip', 'unseen.zip']
 timed = ['compare-speed.csv', 'compare-speed.csv.json', 'manifest.json']      # these may differ from run to run
 pytestmark = pytest.mark.slow
 needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakemake needs Python 3.11')
@@ -46,15 +56,18 @@ def command(folder, profile=smoke, *more):
     return dict(args=line, cwd=folder, env=env, text=True)
 
 
-def workflow(folder, *more, profile=smoke): return subprocess.run(**command(folder, profile, *more), capture_output=True, timeout=900)
+def workflow(folder, *more, profile=smoke):
+    return subprocess.run(**command(folder, profile, *more), capture_output=True, timeout=900)
 
 
 def killed(folder, seconds):
     "Start the workflow, and kill everything after some seconds."
-    run = subprocess.Popen(**command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    run = subprocess.Popen(**command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                           start_new_session=True)
     try: run.wait(seconds)
     except subprocess.TimeoutExpired: os.killpg(run.pid, signal.SIGKILL)
-    run.wait(); time.sleep(3)        # the notebooks' kernels notice within a second that they are alone
+    run.wait()
+    time.sleep(3)   # the notebooks' kernels notice within a second that they are alone
 
 
 def finished(study='smoke'):
@@ -80,15 +93,18 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize('name', made)
 def test_two_runs_make_the_same_bytes(runs, name):
     first, second = [(o / name).read_bytes() for o in runs]
-    assert (len(first.splitlines()) > 1 if name.endswith('.csv') else len(first) > 100) and first == second      # a table has a row below its head
+    # a table has a row below its head
+    assert (len(first.splitlines()) > 1 if name.endswith('.csv') else len(first) > 100) and first == second
 
 
 @needs_snakemake
 def test_picture_carries_its_recipe(runs):
     recipe = read_recipe(runs[0] / 'finetuned-stylegan3-t-lapse.png')
     assert recipe == json.loads((runs[0] / 'finetuned-stylegan3-t-lapse.png.json').read_text())
-    assert recipe['kind'] == 'synthetic' and 'no patient' in recipe['data'] and '0.16 thousand images' in recipe['title']
-    assert recipe['inputs'] == {'base': sha256(runs[0] / 'base-stylegan3-t.safetensors'), 'data': sha256(runs[0] / 'cleft.zip')}
+    assert (recipe['kind'] == 'synthetic' and 'no patient' in recipe['data']
+            and '0.16 thousand images' in recipe['title'])
+    assert recipe['inputs'] == {'base': sha256(runs[0] / 'base-stylegan3-t.safetensors'),
+                                'data': sha256(runs[0] / 'cleft.zip')}
     assert recipe['parameters']['kimg'] == yaml.safe_load(smoke.read_text())['finetune']['kimg']
     assert {'cleftgan_nb', 'torch', 'python'} <= recipe['versions'].keys() and recipe['machine']['processor']
 
@@ -101,11 +117,14 @@ def test_log_has_a_row_for_each_tick(runs):
 
 @needs_snakemake
 def test_fine_tuning_starts_from_the_base(runs):
-    base, tuned = [checkpoints.load(runs[0] / f'{o}.safetensors') for o in ('base-stylegan3-t', 'finetuned-stylegan3-t')]
-    assert base.meta['provenance']['data'] == 'normal.zip' and tuned.meta['provenance']['data'] == 'cleft.zip' and tuned.meta['license'] == 'CC0-1.0'
+    base, tuned = [checkpoints.load(runs[0] / f'{o}.safetensors')
+                   for o in ('base-stylegan3-t', 'finetuned-stylegan3-t')]
+    assert (base.meta['provenance']['data'] == 'normal.zip' and tuned.meta['provenance']['data'] == 'cleft.zip'
+            and tuned.meta['license'] == 'CC0-1.0')
     first = sorted((runs[0] / 'runs').glob('finetuned-stylegan3-t-*'))[0] / 'fakes-000000.png'
     last = sorted((runs[0] / 'runs').glob('base-stylegan3-t-*'))[0] / 'fakes-000000.160.png'
-    assert abs(np.asarray(Image.open(first), float) - np.asarray(Image.open(last), float)).mean() < 1    # but for half precision
+    # but for half precision
+    assert abs(np.asarray(Image.open(first), float) - np.asarray(Image.open(last), float)).mean() < 1
 
 
 @needs_snakemake
@@ -119,7 +138,8 @@ def test_manifest_lists_what_is_there(runs):
 def test_cohort_figures_say_that_they_show_phantoms(runs):
     for name in ('cleft.png', 'normal.png', 'measures.png'): assert 'no patient' in read_recipe(runs[0] / name)['data']
     rows = list(csv.DictReader((runs[0] / 'measures.csv').open()))
-    assert {o['measure'] for o in rows} >= {'cleft_width_ratio', 'nostril_width_ratio'} and {o['when'] for o in rows} == {'before', 'after'}
+    assert ({o['measure'] for o in rows} >= {'cleft_width_ratio', 'nostril_width_ratio'}
+            and {o['when'] for o in rows} == {'before', 'after'})
 
 
 @needs_snakemake
@@ -127,15 +147,19 @@ def test_ablations_take_the_runs_of_augmentation(runs):
     made = sorted(o.name.rsplit('-', 1)[0] for o in (runs[0] / 'runs').iterdir() if o.is_dir())
     assert made.count('augment-none') == made.count('augment-ada') == 1 and made.count('ablation') == 3
     rows = {o['variant']: o for o in csv.DictReader((runs[0] / 'ablations.csv').open())}
-    assert rows.keys() == {'another real sample', 'before', 'no augmentation', 'fixed p = 0.2', 'ADA, 24 images', 'Freeze-D, 3 layers', '12 images', 'ψ = 0.5'}
-    assert float(rows['fixed p = 0.2']['augment_p']) == .2 and float(rows['no augmentation']['augment_p']) == 0 and rows['12 images']['training_images'] == '12'
+    assert rows.keys() == {'another real sample', 'before', 'no augmentation', 'fixed p = 0.2', 'ADA, 24 images',
+                           'Freeze-D, 3 layers', '12 images', 'ψ = 0.5'}
+    assert (float(rows['fixed p = 0.2']['augment_p']) == .2 and float(rows['no augmentation']['augment_p']) == 0
+            and rows['12 images']['training_images'] == '12')
 
 
 @needs_snakemake
 def test_the_measures_see_what_was_done(runs):
     copies = list(csv.DictReader((runs[0] / 'truth-copies.csv').open()))
-    assert all(o['found'] == o['planted'] for o in copies if o['copies'] in ('as it is', 'mirrored')) and all(o['wrongly'] == '0' for o in copies)
-    dish = [o for o in csv.DictReader((runs[0] / 'truth-dish.csv').open()) if o['by'] == 'truth' and o['change'] == 'shifted']
+    assert (all(o['found'] == o['planted'] for o in copies if o['copies'] in ('as it is', 'mirrored'))
+            and all(o['wrongly'] == '0' for o in copies))
+    dish = [o for o in csv.DictReader((runs[0] / 'truth-dish.csv').open())
+            if o['by'] == 'truth' and o['change'] == 'shifted']
     assert float(dish[-1]['wasserstein']) > float(dish[0]['wasserstein'])
     arms = {o['trained_on'] for o in csv.DictReader((runs[0] / 'usefulness.csv').open())}
     assert arms == {'real', 'generated', 'both', 'rated'}
@@ -143,10 +167,13 @@ def test_the_measures_see_what_was_done(runs):
 
 @needs_snakemake
 def test_nothing_else_is_left_behind(runs):
-    notebooks = [*(f'{o}-{n}' for o in ('02_base', '03_finetune') for n in networks), '01_cohort', '04_augmentation', '05_compare', '06_latents', '07_people', '08_ablations', '09_truth', '10_usefulness']
+    notebooks = [*(f'{o}-{n}' for o in ('02_base', '03_finetune') for n in networks), '01_cohort', '04_augmentation',
+                 '05_compare', '06_latents', '07_people', '08_ablations', '09_truth', '10_usefulness']
     logs = {f'{o}.log' for o in ('cleft', 'normal', 'unseen', 'report')}
     vectors = {o.name for o in runs[0].glob('*.svg') if o.with_suffix('.png').name in figures}
-    assert len(vectors) > 15 and {o.name for o in runs[0].iterdir()} == {*made, *timed, *logs, *vectors, 'report.html', 'runs', *(f'{o}.{e}' for o in notebooks for e in ('ipynb', 'log', 'html'))}
+    assert (len(vectors) > 15 and {o.name for o in runs[0].iterdir()}
+            == {*made, *timed, *logs, *vectors, 'report.html', 'runs',
+                *(f'{o}.{e}' for o in notebooks for e in ('ipynb', 'log', 'html'))})
 
 
 @needs_snakemake
@@ -156,7 +183,8 @@ def test_report_leads_from_each_number_to_its_cell(runs):
     links = set(re.findall(r'href="([\w.-]+\.html)#(cell-id=[\w-]+)"', text))
     assert len(links) > 20
     for page, anchor in links: assert f'id="{anchor}"' in (runs[0] / page).read_text()
-    row = next(o for o in csv.DictReader((runs[0] / 'compare.csv').open()) if o['name'] == 'dish' and o['images'] == 'stylegan3-t, fine-tuned')
+    row = next(o for o in csv.DictReader((runs[0] / 'compare.csv').open())
+               if o['name'] == 'dish' and o['images'] == 'stylegan3-t, fine-tuned')
     assert f"{float(row['value']):.3g} [" in text
 
 
@@ -180,42 +208,56 @@ def photographed(runs, tmp_path_factory):
 
 @needs_snakemake
 def test_a_study_of_photographs_is_of_those_that_were_given(photographed):
-    folder, out = photographed; seen = photographs(folder)
+    folder, out = photographed
+    seen = photographs(folder)
     listed = {o['name']: o['accepted'] for o in csv.DictReader((out / 'prepared/report.csv').open())}
     assert listed.keys() == {o.name for o in folder.iterdir()} and len(listed) == N
     about = json.loads((out / 'photographs.json').read_text())
-    assert about == dict(folder=NAME, files=N, fingerprint=seen['fingerprint'], prepared=list(listed.values()).count('True'), rejected=about['rejected']) and about['prepared'] >= 32
-    assert html.escape(f"the folder {NAME!r} with {N} files, fingerprint {seen['fingerprint']}; {about['prepared']} were prepared") in (out / 'report.html').read_text()
-    assert json.loads((out / 'manifest.json').read_text())['profile']['data'] == dict(folder=NAME, files=N, fingerprint=seen['fingerprint'])
-    assert len(ImageFolderDataset(out / 'photographs-train.zip')) + len(ImageFolderDataset(out / 'photographs-unseen.zip')) == about['prepared']
-    assert 'not to be passed on' in read_recipe(out / 'finetuned-stylegan2-lapse.png')['data'] and 'no patient' in read_recipe(out / 'truth-severity.png')['data']
+    assert about == dict(folder=NAME, files=N, fingerprint=seen['fingerprint'],
+                         prepared=list(listed.values()).count('True'),
+                         rejected=about['rejected']) and about['prepared'] >= 32
+    assert html.escape(f"the folder {NAME!r} with {N} files, fingerprint {seen['fingerprint']}; {about['prepared']} "
+                       "were prepared") in (out / 'report.html').read_text()
+    assert (json.loads((out / 'manifest.json').read_text())['profile']['data']
+            == dict(folder=NAME, files=N, fingerprint=seen['fingerprint']))
+    assert (len(ImageFolderDataset(out / 'photographs-train.zip'))
+            + len(ImageFolderDataset(out / 'photographs-unseen.zip')) == about['prepared'])
+    assert ('not to be passed on' in read_recipe(out / 'finetuned-stylegan2-lapse.png')['data']
+            and 'no patient' in read_recipe(out / 'truth-severity.png')['data'])
 
 
 @needs_snakemake
 def test_a_study_of_photographs_takes_what_is_there(photographed):
     _, out = photographed
-    for name in ('base-stylegan2.png', 'base-stylegan2-curves.svg', 'truth-severity.csv', '09_truth.ipynb'): assert (out / name).read_bytes() == (out.parent / 'smoke' / name).read_bytes()
+    for name in ('base-stylegan2.png', 'base-stylegan2-curves.svg', 'truth-severity.csv', '09_truth.ipynb'):
+        assert (out / name).read_bytes() == (out.parent / 'smoke' / name).read_bytes()
     assert not list(out.glob('base*.safetensors')) and not (out / 'cleft.zip').exists()
     text = (out / 'report.html').read_text()
-    assert all(f'id="{o}"' in text for o in ('base-stylegan2-lapse.png', 'finetuned-stylegan2-distance.csv', 'compare.csv', 'truth-dish.csv', 'copies.csv', 'ablations.csv')) and '02_base-stylegan2.html#' in text and 'usefulness' not in text
+    assert all(f'id="{o}"' in text for o in ('base-stylegan2-lapse.png', 'finetuned-stylegan2-distance.csv',
+                                             'compare.csv', 'truth-dish.csv', 'copies.csv',
+                                             'ablations.csv')) and '02_base-stylegan2.html#' in text and 'usefulness' not in text
 
 
 @needs_snakemake
 def test_results_do_not_tell_where_the_photographs_lie(photographed):
-    folder, out = photographed; place = json.loads((out.parent / '.smoke-photographs.json').read_text())['data']['folder']
+    folder, out = photographed
+    place = json.loads((out.parent / '.smoke-photographs.json').read_text())['data']['folder']
     told = [o for o in out.rglob('*') if o.is_file() and place.encode() in o.read_bytes()]
-    listed = [o for o in (out.parent.parent / '.snakemake/metadata').iterdir() if re.search(rb'patient \d', o.read_bytes())]
+    listed = [o for o in (out.parent.parent / '.snakemake/metadata').iterdir()
+              if re.search(rb'patient \d', o.read_bytes())]
     assert not told and not listed and Path(place).name == NAME
 
 
 @needs_snakemake
 def test_a_notebook_that_fails_stays_to_be_read(tmp_path):
-    profile = yaml.safe_load(smoke.read_text()); profile['cohort'] |= dict(cleft=4, normal=4, columns=0)
+    profile = yaml.safe_load(smoke.read_text())
+    profile['cohort'] |= dict(cleft=4, normal=4, columns=0)
     (tmp_path / 'broken.yaml').write_text(yaml.safe_dump(profile))
     run = workflow(tmp_path, 'outputs/smoke/people.png', profile=tmp_path / 'broken.yaml')
     assert run.returncode and 'columns: got 0; a whole number from 1 to 32 is accepted' in run.stdout + run.stderr
     executed = json.loads((tmp_path / 'outputs/smoke/01_cohort.ipynb').read_text())
-    assert any(o['output_type'] == 'error' and 'columns: got 0' in o['evalue'] for c in executed['cells'] for o in c.get('outputs', []))
+    assert any(o['output_type'] == 'error' and 'columns: got 0' in o['evalue'] for c in executed['cells']
+               for o in c.get('outputs', []))
 
 
 @needs_snakemake
@@ -236,7 +278,8 @@ def test_only_one_runs_at_a_time(tmp_path):
 def test_notebook_refuses(tmp_path, given, told):
     (tmp_path / 'faces.zip').write_bytes(b'none')
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(root / 'nbs/study/03_finetune.ipynb', tmp_path / 'run.ipynb', dict(folder=str(tmp_path)) | given,
+        papermill.execute_notebook(root / 'nbs/study/03_finetune.ipynb', tmp_path / 'run.ipynb',
+                                   dict(folder=str(tmp_path)) | given,
                                    progress_bar=False, cwd=tmp_path)
     assert told in str(caught.value.evalue)
     assert not list(tmp_path.glob('*.png'))
@@ -246,20 +289,24 @@ def test_notebook_refuses(tmp_path, given, told):
 def gray(tmp_path_factory):
     "A dataset of ours that knows nothing of clefts."
     path = tmp_path_factory.mktemp('gray') / 'gray.zip'
-    return write_dataset(path, ((np.full((64, 64, 3), 10*i, np.uint8), None, dict(number=i)) for i in range(20)), about=dict(kind='gray squares', license='CC0-1.0'))
+    return write_dataset(path, ((np.full((64, 64, 3), 10*i, np.uint8), None, dict(number=i)) for i in range(20)),
+                         about=dict(kind='gray squares', license='CC0-1.0'))
 
 
 @pytest.mark.parametrize('notebook, given, told', [
     ('08_ablations', dict(data='gray', images=[2]), 'images: got 2; whole numbers from 3 on are accepted'),
     ('08_ablations', dict(data='gray', images=[12], psi=['half']), "psi: got 'half'; numbers from 0 to 2 are accepted"),
     ('09_truth', dict(sizes=[8]), 'sizes: got 8; a list of whole numbers from 16 on is accepted'),
-    ('09_truth', dict(cleft='gray', unseen='gray', normal='gray'), 'knows nothing of severities; this notebook needs phantoms'),
-    ('10_usefulness', dict(real=[8], folds=5), 'real: got 8; a list of whole numbers from 10 on, two a fold, is accepted'),
+    ('09_truth', dict(cleft='gray', unseen='gray', normal='gray'),
+     'knows nothing of severities; this notebook needs phantoms'),
+    ('10_usefulness', dict(real=[8], folds=5), 'real: got 8; a list of whole numbers from 10 on, two a fold, is '
+                                               'accepted'),
 ])
 def test_further_notebooks_refuse(gray, tmp_path, notebook, given, told):
     given = {k: str(gray) if v == 'gray' else v for k, v in given.items()}
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(root / f'nbs/study/{notebook}.ipynb', tmp_path / 'run.ipynb', dict(folder=str(tmp_path)) | given, progress_bar=False, cwd=tmp_path)
+        papermill.execute_notebook(root / f'nbs/study/{notebook}.ipynb', tmp_path / 'run.ipynb',
+                                   dict(folder=str(tmp_path)) | given, progress_bar=False, cwd=tmp_path)
     assert told in str(caught.value.evalue)
     assert not list(tmp_path.glob('*.png'))
 
@@ -268,13 +315,25 @@ def test_executed_notebooks_hold_each_picture_once(tmp_path):
     import base64, io
     from PIL import Image
     image, png, jpeg = Image.effect_noise((64, 64), 90).convert('RGB'), io.BytesIO(), io.BytesIO()
-    image.save(png, 'PNG', compress_level=0); image.save(jpeg, 'JPEG')
-    data = {'image/png': base64.b64encode(png.getvalue()).decode(), 'image/jpeg': base64.b64encode(jpeg.getvalue()).decode(), 'text/plain': ['noise'], 'application/vnd.jupyter.widget-view+json': dict(model_id='gone')}
+    image.save(png, 'PNG', compress_level=0)
+    image.save(jpeg, 'JPEG')
+    data = {'image/png': base64.b64encode(png.getvalue()).decode(),
+            'image/jpeg': base64.b64encode(jpeg.getvalue()).decode(), 'text/plain': ['noise'],
+            'application/vnd.jupyter.widget-view+json': dict(model_id='gone')}
     path = tmp_path / 'a.ipynb'
-    path.write_text(json.dumps(dict(cells=[dict(cell_type='code', source=[], outputs=[dict(output_type='display_data', data=dict(data)), dict(output_type='display_data', data={'text/plain': ['samples:   0%|          | 0/3 [00:00<?, ?images/s]']}), dict(output_type='stream', text=['words'])])], metadata=dict(widgets=dict(state='much'), kernelspec={}))))
+    path.write_text(json.dumps(dict(cells=[dict(cell_type='code', source=[],
+                                                outputs=[dict(output_type='display_data', data=dict(data)),
+                                                         dict(output_type='display_data',
+                                                              data={'text/plain': ['samples:   0%|          | 0/3 '
+                                                                      '[00:00<?, ?images/s]']}),
+                                                                      dict(output_type='stream', text=['words'])])],
+                                                                      metadata=dict(widgets=dict(state='much'),
+                                                                              kernelspec={}))))
     before = path.stat().st_size
     for _ in range(2): subprocess.run([sys.executable, root / 'workflow/slim.py', path], check=True)
-    slimmed = json.loads(path.read_text()); [picture, words] = slimmed['cells'][0]['outputs']
+    slimmed = json.loads(path.read_text())
+    [picture, words] = slimmed['cells'][0]['outputs']
     assert slimmed['metadata'] == dict(kernelspec={})
-    assert path.stat().st_size < before and set(picture['data']) == {'image/png', 'text/plain'} and words['text'] == ['words']
+    assert (path.stat().st_size < before and set(picture['data']) == {'image/png', 'text/plain'}
+            and words['text'] == ['words'])
     assert Image.open(io.BytesIO(base64.b64decode(picture['data']['image/png']))).tobytes() == image.tobytes()

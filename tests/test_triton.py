@@ -11,7 +11,8 @@ TESTS = Path(__file__).parent
 
 def python(*args, interpret, cwd=TESTS, **env):
     "Run Python in a process of its own, because Triton decides when it is imported who runs its kernels."
-    env = {**os.environ, 'PYTHONPATH': str(Path(ops.__file__).parents[2]), 'TRITON_INTERPRET': '1' if interpret else '0', 'OMP_NUM_THREADS': '1', **env}
+    env = {**os.environ, 'PYTHONPATH': str(Path(ops.__file__).parents[2]),
+           'TRITON_INTERPRET': '1' if interpret else '0', 'OMP_NUM_THREADS': '1', **env}
     run = subprocess.run([sys.executable, *map(str, args)], env=env, cwd=cwd, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-3000:]
     return run.stdout
@@ -44,8 +45,11 @@ def test_compiled_for_gpus_that_are_not_here(tmp_path):
 
 def test_a_cpu_needs_the_interpreter(monkeypatch):
     monkeypatch.setattr(dispatch._triton(), 'INTERPRETED', False)
-    for call in (lambda x: ops.bias_act(x, impl='triton'), lambda x: ops.upfirdn2d(x, None, impl='triton'), lambda x: ops.filtered_lrelu(x, impl='triton')):
-        with pytest.raises(ValueError, match="impl='triton' can't take a tensor on cpu, unless TRITON_INTERPRET=1 is set before Python starts"): call(torch.zeros(1, 3, 9, 9))
+    for call in (lambda x: ops.bias_act(x, impl='triton'), lambda x: ops.upfirdn2d(x, None, impl='triton'),
+                 lambda x: ops.filtered_lrelu(x, impl='triton')):
+        with pytest.raises(ValueError, match="impl='triton' can't take a tensor on cpu, unless TRITON_INTERPRET=1 is "
+                                             "set before Python starts"):
+            call(torch.zeros(1, 3, 9, 9))
     assert dispatch.choose('auto', torch.zeros(1)) == 'cpu'
 
 
@@ -53,10 +57,14 @@ def test_without_triton(monkeypatch):
     "A GPU takes the definition and says so; impl='triton' says what to install."
     class Gpu:
         device, dtype = torch.device('cuda', 0), torch.float16
-    dispatch._triton.cache_clear(); monkeypatch.setitem(sys.modules, 'cleftgan_nb.ops.triton_act', None)
+    dispatch._triton.cache_clear()
+    monkeypatch.setitem(sys.modules, 'cleftgan_nb.ops.triton_act', None)
     try:
-        with pytest.warns(UserWarning, match='without Triton, operators on a GPU take the definition, slowly: pip install triton'): assert dispatch.choose('auto', Gpu) == 'definition'
-        with pytest.raises(ValueError, match="impl='triton' can't take anything without the package triton"): dispatch.choose('triton', Gpu)
+        with pytest.warns(UserWarning, match='without Triton, operators on a GPU take the definition, slowly: pip '
+                                             'install triton'):
+            assert dispatch.choose('auto', Gpu) == 'definition'
+        with pytest.raises(ValueError, match="impl='triton' can't take anything without the package triton"):
+            dispatch.choose('triton', Gpu)
     finally: dispatch._triton.cache_clear()
 
 
@@ -71,5 +79,7 @@ def test_which_gpu(monkeypatch, capability, chosen):
 
 
 def test_triton_is_not_imported_before_it_is_needed():
-    out = python('-c', 'import sys, torch; from cleftgan_nb import ops, networks; ops.bias_act(torch.zeros(1, 3, 4, 4)); print([m for m in sys.modules if m.startswith("cleftgan_nb.ops.triton")])', interpret=False)
+    out = python('-c', 'import sys, torch; from cleftgan_nb import ops, networks; ops.bias_act(torch.zeros(1, 3, 4, '
+                       '4)); print([m for m in sys.modules if m.startswith("cleftgan_nb.ops.triton")])',
+                       interpret=False)
     assert out.strip() == '[]'

@@ -26,7 +26,8 @@ def run(*command, **more):
 def wheel(tmp_path_factory):
     "Built from a copy, so that no leftover of an earlier build gets in, nor anything into the checkout."
     copy = tmp_path_factory.mktemp('source') / 'checkout'
-    leave = shutil.ignore_patterns('.git', '.venv*', 'outputs', 'build', 'dist', '*.egg-info', '.snakemake', '__pycache__', '.ipynb_checkpoints')
+    leave = shutil.ignore_patterns('.git', '.venv*', 'outputs', 'build', 'dist', '*.egg-info', '.snakemake',
+                                   '__pycache__', '.ipynb_checkpoints')
     shutil.copytree(root, copy, ignore=leave)
     run(sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', copy / 'dist', copy)
     [wheel] = (copy / 'dist').iterdir()
@@ -37,7 +38,9 @@ def test_holds_the_library_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as z:
         names = {o for o in z.namelist() if '.dist-info/' not in o}
         info = {o.split('.dist-info/')[1] for o in z.namelist() if '.dist-info/' in o}
-    wanted = [*(root / 'cleftgan_nb').rglob('*.py'), *(o for folder in ('assets', 'data/assets') for o in (root / 'cleftgan_nb' / folder).rglob('*') if o.is_file())]
+    wanted = [*(root / 'cleftgan_nb').rglob('*.py'),
+              *(o for folder in ('assets', 'data/assets') for o in (root / 'cleftgan_nb' / folder).rglob('*')
+                if o.is_file())]
     assert names == {str(o.relative_to(root)) for o in wanted}
     assert {'METADATA', 'entry_points.txt', 'licenses/LICENSE'} <= info
 
@@ -47,9 +50,11 @@ def elsewhere(wheel, tmp_path_factory):
     "An environment with the wheel and what the wheel asks for, at the pinned versions; and an empty folder to work in."
     folder = tmp_path_factory.mktemp('elsewhere')
     venv.create(folder / 'env', with_pip=True)
-    run(folder / 'env/bin/python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--constraint', root / 'requirements/dev.txt', wheel)
+    run(folder / 'env/bin/python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--constraint',
+        root / 'requirements/dev.txt', wheel)
     (folder / 'empty').mkdir()
-    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'VIRTUAL_ENV')} | dict(PATH=f"{folder / 'env/bin'}:/usr/bin:/bin")
+    env = ({k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'VIRTUAL_ENV')}
+           | dict(PATH=f"{folder / 'env/bin'}:/usr/bin:/bin"))
     return dict(cwd=folder / 'empty', env=env)
 
 
@@ -69,20 +74,24 @@ def test_every_module_imports(elsewhere):
 def test_commands_work(elsewhere):
     shown = run('cleftgan', '--help', **elsewhere)
     assert all(o in shown for o in ('convert', 'info', 'new', 'sample'))
-    run('cleftgan', 'new', 'stylegan3-t', '--resolution', '32', '--seed', '0', '--set', 'channel_base=2048', '--set', 'channel_max=64', 'new.safetensors', **elsewhere)
+    run('cleftgan', 'new', 'stylegan3-t', '--resolution', '32', '--seed', '0', '--set', 'channel_base=2048', '--set',
+        'channel_max=64', 'new.safetensors', **elsewhere)
     assert 'untrained' in run('cleftgan', 'info', 'new.safetensors', **elsewhere).lower()
     run('cleftgan', 'sample', 'new.safetensors', '--seeds', '0-1', '--out', 'grid.png', **elsewhere)
     with Image.open(elsewhere['cwd'] / 'grid.png') as im:
         assert im.size == (64, 32) or min(im.size) >= 32
         assert len(im.getcolors(1 << 16)) > 16, 'one color only'
         assert 'synthetic' in json.dumps(im.text)
-    assert sorted(o.name for o in elsewhere['cwd'].iterdir() if o.suffix in ('.safetensors', '.png')) == ['grid.png', 'new.safetensors']
+    assert (sorted(o.name for o in elsewhere['cwd'].iterdir() if o.suffix in ('.safetensors', '.png'))
+            == ['grid.png', 'new.safetensors'])
 
 
 def test_phantoms_and_cohorts_are_drawn(elsewhere):
-    told = run('cleftgan', 'phantom', '--seeds', '3-4', '--severity', '0.6', '--laterality', 'left', '--size', '64', '--out', 'phantom.png', **elsewhere)
+    told = run('cleftgan', 'phantom', '--seeds', '3-4', '--severity', '0.6', '--laterality', 'left', '--size', '64',
+               '--out', 'phantom.png', **elsewhere)
     assert told.count('••••••L') == 2
-    with Image.open(elsewhere['cwd'] / 'phantom.png') as im: assert im.size == (128, 64) and 'synthetic' in json.dumps(im.text)
+    with Image.open(elsewhere['cwd'] / 'phantom.png') as im:
+        assert im.size == (128, 64) and 'synthetic' in json.dumps(im.text)
     run('cleftgan', 'cohort', 'cleft', '--n', '3', '--size', '32', '--out', 'three.zip', **elsewhere)
     with zipfile.ZipFile(elsewhere['cwd'] / 'three.zip') as z: assert sum(o.endswith('.png') for o in z.namelist()) == 3
 
@@ -90,6 +99,7 @@ def test_phantoms_and_cohorts_are_drawn(elsewhere):
 def test_photographs_say_what_they_need(elsewhere):
     (elsewhere['cwd'] / 'photographs').mkdir()
     Image.new('RGB', (64, 64)).save(elsewhere['cwd'] / 'photographs/one.jpg')
-    done = subprocess.run(['cleftgan', 'prepare', 'photographs'], capture_output=True, text=True, timeout=300, **elsewhere)
+    done = subprocess.run(['cleftgan', 'prepare', 'photographs'], capture_output=True, text=True, timeout=300,
+                          **elsewhere)
     assert done.returncode == 2 and 'cleftgan-nb[photos]' in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (elsewhere['cwd'] / 'photographs-prepared').exists()

@@ -26,13 +26,15 @@ def threads():
 
 
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(1, 3), c=st.integers(1, 20), o=st.integers(1, 20), h=st.integers(1, 70), w=st.integers(1, 70), padding=st.integers(0, 3), seed=st.integers(0, 99))
+@given(n=st.integers(1, 3), c=st.integers(1, 20), o=st.integers(1, 20), h=st.integers(1, 70), w=st.integers(1, 70),
+       padding=st.integers(0, 3), seed=st.integers(0, 99))
 def test_any_size_agrees_with_float64(n, c, o, h, w, padding, seed):
     padding = max(padding, (4 - min(h, w)) // 2)
     assert error(numbers(seed, n, c, h, w), numbers(seed + 1, o, c, 3, 3), padding) < 3e-6
 
 
-@pytest.mark.parametrize('c, o, size, padding', [(512, 300, 37, 2), (512, 8, 300, 1), (81, 51, 150, 2)]) # several groups of channels, several blocks
+# several groups of channels, several blocks
+@pytest.mark.parametrize('c, o, size, padding', [(512, 300, 37, 2), (512, 8, 300, 1), (81, 51, 150, 2)])
 def test_layers_of_published_size_agree_with_float64(c, o, size, padding):
     assert error(numbers(0, 1, c, size, size), numbers(1, o, c, 3, 3), padding) < 3e-6
 
@@ -45,7 +47,8 @@ def test_nothing_gives_nothing(n, c, o):
 
 def test_bytes_depend_neither_on_threads_nor_on_the_batch(threads):
     x, w = numbers(0, 3, 70, 45, 51), numbers(1, 33, 70, 3, 3)
-    threads(1); one = conv3x3(x, w, 2)
+    threads(1)
+    one = conv3x3(x, w, 2)
     for n in (2, 3, 5):
         threads(n)
         assert torch.equal(conv3x3(x, w, 2), one)
@@ -55,7 +58,8 @@ def test_bytes_depend_neither_on_threads_nor_on_the_batch(threads):
 def test_views_and_channels_last():
     x, w = numbers(0, 2, 10, 31, 33), numbers(1, 6, 10, 3, 3)
     y = conv3x3(x, w, 1)
-    assert torch.equal(conv3x3(x.contiguous(memory_format=torch.channels_last), w.contiguous(memory_format=torch.channels_last), 1), y)
+    assert torch.equal(conv3x3(x.contiguous(memory_format=torch.channels_last),
+                               w.contiguous(memory_format=torch.channels_last), 1), y)
     assert torch.equal(conv3x3(x.mT.contiguous().mT, w, 1), y)
     assert torch.equal(conv3x3(x[:, :, 3:, 2:], w, 1), conv3x3(x[:, :, 3:, 2:].clone(), w, 1))
 
@@ -65,7 +69,8 @@ def test_what_is_not_a_number_stays_where_it_is():
     clean = conv3x3(x, w, 1)
     x[0, 0, 0, 0] = float('nan')
     y = conv3x3(x, w, 1)
-    assert y[..., :2, :2].isnan().any() and torch.equal(y[..., 4:, :], clean[..., 4:, :]) and torch.equal(y[..., 4:], clean[..., 4:])
+    assert (y[..., :2, :2].isnan().any() and torch.equal(y[..., 4:, :], clean[..., 4:, :])
+            and torch.equal(y[..., 4:], clean[..., 4:]))
 
 
 def test_gradients_are_refused():

@@ -18,13 +18,15 @@ from cleftgan_nb.values import read_yaml
 
 HERE = Path(__file__).parent
 NUMBERS = read_yaml(HERE/'bases.yaml')
-OUT, MODELS, CARDS = HERE.parent/'outputs'/'bases', HERE.parent/'cleftgan_nb'/'assets'/'models', HERE.parent/'data_cards'
+OUT, MODELS, CARDS = (HERE.parent/'outputs'/'bases', HERE.parent/'cleftgan_nb'/'assets'/'models',
+                      HERE.parent/'data_cards')
 
 
 def config(name, data, gpu):
     "The configuration of one base's run"
     own = NUMBERS['networks'][name]
-    return from_values(dict(data=str(data), out=str(OUT/name)) | NUMBERS['training'] | (NUMBERS['gpu'] if gpu else {}) | own, f'bases.yaml, {name}')
+    return from_values(dict(data=str(data), out=str(OUT/name)) | NUMBERS['training']
+                       | (NUMBERS['gpu'] if gpu else {}) | own, f'bases.yaml, {name}')
 
 
 class Late(Exception): "The time is up"
@@ -59,7 +61,9 @@ def main():
     p.add_argument('--ship', action='store_true', help='no training: put the last checkpoints where the library looks')
     given, people = p.parse_args(), NUMBERS['cohort']
     data = OUT/f"{people['kind']}-{people['n']}-{people['size']}.zip"
-    if not data.exists(): OUT.mkdir(parents=True, exist_ok=True); cohort(people['kind'], people['n'], data, size=people['size'], seed=people['seed'])
+    if not data.exists():
+        OUT.mkdir(parents=True, exist_ok=True)
+        cohort(people['kind'], people['n'], data, size=people['size'], seed=people['seed'])
     for name in given.networks: ship(name, data) if given.ship else run(name, data, given.hours)
 
 

@@ -22,7 +22,8 @@ MEMBERS = {'package/models/faceres.json': '5b83d49c0385d2e68a05122441b9422631367
            'package/models/faceres.bin': '2c7d2d62b76c97528b736527aa09d310ea71743c9e3e79fb6c62d4b2d73af79b'}
 ABOUT = dict(license='MIT, Copyright (c) Vladimir Mandic', source='npm @vladmandic/human 3.3.6, models/faceres.bin',
              upstream='HSE_FaceRec_tf by Andrey Savchenko',
-             changed='without the layers that guess age and sex; axes as PyTorch has them; depthwise filters multiplied by their scale')
+             changed='without the layers that guess age and sex; axes as PyTorch has them; depthwise filters '
+                     'multiplied by their scale')
 
 
 def members(package):
@@ -30,7 +31,8 @@ def members(package):
     with tarfile.open(package) as tar: found = [tar.extractfile(name).read(1 << 24) for name in MEMBERS]
     for (name, known), data in zip(MEMBERS.items(), found):
         if (digest := sha256(data).hexdigest()) != known:
-            raise SystemExit(f'{package}: {name} has SHA-256 {digest}; accepted: {known}. Get it again: npm pack @vladmandic/human@3.3.6')
+            raise SystemExit(f'{package}: {name} has SHA-256 {digest}; accepted: {known}. Get it again: npm pack '
+                             '@vladmandic/human@3.3.6')
     return found
 
 
@@ -59,7 +61,8 @@ def convolved(node, x, w):
     "Conv2D and DepthwiseConv2dNative."
     s = [int(i) for i in node['attr']['strides']['list']['i']][1:3]
     assert node['attr']['padding']['s'] == 'U0FNRQ==', 'SAME, in base64'
-    return np.einsum('nhwcij,ijco->nhwo' if node['op'] == 'Conv2D' else 'nhwcij,ijco->nhwc', windows(x, w.shape[:2], s), w, optimize=True)
+    return np.einsum('nhwcij,ijco->nhwo' if node['op'] == 'Conv2D' else 'nhwcij,ijco->nhwc',
+                     windows(x, w.shape[:2], s), w, optimize=True)
 
 
 OPS = {'Add': np.add, 'Mul': np.multiply, 'Minimum': np.minimum, 'Maximum': np.maximum,
@@ -117,10 +120,12 @@ def main():
     from cleftgan_nb.metrics import mobilenet
     nodes, constants = read(args.package)
     write_tensors(args.out, convert(constants), ABOUT)
-    print(f'{args.out}: {args.out.stat().st_size} bytes, SHA-256 {(digest := sha256(args.out.read_bytes()).hexdigest())}')
+    print(f'{args.out}: {args.out.stat().st_size} bytes, SHA-256 '
+          f'{(digest := sha256(args.out.read_bytes()).hexdigest())}')
     expected = interpret(nodes, constants, pictures())
     found = mobilenet.load(args.out, accepted=digest)(torch.from_numpy(pictures()).permute(0, 3, 1, 2).float()).numpy()
-    print(f'largest difference from the graph, literally: {abs(found - expected).max():.1e} of {abs(expected).max():.2f}')
+    print(f'largest difference from the graph, literally: {abs(found - expected).max():.1e} of '
+          f'{abs(expected).max():.2f}')
     np.savez_compressed(REFERENCE, features=expected.astype(np.float32))
 
 

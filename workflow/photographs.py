@@ -20,10 +20,14 @@ def main(plan, train, unseen):
     check_photographs(seen)
     print(made)
     n = len(made.accepted)
-    sizes = [len(ImageFolderDataset(o)) for o in split(made.dataset, train, unseen, share=max(.2, FEWEST/n))] if n >= 2*FEWEST else [0]
-    if min(sizes) < FEWEST: raise ValueError(f'{n} photographs could be used; accepted: {FEWEST} to learn from and {FEWEST} of other people to compare with')
+    sizes = ([len(ImageFolderDataset(o)) for o in split(made.dataset, train, unseen, share=max(.2, FEWEST/n))]
+             if n >= 2*FEWEST else [0])
+    if min(sizes) < FEWEST:
+        raise ValueError(f'{n} photographs could be used; accepted: {FEWEST} to learn from and {FEWEST} of other '
+                         'people to compare with')
     print(f'{sizes[0]} to learn from, {sizes[1]} held back')
-    about = dict(folder=Path(seen['folder']).name, files=seen['files'], fingerprint=seen['fingerprint'], prepared=n, rejected=dict(made.reasons))
+    about = dict(folder=Path(seen['folder']).name, files=seen['files'], fingerprint=seen['fingerprint'], prepared=n,
+                 rejected=dict(made.reasons))
     with atomic(Path(train).parent/'photographs.json') as f: f.write(json.dumps(about, indent=2).encode())
 
 

@@ -28,10 +28,12 @@ def readme():
     nb = nbformat.read(root / 'nbs/index.ipynb', 4)
     resources = dict(unique_key='index', output_files_dir='images')
     text, resources = MarkdownExporter(preprocessors=[Directives]).from_notebook_node(nb, resources)
-    for alt in re.findall(r'^#\|\s*fig-alt:\s*(.+)$', '\n'.join(c.source for c in nb.cells), re.M): text = text.replace('![png]', f'![{alt}]', 1)
+    for alt in re.findall(r'^#\|\s*fig-alt:\s*(.+)$', '\n'.join(c.source for c in nb.cells), re.M):
+        text = text.replace('![png]', f'![{alt}]', 1)
     text = re.sub(r'(\]\()(?!https?:|#|\.\./)', r'\1nbs/', text).replace('](../', '](')   # links are relative to nbs/
     text = re.sub(r'[ \t]+$', '', text, flags=re.M)
-    text = '<!-- made by `make readme` from nbs/index.ipynb: edit that -->\n\n' + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
+    text = ('<!-- made by `make readme` from nbs/index.ipynb: edit that -->\n\n'
+            + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n')
     return text, {root / 'nbs' / name: data for name, data in resources['outputs'].items() if name in text}
 
 

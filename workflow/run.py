@@ -38,7 +38,9 @@ class Bars:
         self.bars, self.started = {}, time.time()
 
     def show(self, name, n, total, unit):
-        if name not in self.bars: self.bars[name] = tqdm(total=total, initial=n, desc=name[:26].ljust(26), unit=unit, unit_scale=True, position=len(self.bars), leave=True, dynamic_ncols=True)
+        if name not in self.bars:
+            self.bars[name] = tqdm(total=total, initial=n, desc=name[:26].ljust(26), unit=unit, unit_scale=True,
+                                   position=len(self.bars), leave=True, dynamic_ncols=True)
         bar = self.bars[name]
         if n > bar.n: bar.update(n - bar.n)
 
@@ -55,7 +57,9 @@ def lines(stream, every=1.):
     threading.Thread(target=read, daemon=True).start()
     while True:
         try: line = found.get(timeout=every)
-        except queue.Empty: yield None; continue
+        except queue.Empty:
+            yield None
+            continue
         if not line: return
         yield line.rstrip()
 
@@ -63,13 +67,15 @@ def lines(stream, every=1.):
 def watched(command, lock):
     "Runs it behind bars; what it says is told if it fails."
     bars, tail = Bars(), []
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=[lock.fileno()])
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                           pass_fds=[lock.fileno()])
     try:
         for line in lines(run.stdout):
             bars.look()
             if line is None: continue
             tail = (tail + [line])[-400:]
-            if found := re.search(r'(\d+) of (\d+) steps', line): bars.show('steps of the study', int(found[1]), int(found[2]), 'step')
+            if found := re.search(r'(\d+) of (\d+) steps', line):
+                bars.show('steps of the study', int(found[1]), int(found[2]), 'step')
     except KeyboardInterrupt: pass                   # snakemake was told, too, and ends its notebooks
     run.wait()
     for bar in bars.bars.values(): bar.close()
@@ -93,7 +99,9 @@ def alone():
 def profile_of(name):
     "The file of a profile, by its name or its path."
     if name.endswith('.yaml'): return Path(name)
-    if name not in PROFILES: sys.exit(f'There is no profile {name!r:.60}. There are: {", ".join(PROFILES)}; or name a file, PROFILE=mine.yaml')
+    if name not in PROFILES:
+        sys.exit(f'There is no profile {name!r:.60}. There are: {", ".join(PROFILES)}; or name a file, '
+                 'PROFILE=mine.yaml')
     return HERE/'profiles'/f'{name}.yaml'
 
 
@@ -109,11 +117,16 @@ def written(plan):
 def study(plan, given, more, lock, look=False):
     "Looks at what is needed, and lets snakemake do what has not been done."
     file = written(plan)
-    if look and subprocess.run([sys.executable, '-m', 'cleftgan_nb.study.preflight', file, str(given.cores or 1)]).returncode: sys.exit(1)
+    if look and subprocess.run([sys.executable, '-m', 'cleftgan_nb.study.preflight', file,
+                                str(given.cores or 1)]).returncode:
+        sys.exit(1)
     command = [sys.executable, '-m', 'snakemake', '--snakefile', HERE/'Snakefile', '--configfile', file]
-    command += ['--resources', f'gpu={given.gpus}']*bool(given.gpus) + ['--cores', str(given.cores)]*bool(given.cores) + ['--nolock', '--rerun-incomplete', *more]
+    command += (['--resources', f'gpu={given.gpus}']*bool(given.gpus)
+                + ['--cores', str(given.cores)]*bool(given.cores) + ['--nolock', '--rerun-incomplete', *more])
     if sys.stderr.isatty() and not given.more: return watched(command, lock)
-    if code := subprocess.run(command, pass_fds=[lock.fileno()]).returncode: sys.exit(code)             # whoever asks snakemake for something wants its answer
+    # whoever asks snakemake for something wants its answer
+    if code := subprocess.run(command, pass_fds=[lock.fileno()]).returncode:
+        sys.exit(code)
 
 
 def count(text):
@@ -123,7 +136,8 @@ def count(text):
 
 
 def arguments(argv):
-    p = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, epilog='All other arguments are for snakemake.')
+    p = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                epilog='All other arguments are for snakemake.')
     p.add_argument('--profile', required=True, help=f'one of {", ".join(PROFILES)}, or a file')
     p.add_argument('--data', default='', help='folder of photographs')
     p.add_argument('--seeds', default='', help='several, such as "0 1 2": the measures over them')
@@ -132,7 +146,8 @@ def arguments(argv):
     p.add_argument('--preflight', action='store_true', help='look first whether everything that is needed is there')
     given, more = p.parse_known_args(argv)
     given.more = more
-    if bad := [o for o in given.seeds.split() if not re.fullmatch('[0-9]{1,9}', o)]: p.error(f'seeds: {bad[0]!r:.60}; accepted: whole numbers, such as SEEDS="0 1 2"')
+    if bad := [o for o in given.seeds.split() if not re.fullmatch('[0-9]{1,9}', o)]:
+        p.error(f'seeds: {bad[0]!r:.60}; accepted: whole numbers, such as SEEDS="0 1 2"')
     return given
 
 
@@ -141,11 +156,13 @@ def main(argv):
     seeds = [int(o) for o in given.seeds.split()]
     plans = [plan(profile_of(given.profile), given.data, seed) for seed in seeds or [0]]
     lock = alone()
-    if any(o['data'] for o in plans): os.umask(0o077)          # whatever comes of photographs, and from whichever process
+    if any(o['data'] for o in plans):   # whatever comes of photographs, and from whichever process
+        os.umask(0o077)
     if not seeds: return study(plans[0], given, given.more, lock, given.preflight)
     for o in plans: study(o, given, ['--until', 'compare', *given.more], lock)
     from cleftgan_nb.study.provenance import over_seeds
-    print(over_seeds([place(o)/'compare.csv' for o in plans], place(plans[0] | dict(seed=0)).as_posix() + '-seeds/compare.csv').read_text())
+    print(over_seeds([place(o)/'compare.csv' for o in plans],
+                     place(plans[0] | dict(seed=0)).as_posix() + '-seeds/compare.csv').read_text())
 
 
 if __name__ == '__main__':

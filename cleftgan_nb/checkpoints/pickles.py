@@ -45,8 +45,10 @@ STORAGES = {
 }
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #52540f00
-_ADVICE = ('accepted: the persistent networks of a StyleGAN snapshot, EasyDict, OrderedDict, torch tensors and modules, '
-           'numpy numbers and arrays (cleftgan_nb.checkpoints.pickles.ACCEPTED lists them). Nothing in the file was executed; '
+_ADVICE = ('accepted: the persistent networks of a StyleGAN snapshot, EasyDict, OrderedDict, torch tensors and '
+           'modules, '
+           'numpy numbers and arrays (cleftgan_nb.checkpoints.pickles.ACCEPTED lists them). Nothing in the file was '
+           'executed; '
            'get it again from its publisher, or convert it where you trust it')
 _MODULE = re.compile(r'torch\.nn\.modules\.[a-z0-9_]+\.[A-Z][A-Za-z0-9]*')
 _LAYOUT = re.compile(r'(\w+\.)*torch\.(contiguous_format|channels_last|preserve_format)', re.ASCII)
@@ -115,9 +117,11 @@ def group(self:Machine):
     return values
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #8ec896a0
-_LITERALS = ('INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE '
+_LITERALS = ('INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE '
+             'SHORT_BINUNICODE BINUNICODE '
              'BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8').split()
-_CONSTANTS = dict(NONE=lambda: None, NEWTRUE=lambda: True, NEWFALSE=lambda: False, EMPTY_LIST=list, EMPTY_TUPLE=tuple, EMPTY_DICT=dict, EMPTY_SET=set)
+_CONSTANTS = dict(NONE=lambda: None, NEWTRUE=lambda: True, NEWFALSE=lambda: False, EMPTY_LIST=list, EMPTY_TUPLE=tuple,
+                  EMPTY_DICT=dict, EMPTY_SET=set)
 
 _OPS = {name: Machine.push for name in _LITERALS}
 _OPS |= {name: lambda m, arg, make=make: m.push(make()) for name, make in _CONSTANTS.items()}
@@ -151,14 +155,16 @@ _OPS |= {
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #f354d5c0
 def _put(m, arg):
-    value = m.pop(); m.push(value)
+    value = m.pop()
+    m.push(value)
     m.memo[len(m.memo) if arg is None else arg] = value
 
 def _get(m, arg):
     if arg not in m.memo: raise ValueError(f'damaged pickle: it recalls value {arg}, which it never stored')
     m.push(m.memo[arg])
 
-_OPS |= dict.fromkeys(['PUT', 'BINPUT', 'LONG_BINPUT', 'MEMOIZE'], _put) | dict.fromkeys(['GET', 'BINGET', 'LONG_BINGET'], _get)
+_OPS |= (dict.fromkeys(['PUT', 'BINPUT', 'LONG_BINPUT', 'MEMOIZE'], _put)
+         | dict.fromkeys(['GET', 'BINGET', 'LONG_BINGET'], _get))
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #44d3eca0
 def _key(value):
@@ -198,7 +204,8 @@ def _add_group(m, arg):
     items = m.group()
     _fill(m, m.pop(), items)
 
-_OPS |= {'APPEND': lambda m, arg: _add(m, 'item'), 'SETITEM': _add} | dict.fromkeys(['APPENDS', 'SETITEMS', 'ADDITEMS'], _add_group)
+_OPS |= ({'APPEND': lambda m, arg: _add(m, 'item'), 'SETITEM': _add}
+         | dict.fromkeys(['APPENDS', 'SETITEMS', 'ADDITEMS'], _add_group))
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #35b808a0
 def _name(m, module, name):
@@ -214,7 +221,8 @@ _OPS |= {'GLOBAL': lambda m, arg: m.push(_name(m, *arg.split(' ', 1))),
 # %% ../../nbs/checkpoints/00_pickles.ipynb #92c1f980
 def _call(m, what, args):
     "Push the inert call of `what` on `args`"
-    if type(what) is not Name: raise ValueError(f'refused: a call of {_short(what)}, which is no name (byte {m.pos}); {_ADVICE}')
+    if type(what) is not Name:
+        raise ValueError(f'refused: a call of {_short(what)}, which is no name (byte {m.pos}); {_ADVICE}')
     if type(args) is not tuple: raise ValueError(f'damaged pickle: {_short(what.full)} called on {_short(args)}')
     m.push(Call(what.full, args))
 
@@ -263,7 +271,8 @@ def _raw(value, where):
     if type(value) in (bytes, bytearray): return bytes(value)
     if type(value) is Call and ACCEPTED.get(value.name) == 'bytes':
         if value.args == (): return b''
-        if len(value.args) == 2 and type(value.args[0]) is str and value.args[1] == 'latin1': return value.args[0].encode('latin1')
+        if len(value.args) == 2 and type(value.args[0]) is str and value.args[1] == 'latin1':
+            return value.args[0].encode('latin1')
     raise ValueError(f'{where} holds {_short(value)}; accepted: bytes')
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #8ee093a0
@@ -281,13 +290,18 @@ def _dtype(value, where):
 def _number(call, where):
     "A NumPy scalar or array as Python numbers"
     if call.name.endswith('.scalar') and len(call.args) == 2: (dtype, data), shape = call.args, ()
-    elif call.name.endswith('._frombuffer') and len(call.args) == 4: data, dtype, shape, order = call.args; fortran = order == 'F'
+    elif call.name.endswith('._frombuffer') and len(call.args) == 4:
+        data, dtype, shape, order = call.args
+        fortran = order == 'F'
     elif type(call.state) is tuple and len(call.state) == 5: _, shape, dtype, fortran, data = call.state
     else: raise ValueError(f'{where}: damaged NumPy number')
     dtype, data = _dtype(dtype, where), _raw(data, where)
-    if type(shape) is not tuple or not all(type(n) is int and 0 <= n < 10**4 for n in shape) or len(shape) > 4: raise ValueError(f'{where}: a NumPy array without a shape')
-    if (lists := math.prod(max(n, 1) for n in shape)) > _MOST: raise ValueError(f'{where}: a NumPy array of {lists} values or empty lists; accepted: up to {_MOST}')
-    if math.prod(shape) * dtype.itemsize != len(data): raise ValueError(f'{where}: a NumPy array whose shape does not fit its {len(data)} bytes')
+    if type(shape) is not tuple or not all(type(n) is int and 0 <= n < 10**4 for n in shape) or len(shape) > 4:
+        raise ValueError(f'{where}: a NumPy array without a shape')
+    if (lists := math.prod(max(n, 1) for n in shape)) > _MOST:
+        raise ValueError(f'{where}: a NumPy array of {lists} values or empty lists; accepted: up to {_MOST}')
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f'{where}: a NumPy array whose shape does not fit its {len(data)} bytes')
     return np.frombuffer(data, dtype).reshape(shape, order='F' if shape and fortran is True else 'C').tolist()
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #986cabd0
@@ -300,10 +314,12 @@ def plain(
     "`value` as JSON-able data"
     budget = budget if budget is not None else [_MOST]
     budget[0] -= 1
-    if depth < 0 or budget[0] < 0: raise ValueError(f'{where} is nested too deep or too large; accepted: a few hundred keywords')
+    if depth < 0 or budget[0] < 0:
+        raise ValueError(f'{where} is nested too deep or too large; accepted: a few hundred keywords')
     if type(value) is Call and ACCEPTED.get(value.name) in ('a number', 'an array'): value = _number(value, where)
     if type(value) in (list, tuple): return [plain(v, where, depth-1, budget) for v in value]
-    if type(value) in (dict, Call): return {str(k): plain(v, f'{where}.{k}', depth-1, budget) for k, v in mapping(value, where).items()}
+    if type(value) in (dict, Call):
+        return {str(k): plain(v, f'{where}.{k}', depth-1, budget) for k, v in mapping(value, where).items()}
     if type(value) is str: budget[0] -= len(value)//100
     return _scalar(value, where)
 
@@ -324,7 +340,8 @@ def _storage_head(stream):
         raise ValueError("a tensor's numbers are not in torch's older format, little-endian")
     if type(ref) is not Call or len(ref.args) != 6: raise ValueError("a tensor's numbers name no storage")
     kind, storage, key, _, count, view = ref.args
-    if kind != 'storage' or type(storage) is not Name or view is not None or type(key) is not str or keys != [key] or type(count) is not int:
+    if (kind != 'storage' or type(storage) is not Name or view is not None or type(key) is not str or keys != [key]
+        or type(count) is not int):
         raise ValueError("a tensor's numbers name a storage in an unknown way")
     return STORAGES[storage.full], count
 
@@ -333,19 +350,23 @@ def storage(
     data:bytes, # the argument of `_load_from_bytes`
 )->torch.Tensor: # one-dimensional
     "The numbers of a tensor"
-    if data[:4] == b'PK\x03\x04': raise ValueError("a tensor's numbers are a zip archive; published snapshots never do this")
+    if data[:4] == b'PK\x03\x04':
+        raise ValueError("a tensor's numbers are a zip archive; published snapshots never do this")
     stream = io.BytesIO(data)
     dtype, count = _storage_head(stream)
     start = stream.tell() + 8
-    if len(data) < start or struct.unpack('<q', data[start-8:start]) != (count,) or len(data) - start != count * dtype.itemsize:
-        raise ValueError(f'a tensor claims {_short(count)} numbers of {dtype.itemsize} bytes, and {max(len(data)-start, 0)} bytes are there')
+    if (len(data) < start or struct.unpack('<q', data[start-8:start]) != (count,)
+        or len(data) - start != count * dtype.itemsize):
+        raise ValueError(f'a tensor claims {_short(count)} numbers of {dtype.itemsize} bytes, and '
+                         f'{max(len(data)-start, 0)} bytes are there')
     return torch.frombuffer(bytearray(memoryview(data)[start:]), dtype=dtype) if count else torch.empty(0, dtype=dtype)
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #d7c48380
 def _integers(value, where):
     "A shape or a stride"
     if type(value) is Call and value.name == 'torch.Size' and len(value.args) == 1: value = value.args[0]
-    if type(value) in (tuple, list) and len(value) <= 8 and all(type(n) is int and 0 <= n < 2**40 for n in value): return tuple(value)
+    if type(value) in (tuple, list) and len(value) <= 8 and all(type(n) is int and 0 <= n < 2**40 for n in value):
+        return tuple(value)
     raise ValueError(f'{where}: a shape or a stride that is no short list of integers')
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #457f7230
@@ -353,8 +374,10 @@ def _view(values, offset, size, stride, where):
     "A tensor of `size` in the one-dimensional `values`"
     size, stride = _integers(size, where), _integers(stride, where)
     last = sum((n-1)*s for n, s in zip(size, stride)) if 0 not in size else -1
-    if len(size) != len(stride) or type(offset) is not int or offset < 0 or math.prod(size) > len(values) or offset + last >= len(values):
-        raise ValueError(f'{where}: a tensor of shape {list(size)} and stride {list(stride)} does not fit into its {len(values)} numbers')
+    if (len(size) != len(stride) or type(offset) is not int or offset < 0 or math.prod(size) > len(values)
+        or offset + last >= len(values)):
+        raise ValueError(f'{where}: a tensor of shape {list(size)} and stride {list(stride)} does not fit into its '
+                         f'{len(values)} numbers')
     return values.as_strided(size, stride, offset)
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #4b1b32e0
@@ -373,7 +396,9 @@ def tensor(
     if type(numbers.args[0]) is not torch.Tensor:
         data = _raw(numbers.args[0], where)
         if budget is not None: budget[0] -= len(data)
-        if budget is not None and budget[0] < 0: raise ValueError(f'{where}: up to here the tensors claim more numbers than the file has bytes; accepted: each number once')
+        if budget is not None and budget[0] < 0:
+            raise ValueError(f'{where}: up to here the tensors claim more numbers than the file has bytes; accepted: '
+                             'each number once')
         numbers.args = storage(data),
     return _view(numbers.args[0], offset, size, stride, where)
 
@@ -383,7 +408,8 @@ def _attributes(value, where):
     if type(value) is Call and value.name.endswith('._reconstruct_persistent_obj') and len(value.args) == 1:
         meta = mapping(value.args[0], where)
         if meta.get('type') != 'class' or meta.get('version') != 6:
-            raise ValueError(f'{where}: a stored object of another version ({_short(meta.get("version"))}); accepted: a class, version 6')
+            raise ValueError(f'{where}: a stored object of another version ({_short(meta.get("version"))}); '
+                             'accepted: a class, version 6')
         return _short(meta.get('class_name')), mapping(meta.get('state'), where)
     if type(value) is Call and _MODULE.fullmatch(value.name): return value.name, mapping(value.state, where)
     raise ValueError(f'{where} is {_short(getattr(value, "name", value))}; accepted: a stored network')
@@ -394,7 +420,8 @@ _PART = re.compile(r'[A-Za-z0-9_]{1,60}')
 def _parts(attributes, kind, where):
     "The named, present entries of `_parameters`, `_buffers` or `_modules`"
     for name, value in mapping(attributes.get(kind, {}), f'{where}.{kind}').items():
-        if not _PART.fullmatch(str(name)): raise ValueError(f'{where} has a part called {_short(str(name))}; accepted: letters, digits and _')
+        if not _PART.fullmatch(str(name)):
+            raise ValueError(f'{where} has a part called {_short(str(name))}; accepted: letters, digits and _')
         if value is not None: yield str(name), value
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #cee6d590
@@ -428,7 +455,8 @@ def state_dict(
     return found
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #81447ca0
-SIGNATURES = {'synthesis.input.freqs': 'StyleGAN3Generator', 'synthesis.b4.const': 'StyleGAN2Generator', 'b4.out.weight': 'Discriminator'}
+SIGNATURES = {'synthesis.input.freqs': 'StyleGAN3Generator', 'synthesis.b4.const': 'StyleGAN2Generator',
+              'b4.out.weight': 'Discriminator'}
 
 def architecture(
     state:dict, # tensors by name
@@ -437,15 +465,18 @@ def architecture(
     "Which of our classes has tensors of these names"
     found = [arch for name, arch in SIGNATURES.items() if name in state]
     if len(found) == 1: return found[0]
-    raise ValueError(f'{where} is no network of ours: it should have one of the tensors {", ".join(SIGNATURES)} and has {len(found)} of them')
+    raise ValueError(f'{where} is no network of ours: it should have one of the tensors {", ".join(SIGNATURES)} and '
+                     f'has {len(found)} of them')
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #ba49f9f0
 _BOTH = 'z_dim c_dim w_dim img_resolution img_channels channel_base channel_max conv_clamp mapping_kwargs.num_layers '
 KEPT = {
-    'StyleGAN3Generator': (_BOTH + 'num_layers num_critical first_cutoff first_stopband last_stopband_rel margin_size output_scale '
+    'StyleGAN3Generator': (_BOTH + 'num_layers num_critical first_cutoff first_stopband last_stopband_rel '
+                                   'margin_size output_scale '
         'conv_kernel filter_size lrelu_upsampling use_radial_filters magnitude_ema_beta').split(),
     'StyleGAN2Generator': _BOTH.split(),
-    'Discriminator': ('c_dim img_resolution img_channels channel_base channel_max cmap_dim conv_clamp mapping_kwargs.num_layers '
+    'Discriminator': ('c_dim img_resolution img_channels channel_base channel_max cmap_dim conv_clamp '
+                      'mapping_kwargs.num_layers '
         'block_kwargs.freeze_layers epilogue_kwargs.mbstd_group_size epilogue_kwargs.mbstd_num_channels').split(),
 }
 
@@ -494,12 +525,16 @@ def keywords(
         if name in kept: raise ValueError(f'{where} gives the keyword {name} twice')
         if name in KEPT[arch]: kept[name] = _simple(v, f'{where}: {name}')
         elif last in IDLE or same is not ... and v == same: idle.append(f'{name}={_short(v)}')
-        elif same is not ...: raise ValueError(f'{where}: {name}={_short(v)} is another network than our {arch}; accepted: {same}')
-        else: raise ValueError(f'refused: the keyword {_short(name)} of {where}; accepted for {arch}: {", ".join(KEPT[arch])}')
+        elif same is not ...:
+            raise ValueError(f'{where}: {name}={_short(v)} is another network than our {arch}; accepted: {same}')
+        else:
+            raise ValueError(f'refused: the keyword {_short(name)} of {where}; accepted for {arch}: '
+                             f'{", ".join(KEPT[arch])}')
     return _nest(kept), idle
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #e180dde0
-_POSITIONS = {'Generator': 'z_dim c_dim w_dim img_resolution img_channels'.split(), 'Discriminator': 'c_dim img_resolution img_channels'.split()}
+_POSITIONS = {'Generator': 'z_dim c_dim w_dim img_resolution img_channels'.split(),
+              'Discriminator': 'c_dim img_resolution img_channels'.split()}
 
 def _arguments(attributes, class_name, where):
     "Constructor's arguments of a stored network as plain keywords"
@@ -528,7 +563,8 @@ def _network(value, role, budget):
     if class_name != _CLASSES[role]: raise ValueError(f'{role} is a {class_name}; accepted: a {_CLASSES[role]}')
     state = state_dict(value, role, budget)
     arch = architecture(state, role)
-    if arch.endswith('Discriminator') != (role == 'D'): raise ValueError(f'{role} is stored as a {class_name} but has the tensors of a {arch}')
+    if arch.endswith('Discriminator') != (role == 'D'):
+        raise ValueError(f'{role} is stored as a {class_name} but has the tensors of a {arch}')
     kwargs, dropped = keywords(arch, _arguments(attributes, class_name, role), role)
     return Found(role, arch, kwargs, state, dropped)
 
@@ -560,14 +596,16 @@ def _snapshot(value, file, size):
     if not roles: raise ValueError(f'a snapshot without networks; accepted: a dict with {", ".join(_CLASSES)}')
     budget = [size]
     p = Published(file, {r: _network(value[r], r, budget) for r in roles})
-    if value.get('training_set_kwargs') is not None: p.training_set = plain(value['training_set_kwargs'], 'training_set_kwargs')
+    if value.get('training_set_kwargs') is not None:
+        p.training_set = plain(value['training_set_kwargs'], 'training_set_kwargs')
     p.augment_p = _augment_p(value.get('augment_pipe'))
     p.left_out = [_short(str(k)) for k in value if k not in (*_CLASSES, 'training_set_kwargs', 'augment_pipe')]
     return p
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #4b824b70
 _MISTAKEN = {
-    b'PK\x03\x04': 'a zip archive (torch.save of version 1.6 or later, or a dataset); accepted: a StyleGAN snapshot as published',
+    b'PK\x03\x04': 'a zip archive (torch.save of version 1.6 or later, or a dataset); accepted: a StyleGAN snapshot '
+                   'as published',
     b'version https://git-lfs': "a Git LFS pointer instead of the file; get the file itself with 'git lfs pull'",
     b'<': 'a web page instead of the file; follow its link in a browser',
     b'\x1f\x8b': 'a gzip archive; unpack it first',
@@ -579,7 +617,8 @@ def _sniff(head):
     "Complain about the first bytes of a file that can't be a snapshot"
     for magic, what in _MISTAKEN.items():
         if head.lstrip().startswith(magic): raise ValueError(f'this is {what}')
-    if head[8:9] == b'{' and head[6:8] == b'\0\0': raise ValueError('this looks like a safetensors file; give it the suffix .safetensors')
+    if head[8:9] == b'{' and head[6:8] == b'\0\0':
+        raise ValueError('this looks like a safetensors file; give it the suffix .safetensors')
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #8ba7ce40
 def _read(stream, file):
@@ -587,11 +626,13 @@ def _read(stream, file):
     _sniff(stream[:64])
     value = Machine().run(stream)
     if value == _MAGIC: raise ValueError('this is a file of torch.save; accepted: a StyleGAN snapshot as published')
-    if stream.tell() != len(stream): raise ValueError(f'{len(stream)-stream.tell()} bytes follow after the end of the pickle')
+    if stream.tell() != len(stream):
+        raise ValueError(f'{len(stream)-stream.tell()} bytes follow after the end of the pickle')
     p = _snapshot(value, file, len(stream))
     for n in p.networks.values():
         size = sum(t.numel() * t.element_size() for t in n.state.values())
-        if size > len(stream): raise ValueError(f'the tensors of {n.role} claim {size} bytes, and the file has {len(stream)}')
+        if size > len(stream):
+            raise ValueError(f'the tensors of {n.role} claim {size} bytes, and the file has {len(stream)}')
     return p
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #9fc13620
@@ -617,7 +658,8 @@ class Table:
     ): self.rows, self.title, self.notes = rows, title, list(notes)
 
     def __repr__(self):
-        cells = [[foreign.terminal(v) for v in row] for row in [self.rows[0], *(r.values() for r in self.rows)]] if self.rows else []
+        cells = ([[foreign.terminal(v) for v in row] for row in [self.rows[0], *(r.values() for r in self.rows)]]
+                 if self.rows else [])
         widths = [max(map(len, column)) for column in zip(*cells)]
         lines = ['  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells]
         return '\n'.join([foreign.terminal(self.title), *lines, *map(foreign.terminal, self.notes)])
@@ -626,7 +668,8 @@ class Table:
 @patch
 def _repr_html_(self:Table):
     "A table for notebooks"
-    row = lambda tag, cells: '<tr>' + ''.join(f'<{tag} style="text-align:left">{foreign.html(c)}</{tag}>' for c in cells) + '</tr>'
+    row = lambda tag, cells: '<tr>' + ''.join(f'<{tag} style="text-align:left">{foreign.html(c)}</{tag}>'
+                                              for c in cells) + '</tr>'
     body = ''.join(row('td', r.values()) for r in self.rows)
     notes = ''.join(f'<br>{foreign.html(n)}' for n in self.notes)
     return f'<p><b>{foreign.html(self.title)}</b></p><table>{row("th", self.rows[0] if self.rows else [])}{body}</table><p>{notes[4:]}</p>'
@@ -635,12 +678,15 @@ def _repr_html_(self:Table):
 @patch
 def table(self:Published)->Table:
     "What was found, as a `Table`"
-    rows = [{'network': n.role, 'architecture': n.architecture, 'resolution': n.kwargs.get('img_resolution', '?'), 'tensors': len(n.state),
-             'values': sum(t.numel() for t in n.state.values()), 'numbers': ', '.join(sorted({str(t.dtype)[6:] for t in n.state.values()})),
+    rows = [{'network': n.role, 'architecture': n.architecture, 'resolution': n.kwargs.get('img_resolution', '?'),
+             'tensors': len(n.state),
+             'values': sum(t.numel() for t in n.state.values()),
+             'numbers': ', '.join(sorted({str(t.dtype)[6:] for t in n.state.values()})),
              'left out': ', '.join(n.dropped) or '-'} for n in self.networks.values()]
     notes = [f'augmentation p = {self.augment_p:g}'] if self.augment_p is not None else []
     notes += [f'training set: {self.training_set}'] if self.training_set else []
-    return Table(rows, self.file, notes + ([f'other entries left out: {", ".join(self.left_out)}'] if self.left_out else []))
+    return Table(rows, self.file, notes + ([f'other entries left out: {", ".join(self.left_out)}'] if self.left_out
+                                           else []))
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #9dbdb510
 @patch

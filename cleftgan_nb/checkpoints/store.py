@@ -34,7 +34,8 @@ _LONGEST = 2**22   # bytes of a header: read as JSON, it takes up to thirty time
 # %% ../../nbs/checkpoints/01_store.ipynb #281f6bd0
 def _some(names, limit=5):
     names = sorted(names)
-    return ', '.join(terminal(f'{n!s:.80}') for n in names[:limit]) + (f' and {len(names)-limit} more' if len(names) > limit else '')
+    return (', '.join(terminal(f'{n!s:.80}') for n in names[:limit])
+            + (f' and {len(names)-limit} more' if len(names) > limit else ''))
 
 # %% ../../nbs/checkpoints/01_store.ipynb #3f006bd0
 def _json(value, where):
@@ -56,8 +57,10 @@ def _check_json(value, where, depth=16):
     elif depth and isinstance(value, (list, tuple)):
         for i, v in enumerate(value): _check_json(v, f'{where}[{i}]', depth-1)
     elif not _sayable(value):
-        shown = f'of {value.bit_length()} bits' if isinstance(value, int) else ascii(str(value)[:40]) if not isinstance(value, dict) else f'with the keys {_some(map(ascii, value))}'
-        raise ValueError(f'{where} is {type(value).__name__} {shown}; accepted: words in UTF-8, finite numbers below 2^64, lists, dicts with words as keys')
+        shown = (f'of {value.bit_length()} bits' if isinstance(value, int) else ascii(str(value)[:40])
+                 if not isinstance(value, dict) else f'with the keys {_some(map(ascii, value))}')
+        raise ValueError(f'{where} is {type(value).__name__} {shown}; accepted: words in UTF-8, finite numbers below '
+                         '2^64, lists, dicts with words as keys')
 
 # %% ../../nbs/checkpoints/01_store.ipynb #3058e3f0
 def _header(
@@ -71,7 +74,9 @@ def _header(
         entries[name] = {'dtype': _CODES[t.dtype], 'shape': list(t.shape), 'data_offsets': [start, end]}
     text = json.dumps(entries, separators=(',', ':'), ensure_ascii=False).encode()
     text += b' ' * (-len(text) % 8)
-    if len(text) > _LONGEST: raise ValueError(f'a header of {len(text)} bytes; accepted: up to {_LONGEST}: keep large things out of provenance and progress')
+    if len(text) > _LONGEST:
+        raise ValueError(f'a header of {len(text)} bytes; accepted: up to {_LONGEST}: keep large things out of '
+                         'provenance and progress')
     return struct.pack('<Q', len(text)) + text
 
 # %% ../../nbs/checkpoints/01_store.ipynb #cef0c9e0
@@ -82,7 +87,8 @@ def _checksum(
     meta:dict,    # word → word
 )->str:           # 64 hexadecimal digits
     "The checksum of all that a file says: words, types, shapes and numbers, in whatever order they lie"
-    words = [{k: v for k, v in meta.items() if k != 'checksum'}, {k: [_CODES[t.dtype], *t.shape] for k, t in tensors.items()}]
+    words = [{k: v for k, v in meta.items() if k != 'checksum'},
+             {k: [_CODES[t.dtype], *t.shape] for k, t in tensors.items()}]
     digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
     for name in sorted(tensors): digest.update(_bytes(tensors[name]))
     return digest.hexdigest()
@@ -107,12 +113,15 @@ def _halve(name, t, dtype):
     "`t` as it is stored"
     if dtype is None or t.dtype != torch.float32 or name.rpartition('.')[2] not in _HEAVY: return t
     small = t.to(dtype)
-    if small.isinf().any() and not t.isinf().any(): raise ValueError(f'{name} has values up to {t.abs().max():g}, too large for {dtype}; leave dtype=None')
+    if small.isinf().any() and not t.isinf().any():
+        raise ValueError(f'{name} has values up to {t.abs().max():g}, too large for {dtype}; leave dtype=None')
     return small
 
 # %% ../../nbs/checkpoints/01_store.ipynb #e480bc40
-CEILINGS = dict(img_resolution=4096, img_channels=64, z_dim=8192, w_dim=8192, c_dim=100_000, cmap_dim=8192, channel_base=2**20, channel_max=8192,
-                num_layers=64, num_critical=64, margin_size=256, filter_size=32, lrelu_upsampling=8, conv_kernel=9, freeze_layers=1000,
+CEILINGS = dict(img_resolution=4096, img_channels=64, z_dim=8192, w_dim=8192, c_dim=100_000, cmap_dim=8192,
+                channel_base=2**20, channel_max=8192,
+                num_layers=64, num_critical=64, margin_size=256, filter_size=32, lrelu_upsampling=8, conv_kernel=9,
+                freeze_layers=1000,
                 mbstd_group_size=1024, mbstd_num_channels=64)
 _LARGEST = 2**28   # numbers of a network, 1 GiB: eight times the largest published one
 
@@ -121,7 +130,8 @@ def _check_ceilings(kwargs, role, depth=2):
     "Numbers of a configuration must be of a sane size"
     for k, v in kwargs.items():
         if type(v) is dict and depth: _check_ceilings(v, role, depth-1)
-        elif type(v) in (dict, list): raise ValueError(f'{role} has a {type(v).__name__} for {k}; accepted: a number or a word')
+        elif type(v) in (dict, list):
+            raise ValueError(f'{role} has a {type(v).__name__} for {k}; accepted: a number or a word')
         elif type(v) in (int, float) and not 0 <= v <= CEILINGS.get(k, 2**20):
             raise ValueError(f'{role} asks for {k}={v!s:.30}; accepted: 0 to {CEILINGS.get(k, 2**20)}')
 
@@ -145,14 +155,18 @@ def blueprint(
     role:str,    # 'G', 'D' or 'G_ema'
 )->dict:         # tensor's name → shape
     "Names and shapes of the tensors that a configuration leads to, without the memory for them"
-    if type(config) is not dict or type(config.get('kwargs')) is not dict or config.get('architecture') not in list(networks.ARCHITECTURES):
-        raise ValueError(f'{role} has the configuration {str(config)[:60]}; accepted: an architecture of {", ".join(networks.ARCHITECTURES)}, and its keywords')
+    if (type(config) is not dict or type(config.get('kwargs')) is not dict
+        or config.get('architecture') not in list(networks.ARCHITECTURES)):
+        raise ValueError(f'{role} has the configuration {str(config)[:60]}; accepted: an architecture of '
+                         f'{", ".join(networks.ARCHITECTURES)}, and its keywords')
     _check_role(config['architecture'], role)
     _check_ceilings(config['kwargs'], role)
     try:
         with _OnPaper(): shapes = {k: tuple(v.shape) for k, v in networks.from_config(config).state_dict().items()}
     except Exception as e: raise ValueError(f'{role} cannot be built from its configuration: {str(e):.300}') from e
-    if (n := sum(map(math.prod, shapes.values()))) > _LARGEST: raise ValueError(f'{role} would have {n:,} numbers; accepted: up to {_LARGEST:,}, which take 1 GiB. Lower its resolution, channel_base or channel_max')
+    if (n := sum(map(math.prod, shapes.values()))) > _LARGEST:
+        raise ValueError(f'{role} would have {n:,} numbers; accepted: up to {_LARGEST:,}, which take 1 GiB. Lower '
+                         'its resolution, channel_base or channel_max')
     return shapes
 
 # %% ../../nbs/checkpoints/01_store.ipynb #0f6f65f0
@@ -163,9 +177,12 @@ def check_network(
 ):
     "Complain about tensors that are not those of a configuration"
     shapes = blueprint(config, role)
-    if missing := shapes.keys() - state.keys(): raise ValueError(f'{role} lacks {len(missing)} tensors of its architecture: {_some(missing)}')
-    if surplus := state.keys() - shapes.keys(): raise ValueError(f'{role} has {len(surplus)} tensors that its architecture does not: {_some(surplus)}')
-    wrong = [f'{k} is {list(t.shape)} and should be {list(shapes[k])}' for k, t in state.items() if tuple(t.shape) != shapes[k]]
+    if missing := shapes.keys() - state.keys():
+        raise ValueError(f'{role} lacks {len(missing)} tensors of its architecture: {_some(missing)}')
+    if surplus := state.keys() - shapes.keys():
+        raise ValueError(f'{role} has {len(surplus)} tensors that its architecture does not: {_some(surplus)}')
+    wrong = [f'{k} is {list(t.shape)} and should be {list(shapes[k])}' for k, t in state.items()
+             if tuple(t.shape) != shapes[k]]
     wrong += [f'{k} is of {t.dtype} and should be a float' for k, t in state.items() if not t.is_floating_point()]
     if wrong: raise ValueError(f'{role} has tensors that do not fit its configuration: {_some(wrong)}')
 
@@ -186,37 +203,45 @@ def _tensors(
     found = {}
     for role, net in nets.items():
         for name, t in net.state_dict().items():
-            if t.dtype not in _CODES: raise ValueError(f'{role}/{name} is of {t.dtype}; accepted: {", ".join(map(str, _CODES))}')
+            if t.dtype not in _CODES:
+                raise ValueError(f'{role}/{name} is of {t.dtype}; accepted: {", ".join(map(str, _CODES))}')
             found[f'{role}/{name}'] = _halve(f'{role}/{name}', t.detach(), dtype).cpu().contiguous()
     return found
 
 # %% ../../nbs/checkpoints/01_store.ipynb #333cc080
 def _config(net, role):
     "Architecture and keywords of a network"
-    if isinstance(net, tuple(networks.ARCHITECTURES.values())): return {'architecture': net.architecture, 'kwargs': net.init_kwargs}
-    raise ValueError(f'{role} is a {type(net).__name__}; accepted: {", ".join(networks.ARCHITECTURES)} of cleftgan_nb.networks')
+    if isinstance(net, tuple(networks.ARCHITECTURES.values())):
+        return {'architecture': net.architecture, 'kwargs': net.init_kwargs}
+    raise ValueError(f'{role} is a {type(net).__name__}; accepted: {", ".join(networks.ARCHITECTURES)} of '
+                     'cleftgan_nb.networks')
 
 # %% ../../nbs/checkpoints/01_store.ipynb #d1b81fb0
 def _check_labels(labels, nets):
     "What the entries of the networks' labels mean, one word each"
     words = isinstance(labels, (list, tuple)) and all(isinstance(n, str) and n and n.isprintable() for n in labels)
     if not words or len(set(labels)) != len(labels):
-        raise ValueError(f'labels={labels!r:.80}; accepted: None, or a list of different words, one for each entry of a label')
+        raise ValueError(f'labels={labels!r:.80}; accepted: None, or a list of different words, one for each entry '
+                         'of a label')
     for role, net in nets.items():
         if (has := net.init_kwargs.get('c_dim', 0)) == len(labels): continue
-        raise ValueError(f'labels has {len(labels)} names ({_some(labels)}), {role} takes labels of {has} entries; accepted: one name an entry')
+        raise ValueError(f'labels has {len(labels)} names ({_some(labels)}), {role} takes labels of {has} entries; '
+                         'accepted: one name an entry')
     return list(labels)
 
 # %% ../../nbs/checkpoints/01_store.ipynb #6a732020
 def _metadata(nets, license, provenance, progress, dtype, labels=None):
     "The words in the header"
-    if type(license) is not str or not license.strip(): raise ValueError(f"license={license!r}; accepted: words such as 'CC-BY-4.0', or 'unknown' with the reason")
+    if type(license) is not str or not license.strip():
+        raise ValueError(f"license={license!r}; accepted: words such as 'CC-BY-4.0', or 'unknown' with the reason")
     _check_json(license, 'license')
     for name, v in dict(provenance=provenance, progress=progress).items():
         if type(v) is not dict: raise ValueError(f'{name}={v!r:.60}; accepted: a dict')
-    return {'format': 'pt', 'cleftgan_nb': FORMAT, 'networks': _json({r: _config(n, r) for r, n in nets.items()}, 'networks'), 'license': license,
+    return {'format': 'pt', 'cleftgan_nb': FORMAT,
+            'networks': _json({r: _config(n, r) for r, n in nets.items()}, 'networks'), 'license': license,
             'provenance': _json(provenance, 'provenance'), 'progress': _json(progress, 'progress'),
-            **({'half': _CODES[dtype]} if dtype else {}), **({'labels': _json(_check_labels(labels, nets), 'labels')} if labels is not None else {})}
+            **({'half': _CODES[dtype]} if dtype else {}),
+            **({'labels': _json(_check_labels(labels, nets), 'labels')} if labels is not None else {})}
 
 # %% ../../nbs/checkpoints/01_store.ipynb #cc9afe00
 def save(
@@ -233,8 +258,10 @@ def save(
 )->Path:
     "Save networks with everything needed to rebuild and to cite them"
     path = as_path(path)
-    if path.suffix != '.safetensors': raise ValueError(f"path={path.name!r}; accepted: a name that ends in .safetensors")
-    if dtype not in (None, torch.float16, torch.bfloat16): raise ValueError(f'dtype={dtype}; accepted: None, torch.float16, torch.bfloat16')
+    if path.suffix != '.safetensors':
+        raise ValueError(f"path={path.name!r}; accepted: a name that ends in .safetensors")
+    if dtype not in (None, torch.float16, torch.bfloat16):
+        raise ValueError(f'dtype={dtype}; accepted: None, torch.float16, torch.bfloat16')
     nets = {role: net for role, net in zip(ROLES, (G, D, G_ema)) if net is not None}
     if not nets: raise ValueError('no network given; accepted: at least one of G, D, G_ema')
     meta = _metadata(nets, license, provenance, progress, dtype, labels)
@@ -253,7 +280,8 @@ def _unique(pairs):
 def _parse(text, what, read=dict):
     "JSON or a clear error"
     try: return json.loads(text, object_pairs_hook=lambda pairs: read(_unique(pairs)))
-    except (ValueError, RecursionError) as e: raise ValueError(f'{what} is damaged ({type(e).__name__}: {str(e)[:80]})') from None
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f'{what} is damaged ({type(e).__name__}: {str(e)[:80]})') from None
 
 # %% ../../nbs/checkpoints/01_store.ipynb #32034bc0
 _BROKEN = 'the file is damaged, cut off or not a safetensors file; get or save it again'
@@ -265,7 +293,8 @@ def _read_header(path):
         head = f.read(8)
         length = int.from_bytes(head, 'little')
         if len(head) < 8 or not 2 <= length <= min(size - 8, _LONGEST):
-            raise ValueError(f'it claims a header of {length} bytes in a file of {size}; accepted: up to {_LONGEST}, and within the file. If it is ours, {_BROKEN}')
+            raise ValueError(f'it claims a header of {length} bytes in a file of {size}; accepted: up to {_LONGEST}, '
+                             f'and within the file. If it is ours, {_BROKEN}')
         header = _parse(f.read(length), 'the header')
     if type(header) is not dict: raise ValueError(f'its header is no JSON object; {_BROKEN}')
     return header, 8 + length
@@ -274,9 +303,12 @@ def _read_header(path):
 def _span(name, entry):
     "Where a tensor's numbers lie, if its entry makes sense"
     try: code, shape, (start, end) = entry['dtype'], entry['shape'], entry['data_offsets']
-    except (TypeError, KeyError, ValueError): raise ValueError(f'{name!r:.80}: an entry without dtype, shape and data_offsets; {_BROKEN}') from None
-    if type(code) is not str or code not in DTYPES: raise ValueError(f'{name!r:.80} is of type {code!r:.20}; accepted: {", ".join(DTYPES)}')
-    if type(shape) is not list or len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**40 for n in [*shape, start, end]) \
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(f'{name!r:.80}: an entry without dtype, shape and data_offsets; {_BROKEN}') from None
+    if type(code) is not str or code not in DTYPES:
+        raise ValueError(f'{name!r:.80} is of type {code!r:.20}; accepted: {", ".join(DTYPES)}')
+    if type(shape) is not list or len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**40
+                                                            for n in [*shape, start, end]) \
        or end - start != math.prod(shape) * DTYPES[code].itemsize:
         raise ValueError(f'{name!r:.80}: shape and position in the file do not fit together; {_BROKEN}')
     return start, end
@@ -286,14 +318,17 @@ def _check_spans(header, size):
     "Tensors must lie side by side and fill the file"
     at = 0
     for start, end, name in sorted((*_span(n, e), n) for n, e in header.items()):
-        if start != at: raise ValueError(f'{name!r:.80} {"overlaps another tensor" if start < at else "leaves a gap before it"}; {_BROKEN}')
+        if start != at:
+            raise ValueError(f'{name!r:.80} {"overlaps another tensor" if start < at else "leaves a gap before it"}; '
+                             f'{_BROKEN}')
         at = end
     if at != size: raise ValueError(f'its tensors fill {at} bytes and the file has {size} for them; {_BROKEN}')
 
 # %% ../../nbs/checkpoints/01_store.ipynb #c8ae0df0
 def _check_words(meta):
     "Words about a file"
-    if type(meta) is not dict or not all(type(v) is str for v in meta.values()): raise ValueError(f'its metadata is no list of words; {_BROKEN}')
+    if type(meta) is not dict or not all(type(v) is str for v in meta.values()):
+        raise ValueError(f'its metadata is no list of words; {_BROKEN}')
     return meta
 
 def _numbers(path, header, start, meta):
@@ -302,7 +337,8 @@ def _numbers(path, header, start, meta):
     try:
         with safe_open(path, 'pt') as f: tensors = {name: f.get_tensor(name) for name in f.keys()}
     except SafetensorError as e: raise ValueError(f'{e}; {_BROKEN}') from None
-    if 'checksum' in meta and meta['checksum'] != _checksum(tensors, meta): raise ValueError(f'its checksum differs: some of it is no longer what was written; {_BROKEN}')
+    if 'checksum' in meta and meta['checksum'] != _checksum(tensors, meta):
+        raise ValueError(f'its checksum differs: some of it is no longer what was written; {_BROKEN}')
     return tensors
 
 def read_tensors(
@@ -323,7 +359,8 @@ class Checkpoint:
     G: torch.nn.Module|None = None     # generator as trained
     D: torch.nn.Module|None = None     # discriminator
     G_ema: torch.nn.Module|None = None # moving average of the generator: the one to sample
-    meta: dict = field(default_factory=dict) # file, format, networks, license, provenance, progress, labels, nonfinite, checked
+    # file, format, networks, license, provenance, progress, labels, nonfinite, checked
+    meta: dict = field(default_factory=dict)
 
     @property
     def networks(self)->dict:
@@ -338,7 +375,9 @@ class Checkpoint:
     @property
     def sampler(self):
         "The generator to make pictures with: `G_ema`, or `G` where there is none"
-        if self.G_ema is None and self.G is None: raise ValueError(f'{self.meta.get("file", "this checkpoint")} has no generator, only {", ".join(self.networks)}')
+        if self.G_ema is None and self.G is None:
+            raise ValueError(f'{self.meta.get("file", "this checkpoint")} has no generator, only '
+                             f'{", ".join(self.networks)}')
         return self.G_ema if self.G_ema is not None else self.G
 
 # %% ../../nbs/checkpoints/01_store.ipynb #86474500
@@ -359,7 +398,8 @@ def history(
     said = meta['provenance'].get('history')
     known = [e for e in said if isinstance(e, dict)] if isinstance(said, list) else []
     covered = licenses(*(e.get('license') for e in known))
-    if licenses(covered, meta['license']) != covered: known.append(dict(data=meta['provenance'].get('data'), fingerprint=None, license=meta['license']))
+    if licenses(covered, meta['license']) != covered:
+        known.append(dict(data=meta['provenance'].get('data'), fingerprint=None, license=meta['license']))
     return known
 
 def stretch(
@@ -367,14 +407,17 @@ def stretch(
 )->str:
     "A stretch in words"
     mark = f"fingerprint {_short(e['fingerprint'], 16)}" if e.get('fingerprint') else 'no fingerprint'
-    more = [words.format(_short(e[k])) for k, words in (('images', '{} images'), ('from', 'from image {} on'), ('file', 'before {}')) if k in e]
-    return f"{_short(e.get('data') or 'data that were not noted')} ({', '.join([mark, *more])}), license: {_short(e.get('license') or 'not noted', 300)}"
+    more = [words.format(_short(e[k])) for k, words in (('images', '{} images'), ('from', 'from image {} on'),
+                                                        ('file', 'before {}')) if k in e]
+    return (f"{_short(e.get('data') or 'data that were not noted')} ({', '.join([mark, *more])}), license: "
+            f"{_short(e.get('license') or 'not noted', 300)}")
 
 # %% ../../nbs/checkpoints/01_store.ipynb #247dfcd0
 def _row(role, net):
     "One network as a row"
     state, parameters = net.state_dict().values(), sum(p.numel() for p in net.parameters())
-    return {'network': role, 'architecture': net.architecture, 'resolution': net.init_kwargs.get('img_resolution', '?'), 'parameters': f'{parameters:,}',
+    return {'network': role, 'architecture': net.architecture,
+            'resolution': net.init_kwargs.get('img_resolution', '?'), 'parameters': f'{parameters:,}',
             'tensors': len(state), 'numbers': ', '.join(sorted({str(t.dtype)[6:] for t in state}))}
 
 # %% ../../nbs/checkpoints/01_store.ipynb #e8a7b620
@@ -383,9 +426,11 @@ def table(self:Checkpoint)->Table:
     "What it holds"
     said = self.meta | {'provenance': {k: v for k, v in self.meta.get('provenance', {}).items() if k != 'history'}}
     notes = [f'{k}: {v}' for k in ('license', 'labels', 'progress', 'provenance') if (v := said.get(k))]
-    if 'history' in self.meta.get('provenance', {}): notes += [f'learned from: {stretch(e)}' for e in history(self.meta)]
+    if 'history' in self.meta.get('provenance', {}):
+        notes += [f'learned from: {stretch(e)}' for e in history(self.meta)]
     if bad := self.meta.get('nonfinite'): notes.append(f'NOT FINITE: {_some(bad)}')
-    if self.meta.get('checked') is False: notes.append('no checksum: written before files had one, so nobody can tell whether a number has changed')
+    if self.meta.get('checked') is False:
+        notes.append('no checksum: written before files had one, so nobody can tell whether a number has changed')
     return Table([_row(role, net) for role, net in self.networks.items()], self.meta.get('file', 'checkpoint'), notes)
 
 # %% ../../nbs/checkpoints/01_store.ipynb #f342a200
@@ -398,7 +443,9 @@ def _repr_html_(self:Checkpoint): return self.table()._repr_html_()
 def _flag(state, file):
     "Names of tensors that hold infinities or no numbers; warns about them"
     bad = [k for k, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
-    if bad: warnings.warn(f'{file}: not finite: {_some(bad)}. Pictures from it will be empty; load an earlier checkpoint', stacklevel=4)
+    if bad:
+        warnings.warn(f'{file}: not finite: {_some(bad)}. Pictures from it will be empty; load an earlier checkpoint',
+                      stacklevel=4)
     return bad
 
 # %% ../../nbs/checkpoints/01_store.ipynb #7fff1030
@@ -406,15 +453,21 @@ def _load_meta(words):
     "The header's words, as `save` was given them"
     if type(words) is not dict or not all(type(v) is str for v in words.values()) or 'cleftgan_nb' not in words:
         keys = _some(words) if type(words) is dict else 'nothing'
-        raise ValueError(f'it is a safetensors file of another project (its metadata has {keys}); accepted: one written by cleftgan_nb.checkpoints.save')
-    if words['cleftgan_nb'] != FORMAT: raise ValueError(f'it has format {terminal(words["cleftgan_nb"]):.20}; this version reads {FORMAT}: update cleftgan_nb')
+        raise ValueError(f'it is a safetensors file of another project (its metadata has {keys}); accepted: one '
+                         'written by cleftgan_nb.checkpoints.save')
+    if words['cleftgan_nb'] != FORMAT:
+        raise ValueError(f'it has format {terminal(words["cleftgan_nb"]):.20}; this version reads {FORMAT}: update '
+                         'cleftgan_nb')
     words = renamed(words)
     missing = [k for k in ('networks', 'license', 'provenance', 'progress') if k not in words]
-    if missing or words.get('half', 'F16') not in ('F16', 'BF16'): raise ValueError(f'its metadata lacks {", ".join(missing) or "a known half type"}; {_BROKEN}')
+    if missing or words.get('half', 'F16') not in ('F16', 'BF16'):
+        raise ValueError(f'its metadata lacks {", ".join(missing) or "a known half type"}; {_BROKEN}')
     meta = {k: _parse(words[k], k, renamed) for k in ('networks', 'provenance', 'progress', 'labels') if k in words}
     _check_json(meta, 'its metadata', 17)   # one level above what `save` was given
-    if any(type(v) is not dict for k, v in meta.items() if k != 'labels') or not meta['networks'].keys() <= set(ROLES): raise ValueError(f'its metadata is not as saved; {_BROKEN}')
-    return {'format': f'cleftgan_nb {FORMAT}', **meta, 'license': words['license'], 'half': words.get('half'), 'checked': 'checksum' in words}
+    if any(type(v) is not dict for k, v in meta.items() if k != 'labels') or not meta['networks'].keys() <= set(ROLES):
+        raise ValueError(f'its metadata is not as saved; {_BROKEN}')
+    return {'format': f'cleftgan_nb {FORMAT}', **meta, 'license': words['license'], 'half': words.get('half'),
+            'checked': 'checksum' in words}
 
 # %% ../../nbs/checkpoints/01_store.ipynb #67f04230
 def _by_role(tensors, half):
@@ -432,22 +485,27 @@ def _load_safetensors(path):
     words = header.pop('__metadata__', None)
     meta = _load_meta(words)
     states = _by_role(_numbers(path, header, start, words), meta.pop('half'))
-    if surplus := states.keys() ^ meta['networks'].keys(): raise ValueError(f'its metadata and its tensors disagree about {_some(surplus)}; {_BROKEN}')
+    if surplus := states.keys() ^ meta['networks'].keys():
+        raise ValueError(f'its metadata and its tensors disagree about {_some(surplus)}; {_BROKEN}')
     meta['nonfinite'] = _flag({f'{r}/{k}': t for r, s in states.items() for k, t in s.items()}, path.name)
     nets = {role: _build(meta['networks'][role], state, role) for role, state in states.items()}
     if 'labels' in meta: _check_labels(meta['labels'], nets)
     return Checkpoint(**nets, meta={'file': path.name, **meta})
 
 # %% ../../nbs/checkpoints/01_store.ipynb #d563b790
-UNKNOWN = 'unknown: the published file names none; ask its publisher (NVIDIA publishes its StyleGAN weights for non-commercial use)'
+UNKNOWN = ('unknown: the published file names none; ask its publisher (NVIDIA publishes its StyleGAN weights for '
+           'non-commercial use)')
 
 def _load_pickle(path):
     "A checkpoint from a published snapshot"
     p = pickles.read(path)
     nets = {r: {'architecture': n.architecture, 'kwargs': n.kwargs} for r, n in p.networks.items()}
-    states = {r: {k: t.float() if t.is_floating_point() and t.itemsize < 4 else t for k, t in n.state.items()} for r, n in p.networks.items()}
-    provenance = {'published as': p.file, 'training_set': p.training_set, 'dropped': {r: n.dropped for r, n in p.networks.items()}}
-    meta = dict(file=p.file, format='published pickle', networks=nets, license=UNKNOWN, provenance=provenance, progress={'augment_p': p.augment_p})
+    states = {r: {k: t.float() if t.is_floating_point() and t.itemsize < 4 else t for k, t in n.state.items()}
+              for r, n in p.networks.items()}
+    provenance = {'published as': p.file, 'training_set': p.training_set,
+                  'dropped': {r: n.dropped for r, n in p.networks.items()}}
+    meta = dict(file=p.file, format='published pickle', networks=nets, license=UNKNOWN, provenance=provenance,
+                progress={'augment_p': p.augment_p})
     meta['nonfinite'] = _flag({f'{r}/{k}': t for r, s in states.items() for k, t in s.items()}, p.file)
     return Checkpoint(**{r: _build(nets[r], states[r], r) for r in nets}, meta=meta)
 
@@ -465,11 +523,13 @@ def find(
 )->Path:
     "The file that is meant"
     path = as_path(path)
-    if str(path) in shipped(): return shipped()[str(path)]      # whatever else is called so: a checkpoint's name has a suffix
+    if str(path) in shipped():   # whatever else is called so: a checkpoint's name has a suffix
+        return shipped()[str(path)]
     if path.is_dir(): raise ValueError(f'{path} is a folder; give the name of a file')
     if path.is_file(): return path
     others = f", the name of one that ships ({', '.join(shipped())})" if shipped() else ''
-    raise FileNotFoundError(f"no file {path}; give the path of a checkpoint{others}, or make an untrained one with 'cleftgan new'")
+    raise FileNotFoundError(f"no file {path}; give the path of a checkpoint{others}, or make an untrained one with "
+                            "'cleftgan new'")
 
 # %% ../../nbs/checkpoints/01_store.ipynb #25444480
 def load(
@@ -481,7 +541,9 @@ def load(
         raise ValueError(f'{path.name!r} ends in {path.suffix!r}; accepted: {", ".join([*_READERS, *shipped()])}')
     path = find(path)
     try: return _READERS[path.suffix](path)
-    except ValueError as e: raise ValueError(str(e) if str(e).startswith(path.name) else f'{path.name} cannot be loaded: {e}') from e.__cause__
+    except ValueError as e:
+        raise ValueError(str(e) if str(e).startswith(path.name)
+                         else f'{path.name} cannot be loaded: {e}') from e.__cause__
 
 # %% ../../nbs/checkpoints/01_store.ipynb #ca8f4630
 def convert(
@@ -496,11 +558,13 @@ def convert(
     src = find(src)
     c = load(src)
     made = {'file': src.name, 'sha256': sha256(src), 'with': f'cleftgan_nb {__version__}'}
-    ours, dropped = src.suffix == '.safetensors', c.meta['provenance'].get('dropped', {}) if src.suffix == '.pkl' else {}
+    ours, dropped = (src.suffix == '.safetensors',
+                     c.meta['provenance'].get('dropped', {}) if src.suffix == '.pkl' else {})
     license = licenses(c.meta['license'], license) if ours else license or c.meta['license']
     provenance = {**c.meta['provenance'], 'converted': made}
     about = dict(license=license, provenance=provenance, progress=c.meta['progress'], labels=c.labels)
     with as_private_as(src): save(dst, **c.networks, **about, dtype=dtype)
-    rows = [{**_row(role, net), 'dropped keywords': ', '.join(dropped.get(role, [])) or '-'} for role, net in c.networks.items()]
+    rows = [{**_row(role, net), 'dropped keywords': ', '.join(dropped.get(role, [])) or '-'}
+            for role, net in c.networks.items()]
     notes = [f'license: {license}'] + [f'NOT FINITE: {_some(bad)}' for bad in [c.meta['nonfinite']] if bad]
     return Table(rows, f'{src.name} → {dst.name}', notes)

@@ -38,7 +38,8 @@ def png(
 # %% ../../nbs/data/09_archives.ipynb #12aa80c0
 def _ours(path):
     "Has `path` what only our datasets have, or is it empty?"
-    if path.is_dir(): return (path/'about.json').is_file() and (path/'manifest.csv').is_file() or not any(path.iterdir())
+    if path.is_dir():
+        return (path/'about.json').is_file() and (path/'manifest.csv').is_file() or not any(path.iterdir())
     try:
         with zipfile.ZipFile(path) as z: return {'about.json', 'manifest.csv'} <= set(z.namelist())
     except (OSError, zipfile.BadZipFile): return False
@@ -48,7 +49,9 @@ def _taken(path): return ValueError(f'{path} exists; give another name, or overw
 def _check_free(path, overwrite):
     "May something be written at `path`?"
     if os.path.lexists(path) and not overwrite: raise _taken(path)
-    if overwrite and path.exists() and not _ours(path): raise ValueError(f'{path} is no dataset of ours (no about.json and manifest.csv in it), so it is not replaced; give another name')
+    if overwrite and path.exists() and not _ours(path):
+        raise ValueError(f'{path} is no dataset of ours (no about.json and manifest.csv in it), so it is not '
+                         'replaced; give another name')
 
 def _target(path, overwrite):
     "Where to write: behind a link, in a folder that exists, at a place that is free"
@@ -65,7 +68,9 @@ def _claim(new, path):
     except OSError:   # a file system without links: an empty file holds the place
         os.close(os.open(path, os.O_CREAT | os.O_EXCL))
         try: return os.replace(new, path)
-        except BaseException: path.unlink(); raise
+        except BaseException:
+            path.unlink()
+            raise
     os.unlink(new)
 
 def _place(new, path):
@@ -111,7 +116,9 @@ def appearing(
 # %% ../../nbs/data/09_archives.ipynb #bc8e44a0
 class ToFolder:
     "Files in a folder"
-    def __init__(self, new): self.new = new; new.mkdir()
+    def __init__(self, new):
+        self.new = new
+        new.mkdir()
     def put(self, name, data):
         (self.new/name).parent.mkdir(exist_ok=True)
         (self.new/name).write_bytes(data)
@@ -130,15 +137,18 @@ class ToZip:
     def close(self):
         with self.file:
             self.zip.close()
-            self.file.flush(); os.fsync(self.file.fileno())
+            self.file.flush()
+            os.fsync(self.file.fileno())
 
 # %% ../../nbs/data/09_archives.ipynb #5272ef10
 def check_path(name, where):
     "A name inside a dataset, with slashes"
     plain = re.sub(r'^(\./)+', '', name.replace('\\', '/'))
-    if len(plain) > 1000: raise ValueError(f'{where} has a file whose name has {len(plain)} letters: {plain!r:.80}; accepted: up to 1000')
+    if len(plain) > 1000:
+        raise ValueError(f'{where} has a file whose name has {len(plain)} letters: {plain!r:.80}; accepted: up to 1000')
     if plain[:1] == '/' or re.match('[A-Za-z]:', plain) or '..' in plain.split('/') or re.search('[\0-\x1f]', plain):
-        raise ValueError(f'{where} has a file called {name!r:.80}, which leads out of it; accepted: names such as 00000/img00000000.png. Do not unpack this archive')
+        raise ValueError(f'{where} has a file called {name!r:.80}, which leads out of it; accepted: names such as '
+                         '00000/img00000000.png. Do not unpack this archive')
     return plain
 
 def _visible(name): return not any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
@@ -149,7 +159,8 @@ class Folder:
     def __init__(self, path):
         self.path, found = path, []
         def fail(e): raise e
-        for root, _, files in os.walk(path, onerror=fail): found += [Path(root, f).relative_to(path).as_posix() for f in files]
+        for root, _, files in os.walk(path, onerror=fail):
+            found += [Path(root, f).relative_to(path).as_posix() for f in files]
         self.names = set(filter(_visible, found))
 
     def read(self, name, limit=-1):
@@ -169,7 +180,8 @@ class Zip:
         try:
             with zipfile.ZipFile(path) as z: infos = [i for i in z.infolist() if not i.is_dir()]
         except (zipfile.BadZipFile, NotImplementedError, UnicodeError, struct.error, IndexError) as e:
-            raise ValueError(f'{path} is no zip, damaged or cut off ({e}); copy or download it again, or check it with: python -m zipfile -t {path.name}') from None
+            raise ValueError(f'{path} is no zip, damaged or cut off ({e}); copy or download it again, or check it '
+                             f'with: python -m zipfile -t {path.name}') from None
         self.members = {}
         for i in infos: self._enter(i, check_path(i.filename, path))
         self.names = set(filter(_visible, self.members))
@@ -182,9 +194,12 @@ class Zip:
 def _enter(self:Zip, info, name):
     "Note where a member lies"
     if name in self.members: raise ValueError(f'{self.path} has two files called {name!r}; make the archive again')
-    if not 0 <= info.header_offset <= self._stamp[0] - info.compress_size: raise ValueError(f'{self.path}: {name} lies outside the file; the zip is damaged, copy or download it again')
+    if not 0 <= info.header_offset <= self._stamp[0] - info.compress_size:
+        raise ValueError(f'{self.path}: {name} lies outside the file; the zip is damaged, copy or download it again')
     if info.flag_bits & 1: raise ValueError(f'{self.path}: {name} is encrypted; accepted: zips without a password')
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED): raise ValueError(f'{self.path}: {name} is compressed by method {info.compress_type}; accepted: stored (best, zip -0) or deflated')
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f'{self.path}: {name} is compressed by method {info.compress_type}; accepted: stored (best, '
+                         'zip -0) or deflated')
     self.members[name] = info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type
 
 # %% ../../nbs/data/09_archives.ipynb #9c98bc80
@@ -200,7 +215,8 @@ def _at(self:Zip, start, n):
 @patch
 def _open(self:Zip):
     f = open(self.path, 'rb', buffering=0)
-    if self._state(os.fstat(f.fileno())) != self._stamp: raise ValueError(f'{self.path} has changed since it was opened; open the dataset again')
+    if self._state(os.fstat(f.fileno())) != self._stamp:
+        raise ValueError(f'{self.path} has changed since it was opened; open the dataset again')
     self._file = f
     return f
 
@@ -219,13 +235,19 @@ def read(self:Zip, name, limit=-1):
     start, packed, size, crc, method = self.members[name]
     if size > _LARGEST: raise ValueError(f'{self.path}: {name} has {size} bytes; accepted: up to {_LARGEST}')
     head = self._at(start, 30)
-    if len(head) < 30 or head[:4] != b'PK\3\4': raise ValueError(f'{self.path}: {name} is not where the directory says; the zip is damaged, copy or download it again')
+    if len(head) < 30 or head[:4] != b'PK\3\4':
+        raise ValueError(f'{self.path}: {name} is not where the directory says; the zip is damaged, copy or download '
+                         'it again')
     start += 30 + sum(struct.unpack('<HH', head[26:]))
     want = packed if limit < 0 else min(packed, limit + 1024)
     data = self._at(start, want)
-    try: data = data if method == zipfile.ZIP_STORED else zlib.decompressobj(-15).decompress(data, max(limit, 0) or size + 1)
-    except zlib.error as e: raise ValueError(f'{self.path}: {name} is damaged ({e}); copy or download the zip again') from None
-    if limit < 0 and (len(data) != size or zlib.crc32(data) != crc): raise ValueError(f'{self.path}: {name} is damaged (its checksum differs); copy or download the zip again')
+    try:
+        data = (data if method == zipfile.ZIP_STORED
+                else zlib.decompressobj(-15).decompress(data, max(limit, 0) or size + 1))
+    except zlib.error as e:
+        raise ValueError(f'{self.path}: {name} is damaged ({e}); copy or download the zip again') from None
+    if limit < 0 and (len(data) != size or zlib.crc32(data) != crc):
+        raise ValueError(f'{self.path}: {name} is damaged (its checksum differs); copy or download the zip again')
     return data[:limit] if limit >= 0 else data
 
 # %% ../../nbs/data/09_archives.ipynb #6d7ead80

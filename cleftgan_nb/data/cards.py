@@ -30,7 +30,8 @@ def table(
 )->str:
     "A table in Markdown; columns after the first are set to the right"
     cell = lambda v: v if isinstance(v, Marked) else markdown(v)
-    return '\n'.join('| ' + ' | '.join(map(cell, line)) + ' |' for line in [head, ['---'] + ['---:']*(len(head) - 1), *lines]) + '\n'
+    return '\n'.join('| ' + ' | '.join(map(cell, line)) + ' |'
+                     for line in [head, ['---'] + ['---:']*(len(head) - 1), *lines]) + '\n'
 
 # %% ../../nbs/data/17_cards.ipynb #6f51b820
 def _count(n, total, smallest):
@@ -70,7 +71,8 @@ def _numbers(
     digits=2,     # after the point
 )->str:
     "Mean, spread and quantiles"
-    show = lambda v: '' if len(v) < smallest or not len(v) else [f'{x:.{digits}f}' for x in (v.mean(), v.std(ddof=len(v) > 1), *np.quantile(v, [0, .05, .5, .95, 1]))]
+    show = (lambda v: '' if len(v) < smallest or not len(v)
+            else [f'{x:.{digits}f}' for x in (v.mean(), v.std(ddof=len(v) > 1), *np.quantile(v, [0, .05, .5, .95, 1]))])
     lines = [[name, len(v), *(show(v) or ['']*7)] for name, v in {k: _known(v) for k, v in columns.items()}.items()]
     keep = [0, 1, 2, 3, 5, 6, 7] if smallest > 1 else range(9)
     head = ['', 'images', 'mean', 'SD', 'least', '5 %', 'median', '95 %', 'most']
@@ -79,7 +81,8 @@ def _numbers(
 def _known(values): return np.array([v for v in values if v is not None and math.isfinite(v)], float)
 
 # %% ../../nbs/data/17_cards.ipynb #815ae890
-AGES = {'under 3 months': .25, '3 to 11 months': 1, '1 to 5 years': 6, '6 to 11 years': 12, '12 to 17 years': 18, '18 to 39 years': 40, '40 to 64 years': 65, '65 years and over': math.inf}
+AGES = {'under 3 months': .25, '3 to 11 months': 1, '1 to 5 years': 6, '6 to 11 years': 12, '12 to 17 years': 18,
+        '18 to 39 years': 40, '40 to 64 years': 65, '65 years and over': math.inf}
 TENTHS = {f'{k/10:.1f} to {(k + 2)/10:.1f}': (k + 2)/10 if k < 8 else math.inf for k in range(0, 10, 2)}
 
 def _groups(values, limits):
@@ -91,7 +94,8 @@ def _span(low, high):
     "A class's limits in words, degrees"
     return f'below {high}°' if low == -math.inf else f'above {low}°' if high == math.inf else f'{low}° to {high}°'
 
-SKIN = {f'{name}, {_span(low, high)}': high for (name, high), low in zip(ITA_CLASSES.items(), [-math.inf, *ITA_CLASSES.values()])}
+SKIN = {f'{name}, {_span(low, high)}': high for (name, high), low in zip(ITA_CLASSES.items(),
+                                                                         [-math.inf, *ITA_CLASSES.values()])}
 
 # %% ../../nbs/data/17_cards.ipynb #795db140
 def _column(rows, *names):
@@ -102,7 +106,8 @@ def _in_order(values, limits): return [k for k in [*limits, 'not known'] if k in
 
 # %% ../../nbs/data/17_cards.ipynb #1abd0960
 _SHARE, _ANGLE = (0, 1), (-180, 180)
-_LIMITS = dict(age=(0, 150), ita=_ANGLE) | {f'{part}_{s}': _SHARE for part in ('lip', 'nose') for s in ('left', 'right')} | dict.fromkeys(MEASURES, (-1000, 1000))
+_LIMITS = dict(age=(0, 150), ita=_ANGLE) | {f'{part}_{s}': _SHARE for part in ('lip', 'nose')
+                                            for s in ('left', 'right')} | dict.fromkeys(MEASURES, (-1000, 1000))
 _LIMITS |= {f'{above}{a}': _ANGLE for above in ('', 'pose_') for a in ('yaw', 'pitch', 'roll')}
 
 def _told(value, column, where):
@@ -111,7 +116,9 @@ def _told(value, column, where):
     if value is None: return value
     if column in ('laterality', 'lahshal'): right, words = isinstance(value, str), 'a word'
     elif column in ('repaired', 'simonart'): right, words = value in (True, False), 'True or False'
-    elif column == 'sex': right, words = isinstance(value, str) or number and 0 <= value <= 1, 'a word, or a number from 0, female, to 1, male'
+    elif column == 'sex':
+        right, words = (isinstance(value, str) or number and 0 <= value <= 1,
+                        'a word, or a number from 0, female, to 1, male')
     elif limits := _SHARE if column.startswith('ancestry_') else _LIMITS.get(column):
         if isinstance(value, float) and not math.isfinite(value): return None
         right, words = number and limits[0] <= value <= limits[1], f'a number from {limits[0]} to {limits[1]}'
@@ -122,19 +129,24 @@ def _told(value, column, where):
 # %% ../../nbs/data/17_cards.ipynb #b32b7420
 def _lines(words, above=''):
     "Everything of `about.json`, one line each"
-    return [line for k, v in words.items() for line in (_lines(v, f'{above}{k}, ') if isinstance(v, dict) else [[above + k, _words(v)]])]
+    return [line for k, v in words.items() for line in (_lines(v, f'{above}{k}, ') if isinstance(v, dict)
+                                                        else [[above + k, _words(v)]])]
 
 def _words(value):
     "A value in a cell"
-    if isinstance(value, list): return ', '.join(map(_words, value[:12])) + f' … ({len(value)} in all)'*(len(value) > 12)
+    if isinstance(value, list):
+        return ', '.join(map(_words, value[:12])) + f' … ({len(value)} in all)'*(len(value) > 12)
     return f'{value:g}' if isinstance(value, float) else str(value)
 
 def facts(rows, words, digest, smallest=1):
     "What the dataset says about itself"
     size, kind = words.get('resolution'), 'RGB' if words.get('channels') == 3 else 'gray'
-    lines = _lines({k: v for k, v in words.items() if k not in ('images', 'resolution', 'channels', 'columns', 'sha256')})
+    lines = _lines({k: v for k, v in words.items()
+                    if k not in ('images', 'resolution', 'channels', 'columns', 'sha256')})
     known = ', '.join(c for c in rows[0] if not re.match('[xy]_', c)) + ', landmarks'*('x_sn' in rows[0])
-    return table(['', ''], [['images', f'{len(rows)} of {size} x {size} pixels, {kind}, 8 bits'], *lines, ['known of each image', known], ['checksum of the manifest', code(digest)]]).replace('---:', '---')
+    return table(['', ''], [['images', f'{len(rows)} of {size} x {size} pixels, {kind}, 8 bits'], *lines,
+                            ['known of each image', known], ['checksum of the manifest',
+                                                             code(digest)]]).replace('---:', '---')
 
 # %% ../../nbs/data/17_cards.ipynb #02ed5a70
 def people(rows, words, digest, smallest=1):
@@ -142,9 +154,11 @@ def people(rows, words, digest, smallest=1):
     parts, shown = [], dict(smallest=smallest)
     if ages := _column(rows, 'age'):
         young = sum(a is not None and a < 6 for a in ages)
-        parts += [_counts('age', g := _groups(ages, AGES), order=_in_order(g, AGES), **shown), f'Under 6 years: {_count(young, len(ages), smallest)[1] or "few"}.\n']
+        parts += [_counts('age', g := _groups(ages, AGES), order=_in_order(g, AGES), **shown),
+                  f'Under 6 years: {_count(young, len(ages), smallest)[1] or "few"}.\n']
     if sex := _column(rows, 'sex'):
-        parts.append(_counts('sex', [_sex(v) for v in sex], order=['female', 'male'] + ['not known']*(None in sex), **shown))
+        parts.append(_counts('sex', [_sex(v) for v in sex], order=['female', 'male'] + ['not known']*(None in sex),
+                             **shown))
     if names := [c for c in rows[0] if c.startswith('ancestry_')]:
         parts.append(_numbers({f'ancestry, share {c[9:]}': [r[c] for r in rows] for c in names}, smallest))
     if ita := _column(rows, 'ita'):
@@ -154,22 +168,26 @@ def people(rows, words, digest, smallest=1):
 def _sex(v): return v if isinstance(v, str) else 'not known' if v is None else 'male' if v >= .5 else 'female'
 
 # %% ../../nbs/data/17_cards.ipynb #8a480fc0
-SIDES = dict(left='60 or 53%', right='30 or 27%', bilateral='10 or 20%')   # of the lip alone, 6 : 3 : 1 (South West Cleft Service), or with the palate (derived)
+# of the lip alone, 6 : 3 : 1 (South West Cleft Service), or with the palate (derived)
+SIDES = dict(left='60 or 53%', right='30 or 27%', bilateral='10 or 20%')
 
 def _extent(code):
     "The worse side of a LAHSHAL code in words"
     letters = {code[:1], code[-1:]}
-    return next((word for letter, word in dict(L='complete', l='incomplete', **{'*': 'microform'}).items() if letter in letters), 'none')
+    return next((word for letter, word in dict(L='complete', l='incomplete', **{'*': 'microform'}).items()
+                 if letter in letters), 'none')
 
 def _worse(rows, part):
     "The larger of both sides"
-    return [max(v, default=None) for v in ([r[f'{part}_{s}'] for s in ('left', 'right') if r.get(f'{part}_{s}') is not None] for r in rows)]
+    return [max(v, default=None) for v in ([r[f'{part}_{s}'] for s in ('left', 'right')
+                                            if r.get(f'{part}_{s}') is not None] for r in rows)]
 
 # %% ../../nbs/data/17_cards.ipynb #a26115c0
 def _flags(rows):
     "What is true of an image or not"
     found = {name: _column(rows, c) for name, c in [('repaired', 'repaired'), ("Simonart's band", 'simonart')]}
-    found |= {f'severity of the {part} exactly 1, where the range ends': [v == 1 for v in worst] for part in ('lip', 'nose') if len(_known(worst := _worse(rows, part)))}
+    found |= {f'severity of the {part} exactly 1, where the range ends': [v == 1 for v in worst]
+              for part in ('lip', 'nose') if len(_known(worst := _worse(rows, part)))}
     return {name: v for name, v in found.items() if v}
 
 # %% ../../nbs/data/17_cards.ipynb #1851cf50
@@ -177,13 +195,21 @@ def clefts(rows, words, digest, smallest=1):
     "Side, extent and severity"
     parts, shown, repaired = [], dict(smallest=smallest), _column(rows, 'repaired')
     if side := _column(rows, 'laterality'):
-        parts.append(_counts('side of the cleft', [v or 'no cleft' for v in side], order=[*SIDES] + ['no cleft']*(None in side), published=SIDES, **shown))
+        parts.append(_counts('side of the cleft', [v or 'no cleft' for v in side],
+                             order=[*SIDES] + ['no cleft']*(None in side), published=SIDES, **shown))
     if codes := _column(rows, 'lahshal'):
-        parts += [_apart('extent, worse side', [_extent(c or '') for c in codes], repaired, order=['microform', 'incomplete', 'complete', 'none'], **shown), _counts('LAHSHAL code of the lip', codes, **shown)]
+        parts += [_apart('extent, worse side', [_extent(c or '') for c in codes], repaired,
+                         order=['microform', 'incomplete', 'complete', 'none'], **shown),
+                         _counts('LAHSHAL code of the lip', codes, **shown)]
     for part in ('lip', 'nose'):
-        if len(_known(worst := _worse(rows, part))): parts.append(_apart(f'severity of the {part}, worse side', g := _groups(worst, TENTHS), repaired, order=_in_order(g, TENTHS), **shown))
-    if repaired and (ages := _column(rows, 'age')): parts.append(_apart('age group', g := _groups(ages, AGES), repaired, order=_in_order(g, AGES), **shown))
-    if flags := _flags(rows): parts.append(table(['', 'images', 'share'], [[name, *_count(sum(map(bool, v)), len(v), smallest)] for name, v in flags.items()]))
+        if len(_known(worst := _worse(rows, part))):
+            parts.append(_apart(f'severity of the {part}, worse side', g := _groups(worst, TENTHS), repaired,
+                                order=_in_order(g, TENTHS), **shown))
+    if repaired and (ages := _column(rows, 'age')):
+        parts.append(_apart('age group', g := _groups(ages, AGES), repaired, order=_in_order(g, AGES), **shown))
+    if flags := _flags(rows):
+        parts.append(table(['', 'images', 'share'], [[name, *_count(sum(map(bool, v)), len(v), smallest)]
+                                                     for name, v in flags.items()]))
     return '\n'.join(parts)
 
 # %% ../../nbs/data/17_cards.ipynb #4218b9f0
@@ -195,12 +221,15 @@ def _compared(rows, few):
     found = [o for o in against_published(whole) if o['n'] >= few]
     for when in _TITLES:
         lines = [_beside(o) for o in found if o['when'] == when]
-        if lines: yield table([f'measure, one side, {_TITLES[when]}', 'images', 'published', 'here', 'distance in SDs', 'ratio of SDs', 'within'], lines)
+        if lines:
+            yield table([f'measure, one side, {_TITLES[when]}', 'images', 'published', 'here', 'distance in SDs',
+                         'ratio of SDs', 'within'], lines)
 
 def _beside(o):
     "A line: ours beside the published"
     mean, sd = o['published_mean'], o['published_sd']
-    return [o['measure'].replace('_', ' '), o['n'], f'{mean:g} ± {sd:g}', f'{o["mean"]:.2f} ± {o["sd"]:.2f}', f'{abs(o["mean"] - mean)/sd:.2f}', f'{o["sd"]/sd:.2f}', 'yes' if o['agrees'] else 'no']
+    return [o['measure'].replace('_', ' '), o['n'], f'{mean:g} ± {sd:g}', f'{o["mean"]:.2f} ± {o["sd"]:.2f}',
+            f'{abs(o["mean"] - mean)/sd:.2f}', f'{o["sd"]/sd:.2f}', 'yes' if o['agrees'] else 'no']
 
 def _operated(rows):
     "Rows before and after an operation, where there is a cleft on one side"
@@ -208,22 +237,27 @@ def _operated(rows):
     return dict(before=[r for r in rows if not r.get('repaired')], after=[r for r in rows if r.get('repaired')])
 
 # %% ../../nbs/data/17_cards.ipynb #8bbe1720
-LESSER = dict(nostril_width_ratio=(1.29, 1.39, 1.55), columellar_deviation=(11.5, 14.5, 18.2), alar_base_ratio=(1.10, 1.20, 1.31),
+LESSER = dict(nostril_width_ratio=(1.29, 1.39, 1.55), columellar_deviation=(11.5, 14.5, 18.2),
+              alar_base_ratio=(1.10, 1.20, 1.31),
               lateral_lip_height_ratio=(.942, .851, .87))   # means of lesser, half and two-thirds forms; of the last, of mini-, micro- and minor forms
 
 def _lesser(rows, few):
     "Incomplete clefts of one side, not operated, beside what is published of lesser forms"
     some = [r for r in _operated(rows)['before'] if _extent(r.get('lahshal') or '') == 'incomplete']
     found = {m: _known(r.get(m) for r in some) for m in LESSER}
-    lines = [[m.replace('_', ' '), len(v), ' / '.join(f'{x:g}' for x in LESSER[m]), f'{v.mean():.2f} ± {v.std(ddof=1):.2f}'] for m, v in found.items() if len(v) >= few]
-    return [table(['measure, one side, incomplete, not operated', 'images', 'published means of lesser forms', 'here'], lines)]*bool(lines)
+    lines = [[m.replace('_', ' '), len(v), ' / '.join(f'{x:g}' for x in LESSER[m]),
+              f'{v.mean():.2f} ± {v.std(ddof=1):.2f}'] for m, v in found.items() if len(v) >= few]
+    return [table(['measure, one side, incomplete, not operated', 'images', 'published means of lesser forms',
+                   'here'], lines)]*bool(lines)
 
 # %% ../../nbs/data/17_cards.ipynb #f4d43ac0
 def _missing(columns, words, smallest):
     "In how many images is a measure missing, and why?"
-    why = {'columellar deviation': ', because the columella does not show there under a drooping tip of the nose'} if words.get('synthetic') is True else {}
+    why = ({'columellar deviation': ', because the columella does not show there under a drooping tip of the nose'}
+           if words.get('synthetic') is True else {})
     gaps = {m: len(v) - len(_known(v)) for m, v in columns.items()}
-    return [f'The {m} is missing in {_count(n, len(columns[m]), smallest)[0]} of {len(columns[m])} images{why.get(m, "")}.\n' for m, n in gaps.items() if n]
+    return [f'The {m} is missing in {_count(n, len(columns[m]), smallest)[0]} of {len(columns[m])} '
+            f'images{why.get(m, "")}.\n' for m, n in gaps.items() if n]
 
 # %% ../../nbs/data/17_cards.ipynb #2a3c78b0
 def measures(rows, words, digest, smallest=1):
@@ -239,12 +273,14 @@ def pictures(rows, words, digest, smallest=1):
     "Pose and light"
     angles = {f'{a}, degrees': v for a in ('yaw', 'pitch', 'roll') if (v := _column(rows, f'pose_{a}', a))}
     kinds = _column(rows, 'light_kind')
-    return '\n'.join([_numbers(angles, smallest, 1)]*bool(angles) + ([_counts('light', [str(k) for k in kinds], smallest)] if kinds else []))
+    return '\n'.join([_numbers(angles, smallest, 1)]*bool(angles)
+                     + ([_counts('light', [str(k) for k in kinds], smallest)] if kinds else []))
 
 BLOCKS = dict(facts=facts, people=people, clefts=clefts, measures=measures, pictures=pictures)
 
 # %% ../../nbs/data/17_cards.ipynb #89d68e70
-_TONES = ['#3b2a22', '#7a5236', '#b58a63', '#d8b08c', '#ecd0b4', '#f7e6d6']   # one for each group of skin tone, dark to very light
+# one for each group of skin tone, dark to very light
+_TONES = ['#3b2a22', '#7a5236', '#b58a63', '#d8b08c', '#ecd0b4', '#f7e6d6']
 _SEX = dict(female='#8e6bb0', male='#4f9a94')
 _PARTS = dict(lip='#c44e52', nose='#4c72b0')
 
@@ -259,17 +295,24 @@ def _page(n):
 # %% ../../nbs/data/17_cards.ipynb #f3770550
 def _plot_age(ax, rows):
     "Age groups by sex"
-    groups, sexes, left = _groups(_column(rows, 'age'), AGES), [_sex(v) for v in _column(rows, 'sex') or [None]*len(rows)], np.zeros(len(AGES))
+    groups, sexes, left = (_groups(_column(rows, 'age'), AGES),
+                           [_sex(v) for v in _column(rows, 'sex') or [None]*len(rows)], np.zeros(len(AGES)))
     for sex in sorted(set(sexes)):
         n = np.array([sum(g == name and s == sex for g, s in zip(groups, sexes)) for name in AGES])
-        ax.barh(list(AGES), n, left=left, color=_SEX.get(sex, '.6'), label=sex); left += n
-    ax.invert_yaxis(); ax.grid(False, axis='y'); ax.set(title='age and sex', xlabel='images'); ax.legend(frameon=False)
+        ax.barh(list(AGES), n, left=left, color=_SEX.get(sex, '.6'), label=sex)
+        left += n
+    ax.invert_yaxis()
+    ax.grid(False, axis='y')
+    ax.set(title='age and sex', xlabel='images')
+    ax.legend(frameon=False)
 
 def _plot_skin(ax, rows):
     "Histogram of skin tones in their color"
     ita = _known(_column(rows, 'ita'))
     edges = np.arange(min(-60, ita.min()//5*5), max(80, ita.max() + 5), 5)
-    for (n, lo) in zip(*np.histogram(ita, edges)): ax.bar(lo, n, 5, align='edge', color=_TONES[list(SKIN).index(_groups([lo + 2.5], SKIN)[0])], edgecolor='.4', lw=.4)
+    for (n, lo) in zip(*np.histogram(ita, edges)):
+        ax.bar(lo, n, 5, align='edge', color=_TONES[list(SKIN).index(_groups([lo + 2.5], SKIN)[0])], edgecolor='.4',
+               lw=.4)
     ax.set(title='skin tone', xlabel='ITA°, dark to light', ylabel='images')
 
 # %% ../../nbs/data/17_cards.ipynb #2c6ed8c0
@@ -278,15 +321,19 @@ def _plot_ancestry(ax, rows):
     names = [c for c in rows[0] if c.startswith('ancestry_')]
     corners = np.array([[0, 0], [1, 0], [.5, .866]])
     at = np.array([[r[c] for c in names] for r in rows], float) @ corners
-    ax.plot(*corners[[0, 1, 2, 0]].T, color='.6', lw=.8); ax.scatter(*at.T, s=5, alpha=.5, color='.25', lw=0)
-    for (x, y), c in zip(corners, names): ax.annotate(c[9:], (x, y), (0, 6 if y else -11), textcoords='offset points', ha='center')
-    ax.set(title='ancestry', aspect='equal', xlim=(-.2, 1.2), ylim=(-.15, 1.02)); ax.axis('off')
+    ax.plot(*corners[[0, 1, 2, 0]].T, color='.6', lw=.8)
+    ax.scatter(*at.T, s=5, alpha=.5, color='.25', lw=0)
+    for (x, y), c in zip(corners, names):
+        ax.annotate(c[9:], (x, y), (0, 6 if y else -11), textcoords='offset points', ha='center')
+    ax.set(title='ancestry', aspect='equal', xlim=(-.2, 1.2), ylim=(-.15, 1.02))
+    ax.axis('off')
 
 # %% ../../nbs/data/17_cards.ipynb #28e71c60
 def plot_people(rows):
     "Age, sex, ancestry and skin, as a figure"
     drawn = [f for f, c in [(_plot_age, 'age'), (_plot_skin, 'ita')] if _column(rows, c)]
-    drawn += [_plot_ancestry]*(sum(c.startswith('ancestry_') for c in rows[0]) == 3 and all(r[c] is not None for r in rows for c in r if c.startswith('ancestry_')))
+    drawn += [_plot_ancestry]*(sum(c.startswith('ancestry_') for c in rows[0]) == 3
+                               and all(r[c] is not None for r in rows for c in r if c.startswith('ancestry_')))
     if not drawn: return None
     fig, axes = _page(len(drawn))
     for f, ax in zip(drawn, axes): f(ax, rows)
@@ -298,14 +345,19 @@ def _plot_sides(ax, rows):
     codes, side, left = _column(rows, 'lahshal') or ['']*len(rows), _column(rows, 'laterality'), np.zeros(len(SIDES))
     for kind, color in dict(microform='#f2c9b8', incomplete='#dd8a70', complete='#a8434a', none='.7').items():
         n = np.array([sum(s == name and _extent(c or '') == kind for s, c in zip(side, codes)) for name in SIDES])
-        if n.any(): ax.bar(list(SIDES), n, bottom=left, color=color, label=kind if any(codes) else None); left += n
-    ax.grid(False, axis='x'); ax.set(title='side and extent of the cleft', ylabel='images')
+        if n.any():
+            ax.bar(list(SIDES), n, bottom=left, color=color, label=kind if any(codes) else None)
+            left += n
+    ax.grid(False, axis='x')
+    ax.set(title='side and extent of the cleft', ylabel='images')
     if any(codes): ax.legend(frameon=False)
 
 def _plot_severity(ax, rows):
     "Severities of lip and nose"
-    for part, color in _PARTS.items(): ax.hist(_known(_worse(rows, part)), np.linspace(0, 1, 21), color=color, alpha=.55, label=part)
-    ax.set(title='severity, worse side', xlabel='0 none to 1 widest', ylabel='images'); ax.legend(frameon=False)
+    for part, color in _PARTS.items():
+        ax.hist(_known(_worse(rows, part)), np.linspace(0, 1, 21), color=color, alpha=.55, label=part)
+    ax.set(title='severity, worse side', xlabel='0 none to 1 widest', ylabel='images')
+    ax.legend(frameon=False)
 
 # %% ../../nbs/data/17_cards.ipynb #dc67d8b0
 def _plot_together(ax, rows):
@@ -313,18 +365,22 @@ def _plot_together(ax, rows):
     pairs = np.array([p for p in zip(_worse(rows, 'lip'), _worse(rows, 'nose')) if None not in p], float)
     ax.scatter(*pairs.T, s=6, alpha=.5, color='.25', lw=0)
     r = f', r = {np.corrcoef(pairs.T)[0, 1]:.2f}' if len(pairs) > 2 and pairs.std(0).all() else ''
-    ax.set(title=f'lip and nose{r}', xlabel='severity of the lip', ylabel='severity of the nose', xlim=(-.02, 1.02), ylim=(-.02, 1.02), aspect='equal')
+    ax.set(title=f'lip and nose{r}', xlabel='severity of the lip', ylabel='severity of the nose', xlim=(-.02, 1.02),
+           ylim=(-.02, 1.02), aspect='equal')
 
 def plot_clefts(rows):
     "Side, extent and severity, as a figure"
-    drawn = [_plot_sides]*bool(_column(rows, 'laterality')) + [_plot_severity, _plot_together]*(len(_known(_worse(rows, 'lip'))) > 0 < len(_known(_worse(rows, 'nose'))))
+    drawn = ([_plot_sides]*bool(_column(rows, 'laterality'))
+             + [_plot_severity, _plot_together]*(len(_known(_worse(rows, 'lip'))) > 0
+                                                 < len(_known(_worse(rows, 'nose')))))
     if not drawn: return None
     fig, axes = _page(len(drawn))
     for f, ax in zip(drawn, axes): f(ax, rows)
     return fig
 
 # %% ../../nbs/data/17_cards.ipynb #548404c0
-_WHEN = dict(before=('one side, not operated', '#c44e52'), after=('one side, repaired', '#55a868'), without=('no cleft', '.6'))
+_WHEN = dict(before=('one side, not operated', '#c44e52'), after=('one side, repaired', '#55a868'),
+             without=('no cleft', '.6'))
 
 def _plot_published(ax, mean, sd, when):
     "Mean and standard deviation as others found them"
@@ -336,17 +392,20 @@ def _plot_published(ax, mean, sd, when):
 def _plot_measure(ax, rows, name):
     "One measure before and after, and what is published"
     groups = dict(**_operated(rows), without=[r for r in rows if 'laterality' in r and not r['laterality']])
-    edges = np.linspace(*np.quantile(_known(r[name] for r in rows), [.005, .995]) + [-1e-6, 1e-6], 25)   # a few far ones would press all others together
+    # a few far ones would press all others together
+    edges = np.linspace(*np.quantile(_known(r[name] for r in rows), [.005, .995]) + [-1e-6, 1e-6], 25)
     for when, some in groups.items():
         if not len(values := _known(r[name] for r in some)): continue
         ax.hist(values, edges, color=_WHEN[when][1], alpha=.55, label=_WHEN[when][0])
         if name in PUBLISHED.get(when, {}): _plot_published(ax, *PUBLISHED[when][name], when)
-    ax.set(title=name.replace('_', ' '), yticks=[]); ax.grid(False)
+    ax.set(title=name.replace('_', ' '), yticks=[])
+    ax.grid(False)
 
 # %% ../../nbs/data/17_cards.ipynb #7ae05380
 def plot_measures(rows):
     "The measures beside the published figures, as a figure"
-    names = [m for m in MEASURES if m in rows[0] and len(v := _known(r[m] for r in rows)) > 4 and np.ptp(v) > 1e-3]   # else there is nothing to see, such as no gap in any control
+    # else there is nothing to see, such as no gap in any control
+    names = [m for m in MEASURES if m in rows[0] and len(v := _known(r[m] for r in rows)) > 4 and np.ptp(v) > 1e-3]
     if not names: return None
     import matplotlib.pyplot as plt
     wide, high = min(4, len(names)), -(-len(names)//4)
@@ -359,8 +418,10 @@ def plot_measures(rows):
 
 # %% ../../nbs/data/17_cards.ipynb #26c9b510
 _PLOTS = dict(people=plot_people, clefts=plot_clefts, measures=plot_measures)
-_SAID = dict(people='Bars: images by age and sex; histogram of skin tones; triangle of ancestry shares', measures='Histograms of the measures, with published mean and standard deviation',
-             clefts='Bars: images by side and extent of the cleft; histograms of the severity of lip and nose; one against the other', sheet='Images of the cohort')
+_SAID = dict(people='Bars: images by age and sex; histogram of skin tones; triangle of ancestry shares',
+             measures='Histograms of the measures, with published mean and standard deviation',
+             clefts='Bars: images by side and extent of the cleft; histograms of the severity of lip and nose; one '
+                    'against the other', sheet='Images of the cohort')
 
 def _draw(rows, folder, names):
     "Save the plots of these blocks; the names of those that there is something for"
@@ -373,7 +434,8 @@ def _draw(rows, folder, names):
         yield name
 
 # %% ../../nbs/data/17_cards.ipynb #46f54620
-_BLOCK = re.compile(r'^<!-- generated: begin (?P<name>\w+)(?P<notes>[^>]*?) *-->\n(?P<text>.*?)^<!-- generated: end (?P=name) -->', re.S | re.M)
+_BLOCK = re.compile(r'^<!-- generated: begin (?P<name>\w+)(?P<notes>[^>]*?) *-->\n(?P<text>.*?)^<!-- generated: end '
+                    r'(?P=name) -->', re.S | re.M)
 
 def find_blocks(
     text:str, # of a page
@@ -382,8 +444,11 @@ def find_blocks(
 )->dict:      # name → match with the groups `notes` and `text`
     "The generated blocks of a page"
     found = {m['name']: m for m in _BLOCK.finditer(text)}
-    if not found or len(re.findall('^<!-- generated:', text, re.M)) != 2*len(found): raise ValueError(f'{where} has {"no blocks" if not found else "a block without its end, or one twice"}; accepted: lines <!-- generated: begin NAME --> and <!-- generated: end NAME -->, each once')
-    if odd := found.keys() - set(known): raise ValueError(f'{where} has the block {sorted(odd)[0]!r}; accepted: {", ".join(known)}')
+    if not found or len(re.findall('^<!-- generated:', text, re.M)) != 2*len(found):
+        raise ValueError(f'{where} has {"no blocks" if not found else "a block without its end, or one twice"}; '
+                         'accepted: lines <!-- generated: begin NAME --> and <!-- generated: end NAME -->, each once')
+    if odd := found.keys() - set(known):
+        raise ValueError(f'{where} has the block {sorted(odd)[0]!r}; accepted: {", ".join(known)}')
     return found
 
 # %% ../../nbs/data/17_cards.ipynb #c4e12a60
@@ -401,7 +466,8 @@ def write_block(
     text = text.strip('\n')
     if picture: text += f'\n\n![{said}]({quote(folder)}/{picture}.png)'   # a space would end the link
     text, notes = f'\n{text}\n\n', notes | dict(picture=picture or 'none', text=_short(f'\n{text}\n\n'))
-    return f'<!-- generated: begin {name} {" ".join(f"{k}={v}" for k, v in notes.items())} -->\n{text}<!-- generated: end {name} -->'
+    return (f'<!-- generated: begin {name} {" ".join(f"{k}={v}" for k, v in notes.items())} -->\n{text}<!-- '
+            f'generated: end {name} -->')
 
 # %% ../../nbs/data/17_cards.ipynb #bf3fb3b0
 def _block(name, data, smallest, picture, folder):
@@ -413,7 +479,8 @@ def _data(dataset):
     "Rows, words and checksum of a dataset, if a card can tell of them"
     rows, words = manifest(dataset), about(dataset)
     if not rows: raise ValueError(f'{dataset}: its manifest has no image')
-    if not _shallow(words): raise ValueError(f'{dataset}: about.json has lists or names more than 8 deep; accepted: fewer')
+    if not _shallow(words):
+        raise ValueError(f'{dataset}: about.json has lists or names more than 8 deep; accepted: fewer')
     for row in rows: row |= {c: _told(v, c, f'{dataset}, {row["file"]}') for c, v in row.items()}
     return rows, words, fingerprint(dataset)
 
@@ -428,9 +495,12 @@ def read_page(
 )->tuple[Path, str]: # its path and text
     "The text of a page"
     path = as_path(path, name)
-    if path.suffix != '.md' or not path.is_file(): raise ValueError(f'{name}={str(path)!r}; accepted: a card that exists, whose name ends in .md')
+    if path.suffix != '.md' or not path.is_file():
+        raise ValueError(f'{name}={str(path)!r}; accepted: a card that exists, whose name ends in .md')
     try: return path, path.read_text(encoding='utf-8')
-    except UnicodeError: raise ValueError(f'{name}={str(path)!r} is no text in UTF-8; accepted: a card. Save it as UTF-8, or get it again') from None
+    except UnicodeError:
+        raise ValueError(f'{name}={str(path)!r} is no text in UTF-8; accepted: a card. Save it as UTF-8, or get it '
+                         'again') from None
 
 # %% ../../nbs/data/17_cards.ipynb #530ef8c0
 def place_page(
@@ -440,11 +510,17 @@ def place_page(
     "Where a card may be written, or an error that says why not"
     path, accepted = as_path(path, 'out'), 'accepted: a name that ends in .md, free or that of a card'
     if path.suffix != '.md': raise ValueError(f'out={str(path)!r}; {accepted}')
-    if not path.parent.is_dir(): raise FileNotFoundError(f'no folder {path.parent} for out={str(path)!r}; make it first')
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f'no folder {path.parent} for out={str(path)!r}; make it first')
     folder, exists = path.with_suffix(''), os.path.lexists(path)
-    if exists and not _is_card(path): raise ValueError(f'out={str(path)!r} is there and is no card (it has no generated blocks), so it is not replaced; {accepted}')
-    if os.path.lexists(folder) and not folder.is_dir(): raise ValueError(f'{folder} is no folder, but the pictures of {path.name} belong into one of this name; move it or give another out')
-    if not exists and (other := [n for n in pictures if (folder/f'{n}.png').exists()]): raise ValueError(f'{folder}/{other[0]}.png is there without the card {path.name}; move it or give another out')
+    if exists and not _is_card(path):
+        raise ValueError(f'out={str(path)!r} is there and is no card (it has no generated blocks), so it is not '
+                         f'replaced; {accepted}')
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ValueError(f'{folder} is no folder, but the pictures of {path.name} belong into one of this name; move '
+                         'it or give another out')
+    if not exists and (other := [n for n in pictures if (folder/f'{n}.png').exists()]):
+        raise ValueError(f'{folder}/{other[0]}.png is there without the card {path.name}; move it or give another out')
     return path
 
 def _is_card(path):
@@ -482,10 +558,16 @@ def publish(
 def _check_told(sheet, smallest, words, dataset):
     "How much a card may tell: the smallest count"
     synthetic = words.get('synthetic') is True
-    if sheet and not synthetic: raise ValueError(f'sheet=True, but {dataset} does not say that nobody is in it, and a sheet shows the faces of people, who can be recognized; accepted: sheet=False, or a set made with about={{"synthetic": True, …}}')
+    if sheet and not synthetic:
+        raise ValueError(f'sheet=True, but {dataset} does not say that nobody is in it, and a sheet shows the faces '
+                         'of people, who can be recognized; accepted: sheet=False, or a set made with '
+                         f'about={{"synthetic": True, …}}')
     if smallest is None: return 1 if synthetic else 5
-    if type(smallest) is not int or smallest < 1: raise ValueError(f'smallest={smallest!r}; accepted: None or a whole number from 1')
-    if sheet and smallest > 1: raise ValueError(f'sheet=True with smallest={smallest}; accepted: either, since images tell more than small counts')
+    if type(smallest) is not int or smallest < 1:
+        raise ValueError(f'smallest={smallest!r}; accepted: None or a whole number from 1')
+    if sheet and smallest > 1:
+        raise ValueError(f'sheet=True with smallest={smallest}; accepted: either, since images tell more than small '
+                         'counts')
     return smallest
 
 # %% ../../nbs/data/17_cards.ipynb #ac08e320
@@ -504,7 +586,8 @@ def card(
     with draft_folder(out) as draft:
         drawn = {n: n for n in _draw(data[0], draft, blocks)} if smallest == 1 else {}
         if sheet and 'pictures' in blocks: drawn['pictures'] = _sheet(dataset, draft)
-        for name, m in blocks.items(): text = text.replace(m[0], _block(name, data, smallest, drawn.get(name), out.stem))
+        for name, m in blocks.items():
+            text = text.replace(m[0], _block(name, data, smallest, drawn.get(name), out.stem))
         publish(draft, out, text, _SAID)
     return out
 
@@ -528,8 +611,10 @@ def check_block(
     "What can be said of a block without its source"
     notes, name, call = dict(re.findall(r'(\w+)=(\S+)', m['notes'])), m['name'], fill.partition('(')[0]
     if not {*needed, 'picture', 'text'} <= notes.keys(): return notes, f'{name} is empty; fill it with {fill}'
-    if notes['text'] != _short(m['text']): return notes, f'{name} was changed by hand; its numbers come from the {source}: run {call} again'
-    if notes['picture'] != 'none' and not (path.with_suffix('')/f'{notes["picture"]}.png').is_file(): return notes, f'{name} shows {notes["picture"]}.png, which is missing; run {call} again'
+    if notes['text'] != _short(m['text']):
+        return notes, f'{name} was changed by hand; its numbers come from the {source}: run {call} again'
+    if notes['picture'] != 'none' and not (path.with_suffix('')/f'{notes["picture"]}.png').is_file():
+        return notes, f'{name} shows {notes["picture"]}.png, which is missing; run {call} again'
     return notes, ''
 
 # %% ../../nbs/data/17_cards.ipynb #59856f20
@@ -543,7 +628,11 @@ def stale(
     for name, m in find_blocks(page, path, BLOCKS).items():
         notes, wrong = check_block(m, path, ('dataset', 'smallest'), f'card(dataset, {path.name!r})', 'manifest')
         if wrong: found.append(wrong)
-        elif not re.fullmatch('[1-9][0-9]{0,8}', notes['smallest']): found.append(f"{name} says smallest={notes['smallest']}, which is no number; run card again")
-        elif data and notes['dataset'] != data[2]: found.append(f'{name} is about the dataset {notes["dataset"][:16]}…, not {data[2][:16]}…; run card again')
-        elif data and m[0] != _block(name, data, int(notes['smallest']), {'none': None}.get(notes['picture'], notes['picture']), path.stem): found.append(f'{name} would be written differently now; run card again')
+        elif not re.fullmatch('[1-9][0-9]{0,8}', notes['smallest']):
+            found.append(f"{name} says smallest={notes['smallest']}, which is no number; run card again")
+        elif data and notes['dataset'] != data[2]:
+            found.append(f'{name} is about the dataset {notes["dataset"][:16]}…, not {data[2][:16]}…; run card again')
+        elif data and m[0] != _block(name, data, int(notes['smallest']),
+                                     {'none': None}.get(notes['picture'], notes['picture']), path.stem):
+            found.append(f'{name} would be written differently now; run card again')
     return found

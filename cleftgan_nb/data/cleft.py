@@ -34,7 +34,8 @@ class Side:
         for name, (low, high) in RANGES.items():
             v = getattr(self, name)
             if isinstance(v, bool) or not isinstance(v, (int, float, np.number)) or not low <= v <= high:
-                raise ValueError(f'{name}={v!r}; accepted: a number from {low} to {high}' + (', a severity: 0 none, 1 the widest' if name in ('lip', 'nose') else ''))
+                raise ValueError(f'{name}={v!r}; accepted: a number from {low} to {high}'
+                                 + (', a severity: 0 none, 1 the widest' if name in ('lip', 'nose') else ''))
     @property
     def opening(self): return float(np.interp(self.lip, *PACE))
 
@@ -47,12 +48,15 @@ class Cleft:
     simonart:bool=False # a band of skin bridges a complete gap under the nostril (Simonart's band)
     def __post_init__(self):
         for name in ('left', 'right'):
-            if not isinstance(getattr(self, name), Side): raise ValueError(f'{name}={getattr(self, name)!r}; accepted: a Side, such as Side(lip=.5)')
+            if not isinstance(getattr(self, name), Side):
+                raise ValueError(f'{name}={getattr(self, name)!r}; accepted: a Side, such as Side(lip=.5)')
         for name in ('repaired', 'simonart'):
-            if not isinstance(getattr(self, name), bool): raise ValueError(f'{name}={getattr(self, name)!r}; accepted: True, False')
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f'{name}={getattr(self, name)!r}; accepted: True, False')
 
 # %% ../../nbs/data/02_cleft.ipynb #3377d710
-LINE = dict(border=7227, peak=7216, sill=7054, nostril=7151)     # vertices of the base mesh, left side; right: the mirrored ones
+# vertices of the base mesh, left side; right: the mirrored ones
+LINE = dict(border=7227, peak=7216, sill=7054, nostril=7151)
 VERTEX = dict(en=7769, ex=7754, al=7099, sbal=7119, nm=7112, nl=7086, ch=7249, prn=297, sn=343, ls=466, sto=474)
 SIDES = dict(left=1., right=-1.)
 
@@ -72,8 +76,11 @@ class Frame:
         self.sign, at = SIDES[side], lambda vertex: points[row(vertex, side)]
         self.line = np.stack([at(v) for v in LINE.values()])
         self.height = self.line[2, 1] - self.line[0, 1]                     # of the lip, border to sill
-        self.mouth, self.nose = (abs(points[row(VERTEX[k], 'left'), 0] - points[row(VERTEX[k], 'right'), 0]) for k in ('ch', 'al'))
-        self.peak = self.t(self.line[1, 1]); self.reach = max(self.t(points[row(VERTEX['sn']), 1]) - self.peak, .25)   # t of the peak, and from there to the columella's foot
+        self.mouth, self.nose = (abs(points[row(VERTEX[k], 'left'), 0] - points[row(VERTEX[k], 'right'), 0])
+                                 for k in ('ch', 'al'))
+        # t of the peak, and from there to the columella's foot
+        self.peak = self.t(self.line[1, 1])
+        self.reach = max(self.t(points[row(VERTEX['sn']), 1]) - self.peak, .25)
     def t(self, y): return (y - self.line[0, 1])/self.height
     def __call__(self, points):
         "Height and distance of points [n,3]"
@@ -81,8 +88,10 @@ class Frame:
         return t, self.sign*(points[:, 0] - np.interp(t, self.t(self.line[:, 1]), self.line[:, 0]))
 
 # %% ../../nbs/data/02_cleft.ipynb #1c166740
-PACE = [0, .25, .5, .75, 1], [0, .30, .57, .79, 1]   # severity → opening: equal steps of severity are to be equal steps of the picture (measured with the portraits)
-WIDEST = .73             # gap over mouth at lip = 1; the mouth widens with it, so that the cleft width ratio is about .5
+# severity → opening: equal steps of severity are to be equal steps of the picture (measured with the portraits)
+PACE = [0, .25, .5, .75, 1], [0, .30, .57, .79, 1]
+# gap over mouth at lip = 1; the mouth widens with it, so that the cleft width ratio is about .5
+WIDEST = .73
 EACH = .55               # of it for each side of a bilateral cleft, where two gaps share the mouth
 HEIGHTS = [0, .3, .63, 1], [.18, .64, 1.03, 1.24]   # severity → height of the gap, in heights of the lip
 
@@ -140,7 +149,8 @@ def part(points, place, side, frame, both):
 def _margins(t, d, w, skin, side, frame):
     "Edges turned up and rolled back"
     m, e, open_ = frame.mouth, np.abs(d), smooth(0, .012*frame.mouth, w)
-    up = np.where(d < 0, .14 + .08*side.opening, .10 + .06*side.opening)*frame.height*smooth(0, .3, side.opening)*smooth(.9, 0, t)
+    up = np.where(d < 0, .14 + .08*side.opening, .10 + .06*side.opening)*frame.height*smooth(0, .3,
+            side.opening)*smooth(.9, 0, t)
     rim = -.10*m*np.clip(1 - e/(.07*m), 0, 1)**2*smooth(-.4, 0, t)*open_
     swell = np.where(d < 0, .012, .03)*m*smooth(.02*m, .06*m, e)*fade((e - .06*m)/(.12*m))*(t > -.5)*open_
     return np.stack([0*t, np.exp(-(e/(.085*m))**2)*up*smooth(-.6, .1, t)*skin, (rim + swell)*skin], 1)
@@ -148,7 +158,8 @@ def _margins(t, d, w, skin, side, frame):
 def _mucosa(t, d, w, place, side, frame):
     "Where the red of the lip follows the gap's edge, 0 … 1"
     m, top = frame.mouth, np.interp(side.opening, *HEIGHTS)
-    return smooth(.085*m, .045*m, np.abs(d))*smooth(top + .12, top - .2, t)*smooth(0, .2, side.opening)*(w > 0)*place.upper*place.front*(t > -.4)
+    return smooth(.085*m, .045*m, np.abs(d))*smooth(top + .12, top - .2, t)*smooth(0, .2,
+            side.opening)*(w > 0)*place.upper*place.front*(t > -.4)
 
 # %% ../../nbs/data/02_cleft.ipynb #fa9bb9b0
 def flatten(points, at, side, frame):
@@ -160,7 +171,8 @@ def flatten(points, at, side, frame):
     return (ala + dome)*unit*side.nose
 
 # %% ../../nbs/data/02_cleft.ipynb #4679a130
-FOOT = .27             # of the nose's width that the columella's foot is beside the tip at most: the other nostril must keep its floor
+# of the nose's width that the columella's foot is beside the tip at most: the other nostril must keep its floor
+FOOT = .27
 
 def lean(points, at, degrees, frame):
     "Displacement that brings the columella's angle to `degrees`, positive: foot toward the patient's right"
@@ -177,14 +189,16 @@ def lean(points, at, degrees, frame):
 def widen(points, at, width, frame):
     "Displacement that makes the nostril `width` dm wide"
     nm, nl, unit = at('nm'), at('nl'), frame.nose/.34
-    now = frame.sign*(nl[0] - nm[0]); reach = np.clip(frame.sign*(points[:, 0] - nm[0])/now, 0, None)
+    now = frame.sign*(nl[0] - nm[0])
+    reach = np.clip(frame.sign*(points[:, 0] - nm[0])/now, 0, None)
     near = np.exp(-((points[:, 1] - nl[1])/(.13*unit))**2)*smooth(-.22*unit, -.06*unit, points[:, 2] - nl[2])
     return np.outer(frame.sign*near*(width - now)*np.where(reach < 1, reach, fade((reach - 1)/2.6)), [1, 0, 0])
 
 # %% ../../nbs/data/02_cleft.ipynb #a5647380
 def slide(place, frame, t, d, by):
     "Displacement of both edges by `by` dm, positive: laterally"
-    near = fade(d/(.34*frame.mouth))*smooth(frame.peak + frame.reach, frame.peak, t)*smooth(-1, -.4, t)*place.upper*place.front
+    near = fade(d/(.34*frame.mouth))*smooth(frame.peak + frame.reach, frame.peak, t)*smooth(-1, -.4,
+            t)*place.upper*place.front
     return np.outer(frame.sign*by*near, [1, 0, 0])
 
 def lift(place, frame, t, d, by, medial):
@@ -202,7 +216,8 @@ def targets(
     cleft:Cleft,
 )->dict: # measure → value, of the left side over the right one
     "The measures that a cleft is aimed at (left over right, so that a right cleft has the inverse)"
-    l, r = cleft.left, cleft.right; open_ = 0 if cleft.repaired else 1
+    l, r = cleft.left, cleft.right
+    open_ = 0 if cleft.repaired else 1
     wide = NOSTRIL*open_*(EACH if l.lip*r.lip > 0 else 1)
     ratio = lambda name, loss: (1 - loss*l.lip*open_ + getattr(l, name))/(1 - loss*r.lip*open_ + getattr(r, name))
     return dict(nostril_left=np.exp(wide*l.nose + l.nostril), nostril_right=np.exp(wide*r.nose + r.nostril),
@@ -214,12 +229,14 @@ def targets(
 class Surface:
     "A face with a cleft"
     points:np.ndarray     # [N,3], dm
-    cut:np.ndarray        # [N,2] signed distance across the cleft and half-width of the gap, dm: skin with |first| < second is absent
+    # [N,2] signed distance across the cleft and half-width of the gap, dm: skin with |first| < second is absent
+    cut:np.ndarray
     tint:dict             # 'mucosa', 'scar' → [N] weights, 0 … 1
     landmarks:dict        # name → [3], dm
     gums:tuple            # points, triangles, darkness of the gum behind the lip
 
-BAND = .72, .86         # Simonart's band begins and is whole at these heights (in heights of the lip); it closes what lies above
+# Simonart's band begins and is whole at these heights (in heights of the lip); it closes what lies above
+BAND = .72, .86
 
 @lru_cache(None)
 def zone()->np.ndarray:
@@ -237,7 +254,8 @@ def _index(name, side='left'):
 class Middle:
     "The middle of a face, while it is being moved"
     def __init__(self, head, frames):
-        beside = [[f.line[1] - (f.sign*1e-6, 0, 0), f.line[1] + (f.sign*1e-6, 0, 0)] for f in frames.values()]   # markers at the peak: medial, lateral
+        # markers at the peak: medial, lateral
+        beside = [[f.line[1] - (f.sign*1e-6, 0, 0), f.line[1] + (f.sign*1e-6, 0, 0)] for f in frames.values()]
         self.start = self.points = np.concatenate([head.fine[zone()], np.reshape(beside, (4, 3))])
         self.place = Place(*(np.append(label[zone()], np.ones(4)) for label in (topology().upper, front())))
     def at(self, name, side='left'): return self.points[_index(name, side)]
@@ -260,15 +278,19 @@ def landmarks(points, markers):
 def _opened(points, place, cleft, frames):
     "Both sides parted: points, cut and mucosa"
     both = cleft.left.lip*cleft.right.lip > 0
-    cut, red, nearest, moved = np.tile([9., 0.], (len(points), 1)), np.zeros(len(points)), np.full(len(points), np.inf), points.copy()
+    cut, red, nearest, moved = (np.tile([9., 0.], (len(points), 1)), np.zeros(len(points)),
+                                np.full(len(points), np.inf), points.copy())
     for name, frame in frames.items():
         side = getattr(cleft, name)
         if side.lip == 0: continue
         move, d, w = part(points, place, side, frame, both)
-        here = np.abs(d) < nearest; nearest = np.where(here, np.abs(d), nearest)
-        band = smooth(*BAND, frame.t(points[:, 1]))*(cleft.simonart and extent(side) == 'complete')        # skin across the gap
+        here = np.abs(d) < nearest
+        nearest = np.where(here, np.abs(d), nearest)
+        # skin across the gap
+        band = smooth(*BAND, frame.t(points[:, 1]))*(cleft.simonart and extent(side) == 'complete')
         cut[here] = np.stack([np.where(d >= 0, 1, -1)*(np.abs(d) + w), w*(1 - band)], 1)[here]
-        red = np.maximum(red, _mucosa(frame.t(points[:, 1]), d, w, place, side, frame)); moved += move
+        red = np.maximum(red, _mucosa(frame.t(points[:, 1]), d, w, place, side, frame))
+        moved += move
     return moved, cut, red
 
 # %% ../../nbs/data/02_cleft.ipynb #9d070f70
@@ -276,17 +298,21 @@ def aim(face, cleft, frames):
     "Bring nose and lip to their targets"
     goal, width = targets(cleft), np.mean([np.abs(face.at('nl', n) - face.at('nm', n))[0] for n in SIDES])
     for n, frame in frames.items():
-        if not cleft.repaired: face.points = face.points + flatten(face.points, lambda k: face.at(k, n), getattr(cleft, n), frame)
+        if not cleft.repaired:
+            face.points = face.points + flatten(face.points, lambda k: face.at(k, n), getattr(cleft, n), frame)
     for _ in range(3):
         face.points = face.points + lean(face.points, face.at, goal['columella'], frames['left'])
-        for n, frame in frames.items(): face.points = face.points + widen(face.points, lambda k: face.at(k, n), width*goal[f'nostril_{n}'], frame)
+        for n, frame in frames.items():
+            face.points = face.points + widen(face.points, lambda k: face.at(k, n), width*goal[f'nostril_{n}'], frame)
         _lengths(face, goal, cleft, frames)
 
 def _lengths(face, goal, cleft, frames):
     "One round of `slide` and `lift`, on the side that is cleft more"
     n, o, sign = ('left', 'right', 1) if cleft.left.lip >= cleft.right.lip else ('right', 'left', -1)
-    t, d = frames[n](face.start); medial = getattr(cleft, n).lip > 0 and not cleft.repaired
-    length, height = (goal[k]**sign*face.own(*pair, n, o) for k, pair in (('length', ('ch', 'cphl')), ('philtrum', ('sn', 'cphs'))))
+    t, d = frames[n](face.start)
+    medial = getattr(cleft, n).lip > 0 and not cleft.repaired
+    length, height = (goal[k]**sign*face.own(*pair, n, o)
+                      for k, pair in (('length', ('ch', 'cphl')), ('philtrum', ('sn', 'cphs'))))
     (x, y), other = face.span('ch', 'cphl', n), face.span('ch', 'cphl', o)
     across = np.sqrt(max((length*np.hypot(*other))**2 - y**2, (LEAST*other[0])**2))
     face.points = face.points + slide(face.place, frames[n], t, d, x - across)
@@ -298,17 +324,21 @@ LEAST = .45              # of the other side's extent: less is not asked of a li
 # %% ../../nbs/data/02_cleft.ipynb #73c645a0
 def _scar(t, d, place, side, frame):
     "Where the scar of a repaired lip runs, 0 … 1"
-    top = min(np.interp(side.opening, *HEIGHTS), 1.05); width = .02*frame.mouth*(.7 + .6*side.opening)
-    return .9*np.exp(-((d + .012*frame.mouth*np.sin(5*t))/width)**2)*smooth(-.15, .1, t)*smooth(top + .1, top - .05, t)*place.upper*place.front*(side.lip > 0)
+    top = min(np.interp(side.opening, *HEIGHTS), 1.05)
+    width = .02*frame.mouth*(.7 + .6*side.opening)
+    return .9*np.exp(-((d + .012*frame.mouth*np.sin(5*t))/width)**2)*smooth(-.15, .1, t)*smooth(top + .1, top - .05,
+            t)*place.upper*place.front*(side.lip > 0)
 
 # %% ../../nbs/data/02_cleft.ipynb #c024a060
-ARCH = ((571, 7306, 7307, 7308, 7300), (537, 7276, 7277, 7278, 7270), (554, 7291, 7292, 7293, 7285), (588, 7321, 7322, 7323, 7315), (605, 7336, 7337, 7338, 7330))
+ARCH = ((571, 7306, 7307, 7308, 7300), (537, 7276, 7277, 7278, 7270), (554, 7291, 7292, 7293, 7285),
+        (588, 7321, 7322, 7323, 7315), (605, 7336, 7337, 7338, 7330))
 #        vertices of the lip's inner side, from the midline out: the row at half height, then from the border up
 ROWS, COLUMNS = 25, 61
 
 def _grid(rows, columns):
     "Triangles of a grid of points"
-    i = np.arange(rows*columns).reshape(rows, columns); a, b, c, d = (q.ravel() for q in (i[:-1, :-1], i[:-1, 1:], i[1:, 1:], i[1:, :-1]))
+    i = np.arange(rows*columns).reshape(rows, columns)
+    a, b, c, d = (q.ravel() for q in (i[:-1, :-1], i[:-1, 1:], i[1:, 1:], i[1:, :-1]))
     return np.concatenate([np.stack([a, c, b], 1), np.stack([a, d, c], 1)])
 
 def _arch(points, frame):
@@ -324,18 +354,24 @@ def _arch(points, frame):
 # %% ../../nbs/data/02_cleft.ipynb #309bad60
 def gums(points, cleft, frames):
     "Points, triangles and darkness of the gum"
-    frame = frames['left']; arch, r = _arch(points, frame); both = cleft.left.lip*cleft.right.lip > 0
+    frame = frames['left']
+    arch, r = _arch(points, frame)
+    both = cleft.left.lip*cleft.right.lip > 0
     moved, dark = arch.copy(), .45 + .5*smooth(.15, 0, r) + .4*smooth(.45, .9, r)
     for name, f in frames.items():
-        side = getattr(cleft, name); through = smooth(.45, .75, side.opening)
+        side = getattr(cleft, name)
+        through = smooth(.45, .75, side.opening)
         if through == 0: continue
-        _, d = f(arch); m, w = f.mouth, .5*WIDEST*f.mouth*side.opening*(EACH if both else 1)
+        _, d = f(arch)
+        m, w = f.mouth, .5*WIDEST*f.mouth*side.opening*(EACH if both else 1)
         slot = np.exp(-(d/(.35*w*through + .02*m))**2)*through
-        moved[:, 2] -= .08*m*slot; dark = np.maximum(dark, .8*slot)
+        moved[:, 2] -= .08*m*slot
+        dark = np.maximum(dark, .8*slot)
     return moved, _grid(ROWS, COLUMNS), dark
 
 # %% ../../nbs/data/02_cleft.ipynb #b77fb510
-BACK = .06       # dm that the lining of the mouth is taken back: in full cheeks the mesh's own would show through the skin
+# dm that the lining of the mouth is taken back: in full cheeks the mesh's own would show through the skin
+BACK = .06
 
 def open_cleft(
     head:Head,   # a closed face
@@ -348,10 +384,12 @@ def open_cleft(
     aim(face, cleft, frames)
     scar = np.zeros(len(face.start))
     if cleft.repaired:
-        for name, f in frames.items(): scar = np.maximum(scar, _scar(*f(face.start), face.place, getattr(cleft, name), f))
+        for name, f in frames.items():
+            scar = np.maximum(scar, _scar(*f(face.start), face.place, getattr(cleft, name), f))
     points = _spread(face.points[:-4], head.fine) - np.outer(BACK*lining(), [0, 0, 1])
     tint = dict(mucosa=_spread(red[:-4]), scar=_spread(scar[:-4]))
-    return Surface(points, _spread(cut[:-4], np.tile([9., 0.], (len(points), 1))), tint, landmarks(points, face.points[-4:]), gums(head.fine, shown, frames))
+    return Surface(points, _spread(cut[:-4], np.tile([9., 0.], (len(points), 1))), tint,
+                   landmarks(points, face.points[-4:]), gums(head.fine, shown, frames))
 
 def _spread(values, onto=None):
     "Values of the zone as values of all fine points"

@@ -29,21 +29,27 @@ class Recipe:
     male:float=2/3            # share of boys and men: 2 : 1 as published
     repaired_infants:float=.05 # share of repaired lips under half a year: the repair is at 3 to 6 months (declared)
     repaired:float=.55        # …and later: the cohort mixes both, as the paper's does (declared)
-    lip:tuple=(.85, .30)      # severity of the lip before the repair, mean and spread before cutting at 1: from the published cleft width ratio
+    # severity of the lip before the repair, mean and spread before cutting at 1: from the published cleft width ratio
+    lip:tuple=(.85, .30)
     nose:tuple=(.62, .24)     # of the nose: from the published nostril width ratio
     together:float=.75        # correlation of the two before cutting: separate, but not independent (declared)
     least:float=.05           # nobody is sampled below this severity
-    lesser:float=.4           # in a bilateral cleft the lesser side has at least this share of the other's severity (declared)
+    # in a bilateral cleft the lesser side has at least this share of the other's severity (declared)
+    lesser:float=.4
     simonart:float=.15        # share of Simonart's bands among complete clefts (declared)
-    own:tuple=(.29, 11., .09, .20)       # a patient's own spread: log nostril, columella [degrees], philtrum, lip length
+    # a patient's own spread: log nostril, columella [degrees], philtrum, lip length
+    own:tuple=(.29, 11., .09, .20)
     healed:tuple=(.17, 5., .10, .07)     # after the repair
     leaning:float=3.          # degrees of columellar deviation that remain after it, as published
     normal:tuple=(.06, 2., .025, .025)   # a face without a cleft is uneven too
     def __post_init__(self):
         shares = ('left', 'right', 'male', 'repaired', 'repaired_infants', 'together', 'least', 'lesser', 'simonart')
         for name in shares:
-            if not isinstance(v := getattr(self, name), (int, float)) or not 0 <= v <= 1: raise ValueError(f'{name}={v!r}; accepted: a number from 0 to 1')
-        if self.left + self.right > 1: raise ValueError(f'left={self.left} and right={self.right} are more than everybody; what they leave is bilateral')
+            if not isinstance(v := getattr(self, name), (int, float)) or not 0 <= v <= 1:
+                raise ValueError(f'{name}={v!r}; accepted: a number from 0 to 1')
+        if self.left + self.right > 1:
+            raise ValueError(f'left={self.left} and right={self.right} are more than everybody; what they leave is '
+                             'bilateral')
 
 # %% ../../nbs/data/16_cohorts.ipynb #70cb7250
 def draw_severity(
@@ -61,7 +67,8 @@ def draw_severity(
 def _own(rng, spreads, leaning=0.):
     "A person's own unevenness, as keywords of a `Side`"
     nostril, columella, philtrum, length = rng.normal(size=4)*np.array(spreads)
-    return dict(nostril=float(nostril), columella=float(columella + leaning), philtrum=float(np.clip(philtrum, -.2, .3)), length=float(np.clip(length, -.3, .45)))
+    return dict(nostril=float(nostril), columella=float(columella + leaning),
+                philtrum=float(np.clip(philtrum, -.2, .3)), length=float(np.clip(length, -.3, .45)))
 
 def draw_cleft(
     seed:int,      # the person's number
@@ -75,9 +82,12 @@ def draw_cleft(
     lip, nose = draw_severity(of('severity'), recipe)
     own = _own(of('own'), recipe.healed, recipe.leaning) if repaired else _own(of('own'), recipe.own)
     near, far = Side(lip, nose, **own), Side()
-    if side == 'bilateral': less = of('lesser').uniform(recipe.lesser, 1); far = Side(lip*less, nose*less, **_own(of('far'), recipe.normal))
+    if side == 'bilateral':
+        less = of('lesser').uniform(recipe.lesser, 1)
+        far = Side(lip*less, nose*less, **_own(of('far'), recipe.normal))
     sides = (far, near) if side == 'right' or side == 'bilateral' and of('worse').random() < .5 else (near, far)
-    return Cleft(*sides, repaired=repaired, simonart=bool(extent(near) == 'complete' and not repaired and of('band').random() < recipe.simonart))
+    return Cleft(*sides, repaired=repaired, simonart=bool(extent(near) == 'complete' and not repaired
+                                                          and of('band').random() < recipe.simonart))
 
 # %% ../../nbs/data/16_cohorts.ipynb #18410470
 KINDS = ('normal', 'cleft')
@@ -90,7 +100,8 @@ def person(
 )->dict:          # keywords of `phantom`
     "Who is number `index` of a cohort; nobody is in two cohorts"
     number = (2*seed + KINDS.index(kind))*1_000_000 + index
-    if kind == 'normal': return dict(seed=number, cleft=Cleft(Side(**_own(stream(number, 'cohort own'), recipe.normal))))
+    if kind == 'normal':
+        return dict(seed=number, cleft=Cleft(Side(**_own(stream(number, 'cohort own'), recipe.normal))))
     age, drawn = sample_age(stream(number, 'age')), sample_identity(number).sex
     sex = max(drawn, 1 - drawn) if stream(number, 'cohort sex').random() < recipe.male else min(drawn, 1 - drawn)
     return dict(seed=number, cleft=draw_cleft(number, age, recipe), sex=sex)
@@ -102,7 +113,8 @@ def _draw(task):
     "Image, label and manifest row of one person"
     kind, index, seed, size, recipe = task
     image, truth = phantom(**person(kind, index, seed, recipe), size=size)
-    return image, [float(truth[name]) for name in LABELS] if kind == 'cleft' else None, dict(kind=kind, index=index) | truth.row()
+    return (image, [float(truth[name]) for name in LABELS] if kind == 'cleft' else None,
+            dict(kind=kind, index=index) | truth.row())
 
 @contextmanager
 def _one_thread():
@@ -123,10 +135,14 @@ def _watch(parent):
 
 def _drawn(tasks, workers):
     "The results of all tasks, in order"
-    if workers == 1: yield from map(_draw, tasks); return
+    if workers == 1:
+        yield from map(_draw, tasks)
+        return
     with _one_thread(), ProcessPoolExecutor(workers, get_context('spawn'), _watch, (os.getpid(),)) as pool:
         try: yield from pool.map(_draw, tasks, chunksize=4)
-        except BaseException: pool.shutdown(wait=False, cancel_futures=True); raise
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 # %% ../../nbs/data/16_cohorts.ipynb #f3966230
 def cohort(
@@ -143,26 +159,34 @@ def cohort(
 ):                     # the path
     "Draw a cohort of phantoms and write it as a dataset with its manifest"
     if kind not in KINDS: raise ValueError(f'kind={kind!r}; accepted: {", ".join(KINDS)}')
-    for name, v, low, high in (('n', n, 1, 500_000), ('size', size, 16, 1024), ('seed', seed, 0, 10**9), ('workers', 1 if workers is None else workers, 1, 256)):
-        if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or not low <= v <= high: raise ValueError(f'{name}={v!r}; accepted: a whole number from {low} to {high}')
+    for name, v, low, high in (('n', n, 1, 500_000), ('size', size, 16, 1024), ('seed', seed, 0, 10**9),
+                               ('workers', 1 if workers is None else workers, 1, 256)):
+        if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or not low <= v <= high:
+            raise ValueError(f'{name}={v!r}; accepted: a whole number from {low} to {high}')
     if not isinstance(recipe, Recipe): raise ValueError(f'recipe={recipe!r:.60}; accepted: a Recipe')
     from tqdm.auto import tqdm
     tasks = [(kind, i, int(seed), int(size), recipe) for i in range(n)]
-    rows = tqdm(_drawn(tasks, min(workers or os.cpu_count() or 1, n)), total=n, unit='img', desc=f'{kind} phantoms', disable=not progress)
-    return write_dataset(path or f'{kind}-{n}-{size}.zip', rows, about=_about(kind, n, size, seed, recipe), label_names=LABELS if kind == 'cleft' else None, overwrite=overwrite)
+    rows = tqdm(_drawn(tasks, min(workers or os.cpu_count() or 1, n)), total=n, unit='img', desc=f'{kind} phantoms',
+                disable=not progress)
+    return write_dataset(path or f'{kind}-{n}-{size}.zip', rows, about=_about(kind, n, size, seed, recipe),
+                         label_names=LABELS if kind == 'cleft' else None, overwrite=overwrite)
 
 # %% ../../nbs/data/16_cohorts.ipynb #3c19f480
 def _command(kind, n, size, seed, recipe):
     "The line that draws the same cohort, or None for a recipe that no line can give"
     line = f'cleftgan cohort {kind} --n {n} --size {size} --seed {seed}'
     if kind == 'normal' or recipe == Recipe(): return line
-    return f'{line} --repaired {recipe.repaired:g}' if recipe == Recipe(repaired=recipe.repaired, repaired_infants=recipe.repaired) else None
+    return (f'{line} --repaired {recipe.repaired:g}'
+            if recipe == Recipe(repaired=recipe.repaired, repaired_infants=recipe.repaired) else None)
 
 def _about(kind, n, size, seed, recipe):
     "What a cohort says about itself"
     drawn = asdict(recipe) if kind == 'cleft' else dict(normal=recipe.normal)
-    return dict(kind=f'phantom-{kind}', license='CC0-1.0', synthetic=True, note='Digital phantoms: no patient is shown. Severity is a parameter of the drawing, not a clinical grade.',
-                parameters=dict(n=int(n), size=int(size), seed=int(seed), recipe=drawn), command=_command(kind, n, size, seed, recipe),
+    return dict(kind=f'phantom-{kind}', license='CC0-1.0', synthetic=True,
+                note='Digital phantoms: no patient is shown. Severity is a parameter of the drawing, not a clinical '
+                     'grade.',
+                parameters=dict(n=int(n), size=int(size), seed=int(seed), recipe=drawn),
+                command=_command(kind, n, size, seed, recipe),
                 versions=dict(cleftgan_nb=__version__, python=platform.python_version(), numpy=np.__version__))
 
 # %% ../../nbs/data/16_cohorts.ipynb #ce066fa0

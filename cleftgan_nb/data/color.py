@@ -19,14 +19,16 @@ _CHEEK = .5, .55, .17   # beside and below the eyes' middle, and radius, in eye 
 def cheeks(pixels, face):
     "XYZ [n, 3] of the skin of both cheeks"
     side, below, radius = _CHEEK
-    patches = [align(pixels, Crop(face.corners.mean(0) + (x*side*face.right + below*face.down)*face.distance, radius*face.distance, face.right), 24) for x in (-1, 1)]
+    patches = [align(pixels, Crop(face.corners.mean(0) + (x*side*face.right + below*face.down)*face.distance,
+                                  radius*face.distance, face.right), 24) for x in (-1, 1)]
     y, x = (np.mgrid[:24, :24] + .5)/12 - 1
     xyz = to_xyz(np.stack(patches)[:, x**2 + y**2 < 1]).reshape(-1, 3)
     low, high = np.percentile(xyz[:, 1], (20, 90))
     return xyz[(xyz[:, 1] >= low) & (xyz[:, 1] <= high)]
 
 # %% ../../nbs/data/14_color.ipynb #f53bf650
-def is_gray(pixels): return int(np.ptp(pixels[::4, ::4].astype(int), -1).max(initial=0)) < 8   # JPEG leaves a little color in gray pictures
+def is_gray(pixels):   # JPEG leaves a little color in gray pictures
+    return int(np.ptp(pixels[::4, ::4].astype(int), -1).max(initial=0)) < 8
 
 def ita(
     pixels, # [H, W, 3] uint8
@@ -58,7 +60,8 @@ def eye_white(
     face,   # as found in them
 ):          # XYZ, or None where no white is to be seen
     "Mean color of the whites of both eyes"
-    if is_gray(pixels) or np.linalg.norm(face.points[[0, 2]] - face.points[[1, 3]], axis=1).min() < NARROWEST: return None
+    if is_gray(pixels) or np.linalg.norm(face.points[[0, 2]] - face.points[[1, 3]], axis=1).min() < NARROWEST:
+        return None
     skin = cheeks(pixels, face).mean(0)
     whites = []
     for patch in eye_patches(pixels, face)[:, OPENING]:

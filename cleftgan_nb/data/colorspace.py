@@ -22,7 +22,8 @@ def srgb(linear):
     return np.where(x <= .0031308, 12.92*x, 1.055*np.maximum(x, .0031308)**(1/2.4) - .055)
 
 # %% ../../nbs/data/00_colorspace.ipynb #9835b120
-XYZ = np.array([[.4124564, .3575761, .1804375], [.2126729, .7151522, .0721750], [.0193339, .1191920, .9503041]])  # of linear sRGB
+# of linear sRGB
+XYZ = np.array([[.4124564, .3575761, .1804375], [.2126729, .7151522, .0721750], [.0193339, .1191920, .9503041]])
 D65 = XYZ.sum(1)   # white
 LUMINANCE = XYZ[1]
 
@@ -65,7 +66,8 @@ def from_lab(lab, white=D65):
     return from_xyz(lab_to_xyz(lab, white))
 
 # %% ../../nbs/data/00_colorspace.ipynb #75ec13c0
-ITA_CLASSES = {'dark': -30, 'brown': 10, 'tan': 28, 'intermediate': 41, 'light': 55, 'very light': math.inf}   # each begins where the one before ends, degrees
+# each begins where the one before ends, degrees
+ITA_CLASSES = {'dark': -30, 'brown': 10, 'tan': 28, 'intermediate': 41, 'light': 55, 'very light': math.inf}
 
 def ita_of(lab):
     "Individual typology angle of L*, a*, b*, in degrees"

@@ -27,9 +27,13 @@ def _check_image(image, where, like=None):
     "`image` as an array that can be stored"
     a = np.asarray(image)
     if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
-    if a.dtype != np.uint8 or a.ndim not in (2, 3) or a.shape[2:] not in ((), (3,)) or not a.size or a.shape[0] != a.shape[1]:
-        raise ValueError(f'{where} is {a.dtype} of shape {list(a.shape)}; accepted: uint8 of shape [S,S,3] (RGB) or [S,S] (gray)')
-    if like is not None and a.shape != like: raise ValueError(f'{where} has the shape {list(a.shape)}, those before it {list(like)}; accepted: images of one size and kind')
+    if (a.dtype != np.uint8 or a.ndim not in (2, 3) or a.shape[2:] not in ((), (3,)) or not a.size
+        or a.shape[0] != a.shape[1]):
+        raise ValueError(f'{where} is {a.dtype} of shape {list(a.shape)}; accepted: uint8 of shape [S,S,3] (RGB) or '
+                         '[S,S] (gray)')
+    if like is not None and a.shape != like:
+        raise ValueError(f'{where} has the shape {list(a.shape)}, those before it {list(like)}; accepted: images of '
+                         'one size and kind')
     return a
 
 # %% ../../nbs/data/10_datasets.ipynb #c0c47140
@@ -40,7 +44,9 @@ def _swapped(
     "Exchange left and right"
     other = lambda n: re.sub('(^|_)(left|right)$', lambda m: m[1] + {'left': 'right', 'right': 'left'}[m[2]], n)
     at = {n: i for i, n in enumerate(names)}
-    if lost := [n for n in names if other(n) not in at]: raise ValueError(f'{where}label_names has {lost[0]!r} without {other(lost[0])!r}; accepted: both or none, since mirroring swaps them')
+    if lost := [n for n in names if other(n) not in at]:
+        raise ValueError(f'{where}label_names has {lost[0]!r} without {other(lost[0])!r}; accepted: both or none, '
+                         'since mirroring swaps them')
     return [at[other(n)] for n in names]
 
 def sided(
@@ -53,8 +59,10 @@ def sided(
 def _check_names(names, where=''):
     "Names of a label's entries, as a list"
     if names is None: return None
-    if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) and n and n.isprintable() for n in names) or len(set(names)) != len(names):
-        raise ValueError(f'{where}label_names={names!r:.80}; accepted: different words, one for each entry of a label (or for each class)')
+    if (not isinstance(names, (list, tuple)) or not all(isinstance(n, str) and n and n.isprintable() for n in names)
+        or len(set(names)) != len(names)):
+        raise ValueError(f'{where}label_names={names!r:.80}; accepted: different words, one for each entry of a '
+                         'label (or for each class)')
     _swapped(list(names), where)
     return list(names)
 
@@ -73,8 +81,10 @@ def _check_label(label, where, like=None):
     if label is None: return None
     a = _numbers(label)
     if a is not None and a.ndim == 0 and a.dtype.kind in 'iu' and 0 <= a < _CLASSES: return int(a)
-    if a is not None and a.ndim == 1 and 0 < a.size <= _CLASSES and (np.abs(a) <= _LARGEST).all(): return [float(v) for v in a]
-    what = f'the label {label!r:.60}' if a is None or a.ndim != 1 or a.size <= _CLASSES else f'a label of {a.size} entries'
+    if a is not None and a.ndim == 1 and 0 < a.size <= _CLASSES and (np.abs(a) <= _LARGEST).all():
+        return [float(v) for v in a]
+    what = (f'the label {label!r:.60}' if a is None or a.ndim != 1 or a.size <= _CLASSES
+            else f'a label of {a.size} entries')
     numbers = f'a list of up to {_CLASSES} finite numbers (up to {_LARGEST:g}, best from 0 to 1)'
     raise ValueError(f'{where} has {what}; accepted: None, a class from 0 to {_CLASSES - 1}, or {numbers}')
 
@@ -84,15 +94,21 @@ _WORD = re.compile('[^\0-\x1f\ud800-\udfff]{1,10000}')   # what any reader of CS
 def _plain(value, where):
     "A value that a CSV file can hold"
     if isinstance(value, np.generic): value = value.item()
-    if value is None or isinstance(value, (bool, int, float)) or isinstance(value, str) and _WORD.fullmatch(value): return value
-    if isinstance(value, str): raise ValueError(f'{where} is {value!r:.60}; accepted: words of up to 10,000 letters without line breaks, and None where there is nothing to say')
-    raise ValueError(f'{where} is a {type(value).__name__}; accepted: a word, a number, True, False or None; give the parts of larger things columns of their own')
+    if value is None or isinstance(value, (bool, int, float)) or isinstance(value, str) and _WORD.fullmatch(value):
+        return value
+    if isinstance(value, str):
+        raise ValueError(f'{where} is {value!r:.60}; accepted: words of up to 10,000 letters without line breaks, '
+                         'and None where there is nothing to say')
+    raise ValueError(f'{where} is a {type(value).__name__}; accepted: a word, a number, True, False or None; give '
+                     'the parts of larger things columns of their own')
 
 def _kind(values, name):
     "The type of a column"
     kinds = {type(v).__name__ for v in values} - {'NoneType'}
     if kinds == {'int', 'float'}: return 'float'
-    if len(kinds) > 1: raise ValueError(f'the column {name!r} mixes {" and ".join(sorted(kinds))}; accepted: one type a column, and None')
+    if len(kinds) > 1:
+        raise ValueError(f'the column {name!r} mixes {" and ".join(sorted(kinds))}; accepted: one type a column, and '
+                         'None')
     return kinds.pop() if kinds else 'str'
 
 # %% ../../nbs/data/10_datasets.ipynb #07c25c30
@@ -104,7 +120,8 @@ def _table(
     text = io.StringIO(newline='')
     out = csv.writer(text, lineterminator='\n')
     out.writerow(map(cell, kinds))
-    out.writerows([float(r[c]) if kinds[c] == 'float' and r[c] is not None else cell(r[c]) for c in kinds] for r in rows)
+    out.writerows([float(r[c]) if kinds[c] == 'float' and r[c] is not None else cell(r[c]) for c in kinds]
+                  for r in rows)
     return text.getvalue(), kinds
 
 # %% ../../nbs/data/10_datasets.ipynb #1b8fd0c0
@@ -115,21 +132,28 @@ def _untable(text, kinds, where):
     try:
         rows = list(csv.DictReader(io.StringIO(text, newline=''), strict=True, restkey='', restval=None))
         return [{uncell(c): _READ[kinds.get(uncell(c), 'str')](v) if v else None for c, v in r.items()} for r in rows]
-    except (ValueError, KeyError, TypeError, csv.Error) as e: raise ValueError(f'{where} is damaged ({type(e).__name__}: {str(e)[:80]}); get it again, or write the dataset again') from None
+    except (ValueError, KeyError, TypeError, csv.Error) as e:
+        raise ValueError(f'{where} is damaged ({type(e).__name__}: {str(e)[:80]}); get it again, or write the '
+                         'dataset again') from None
 
 # %% ../../nbs/data/10_datasets.ipynb #f8f3bc10
 def _json(value, where):
     "`value` as JSON with a fixed order"
     try: return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1)
-    except (TypeError, ValueError, RecursionError) as e: raise ValueError(f'{where} is no JSON ({e}); accepted: words, finite numbers, lists and dicts of them') from None
+    except (TypeError, ValueError, RecursionError) as e:
+        raise ValueError(f'{where} is no JSON ({e}); accepted: words, finite numbers, lists and dicts of '
+                         'them') from None
 
 _COUNTED = {'images', 'resolution', 'channels', 'columns', 'sha256'}
 
 def _check_about(about):
     "The words about a dataset"
-    if not isinstance(about, dict) or not all(isinstance(about.get(k), str) and about[k].strip() for k in ('kind', 'license')):
-        raise ValueError(f"about={about!r:.80}; accepted: a dict with at least 'kind' and 'license' in words, such as {{'kind': 'cleft', 'license': 'CC0-1.0'}}")
-    if taken := about.keys() & _COUNTED: raise ValueError(f'about has {sorted(taken)[0]!r}, which is counted from the images; leave it out')
+    if not isinstance(about, dict) or not all(isinstance(about.get(k), str) and about[k].strip()
+                                              for k in ('kind', 'license')):
+        raise ValueError(f"about={about!r:.80}; accepted: a dict with at least 'kind' and 'license' in words, such "
+                         f"as {{'kind': 'cleft', 'license': 'CC0-1.0'}}")
+    if taken := about.keys() & _COUNTED:
+        raise ValueError(f'about has {sorted(taken)[0]!r}, which is counted from the images; leave it out')
     _json(about, 'about')
     return about
 
@@ -144,7 +168,8 @@ class DatasetWriter:
         overwrite=False,  # replace an existing dataset of ours
         mode=0o777,       # whom to let in at most, as a folder's permissions
     ):
-        self.path, self.about, self.label_names, self.overwrite, self.mode = as_path(path), _check_about(about), _check_names(label_names), overwrite, mode
+        self.path, self.about, self.label_names, self.overwrite, self.mode = (as_path(path), _check_about(about),
+                _check_names(label_names), overwrite, mode)
         self.rows, self.labels, self.shape, self._to = [], [], None, None
 
 # %% ../../nbs/data/10_datasets.ipynb #f0bb8170
@@ -178,14 +203,17 @@ def add(self:DatasetWriter,
     row=None,   # what is known about the image: name → word, number, truth value or None
 )->str:         # the image's name in the dataset
     "Add one image"
-    if self._to is None: raise ValueError(f'{self.path} is not open; add images inside the block: with DatasetWriter(…) as w: w.add(…)')
+    if self._to is None:
+        raise ValueError(f'{self.path} is not open; add images inside the block: with DatasetWriter(…) as w: w.add(…)')
     i = len(self.rows)
     image = _check_image(image, f'image {i}', self.shape)
     label = self._like(label, f'image {i}')
     name = f'{i//1000:05d}/img{i:08d}.png'
     row = self._row(name, image, row or {})
     self._to.put(name, png(image))
-    self.rows.append(row); self.labels.append(label); self.shape = image.shape
+    self.rows.append(row)
+    self.labels.append(label)
+    self.shape = image.shape
     return name
 
 # %% ../../nbs/data/10_datasets.ipynb #57f94670
@@ -193,10 +221,14 @@ def add(self:DatasetWriter,
 def _row(self:DatasetWriter, name, image, row):
     "A row of the manifest"
     found = {'file': name, 'sha256': hashlib.sha256(np.ascontiguousarray(image)).hexdigest()}
-    if not isinstance(row, dict) or (taken := row.keys() & found.keys()) or not all(isinstance(k, str) and _WORD.fullmatch(k) for k in row):
-        raise ValueError(f"row {len(self.rows)} is {row!r:.80}; accepted: a dict whose keys are words other than 'file' and 'sha256'")
+    if (not isinstance(row, dict) or (taken := row.keys() & found.keys())
+        or not all(isinstance(k, str) and _WORD.fullmatch(k) for k in row)):
+        raise ValueError(f"row {len(self.rows)} is {row!r:.80}; accepted: a dict whose keys are words other than "
+                         "'file' and 'sha256'")
     found.update({k: _plain(v, f"row {len(self.rows)}'s {k!r}") for k, v in row.items()})
-    if self.rows and (odd := self.rows[0].keys() ^ found.keys()): raise ValueError(f'row {len(self.rows)} and row 0 disagree about {", ".join(sorted(odd))}; accepted: the same columns in every row, None where there is nothing to say')
+    if self.rows and (odd := self.rows[0].keys() ^ found.keys()):
+        raise ValueError(f'row {len(self.rows)} and row 0 disagree about {", ".join(sorted(odd))}; accepted: the '
+                         'same columns in every row, None where there is nothing to say')
     return found
 
 # %% ../../nbs/data/10_datasets.ipynb #3ea316d0
@@ -205,10 +237,13 @@ def _like(self:DatasetWriter, label, where):
     "A label like those before it"
     label = _check_label(label, where)
     form = lambda l: 'none' if l is None else 'a class' if isinstance(l, int) else f'{len(l)} numbers'
-    if self.labels and form(label) != form(self.labels[0]): raise ValueError(f'{where} has the label {label!r:.60}, the first image {self.labels[0]!r:.60}; accepted: labels of one kind, or none')
+    if self.labels and form(label) != form(self.labels[0]):
+        raise ValueError(f'{where} has the label {label!r:.60}, the first image {self.labels[0]!r:.60}; accepted: '
+                         'labels of one kind, or none')
     n = len(self.label_names or [])
     if n and (isinstance(label, list) and len(label) != n or isinstance(label, int) and label >= n or label is None):
-        raise ValueError(f'{where} has the label {label!r:.60}, but label_names are {n}: {", ".join(self.label_names)[:80]}')
+        raise ValueError(f'{where} has the label {label!r:.60}, but label_names are {n}: '
+                         f'{", ".join(self.label_names)[:80]}')
     return label
 
 # %% ../../nbs/data/10_datasets.ipynb #b590cf30
@@ -218,9 +253,11 @@ def _finish(self:DatasetWriter, to):
     if not self.rows: raise ValueError(f'no images for {self.path}; give at least one')
     table, kinds = _table(self.rows)
     labels = None if self.labels[0] is None else [[r['file'], l] for r, l in zip(self.rows, self.labels)]
-    words = json.dumps({'labels': labels, 'label_names': self.label_names, 'manifest': 'manifest.csv'}, ensure_ascii=False)
+    words = json.dumps({'labels': labels, 'label_names': self.label_names, 'manifest': 'manifest.csv'},
+                       ensure_ascii=False)
     files = {'dataset.json': words.encode(), 'manifest.csv': table.encode()}
-    about = {**self.about, 'images': len(self.rows), 'resolution': self.shape[0], 'channels': len(self.shape)*2 - 3, 'columns': kinds,
+    about = {**self.about, 'images': len(self.rows), 'resolution': self.shape[0], 'channels': len(self.shape)*2 - 3,
+             'columns': kinds,
              'sha256': {k: hashlib.sha256(v).hexdigest() for k, v in files.items()}}
     for name, data in {**files, 'about.json': _json(about, 'about').encode()}.items(): to.put(name, data)
 
@@ -240,7 +277,8 @@ def write_dataset(
     return w.path
 
 # %% ../../nbs/data/10_datasets.ipynb #6b57f660
-_FORMATS = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP', '.bmp': 'BMP', '.tif': 'TIFF', '.tiff': 'TIFF', '.ppm': 'PPM', '.pgm': 'PPM'}
+_FORMATS = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP', '.bmp': 'BMP', '.tif': 'TIFF',
+            '.tiff': 'TIFF', '.ppm': 'PPM', '.pgm': 'PPM'}
 _KINDS = tuple(sorted(set(_FORMATS.values())))
 _MODES = {'1': 1, 'L': 1, 'RGB': 3, 'P': 3}   # what Pillow calls them → channels; palettes are RGB
 _COLORS = {(0, 8): 1, (0, 4): 1, (0, 2): 1, (0, 1): 1, (2, 8): 3, **{(3, d): 3 for d in (1, 2, 4, 8)}}
@@ -253,11 +291,14 @@ def _look(source, name):
         w, h, depth, color = struct.unpack('>IIBB', head[16:26])
         return h, w, _COLORS.get((color, depth))
     try:
-        with Image.open(io.BytesIO(source.read(name)), formats=_KINDS) as image: return image.height, image.width, _MODES.get(image.mode)
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as e: raise _unreadable(source, name, e) from None
+        with Image.open(io.BytesIO(source.read(name)), formats=_KINDS) as image:
+            return image.height, image.width, _MODES.get(image.mode)
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as e:
+        raise _unreadable(source, name, e) from None
 
 def _unreadable(source, name, e):
-    return ValueError(f'{source.path}: {name} is no readable picture ({type(e).__name__}: {str(e)[:80]}); replace or remove it, or get the set again')
+    return ValueError(f'{source.path}: {name} is no readable picture ({type(e).__name__}: {str(e)[:80]}); replace or '
+                      'remove it, or get the set again')
 
 # %% ../../nbs/data/10_datasets.ipynb #1a051910
 def _check_shape(
@@ -268,20 +309,32 @@ def _check_shape(
 ):
     "Complain about a picture that doesn't fit"
     (h, w, c), what = shape, f'{source.path}: {name} is {shape[1]}x{shape[0]}'
-    if c is None: raise ValueError(f'{what} with an alpha channel, 16 bits or another color model; accepted: gray or RGB of 8 bits. Photographs: cleftgan_nb.data.prepare; or save it as RGB')
-    if h != w or not 0 < h <= _SIDE: raise ValueError(f'{what}; accepted: square pictures up to {_SIDE}x{_SIDE}. Photographs: cleftgan_nb.data.prepare crops them')
-    if resolution is not None and h != resolution: raise ValueError(f'{what}, asked for was resolution={resolution}; leave it out, or make a smaller copy with convert(…, resolution={resolution})')
-    if like and (h, w) != like[:2]: raise ValueError(f'{what}, the pictures before it are {like[1]}x{like[0]}; accepted: one size. Smaller copies of all: convert one size at a time')
-    if like and c != like[2]: raise ValueError(f'{what} with {c} channel(s), the pictures before it have {like[2]}; accepted: all gray or all RGB')
+    if c is None:
+        raise ValueError(f'{what} with an alpha channel, 16 bits or another color model; accepted: gray or RGB of 8 '
+                         'bits. Photographs: cleftgan_nb.data.prepare; or save it as RGB')
+    if h != w or not 0 < h <= _SIDE:
+        raise ValueError(f'{what}; accepted: square pictures up to {_SIDE}x{_SIDE}. Photographs: '
+                         'cleftgan_nb.data.prepare crops them')
+    if resolution is not None and h != resolution:
+        raise ValueError(f'{what}, asked for was resolution={resolution}; leave it out, or make a smaller copy with '
+                         f'convert(…, resolution={resolution})')
+    if like and (h, w) != like[:2]:
+        raise ValueError(f'{what}, the pictures before it are {like[1]}x{like[0]}; accepted: one size. Smaller '
+                         'copies of all: convert one size at a time')
+    if like and c != like[2]:
+        raise ValueError(f'{what} with {c} channel(s), the pictures before it have {like[2]}; accepted: all gray or '
+                         'all RGB')
 
 # %% ../../nbs/data/10_datasets.ipynb #fe2586d0
 def _decode(source, name, shape):
     "A picture as uint8 [C,H,W]"
     try:
         with Image.open(io.BytesIO(source.read(name)), formats=_KINDS) as image:
-            if (image.height, image.width, _MODES.get(image.mode)) != shape: raise ValueError(f'it became {image.width}x{image.height} {image.mode}')
+            if (image.height, image.width, _MODES.get(image.mode)) != shape:
+                raise ValueError(f'it became {image.width}x{image.height} {image.mode}')
             a = np.asarray(image.convert('RGB' if shape[2] == 3 else 'L'))
-    except (OSError, ValueError, SyntaxError, struct.error, EOFError, IndexError, zlib.error, Image.DecompressionBombError) as e:
+    except (OSError, ValueError, SyntaxError, struct.error, EOFError, IndexError, zlib.error,
+            Image.DecompressionBombError) as e:
         if str(e).startswith(str(source.path)): raise
         raise _unreadable(source, name, e) from None
     return a.reshape(*shape).transpose(2, 0, 1)
@@ -294,7 +347,9 @@ def _words(source, name, like=dict):
     except (UnicodeError, ValueError, RecursionError) as e:
         if str(e).startswith(str(source.path)): raise
         raise ValueError(f'{source.path}: {name} is no JSON ({str(e)[:80]}); correct or remove it') from None
-    if not isinstance(found, dict): raise ValueError(f'{source.path}: {name} holds a {type(found).__name__}; accepted: an object such as {{"labels": null}}')
+    if not isinstance(found, dict):
+        raise ValueError(f'{source.path}: {name} holds a {type(found).__name__}; accepted: an object such as '
+                         f'{{"labels": null}}')
     return found
 
 # %% ../../nbs/data/10_datasets.ipynb #00d12810
@@ -302,8 +357,10 @@ def _pairs(words, where):
     "Name → label as `dataset.json` has them, or None"
     labels = (words or {}).get('labels')
     if labels is None: return None
-    if not isinstance(labels, list) or not all(isinstance(o, list) and len(o) == 2 and isinstance(o[0], str) for o in labels):
-        raise ValueError(f'{where}: "labels" of dataset.json is {str(labels)[:60]}; accepted: null or a list of ["name", label]')
+    if not isinstance(labels, list) or not all(isinstance(o, list) and len(o) == 2 and isinstance(o[0], str)
+                                               for o in labels):
+        raise ValueError(f'{where}: "labels" of dataset.json is {str(labels)[:60]}; accepted: null or a list of '
+                         '["name", label]')
     found = {check_path(n, where): l for n, l in labels}
     if len(found) < len(labels): raise ValueError(f'{where}: dataset.json has two labels for one file; correct it')
     return found
@@ -311,11 +368,15 @@ def _pairs(words, where):
 # %% ../../nbs/data/10_datasets.ipynb #10e71590
 def _labels(pairs, names, where):
     "int64 [N] for classes, or float32 [N,L]"
-    if lost := [n for n in names if n not in pairs]: raise ValueError(f'{where}: dataset.json has no label for {lost[0]} ({len(lost)} of {len(names)} lack one); give every file a label, or none: "labels": null')
+    if lost := [n for n in names if n not in pairs]:
+        raise ValueError(f'{where}: dataset.json has no label for {lost[0]} ({len(lost)} of {len(names)} lack one); '
+                         'give every file a label, or none: "labels": null')
     try: found = [_check_label(pairs[n], n) for n in names]
     except ValueError as e: raise ValueError(f'{where}: dataset.json: {e}') from None
     forms = {len(l) if isinstance(l, list) else 'none' if l is None else 'class' for l in found}
-    if len(forms) > 1 or None in found: raise ValueError(f'{where}: dataset.json has labels of different kinds or lengths ({", ".join(map(str, sorted(map(str, forms))))}); accepted: one kind')
+    if len(forms) > 1 or None in found:
+        raise ValueError(f'{where}: dataset.json has labels of different kinds or lengths '
+                         f'({", ".join(map(str, sorted(map(str, forms))))}); accepted: one kind')
     return np.array(found, np.float32 if isinstance(found[0], list) else np.int64)
 
 # %% ../../nbs/data/10_datasets.ipynb #37d3ea40
@@ -363,7 +424,8 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         self.source = open_archive(path)
         self.path, self.mirror, self.use_labels = self.source.path, mirror, use_labels
         self.names = sorted(n for n in self.source.names if Path(n).suffix.lower() in _FORMATS)
-        if not self.names: raise ValueError(f'{self.path} has no images; accepted: files that end in {", ".join(_FORMATS)}')
+        if not self.names:
+            raise ValueError(f'{self.path} has no images; accepted: files that end in {", ".join(_FORMATS)}')
         self._read_labels(use_labels, mirror)
         self._choose(max_size, seed)
         self._compare(resolution)
@@ -377,10 +439,14 @@ def _read_labels(self:ImageFolderDataset, use_labels, mirror):
     self.label_names = _check_names(words.get('label_names'), f'{self.path}: dataset.json: ') if use_labels else []
     self._labels, self.label_dim, self._swap = None, 0, None
     if not use_labels: return
-    if (pairs := _pairs(words, self.path)) is None: raise ValueError(f'{self.path} has no labels (in dataset.json); leave use_labels=False')
+    if (pairs := _pairs(words, self.path)) is None:
+        raise ValueError(f'{self.path} has no labels (in dataset.json); leave use_labels=False')
     self._labels = _labels(pairs, self.names, self.path)
-    self.label_dim = self._labels.shape[1] if self._labels.ndim == 2 else max(int(self._labels.max()) + 1, len(self.label_names or []))
-    if self.label_names and len(self.label_names) != self.label_dim: raise ValueError(f'{self.path}: dataset.json has {len(self.label_names)} label_names for labels of {self.label_dim} entries; correct it')
+    self.label_dim = (self._labels.shape[1] if self._labels.ndim == 2
+                      else max(int(self._labels.max()) + 1, len(self.label_names or [])))
+    if self.label_names and len(self.label_names) != self.label_dim:
+        raise ValueError(f'{self.path}: dataset.json has {len(self.label_names)} label_names for labels of '
+                         f'{self.label_dim} entries; correct it')
     if mirror and self.label_names: self._swap = _swapped(self.label_names)
 
 # %% ../../nbs/data/10_datasets.ipynb #73af7e30
@@ -388,7 +454,8 @@ def _read_labels(self:ImageFolderDataset, use_labels, mirror):
 def _choose(self:ImageFolderDataset, max_size, seed):
     "Keep `max_size` images"
     if max_size is None: return
-    if type(max_size) is not int or max_size < 1: raise ValueError(f'max_size={max_size!r}; accepted: None or a number from 1 on')
+    if type(max_size) is not int or max_size < 1:
+        raise ValueError(f'max_size={max_size!r}; accepted: None or a number from 1 on')
     if max_size >= len(self.names): return
     order = np.arange(len(self.names))
     np.random.RandomState(seed).shuffle(order)
@@ -412,7 +479,8 @@ def _compare(self:ImageFolderDataset, resolution):
 def _room(self:ImageFolderDataset, cache):
     "How many pictures may stay in memory"
     size = math.prod(self.image_shape)
-    if isinstance(cache, str) and cache != 'auto' or not isinstance(cache, (str, int)) or not isinstance(cache, (bool, str)) and cache < 0:
+    if (isinstance(cache, str) and cache != 'auto' or not isinstance(cache, (str, int))
+        or not isinstance(cache, (bool, str)) and cache < 0):
         raise ValueError(f"cache={cache!r}; accepted: 'auto', True, False, or a number of bytes")
     limit = {'auto': CACHE, True: math.inf, False: 0}.get(cache, cache) if isinstance(cache, (bool, str)) else cache
     return int(min(len(self.names), limit // size))
@@ -425,7 +493,8 @@ def __len__(self:ImageFolderDataset): return len(self.names)*(1 + bool(self.mirr
 def __repr__(self:ImageFolderDataset):
     shape = f'{self.resolution}x{self.resolution} {"RGB" if self.num_channels == 3 else "gray"}'
     return (f'{self.path.name}: {len(self.names)} images of {shape}' + f', mirrored to {len(self)}'*bool(self.mirror)
-            + f', labels of {self.label_dim} entries'*bool(self.label_dim) + f'; {self._cache.n} kept in memory ({self._cache.pixels.nbytes/2**20:.1f} MiB)')
+            + f', labels of {self.label_dim} entries'*bool(self.label_dim) + f'; {self._cache.n} kept in memory '
+            f'({self._cache.pixels.nbytes/2**20:.1f} MiB)')
 
 # %% ../../nbs/data/10_datasets.ipynb #75085610
 @patch
@@ -440,7 +509,8 @@ def _pixels(self:ImageFolderDataset, i):
 def _split(self:ImageFolderDataset, indices):
     "Which pictures, and which of them mirrored"
     indices = np.asarray(indices, np.int64)
-    if indices.ndim != 1 or not ((0 <= indices) & (indices < len(self))).all(): raise IndexError(f'indices {str(indices)[:60]}; accepted: a list of numbers from 0 to {len(self) - 1}')
+    if indices.ndim != 1 or not ((0 <= indices) & (indices < len(self))).all():
+        raise IndexError(f'indices {str(indices)[:60]}; accepted: a list of numbers from 0 to {len(self) - 1}')
     return indices % len(self.names), indices >= len(self.names)
 
 # %% ../../nbs/data/10_datasets.ipynb #464a9750
@@ -510,10 +580,13 @@ class InfiniteSampler(torch.utils.data.Sampler):
         shuffle=True,  # else in the set's order
     ):
         n = n if isinstance(n, int) else len(n)
-        for name, v, least in [('n', n, 1), ('seed', seed, 0), ('position', position, 0), ('world', world, 1), ('rank', rank, 0)]:
-            if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < least: raise ValueError(f'{name}={v!r}; accepted: a whole number from {least} on')
+        for name, v, least in [('n', n, 1), ('seed', seed, 0), ('position', position, 0), ('world', world, 1),
+                               ('rank', rank, 0)]:
+            if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < least:
+                raise ValueError(f'{name}={v!r}; accepted: a whole number from {least} on')
         if rank >= world: raise ValueError(f'rank={rank} of world={world}; accepted: 0 to {world - 1}')
-        self.n, self.seed, self.position, self.rank, self.world, self.shuffle, self._orders = int(n), int(seed), int(position), int(rank), int(world), shuffle, {}
+        self.n, self.seed, self.position, self.rank, self.world, self.shuffle, self._orders = (int(n), int(seed),
+                int(position), int(rank), int(world), shuffle, {})
 
 # %% ../../nbs/data/10_datasets.ipynb #93c23580
 @patch
@@ -523,7 +596,8 @@ def order(self:InfiniteSampler,
     "The permutation of a pass"
     if epoch not in self._orders:
         keys = np.random.PCG64(np.random.SeedSequence([self.seed, epoch])).random_raw(self.n)
-        self._orders = {**dict(list(self._orders.items())[-1:]), epoch: np.argsort(keys, kind='stable') if self.shuffle else np.arange(self.n)}
+        self._orders = {**dict(list(self._orders.items())[-1:]),
+                        epoch: np.argsort(keys, kind='stable') if self.shuffle else np.arange(self.n)}
     return self._orders[epoch]
 
 # %% ../../nbs/data/10_datasets.ipynb #62018860
@@ -551,11 +625,15 @@ def manifest(
 )->list:  # one dict an image, in the images' order
     "What is known about each image"
     source = open_archive(path)
-    if not {'manifest.csv', 'about.json'} <= source.names: raise ValueError(f'{source.path} has no manifest.csv and about.json, so it was not written by this library; convert makes a copy that has them')
+    if not {'manifest.csv', 'about.json'} <= source.names:
+        raise ValueError(f'{source.path} has no manifest.csv and about.json, so it was not written by this library; '
+                         'convert makes a copy that has them')
     columns = _words(source, 'about.json').get('columns')
-    rows = _untable(_text(source, 'manifest.csv'), columns if isinstance(columns, dict) else {}, f'{source.path}: manifest.csv')
+    rows = _untable(_text(source, 'manifest.csv'), columns if isinstance(columns, dict) else {},
+                    f'{source.path}: manifest.csv')
     if all(isinstance(r.get(c), str) for r in rows for c in ('file', 'sha256')): return rows
-    raise ValueError(f'{source.path}: manifest.csv has no columns file and sha256, or no words in one of them; get the dataset again')
+    raise ValueError(f'{source.path}: manifest.csv has no columns file and sha256, or no words in one of them; get '
+                     'the dataset again')
 
 def _text(source, name):
     try: return source.read(name).decode()
@@ -567,7 +645,9 @@ def about(
 )->dict:  # kind, license, parameters, seeds …; images, resolution, channels; columns → type; sha256 of its tables
     "What a dataset says about itself"
     source = open_archive(path)
-    if (found := _words(source, 'about.json')) is None: raise ValueError(f'{source.path} has no about.json, so it was not written by this library; convert makes a copy that has one')
+    if (found := _words(source, 'about.json')) is None:
+        raise ValueError(f'{source.path} has no about.json, so it was not written by this library; convert makes a '
+                         'copy that has one')
     return found
 
 def fingerprint(path)->str:
@@ -587,11 +667,17 @@ def verify(
     tables = tables if isinstance(tables, dict) else {}
     expected, wrong = {r['file']: r['sha256'] for r in rows}, []
     for name in ('manifest.csv', 'dataset.json'):
-        if name not in ds.source.names or hashlib.sha256(ds.source.read(name)).hexdigest() != tables.get(name): wrong.append(f'{name} differs from its checksum')
-    wrong += [f'{n} is missing' for n in expected if n not in ds.source.names] + [f'{n} is not in the manifest' for n in sorted(ds.source.names - expected.keys() - _TABLES)]
+        if name not in ds.source.names or hashlib.sha256(ds.source.read(name)).hexdigest() != tables.get(name):
+            wrong.append(f'{name} differs from its checksum')
+    wrong += ([f'{n} is missing' for n in expected if n not in ds.source.names]
+              + [f'{n} is not in the manifest' for n in sorted(ds.source.names - expected.keys() - _TABLES)])
     for i, n in enumerate(ds.names):
-        if n in expected and hashlib.sha256(ds._pixels(i).transpose(1, 2, 0).tobytes()).hexdigest() != expected[n]: wrong.append(f'{n} differs from its checksum')
-    if wrong: raise ValueError(f'{ds.path}: {"; ".join(wrong[:5])}{f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""}. Get or make the dataset again')
+        if n in expected and hashlib.sha256(ds._pixels(i).transpose(1, 2, 0).tobytes()).hexdigest() != expected[n]:
+            wrong.append(f'{n} differs from its checksum')
+    if wrong:
+        raise ValueError(f'{ds.path}: '
+                         f'{"; ".join(wrong[:5])}{f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""}. Get or '
+                         'make the dataset again')
     return len(ds.names)
 
 # %% ../../nbs/data/10_datasets.ipynb #e4150ee0
@@ -607,12 +693,14 @@ def shrink(
     "The mean of each area, rounded"
     s, w = image.shape[0], _overlap(image.shape[0], resolution)
     sums = w @ np.moveaxis(image.reshape(s, s, -1), 2, 0).astype(float) @ w.T   # whole numbers below 2^53: no rounding
-    return np.moveaxis((sums.astype(np.int64)*2 + s*s) // (2*s*s), 0, 2).astype(np.uint8).reshape(resolution, resolution, *image.shape[2:])
+    return np.moveaxis((sums.astype(np.int64)*2 + s*s) // (2*s*s), 0, 2).astype(np.uint8).reshape(resolution,
+            resolution, *image.shape[2:])
 
 # %% ../../nbs/data/10_datasets.ipynb #ca875e10
 def _converted(row, name, factor):
     "A row of a smaller copy: points in pixels move along"
-    return {'source_file': name, **{k: v*factor if re.match('[xy]_', k) and isinstance(v, float) else v for k, v in row.items() if k not in ('file', 'sha256', 'source_file')}}
+    return {'source_file': name, **{k: v*factor if re.match('[xy]_', k) and isinstance(v, float) else v
+                                    for k, v in row.items() if k not in ('file', 'sha256', 'source_file')}}
 
 # %% ../../nbs/data/10_datasets.ipynb #1d5582c0
 def _ahead(f, n):
@@ -628,7 +716,9 @@ def _ahead(f, n):
 def _check_apart(src, dst):
     "Is the copy somewhere else?"
     a, b = Path(os.path.realpath(src)), Path(os.path.realpath(dst))
-    if a == b or a.is_dir() and b.is_relative_to(a): raise ValueError(f'dst={str(dst)!r} is {"" if a == b else "in "}the source {src}; accepted: a place outside of it')
+    if a == b or a.is_dir() and b.is_relative_to(a):
+        raise ValueError(f'dst={str(dst)!r} is {"" if a == b else "in "}the source {src}; accepted: a place outside '
+                         'of it')
 
 # %% ../../nbs/data/10_datasets.ipynb #91719fd0
 def convert(
@@ -642,17 +732,23 @@ def convert(
 )->Path:             # where it is
     "A smaller copy of a dataset, with its labels and manifest"
     ds = ImageFolderDataset(src, cache=False, max_size=max_size)
-    if first is not None and (type(first) is not int or not 0 < first <= len(ds)): raise ValueError(f'first={first!r}; accepted: None or 1 to {len(ds)}, as many as {ds.path} has')
+    if first is not None and (type(first) is not int or not 0 < first <= len(ds)):
+        raise ValueError(f'first={first!r}; accepted: None or 1 to {len(ds)}, as many as {ds.path} has')
     ds.names = ds.names[:first]
     _check_apart(ds.path, as_path(dst, 'dst'))
-    if type(resolution) is not int or not 0 < resolution <= ds.resolution: raise ValueError(f'resolution={resolution!r}; accepted: 1 to {ds.resolution}, which {ds.path} has')
+    if type(resolution) is not int or not 0 < resolution <= ds.resolution:
+        raise ValueError(f'resolution={resolution!r}; accepted: 1 to {ds.resolution}, which {ds.path} has')
     words, known = _words(ds.source, 'dataset.json') or {}, _words(ds.source, 'about.json') or {}
     pairs = _pairs(words, ds.path) or {}
     rows = {r['file']: r for r in manifest(src)} if 'columns' in known else {}
-    about = about or {k: v for k, v in known.items() if k not in _COUNTED} or {'kind': ds.path.stem, 'license': 'unknown: the source has no about.json'}
+    about = (about or {k: v for k, v in known.items() if k not in _COUNTED}
+             or {'kind': ds.path.stem, 'license': 'unknown: the source has no about.json'})
     made = {'from': ds.path.name, 'resolution': ds.resolution, 'images': len(ds), 'by': 'area means'}
     def smaller(i):
         name, image = ds.names[i], ds._pixels(i).transpose(1, 2, 0)
-        return shrink(image, resolution), pairs.get(name), _converted(rows.get(name, {}), name, resolution/ds.resolution)
+        return (shrink(image, resolution), pairs.get(name),
+                _converted(rows.get(name, {}), name, resolution/ds.resolution))
     done = tqdm(_ahead(smaller, len(ds)), total=len(ds), unit='images', disable=None)
-    return write_dataset(dst, done, about={**about, 'converted': made}, label_names=words.get('label_names') if pairs else None, overwrite=overwrite, mode=openness(ds.path))
+    return write_dataset(dst, done, about={**about, 'converted': made},
+                         label_names=words.get('label_names') if pairs else None, overwrite=overwrite,
+                         mode=openness(ds.path))

@@ -22,7 +22,8 @@ def _dlib():
         import dlib
         from face_recognition_models import pose_predictor_five_point_model_location as model
     except ImportError as e:
-        raise ImportError(f'photographs need {e.name or e}, which is not installed; install it by: pip install "cleftgan-nb[photos]"') from e
+        raise ImportError(f'photographs need {e.name or e}, which is not installed; install it by: pip install '
+                          '"cleftgan-nb[photos]"') from e
     return dlib, dlib.get_frontal_face_detector(), dlib.shape_predictor(model())
 
 # %% ../../nbs/data/12_faces.ipynb #0771de30
@@ -35,11 +36,13 @@ class Face:
     score: float       # the detector's; its usual threshold is 0
 
     @property
-    def corners(self): return self.points[:4].reshape(2, 2, 2).mean(1)   # [left, right], between the corners of each eye
+    def corners(self):   # [left, right], between the corners of each eye
+        return self.points[:4].reshape(2, 2, 2).mean(1)
     @property
     def distance(self): return float(np.linalg.norm(np.subtract(*self.corners)))
     @property
-    def right(self): return np.subtract(*self.corners)/self.distance     # unit vector along the eyes, to the right of the picture
+    def right(self):   # unit vector along the eyes, to the right of the picture
+        return np.subtract(*self.corners)/self.distance
     @property
     def down(self): return np.array([-self.right[1], self.right[0]])
     @property
@@ -65,10 +68,12 @@ def _resized(pixels, longer):
 def _boxes(pixels):
     "dlib's boxes (center x, center y, width) and scores at one scale, doubtful ones included"
     boxes, scores, _ = _dlib()[1].run(np.ascontiguousarray(pixels), 0, -.3)
-    return [(np.array([b.left() + b.right(), b.top() + b.bottom()])/2 + .5, b.width(), s) for b, s in zip(boxes, scores)]
+    return [(np.array([b.left() + b.right(), b.top() + b.bottom()])/2 + .5, b.width(), s)
+            for b, s in zip(boxes, scores)]
 
 # %% ../../nbs/data/12_faces.ipynb #61757a70
-_SHIFTS = [(0, 0)] + [(a*x, a*y) for a in (.04, .08) for x, y in ((-1, 0), (1, 0), (0, -1), (0, 1))]   # of the box, in widths
+# of the box, in widths
+_SHIFTS = [(0, 0)] + [(a*x, a*y) for a in (.04, .08) for x, y in ((-1, 0), (1, 0), (0, -1), (0, 1))]
 
 def _fitted(pixels, center, width):
     "The five points, median over shifted boxes"
@@ -89,9 +94,11 @@ def _five(pixels, center, width):
 def _plausible(face):
     "Could these points be the eyes and nose of somebody who looks at the camera?"
     if not face.distance > 4: return False
-    widths = [float((a - b) @ face.right)*side/face.distance for a, b, side in zip(face.points[0:4:2], face.points[1:4:2], (1, -1))]
+    widths = [float((a - b) @ face.right)*side/face.distance
+              for a, b, side in zip(face.points[0:4:2], face.points[1:4:2], (1, -1))]
     aside = abs(float((face.points[4] - face.corners.mean(0)) @ face.right))/face.distance
-    return .3 < face.nose/face.distance < 1.2 and all(.2 < w < .65 for w in widths) and max(widths) < 1.6*min(widths) and aside < .45 and abs(face.roll) < 50
+    return (.3 < face.nose/face.distance < 1.2 and all(.2 < w < .65 for w in widths)
+            and max(widths) < 1.6*min(widths) and aside < .45 and abs(face.roll) < 50)
 
 # %% ../../nbs/data/12_faces.ipynb #5940f480
 @dataclass(frozen=True)
@@ -102,8 +109,12 @@ class Crop:
 
     @property
     def axes(self): return np.array([self.right, [-self.right[1], self.right[0]]])
-    def to_photo(self, xy, size): "Points of the cut-out in the photograph"; return self.center + (np.asarray(xy)*2/size - 1)*self.half @ self.axes
-    def to_crop(self, xy, size): "Points of the photograph in the cut-out"; return ((np.asarray(xy) - self.center) @ self.axes.T/self.half + 1)*size/2
+    def to_photo(self, xy, size):
+        "Points of the cut-out in the photograph"
+        return self.center + (np.asarray(xy)*2/size - 1)*self.half @ self.axes
+    def to_crop(self, xy, size):
+        "Points of the photograph in the cut-out"
+        return ((np.asarray(xy) - self.center) @ self.axes.T/self.half + 1)*size/2
 
 # %% ../../nbs/data/12_faces.ipynb #7aae3ef0
 BELOW = .18   # center of the crop below the eyes, as a part of the distance from the eyes to the mouth
@@ -122,9 +133,11 @@ def _surround(
 ):           # uint8, larger
     "Continue a picture by its blurred mirror image"
     out = np.pad(channel.astype(float), pads, 'reflect' if min(channel.shape) > 1 else 'edge')
-    far = [np.maximum(np.arange(-a, n + b)*-1., np.arange(-a, n + b) - (n - 1.))/max(a, b, 1) for n, (a, b) in zip(channel.shape, pads)]
+    far = [np.maximum(np.arange(-a, n + b)*-1., np.arange(-a, n + b) - (n - 1.))/max(a, b, 1)
+           for n, (a, b) in zip(channel.shape, pads)]
     far = np.maximum(far[0][:, None], far[1])   # 0 at the border, 1 at the far end of the padding, negative inside
-    for other, much in ((ndimage.gaussian_filter(out, blur), far*3 + 3*blur/max(*pads[0], *pads[1], 1)), (np.median(channel), far)):
+    for other, much in ((ndimage.gaussian_filter(out, blur), far*3 + 3*blur/max(*pads[0], *pads[1], 1)),
+                        (np.median(channel), far)):
         out += (other - out)*np.clip(much, 0, 1)
     return np.clip(out + .5, 0, 255).astype(np.uint8)
 
@@ -144,10 +157,13 @@ def align(
     part = Image.fromarray(pixels[a[1]:b[1], a[0]:b[0]])
     part = part.reduce(k) if k > 1 else part
     pads = [(-(-(p - lo)//k), max(0, -(-(hi - q)//k))) for p, q, lo, hi in zip(a, b, low, high)]
-    if any(map(any, pads)): part = Image.merge('RGB', [Image.fromarray(_surround(np.asarray(o), pads[::-1], .04*crop.half/k)) for o in part.split()])
+    if any(map(any, pads)):
+        part = Image.merge('RGB', [Image.fromarray(_surround(np.asarray(o), pads[::-1], .04*crop.half/k))
+                                   for o in part.split()])
     origin = (crop.to_photo((0, 0), size) - a)/k + [p[0] for p in pads]
     (ux, uy), (vx, vy) = crop.axes*scale/k/n
-    part = part.transform((size*n, size*n), Image.Transform.AFFINE, (ux, vx, origin[0], uy, vy, origin[1]), Image.Resampling.BICUBIC)
+    part = part.transform((size*n, size*n), Image.Transform.AFFINE, (ux, vx, origin[0], uy, vy, origin[1]),
+                          Image.Resampling.BICUBIC)
     return np.asarray(part.reduce(n) if n > 1 else part)
 
 # %% ../../nbs/data/12_faces.ipynb #9946c9b0
@@ -173,7 +189,8 @@ def _apart(faces):
     "The best of each group of faces that lie on each other"
     kept = []
     for face in sorted(faces, key=lambda o: -o.score):
-        if all(np.linalg.norm(face.corners.mean(0) - o.corners.mean(0)) > max(face.distance, o.distance) for o in kept): kept.append(face)
+        if all(np.linalg.norm(face.corners.mean(0) - o.corners.mean(0)) > max(face.distance, o.distance) for o in kept):
+            kept.append(face)
     return sorted(kept, key=lambda o: -o.distance)
 
 # %% ../../nbs/data/12_faces.ipynb #c70bce40
@@ -189,7 +206,9 @@ def find_faces(
         again = [_look_again(pixels, o) for o in candidates if _plausible(o)]
         best = max([o.score for o in again if o], default=0)
         faces = _apart([o for o in again if o and o.score > max(threshold, .35*best) and _plausible(o)])
-        if faces and faces[0].distance*factor > .44*_LARGE: break   # eyes are .44 box widths apart, the median of 400 ORL faces
+        # eyes are .44 box widths apart, the median of 400 ORL faces
+        if faces and faces[0].distance*factor > .44*_LARGE:
+            break
     return faces
 
 # %% ../../nbs/data/12_faces.ipynb #dedc5b00

@@ -24,7 +24,8 @@ def stream(
     name:str, # the aspect: 'age', 'light', …
 )->np.random.Generator:
     "The random numbers of one aspect of one phantom: the same in every process"
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0: raise ValueError(f'seed={seed!r}; accepted: a whole number from 0 up')
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f'seed={seed!r}; accepted: a whole number from 0 up')
     digest = hashlib.sha256(f'{int(seed)} {name}'.encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, '<u4'))
 
@@ -62,7 +63,9 @@ def row(
 )->int: # into the coarse and into the fine points
     "Where a vertex of the base mesh lies in our arrays"
     if side not in ('left', 'right'): raise ValueError(f"side={side!r}; accepted: 'left', 'right'")
-    if vertex not in _rows(): raise ValueError(f'vertex {vertex} of hm08 is not part of the head; accepted: one of the {len(_rows())} numbers in mesh()["vid"]')
+    if vertex not in _rows():
+        raise ValueError(f'vertex {vertex} of hm08 is not part of the head; accepted: one of the {len(_rows())} '
+                         'numbers in mesh()["vid"]')
     return _rows()[vertex] if side == 'left' else _mirrored(_rows()[vertex])
 
 # %% ../../nbs/data/01_head.ipynb #c0c88760
@@ -101,7 +104,8 @@ def catmull_clark_step(quads, n):
     "Matrix and quads of one Catmull-Clark step of `n` points"
     e = edges(quads)
     center, middle = _mean(quads, n), _mean(e.ends, n)
-    sides = sp.csr_matrix((np.full(quads.size, .5), (e.of_face.ravel(), np.repeat(np.arange(len(quads)), 4))), (len(e.ends), len(quads)))
+    sides = sp.csr_matrix((np.full(quads.size, .5), (e.of_face.ravel(), np.repeat(np.arange(len(quads)), 4))),
+                          (len(e.ends), len(quads)))
     inside = sp.diags_array(e.inside.astype(float))
     edge = middle + inside @ (sides @ center - middle) * .5
     return sp.vstack([_old_points(quads, e, center, middle, n), edge, center]).tocsr(), _children(quads, e, n)
@@ -109,11 +113,14 @@ def catmull_clark_step(quads, n):
 # %% ../../nbs/data/01_head.ipynb #73cdceb0
 def _old_points(quads, e, center, middle, n):
     "Where a step moves the points that were there"
-    at = lambda cells, keep: sp.csr_matrix((np.repeat(keep.astype(float), cells.shape[1]), (cells.ravel(), np.repeat(np.arange(len(cells)), cells.shape[1]))), (n, len(cells)))
+    at = lambda cells, keep: sp.csr_matrix((np.repeat(keep.astype(float), cells.shape[1]),
+                                            (cells.ravel(), np.repeat(np.arange(len(cells)), cells.shape[1]))),
+                                            (n, len(cells)))
     around, along, rim = at(quads, np.ones(len(quads))), at(e.ends, np.ones(len(e.ends))), at(e.ends, ~e.inside)
     valence = np.maximum(np.asarray(along.sum(1)).ravel(), 1)
     on_rim, loose = np.asarray(rim.sum(1)).ravel() > 0, np.asarray(along.sum(1)).ravel() == 0
-    smooth = sp.diags_array(1/valence) @ (_rownorm(around) @ center + 2*_rownorm(along) @ middle) + sp.diags_array((valence - 3)/valence)
+    smooth = (sp.diags_array(1/valence) @ (_rownorm(around) @ center + 2*_rownorm(along) @ middle)
+              + sp.diags_array((valence - 3)/valence))
     border = .5*sp.eye_array(n) + .5*_rownorm(rim) @ middle
     pick = lambda where: sp.diags_array(where.astype(float))
     return pick(~on_rim & ~loose) @ smooth + pick(on_rim & ~loose) @ border + pick(loose)
@@ -144,7 +151,8 @@ def topology()->Topology:
     flat2, t2 = linear_step(t1, flat1.shape[0])
     label = linear_step(q1, smooth1.shape[0])[0] @ linear_step(m['F'], n)[0]
     keys, textured = np.unique(q2.astype(np.int64).ravel() << 32 | t2.ravel(), return_inverse=True)
-    return Topology((smooth2 @ smooth1).tocsr(), q2, q1, label @ m['V'].astype(float), label @ (m['V'][:, 1] > SLIT) > .99,
+    return Topology((smooth2 @ smooth1).tocsr(), q2, q1, label @ m['V'].astype(float),
+                    label @ (m['V'][:, 1] > SLIT) > .99,
                     keys >> 32, (flat2 @ (flat1 @ m['VT']))[keys & 0xffffffff], textured.reshape(-1, 4))
 
 # %% ../../nbs/data/01_head.ipynb #a909e8c0
@@ -163,7 +171,9 @@ def morph(
     "The coarse mesh with these targets applied"
     names, columns = morphs()
     unknown = [n for n in amounts if n not in names]
-    if unknown: raise ValueError(f'no morph target {unknown[0]!r}; accepted: the {len(names)} keys of morphs()[0], such as {", ".join(list(names)[:3])}')
+    if unknown:
+        raise ValueError(f'no morph target {unknown[0]!r}; accepted: the {len(names)} keys of morphs()[0], such as '
+                         f'{", ".join(list(names)[:3])}')
     used = [names[n] for n, a in amounts.items() if a]
     return mesh()['V'] + (columns[:, used] @ np.array([a for a in amounts.values() if a], float)).reshape(-1, 3)
 
@@ -204,7 +214,8 @@ def macro_amounts(
 
 # %% ../../nbs/data/01_head.ipynb #fa03c210
 OPPOSITES = dict(incr='decr', out='in', up='down', forward='backward', convex='concave')
-NOT_CHANCE = 'eye', 'head-age', 'universal', 'neck-trans', 'head-trans', 'asym', 'forehead-nubian'   # expressions, whole heads, what sits elsewhere
+# expressions, whole heads, what sits elsewhere
+NOT_CHANCE = 'eye', 'head-age', 'universal', 'neck-trans', 'head-trans', 'asym', 'forehead-nubian'
 
 @lru_cache(None)
 def pairs()->dict:
@@ -216,15 +227,18 @@ def pairs()->dict:
 
 # %% ../../nbs/data/01_head.ipynb #a33da3b0
 # words in the names of strong targets, and how far they are turned down so that chance stays within what is seen in people
-GENTLER = (('brows-angle', .5), ('ear', .7), ('trans', .5), ('mouth-scale', .5), ('head', .7), ('cleft', .3), ('neck', .3), ('lip', .6), ('eye-scale', .6))
-SHAPES = [f'head-{s}' for s in ('round', 'oval', 'square', 'rectangular', 'triangular', 'diamond', 'invertedtriangular')]
+GENTLER = (('brows-angle', .5), ('ear', .7), ('trans', .5), ('mouth-scale', .5), ('head', .7), ('cleft', .3),
+           ('neck', .3), ('lip', .6), ('eye-scale', .6))
+SHAPES = [f'head-{s}' for s in ('round', 'oval', 'square', 'rectangular', 'triangular', 'diamond',
+                                'invertedtriangular')]
 
 def _sample_details(rng):
     "Amounts of the paired targets, and of the shapes of a head"
     shared, details = {}, {}
     for name in pairs():
         key = name[2:] if name[:2] in ('l-', 'r-') else name
-        if key not in shared: shared[key] = np.clip(rng.normal(0, .3), -.8, .8) * np.prod([f for word, f in GENTLER if word in key])
+        if key not in shared:
+            shared[key] = np.clip(rng.normal(0, .3), -.8, .8) * np.prod([f for word, f in GENTLER if word in key])
         details[name] = float(shared[key])
     return details | {n: float(w) for n, w in zip(SHAPES, rng.dirichlet([.4]*len(SHAPES))*.5)}
 
@@ -268,7 +282,8 @@ def _sample_expression(rng):
     "A calm face: sometimes a hint of a smile or of an open mouth"
     smile, jaw = rng.choice([0, rng.uniform(0, .35)]), rng.choice([0, rng.uniform(0, .06)])
     brow, wide = rng.normal(0, .12), rng.uniform(-.05, .2)
-    both = dict(mouthSmile=smile, browOuterUp=max(brow, 0), browDown=max(-brow, 0)*.5, eyeWide=max(wide, 0), eyeSquint=max(-wide, 0))
+    both = dict(mouthSmile=smile, browOuterUp=max(brow, 0), browDown=max(-brow, 0)*.5, eyeWide=max(wide, 0),
+                eyeSquint=max(-wide, 0))
     return {f'{n}{side}': float(a) for n, a in both.items() for side in ('Left', 'Right')} | {'jawOpen': float(jaw)}
 
 # %% ../../nbs/data/01_head.ipynb #b2918be0
@@ -289,16 +304,21 @@ def sample_identity(
 
 # %% ../../nbs/data/01_head.ipynb #241f4e30
 def _number(name, x, high):
-    if isinstance(x, bool) or not isinstance(x, (int, float, np.number)) or not 0 <= x <= high: raise ValueError(f'{name}={x!r}; accepted: a number from 0 to {high}')
+    if isinstance(x, bool) or not isinstance(x, (int, float, np.number)) or not 0 <= x <= high:
+        raise ValueError(f'{name}={x!r}; accepted: a number from 0 to {high}')
     return float(x)
 
 def _shares(ancestry):
-    if not isinstance(ancestry, dict) or not ancestry or set(ancestry) - set(ANCESTRIES) or not all(isinstance(v, (int, float, np.number)) and v >= 0 for v in ancestry.values()) or not sum(ancestry.values()):
-        raise ValueError(f"ancestry={ancestry!r}; accepted: shares of {', '.join(ANCESTRIES)}, such as dict(african=1) or dict(asian=.5, caucasian=.5)")
+    if (not isinstance(ancestry, dict) or not ancestry or set(ancestry) - set(ANCESTRIES)
+        or not all(isinstance(v, (int, float, np.number)) and v >= 0 for v in ancestry.values())
+        or not sum(ancestry.values())):
+        raise ValueError(f"ancestry={ancestry!r}; accepted: shares of {', '.join(ANCESTRIES)}, such as "
+                         "dict(african=1) or dict(asian=.5, caucasian=.5)")
     return {a: float(ancestry.get(a, 0) / sum(ancestry.values())) for a in ANCESTRIES}
 
 # %% ../../nbs/data/01_head.ipynb #cd141f30
-CALM = {'eyebrows-angle-up': .4, 'eyebrows-trans-up': .2, 'browInnerUp': .12, 'eyeWideLeft': .07, 'eyeWideRight': .07, 'mouth-angles-up': .25}
+CALM = {'eyebrows-angle-up': .4, 'eyebrows-trans-up': .2, 'browInnerUp': .12, 'eyeWideLeft': .07, 'eyeWideRight': .07,
+        'mouth-angles-up': .25}
 INFANT = {'head-scale-horiz-decr': .3, 'head-age-decr': .3}   # in full up to one year, none from three
 CHILDISH = (.25, 1), (.55, 3), (.55, 12), (1, 20)   # amplitude of details at an age in years
 
@@ -350,7 +370,8 @@ def build_head(
     who:Identity, # from `sample_identity`
 )->Head:
     "The head of an identity"
-    if not isinstance(who, Identity): raise ValueError(f'{type(who).__name__} is not an identity; accepted: what sample_identity(seed) returns')
+    if not isinstance(who, Identity):
+        raise ValueError(f'{type(who).__name__} is not an identity; accepted: what sample_identity(seed) returns')
     coarse = morph(amounts(who))
     coarse += eyes(mesh()['V'])[0].mean(0) - eyes(coarse)[0].mean(0)
     return Head(who, coarse, topology().operator @ coarse)

@@ -17,7 +17,8 @@ SIDED = dict(                                                # of each side
     nm='nostril, columellar edge',                nl='nostril, alar edge',
     ch='cheilion, corner of the mouth',
     cphs='peak of Cupid\'s bow, medial element',  cphl='peak of the lip, lateral element')
-MIDDLE = dict(prn='pronasale, tip of the nose', sn='subnasale, foot of the columella', ls='labiale superius', sto='stomion')
+MIDDLE = dict(prn='pronasale, tip of the nose', sn='subnasale, foot of the columella', ls='labiale superius',
+              sto='stomion')
 NAMES = tuple(MIDDLE) + tuple(f'{name}_{side}' for name in SIDED for side in ('left', 'right'))
 
 # %% ../../nbs/data/03_measures.ipynb #7d937c80
@@ -32,20 +33,23 @@ def upright(
     if bad: raise ValueError(f'points: {bad[0]} is {points[bad[0]]!r}; accepted: two finite numbers, x and y in pixels')
     left, right = p['en_left'], p['en_right']
     across = (left - right)/np.linalg.norm(left - right) if (left != right).any() else np.nan
-    if not np.isfinite(across).all(): raise ValueError('points: en_left and en_right are the same point; they span the axis of the face')
+    if not np.isfinite(across).all():
+        raise ValueError('points: en_left and en_right are the same point; they span the axis of the face')
     axes = np.stack([across, [-across[1], across[0]]])
     return {name: axes @ (v - (left + right)/2) for name, v in p.items()}
 
 # %% ../../nbs/data/03_measures.ipynb #c0c606e0
 MEASURES = ('cleft_width_ratio', 'nostril_width_ratio', 'columellar_deviation', 'alar_base_ratio',
             'philtral_height_ratio', 'lip_length_ratio', 'lateral_lip_height_ratio', 'subnasale_deviation')
-VISIBLE = .15  # of the nose's width: a columella that shows less height than this, under a drooping tip, has no angle in a frontal picture
+# of the nose's width: a columella that shows less height than this, under a drooping tip, has no angle in a frontal picture
+VISIBLE = .15
 
 def _distances(p, side):
     "The lengths of one side, pixels"
     at = lambda name: p.get(f'{name}_{side}', p.get(name))
     span = lambda a, b: float(np.linalg.norm(at(a) - at(b)))
-    return dict(nostril_width_ratio=abs(at('nl')[0] - at('nm')[0]), alar_base_ratio=span('sbal', 'sn'), philtral_height_ratio=abs(at('cphs')[1] - at('sn')[1]),
+    return dict(nostril_width_ratio=abs(at('nl')[0] - at('nm')[0]), alar_base_ratio=span('sbal', 'sn'),
+                philtral_height_ratio=abs(at('cphs')[1] - at('sn')[1]),
                 lip_length_ratio=span('ch', 'cphl'), lateral_lip_height_ratio=span('sbal', 'cphl'))
 
 # %% ../../nbs/data/03_measures.ipynb #173b4e20
@@ -55,22 +59,27 @@ def measures(
 )->dict:              # measure → number; ratios without unit, columellar_deviation in degrees, nan where the columella does not show
     "The clinicians' measures of one frontal picture"
     if side not in ('left', 'right'): raise ValueError(f'side={side!r}; accepted: left, right (the patient\'s)')
-    p = upright(points); other = 'right' if side == 'left' else 'left'; sign = 1 if side == 'left' else -1
+    p = upright(points)
+    other = 'right' if side == 'left' else 'left'
+    sign = 1 if side == 'left' else -1
     mouth, canthi = abs(p['ch_left'][0] - p['ch_right'][0]), p['en_left'][0] - p['en_right'][0]
     here, there = _distances(p, side), _distances(p, other)
     flat = [name for name, v in {**there, 'commissure width': mouth}.items() if v == 0]
-    if flat: raise ValueError(f'{flat[0]}: the length below the line is 0 pixels; the points of the {other} side coincide')
+    if flat:
+        raise ValueError(f'{flat[0]}: the length below the line is 0 pixels; the points of the {other} side coincide')
     tip, alae = p['prn'] - p['sn'], p['al_left'][0] - p['al_right'][0]
     lean = math.degrees(math.atan2(sign*tip[0], -tip[1])) if -tip[1] > VISIBLE*alae else math.nan
     return dict(zip(MEASURES, (
-        abs(p[f'cphl_{side}'][0] - p[f'cphs_{side}'][0])/mouth, here['nostril_width_ratio']/there['nostril_width_ratio'],
+        abs(p[f'cphl_{side}'][0] - p[f'cphs_{side}'][0])/mouth,
+        here['nostril_width_ratio']/there['nostril_width_ratio'],
         lean, *(here[k]/there[k] for k in MEASURES[3:7]), abs(p['sn'][0])/canthi)))
 
 # %% ../../nbs/data/03_measures.ipynb #b61d31d0
 PUBLISHED = dict(                       # (mean, standard deviation)
     before=dict(cleft_width_ratio=(.40, .12), nostril_width_ratio=(1.7, .68), columellar_deviation=(25, 17),
                 philtral_height_ratio=(.8, .14), lip_length_ratio=(.9, .26)),
-    after=dict(nostril_width_ratio=(1.0, .22), columellar_deviation=(3, 8), philtral_height_ratio=(1.0, .14), lip_length_ratio=(1.0, .11)))
+    after=dict(nostril_width_ratio=(1.0, .22), columellar_deviation=(3, 8), philtral_height_ratio=(1.0, .14),
+               lip_length_ratio=(1.0, .11)))
 
 # %% ../../nbs/data/03_measures.ipynb #22639070
 KINDS = ('none', 'microform', 'incomplete', 'complete')

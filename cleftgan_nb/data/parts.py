@@ -16,7 +16,8 @@ __all__ = ['MATERIALS', 'CLOTH_LIFT', 'FAR', 'DROP', 'TEETH', 'CROWN', 'WING', '
 
 # %% ../../nbs/data/05_parts.ipynb #fff97f40
 MATERIALS = dict(            # roughness (GGX), gloss, light that creeps around the edge
-    skin=(.48, 1., 0.), cloth=(.9, .15, 0.), eye=(.09, 1.2, 0.), teeth=(.35, .3, 0.), gum=(.34, .8, 0.), cavity=(.5, .4, 0.),
+    skin=(.48, 1., 0.), cloth=(.9, .15, 0.), eye=(.09, 1.2, 0.), teeth=(.35, .3, 0.), gum=(.34, .8, 0.),
+    cavity=(.5, .4, 0.),
     brow=(.6, .2, 0.), lash=(.6, .2, 0.), hair=(.45, .9, .4))
 
 @dataclass(frozen=True)
@@ -40,10 +41,15 @@ def _check_part(p):
     n = len(p.points)
     given = {'points': (p.points, 3), 'uv': (p.uv, 2), 'normals': (p.normals, 3), 'cut': (p.cut, 2)}
     for name, (a, k) in given.items():
-        if a is not None and np.shape(a) != (n, k): raise ValueError(f'{name} of the {p.material} is {list(np.shape(a))}; accepted: [{n}, {k}], a row for each point')
+        if a is not None and np.shape(a) != (n, k):
+            raise ValueError(f'{name} of the {p.material} is {list(np.shape(a))}; accepted: [{n}, {k}], a row for '
+                             'each point')
     for name, a in (p.tint or {}).items():
-        if np.shape(a) != (n,): raise ValueError(f'tint {name!r} of the {p.material} is {list(np.shape(a))}; accepted: [{n}], a weight for each point')
-    if np.ndim(p.triangles) != 2 or np.shape(p.triangles)[1] != 3 or len(p.triangles) and not 0 <= np.min(p.triangles) <= np.max(p.triangles) < n:
+        if np.shape(a) != (n,):
+            raise ValueError(f'tint {name!r} of the {p.material} is {list(np.shape(a))}; accepted: [{n}], a weight '
+                             'for each point')
+    if (np.ndim(p.triangles) != 2 or np.shape(p.triangles)[1] != 3
+        or len(p.triangles) and not 0 <= np.min(p.triangles) <= np.max(p.triangles) < n):
         raise ValueError(f'triangles of the {p.material}: accepted: [t, 3] rows of points, 0 to {n-1}')
 
 # %% ../../nbs/data/05_parts.ipynb #b22beed0
@@ -61,7 +67,9 @@ def _add_normals(points, cells, out):
         vx, vy, vz = points[d, 0]-points[b, 0], points[d, 1]-points[b, 1], points[d, 2]-points[b, 2]
         x, y, z = uy*vz - uz*vy, uz*vx - ux*vz, ux*vy - uy*vx
         for j in range(cells.shape[1]):
-            out[cells[k, j], 0] += x; out[cells[k, j], 1] += y; out[cells[k, j], 2] += z
+            out[cells[k, j], 0] += x
+            out[cells[k, j], 1] += y
+            out[cells[k, j], 2] += z
 
 def normals(points, cells):
     "Unit normals at points, from the triangles or quads around them, large ones count more"
@@ -77,8 +85,10 @@ FAR = 100.             # dm, the half-width of a cut that takes all on one side
 def _skin_triangles():
     "Triangles of skin and of cloth, and those that cast their shadow: into textured points"
     t, collar = topology(), regions()['collar']
-    first = np.zeros(len(t.base), np.int64); first[t.seam] = np.arange(len(t.seam))
-    bare = first[t.middle]; bare = bare[collar[bare].min(1) > 0]   # a shirt on the skin needs no shadow from that skin
+    first = np.zeros(len(t.base), np.int64)
+    first[t.seam] = np.arange(len(t.seam))
+    bare = first[t.middle]
+    bare = bare[collar[bare].min(1) > 0]   # a shirt on the skin needs no shadow from that skin
     low, high = (f(collar[t.textured], axis=1) for f in (np.min, np.max))
     return tuple(halves(q).astype(np.int32) for q in (t.textured[high > -.1], t.textured[low < 0], bare))
 
@@ -87,8 +97,10 @@ def _skin_triangles():
 def _skirt():
     "Textured points along the border of the mesh, and quads between them and as many points below"
     t = topology()
-    rim = edges(t.quads); rim = rim.ends[~rim.inside]
-    first = np.zeros(len(t.base), np.int64); first[t.seam] = np.arange(len(t.seam))
+    rim = edges(t.quads)
+    rim = rim.ends[~rim.inside]
+    first = np.zeros(len(t.base), np.int64)
+    first[t.seam] = np.arange(len(t.seam))
     top, ends = np.unique(first[rim], return_inverse=True)
     a, b = ends.reshape(-1, 2).T
     return top, np.stack([a, b, b + len(top), a + len(top)], 1)
@@ -106,7 +118,8 @@ def _shirt(points, n):
     p = np.concatenate([lifted, lifted[top], below])
     grow = lambda a: np.concatenate([a, a[top], a[top]])
     hem = grow(np.stack([collar - FAR, np.full(len(collar), FAR)], 1))
-    return Part(p, np.concatenate([_skin_triangles()[1], halves(rows[quads])]), grow(t.uv), 'cloth', grow(n), hem, {'collar': grow(collar)}, _NO_TRIANGLES)
+    return Part(p, np.concatenate([_skin_triangles()[1], halves(rows[quads])]), grow(t.uv), 'cloth', grow(n), hem,
+                {'collar': grow(collar)}, _NO_TRIANGLES)
 
 _NO_TRIANGLES = np.zeros((0, 3), np.int32)
 
@@ -118,7 +131,8 @@ def _body(points, cut, tint):
     seam, n = t.seam, normals(points, t.quads)
     labels = {k: r[k] for k in ('inside', 'face', 'scalp', 'beard', 'mustache')}
     tint = {k: np.asarray(w, float)[seam] for k, w in (tint or {}).items()} | labels
-    return [Part(points[seam], skin, t.uv, 'skin', n[seam], None if cut is None else np.asarray(cut, float)[seam], tint, shadow),
+    return [Part(points[seam], skin, t.uv, 'skin', n[seam], None if cut is None else np.asarray(cut, float)[seam],
+                 tint, shadow),
             _shirt(points[seam], n[seam])]
 
 # %% ../../nbs/data/05_parts.ipynb #c489f750
@@ -126,7 +140,8 @@ def _body(points, cut, tint):
 def _cap(rings=20, around=36, reach=1.75):
     "Directions [p,3] over a cap of a sphere around +z, `reach` radians wide, and its triangles"
     theta, phi = np.linspace(.001, reach, rings), np.arange(around)*2*np.pi/around
-    d = np.stack([np.sin(theta)[:, None]*np.cos(phi), np.sin(theta)[:, None]*np.sin(phi), np.broadcast_to(np.cos(theta)[:, None], (rings, around))], -1).reshape(-1, 3)
+    d = np.stack([np.sin(theta)[:, None]*np.cos(phi), np.sin(theta)[:, None]*np.sin(phi),
+                  np.broadcast_to(np.cos(theta)[:, None], (rings, around))], -1).reshape(-1, 3)
     i, j = np.meshgrid(np.arange(rings - 1), np.arange(around), indexing='ij')
     k = (j + 1) % around
     quads = np.stack([i*around + j, (i+1)*around + j, (i+1)*around + k, i*around + k], -1).reshape(-1, 4)
@@ -153,7 +168,8 @@ def _mouth(head):
     d, bowl = _cap(8, 24, 1.5)
     depth = (sn + slit)/2 + d*(BOWL[0]*unit, BOWL[1]*abs(sn[1] - slit[1]), -BOWL[2]*unit) - (0, 0, BOWL[3]*unit)
     root = np.clip((np.abs(ridge[:, 1] - slit[1])/unit - CROWN)/.03 + .5, 0, 1)
-    return [Part(ridge, t.reshape(-1, 3), ridge[:, :2]/unit, 'gum' if head.identity.age < TEETH else 'teeth', tint={'root': root}),
+    return [Part(ridge, t.reshape(-1, 3), ridge[:, :2]/unit, 'gum' if head.identity.age < TEETH else 'teeth',
+                 tint={'root': root}),
             Part(depth, bowl[:, ::-1], np.zeros((len(depth), 2)), 'cavity')]
 
 # %% ../../nbs/data/05_parts.ipynb #a75cb4f0
@@ -171,12 +187,14 @@ def worn(
     n = normals(p, quads)
     keys, cells = np.unique(quads.ravel() << 32 | corners.ravel(), return_inverse=True)
     at = keys >> 32
-    return Part((p + n*lift)[at], halves(cells.reshape(-1, 4)), m[f'p_{name}_VT'][keys & 0xffffffff].astype(float), material, n[at])
+    return Part((p + n*lift)[at], halves(cells.reshape(-1, 4)), m[f'p_{name}_VT'][keys & 0xffffffff].astype(float),
+                material, n[at])
 
 WORN_WIDTH = 1.41   # dm between the two points at the temples when an offset is taken as it was modeled
 
 # %% ../../nbs/data/05_parts.ipynb #43b693a0
-WINDOW = (.60, .80), -.50, .75   # half-width and half-height, center below the eyes, what lies in front of it: in distances between the eyes
+# half-width and half-height, center below the eyes, what lies in front of it: in distances between the eyes
+WINDOW = (.60, .80), -.50, .75
 
 def _trimmed(head, part):
     "Hair without what hangs into the face"
@@ -197,8 +215,11 @@ def head_parts(
 )->list:
     "All parts of a portrait"
     points = head.fine if points is None else np.asarray(points, float)
-    if points.shape != head.fine.shape: raise ValueError(f'points are {list(points.shape)}; accepted: {list(head.fine.shape)}, as head.fine')
+    if points.shape != head.fine.shape:
+        raise ValueError(f'points are {list(points.shape)}; accepted: {list(head.fine.shape)}, as head.fine')
     for name, a in dict(cut=cut, **(tint or {})).items():
-        if a is not None and len(a) != len(points): raise ValueError(f'{name} has {len(a)} rows; accepted: {len(points)}, one for each fine point')
+        if a is not None and len(a) != len(points):
+            raise ValueError(f'{name} has {len(a)} rows; accepted: {len(points)}, one for each fine point')
     hair = [_trimmed(head, worn(head, look.hair, 'hair'))] if look.hair else []
-    return [*_body(points, cut, tint), *_eyeballs(head), *_mouth(head), worn(head, look.brow, 'brow', .006), worn(head, 'lash', 'lash'), *hair]
+    return [*_body(points, cut, tint), *_eyeballs(head), *_mouth(head), worn(head, look.brow, 'brow', .006),
+            worn(head, 'lash', 'lash'), *hair]

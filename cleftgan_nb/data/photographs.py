@@ -31,20 +31,25 @@ class Rejected(Exception):
 FORMATS = 'JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', 'JPEG2000', 'AVIF', 'MPO'
 _MOST_BYTES, _MOST_PIXELS = 1 << 28, 120_000_000   # of a file, 256 MiB; of a picture
 _ROOM = 500 << 20                                  # bytes for the two together while a file is decoded
-_SMALLEST, _LONGEST = 32, 4096                     # shorter side that could hold a face; longer side that is worth keeping, pixels
+# shorter side that could hold a face; longer side that is worth keeping, pixels
+_SMALLEST, _LONGEST = 32, 4096
 
 # %% ../../nbs/data/15_photographs.ipynb #ea416ff0
-KNOWN = {b'ftypheic': 'HEIC, a format of phones', b'ftypheix': 'HEIC, a format of phones', b'ftypmif1': 'HEIF, a format of phones', b'%PDF-': 'a PDF document',
+KNOWN = {b'ftypheic': 'HEIC, a format of phones', b'ftypheix': 'HEIC, a format of phones',
+         b'ftypmif1': 'HEIF, a format of phones', b'%PDF-': 'a PDF document',
          b'II*\0\x10\0\0\0CR': 'a raw camera file', b'PK\x03\x04': 'a zip archive', b'8BPS': 'a Photoshop file'}
 
 def _bytes(path):
     "Content of a regular file, opened for reading only"
     try: st = os.stat(path)
-    except FileNotFoundError: raise Rejected('a link to nowhere' if os.path.islink(path) else 'vanished while we were reading') from None
+    except FileNotFoundError:
+        raise Rejected('a link to nowhere' if os.path.islink(path) else 'vanished while we were reading') from None
     except PermissionError: raise Rejected('no permission to read it') from None
     except OSError: raise Rejected('a link that leads in a circle') from None
-    if not stat.S_ISREG(st.st_mode): raise Rejected('a folder' if stat.S_ISDIR(st.st_mode) else 'a device or a pipe, not a file')
-    if st.st_size > _MOST_BYTES: raise Rejected(f'too large a file: {st.st_size/2**20:.0f} MiB; accepted: up to {_MOST_BYTES/2**20:.0f}')
+    if not stat.S_ISREG(st.st_mode):
+        raise Rejected('a folder' if stat.S_ISDIR(st.st_mode) else 'a device or a pipe, not a file')
+    if st.st_size > _MOST_BYTES:
+        raise Rejected(f'too large a file: {st.st_size/2**20:.0f} MiB; accepted: up to {_MOST_BYTES/2**20:.0f}')
     try: data = Path(path).read_bytes()
     except PermissionError: raise Rejected('no permission to read it') from None
     except OSError as e: raise Rejected(f'the disk or network cannot read it: {e.strerror}') from None
@@ -58,27 +63,35 @@ def _opened(data):
     if named: raise Rejected(f'another format: {named[0]}; export it as JPEG or PNG')
     Image.init()
     try: im = Image.open(io.BytesIO(data), formats=[o for o in FORMATS if o in Image.OPEN])   # older Pillows lack AVIF
-    except Image.DecompressionBombError: raise Rejected(f'too many pixels: more than {_MOST_PIXELS/1e6:.0f} million') from None
+    except Image.DecompressionBombError:
+        raise Rejected(f'too many pixels: more than {_MOST_PIXELS/1e6:.0f} million') from None
     except Exception: raise Rejected('not a picture') from None   # Pillow's parsers raise anything on garbage
-    if im.width*im.height > _MOST_PIXELS: raise Rejected(f'too many pixels: {im.width*im.height/1e6:.0f} million; accepted: up to {_MOST_PIXELS/1e6:.0f} million')
-    if min(im.size) < _SMALLEST: raise Rejected(f'too few pixels: {im.width} x {im.height}; the shorter side must have {_SMALLEST}')
+    if im.width*im.height > _MOST_PIXELS:
+        raise Rejected(f'too many pixels: {im.width*im.height/1e6:.0f} million; accepted: up to '
+                       f'{_MOST_PIXELS/1e6:.0f} million')
+    if min(im.size) < _SMALLEST:
+        raise Rejected(f'too few pixels: {im.width} x {im.height}; the shorter side must have {_SMALLEST}')
     return im
 
 # %% ../../nbs/data/15_photographs.ipynb #77b00c10
 def _scaled(im):
     "16-bit, 32-bit and floating-point gray → 8-bit gray"
     low, high = np.array([(a.min(), a.max()) for *_, tile in _tiles(im) for a in [np.asarray(tile, np.float64)]]).T
-    if not np.isfinite([low, high]).all() or low.min() < 0 or high.max() > 65535: raise Rejected('gray values outside 0 … 65535')
+    if not np.isfinite([low, high]).all() or low.min() < 0 or high.max() > 65535:
+        raise Rejected('gray values outside 0 … 65535')
     full = 65535 if im.mode.startswith('I;16') or high.max() > 255 else 255 if high.max() > 1 or im.mode == 'I' else 1
     out = Image.new('L', im.size)
-    for x, y, tile in _tiles(im): out.paste(Image.fromarray(np.rint(np.asarray(tile, np.float64)*(255/full)).astype(np.uint8)), (x, y))
+    for x, y, tile in _tiles(im):
+        out.paste(Image.fromarray(np.rint(np.asarray(tile, np.float64)*(255/full)).astype(np.uint8)), (x, y))
     return out
 
 # %% ../../nbs/data/15_photographs.ipynb #bbc3ee90
 def _srgb(im, profile):
     "Colors by the embedded profile, or as they are where it is unusable"
     if not profile or im.mode not in ('RGB', 'CMYK', 'L'): return im
-    try: return ImageCms.profileToProfile(im, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile('sRGB'), outputMode='RGB')
+    try:
+        return ImageCms.profileToProfile(im, ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                                         ImageCms.createProfile('sRGB'), outputMode='RGB')
     except (ImageCms.PyCMSError, OSError, ValueError): return im
 
 # %% ../../nbs/data/15_photographs.ipynb #7c2ca6c0
@@ -93,7 +106,8 @@ def _rgb(im):
     return _srgb(im, profile).convert('RGB')
 
 # %% ../../nbs/data/15_photographs.ipynb #efe37980
-_STORED = dict.fromkeys(('1', 'L', 'P'), 1) | dict.fromkeys(('I;16', 'I;16B', 'I;16L', 'I;16N'), 2)   # bytes a pixel; 4 otherwise
+# bytes a pixel; 4 otherwise
+_STORED = dict.fromkeys(('1', 'L', 'P'), 1) | dict.fromkeys(('I;16', 'I;16B', 'I;16L', 'I;16N'), 2)
 _BESIDES = dict(AVIF=10, WEBP=12, JPEG2000=21)
 
 def _cost(im, area):
@@ -103,7 +117,9 @@ def _cost(im, area):
 
 def _check_room(need):
     "Is there enough memory?"
-    if need > _ROOM: raise Rejected(f'too large to decode: {f"{need/2**20:.0f} MiB of memory" if need < math.inf else "more memory than the file says"}; accepted: up to {_ROOM/2**20:.0f}. Save it smaller, or as baseline JPEG')
+    if need > _ROOM:
+        raise Rejected('too large to decode: '
+                       f'{f"{need/2**20:.0f} MiB of memory" if need < math.inf else "more memory than the file says"}; accepted: up to {_ROOM/2**20:.0f}. Save it smaller, or as baseline JPEG')
 
 # %% ../../nbs/data/15_photographs.ipynb #d12c16b0
 @contextlib.contextmanager
@@ -113,7 +129,9 @@ def _bounded():
         import resource
         taken = int(re.search(r'VmData:\s*([0-9]+)', Path('/proc/self/status').read_text())[1])*1024
         low, high = resource.getrlimit(resource.RLIMIT_DATA)
-    except (ImportError, OSError, TypeError): yield; return
+    except (ImportError, OSError, TypeError):
+        yield
+        return
     limit = taken + _ROOM
     resource.setrlimit(resource.RLIMIT_DATA, (limit if low == resource.RLIM_INFINITY else min(low, limit), high))
     try: yield
@@ -124,7 +142,8 @@ def _tiles(im, k=1):
     "(x, y, tile): about four million pixels at a time, whole blocks of k × k"
     step = max(1, 2048//k)*k
     for y in range(0, im.height, step):
-        for x in range(0, im.width, step): yield x, y, im.crop((x, y, min(x + step, im.width), min(y + step, im.height)))
+        for x in range(0, im.width, step):
+            yield x, y, im.crop((x, y, min(x + step, im.width), min(y + step, im.height)))
 
 def _even(im):
     "In a mode whose pixels can be averaged"
@@ -147,11 +166,14 @@ def _small(im):
     if im.mode in ('I', 'F') or im.mode.startswith('I;16'): im, info = _scaled(im), {}
     k = -(-max(im.size)//_LONGEST)
     small = _even(im) if k == 1 else _averaged(im, k)
-    small.info = {key: v for key, v in info.items() if key == 'icc_profile' or key == 'transparency' and small.mode == im.mode}
+    small.info = {key: v for key, v in info.items()
+                  if key == 'icc_profile' or key == 'transparency' and small.mode == im.mode}
     return small
 
 # %% ../../nbs/data/15_photographs.ipynb #c3a461c0
-_TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_270', 7: 'TRANSVERSE', 8: 'ROTATE_90'}   # EXIF orientation
+# EXIF orientation
+_TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_270',
+          7: 'TRANSVERSE', 8: 'ROTATE_90'}
 
 def _orientation(im):
     "EXIF's orientation, 1 … 8"
@@ -180,7 +202,8 @@ def read_photo(
             width, height = im.size
             rgb, turn, frames = _decoded(im, len(data))
             pixels = np.asarray(rgb)
-    notes = (f'{frames} frames, the first taken',)*(frames > 1) + (f'turned by EXIF orientation {turn}',)*(turn > 1) + ('gray',)*color.is_gray(pixels)
+    notes = ((f'{frames} frames, the first taken',)*(frames > 1) + (f'turned by EXIF orientation {turn}',)*(turn > 1)
+             + ('gray',)*color.is_gray(pixels))
     return Photo(pixels, width, height, notes, hashlib.sha256(data).hexdigest())
 
 # %% ../../nbs/data/15_photographs.ipynb #13df14b0
@@ -196,7 +219,8 @@ def _decoded(im, length):
         im = _rgb(small)
     except Rejected: raise
     except MemoryError: _check_room(math.inf)
-    except Exception as e: raise Rejected(f'damaged or incomplete: {type(e).__name__}') from None   # decoders raise anything, too
+    except Exception as e:   # decoders raise anything, too
+        raise Rejected(f'damaged or incomplete: {type(e).__name__}') from None
     im.thumbnail((_LONGEST, _LONGEST), Image.Resampling.BOX)
     return (im.transpose(Image.Transpose[_TURNS[turn]]) if turn > 1 else im), turn, frames
 
@@ -207,7 +231,8 @@ class Settings:
     size: int = 256              # side of the results, pixels
     color: bool = True           # take out the lamp's color
     blur: bool = True            # blur the background
-    dominance: float|None = 2.   # how many times larger than any other the patient's face must be; None: it must be the only one
+    # how many times larger than any other the patient's face must be; None: it must be the only one
+    dominance: float|None = 2.
     threshold: float = .2        # the detector's score
     enlarge: float = 2.          # largest enlargement: a face with fewer pixels is too small
     invent: float = .6           # largest part of the crop that lies outside the photograph
@@ -215,13 +240,16 @@ class Settings:
 # %% ../../nbs/data/15_photographs.ipynb #48390ca0
 def _one_of(name, value, kinds, low, high):
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        raise ValueError(f'{name}={value!r}; accepted: {"a whole number" if kinds is int else "a number"} from {low} to {high}')
+        raise ValueError(f'{name}={value!r}; accepted: {"a whole number" if kinds is int else "a number"} from {low} '
+                         f'to {high}')
 
 def _check_settings(s):
     "The settings, or a complaint before the first photograph"
     _one_of('size', s.size, int, 16, 1024)
     if s.dominance is not None: _one_of('dominance', s.dominance, (int, float), 1, 100)
-    _one_of('threshold', s.threshold, (int, float), -1, 10); _one_of('enlarge', s.enlarge, (int, float), .1, 100); _one_of('invent', s.invent, (int, float), 0, 1)
+    _one_of('threshold', s.threshold, (int, float), -1, 10)
+    _one_of('enlarge', s.enlarge, (int, float), .1, 100)
+    _one_of('invent', s.invent, (int, float), 0, 1)
     return s
 
 # %% ../../nbs/data/15_photographs.ipynb #9c78a280
@@ -231,8 +259,10 @@ def _face_of(photo, settings):
     if face is None: raise Rejected(reason)
     crop = faces.crop_of(face)
     if (factor := settings.size/(2*crop.half)) > settings.enlarge:
-        raise Rejected(f'the face is too small: eyes {face.distance:.0f} pixels apart; {face.distance*factor/settings.enlarge:.0f} needed at size={settings.size}')
-    if (part := faces.beyond(photo.pixels.shape, crop)) > settings.invent: raise Rejected(f'the face fills the picture: {part:.0%} of the crop would be invented')
+        raise Rejected(f'the face is too small: eyes {face.distance:.0f} pixels apart; '
+                       f'{face.distance*factor/settings.enlarge:.0f} needed at size={settings.size}')
+    if (part := faces.beyond(photo.pixels.shape, crop)) > settings.invent:
+        raise Rejected(f'the face fills the picture: {part:.0%} of the crop would be invented')
     return face, crop
 
 # %% ../../nbs/data/15_photographs.ipynb #c3d03860
@@ -255,22 +285,27 @@ def prepare_photo(
     "Cut out, adjust, blur: one photograph; raises `Rejected`"
     face, crop = _face_of(photo, settings)
     image = faces.align(photo.pixels, crop, settings.size)
-    row = dict(score=round(face.score, 2), eye_distance=round(face.distance, 1), roll=round(face.roll, 1), beyond=round(faces.beyond(photo.pixels.shape, crop), 3))
+    row = dict(score=round(face.score, 2), eye_distance=round(face.distance, 1), roll=round(face.roll, 1),
+               beyond=round(faces.beyond(photo.pixels.shape, crop), 3))
     lamp = color.lamp_of(photo.pixels, face) if settings.color else None
     row |= _tones(photo, face, lamp)
     if lamp: image = color.adjust(image, *lamp)
     mask = segmentation.person_mask(image)
     row |= dict(person=round(float(mask.mean()), 3), blurred=bool(settings.blur))
-    return segmentation.blur_background(image, np.maximum(mask, face_region(face, crop, settings.size))) if settings.blur else image, row
+    return (segmentation.blur_background(image, np.maximum(mask, face_region(face, crop, settings.size)))
+            if settings.blur else image, row)
 
 # %% ../../nbs/data/15_photographs.ipynb #f4258420
 def _tones(photo, face, lamp):
     "ITA° before and after, and the factors of red, blue and light between"
     before = color.ita(photo.pixels, face)
-    if before is None or lamp is None: return dict(ita_before=before and round(before, 1), ita_after=before and round(before, 1), red=None, blue=None, light=None)
+    if before is None or lamp is None:
+        return dict(ita_before=before and round(before, 1), ita_after=before and round(before, 1), red=None,
+                    blue=None, light=None)
     gain = D65/lamp[0]
     after = float(ita_of(xyz_to_lab(color.cheeks(photo.pixels, face).mean(0)*gain*lamp[1])))
-    return dict(ita_before=round(before, 1), ita_after=round(after, 1), red=round(float(gain[0]), 3), blue=round(float(gain[2]), 3), light=round(lamp[1], 3))
+    return dict(ita_before=round(before, 1), ita_after=round(after, 1), red=round(float(gain[0]), 3),
+                blue=round(float(gain[2]), 3), light=round(lamp[1], 3))
 
 # %% ../../nbs/data/15_photographs.ipynb #5e7a6b10
 def steps(
@@ -283,7 +318,8 @@ def steps(
     lamp = color.lamp_of(photo.pixels, face) if settings.color else None
     lit = color.adjust(cut, *lamp) if lamp else cut
     mask = np.maximum(segmentation.person_mask(lit), face_region(face, crop, size))
-    return {'read': photo.pixels, 'cut out': cut, 'color': lit, 'person': mask, 'background blurred': prepare_photo(photo, settings)[0]}
+    return {'read': photo.pixels, 'cut out': cut, 'color': lit, 'person': mask,
+            'background blurred': prepare_photo(photo, settings)[0]}
 
 # %% ../../nbs/data/15_photographs.ipynb #b3956770
 def _listed(folder):
@@ -291,10 +327,15 @@ def _listed(folder):
     found = []
     def unreadable(e): found.append((e.filename, 'no permission to read this folder'))
     for at, folders, files in os.walk(folder, onerror=unreadable):
-        for name in files: found.append((os.path.join(at, name), 'a hidden file' if name.startswith('.') or name in ('Thumbs.db', 'desktop.ini') else None))
+        for name in files:
+            found.append((os.path.join(at, name), 'a hidden file'
+                          if name.startswith('.') or name in ('Thumbs.db', 'desktop.ini') else None))
         for name in folders:
-            if os.path.islink(os.path.join(at, name)): found.append((os.path.join(at, name), 'a link to a folder; it is not followed'))
-            elif Path(name).suffix.lower() in _ENDINGS: found.append((os.path.join(at, name), 'a folder with the name of a picture; what is in it has rows of its own'))
+            if os.path.islink(os.path.join(at, name)):
+                found.append((os.path.join(at, name), 'a link to a folder; it is not followed'))
+            elif Path(name).suffix.lower() in _ENDINGS:
+                found.append((os.path.join(at, name), 'a folder with the name of a picture; what is in it has rows '
+                                                      'of its own'))
     return sorted(found)
 
 _ENDINGS = {'.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.bmp', '.gif', '.ppm', '.pgm', '.jp2', '.avif', '.heic'}
@@ -315,7 +356,8 @@ def _key(anonymize, secret):
         if secret is not None: raise ValueError('secret is given but anonymize is False; accepted: both or neither')
         return None
     if secret is None: return secrets.token_bytes(32)
-    if not isinstance(secret, (str, bytes)) or len(secret) < 8: raise ValueError('secret: accepted: a word of 8 characters or more, kept apart from the dataset')
+    if not isinstance(secret, (str, bytes)) or len(secret) < 8:
+        raise ValueError('secret: accepted: a word of 8 characters or more, kept apart from the dataset')
     return secret.encode() if isinstance(secret, str) else secret
 
 # %% ../../nbs/data/15_photographs.ipynb #2ddf0d30
@@ -324,7 +366,9 @@ def _check_folders(folder, out):
     source, target = Path(os.path.realpath(as_path(folder, 'folder'))), Path(os.path.abspath(as_path(out, 'out')))
     if not source.exists(): raise FileNotFoundError(f'no folder {folder}; accepted: a folder with photographs')
     if not source.is_dir(): raise ValueError(f'{folder} is a file; accepted: a folder with photographs')
-    if source == Path(os.path.realpath(target)) or source in Path(os.path.realpath(target)).parents: raise ValueError(f'out={str(out)!r} lies in the folder of the photographs, which is left untouched; give a place outside')
+    if source == Path(os.path.realpath(target)) or source in Path(os.path.realpath(target)).parents:
+        raise ValueError(f'out={str(out)!r} lies in the folder of the photographs, which is left untouched; give a '
+                         'place outside')
     if target.exists(): raise ValueError(f'{out} exists; give another name, or remove it first')
     return source, target
 
@@ -358,11 +402,13 @@ def contact_sheet(
         x, y = i % columns*w + 4, i//columns*h + 4
         if thumb is None: draw.rectangle((x, y, x + _THUMB - 1, y + _THUMB - 1), outline=(200, 200, 200))
         else: sheet.paste(thumb, (x, y))
-        draw.multiline_text((x, y + _THUMB + 1), _wrapped(text).encode('ascii', 'replace').decode(), fill='black', font_size=10, spacing=1)
+        draw.multiline_text((x, y + _THUMB + 1), _wrapped(text).encode('ascii', 'replace').decode(), fill='black',
+                            font_size=10, spacing=1)
     return sheet
 
 # %% ../../nbs/data/15_photographs.ipynb #e66f6ba0
-COLUMNS = ('name', 'accepted', 'reason', 'image', 'width', 'height', 'notes', 'duplicate_of', 'eye_distance', 'roll', 'score', 'beyond', 'ita_before', 'ita_after', 'red', 'blue', 'light', 'person', 'blurred', 'sha256')
+COLUMNS = ('name', 'accepted', 'reason', 'image', 'width', 'height', 'notes', 'duplicate_of', 'eye_distance', 'roll',
+           'score', 'beyond', 'ita_before', 'ita_after', 'red', 'blue', 'light', 'person', 'blurred', 'sha256')
 
 @dataclass
 class Report:
@@ -375,21 +421,26 @@ class Report:
     @property
     def rejected(self): return [o for o in self.rows if not o['accepted']]
     @property
-    def reasons(self): return Counter(o['reason'].split(':')[0] for o in self.rejected)   # what follows a colon is about one file
+    def reasons(self):   # what follows a colon is about one file
+        return Counter(o['reason'].split(':')[0] for o in self.rejected)
     @property
     def dataset(self): return self.path/'dataset.zip' if self.accepted else None
     @property
     def kept(self):
         whose = 'as private as the folder around it' if os.name == 'nt' else 'for this account alone'
-        return f'Kept in {self.path}, {whose}: {"faces (dataset.zip), " if self.accepted else ""}thumbnails of all pictures, a table of all files. Nothing is kept elsewhere: to forget them, remove this folder'
-    def __str__(self): return '\n'.join([f'{len(self.accepted)} of {len(self.rows)} files accepted: {self.path}'] + [f'{n:6d}  {reason}' for reason, n in self.reasons.most_common()])
+        return (f'Kept in {self.path}, {whose}: {"faces (dataset.zip), " if self.accepted else ""}thumbnails of all '
+                'pictures, a table of all files. Nothing is kept elsewhere: to forget them, remove this folder')
+    def __str__(self):
+        return '\n'.join([f'{len(self.accepted)} of {len(self.rows)} files accepted: {self.path}']
+                         + [f'{n:6d}  {reason}' for reason, n in self.reasons.most_common()])
     __repr__ = __str__
 
 # %% ../../nbs/data/15_photographs.ipynb #925de430
 def _write_table(path, report):
     with open(path, 'w', newline='', encoding='utf-8') as f:
         out = csv.DictWriter(f, COLUMNS, restval='', lineterminator='\n')
-        out.writeheader(); out.writerows({k: cell(v) for k, v in row.items()} for row in report.rows)
+        out.writeheader()
+        out.writerows({k: cell(v) for k, v in row.items()} for row in report.rows)
 
 # %% ../../nbs/data/15_photographs.ipynb #de8246b0
 @dataclass
@@ -426,7 +477,9 @@ def _warn_of(folder):
     "Name what killed processes left beside the output"
     for place, dead in leftovers(folder, deep=False):
         whose = 'a killed process' if dead else 'another computer or container, or is being written there'
-        if dead is not False: warnings.warn(f'{place} was left by {whose}, and may show patients; to see what can be removed: cleftgan forget {shlex.quote(str(folder))}')
+        if dead is not False:
+            warnings.warn(f'{place} was left by {whose}, and may show patients; to see what can be removed: cleftgan '
+                          f'forget {shlex.quote(str(folder))}')
 
 # %% ../../nbs/data/15_photographs.ipynb #977f2bf0
 def _one(run, path, reason):
@@ -436,14 +489,18 @@ def _one(run, path, reason):
     try:
         if reason: raise Rejected(reason)
         photo = read_photo(path)
-        row |= dict(width=photo.width, height=photo.height, notes='; '.join(photo.notes) or None, sha256=None if run.key else photo.sha256)
-        row['duplicate_of'] = run.first(name, photo.sha256, hashlib.sha256(repr(photo.pixels.shape).encode() + photo.pixels.tobytes()).hexdigest())
+        row |= dict(width=photo.width, height=photo.height, notes='; '.join(photo.notes) or None,
+                    sha256=None if run.key else photo.sha256)
+        row['duplicate_of'] = run.first(name, photo.sha256,
+                                        hashlib.sha256(repr(photo.pixels.shape).encode()
+                                                       + photo.pixels.tobytes()).hexdigest())
         if row['duplicate_of']: raise Rejected(f'a duplicate: the same picture as {row["duplicate_of"]}')
         image, found = prepare_photo(photo, run.settings)
         row |= found | dict(accepted=True)
     except Rejected as e: row['reason'] = str(e)
     except MemoryError: row['reason'] = 'too large for this computer\'s memory'
-    run.show('rejected' if image is None else 'accepted', None if photo is None else _thumb(photo.pixels if image is None else image), row['reason'] or name)
+    run.show('rejected' if image is None else 'accepted',
+             None if photo is None else _thumb(photo.pixels if image is None else image), row['reason'] or name)
     return row, image
 
 # %% ../../nbs/data/15_photographs.ipynb #ff0d2830
@@ -465,10 +522,14 @@ def prepare(
 )->Report:
     "Turn a folder of photographs into a dataset, with a row in the report for every file"
     settings = _check_settings(Settings(size, color, blur, dominance, threshold, enlarge, invent))
-    source, target = _check_folders(folder, f'{os.path.abspath(as_path(folder, "folder"))}-prepared' if out is None else out)
-    if about is not None and not isinstance(about, dict): raise ValueError(f'about={about!r:.60}; accepted: a dict of words, such as {{"license": "for this clinic only"}}')
+    source, target = _check_folders(folder, f'{os.path.abspath(as_path(folder, "folder"))}-prepared' if out is None
+                                    else out)
+    if about is not None and not isinstance(about, dict):
+        raise ValueError(f'about={about!r:.60}; accepted: a dict of words, such as {{"license": "for this clinic '
+                         f'only"}}')
     run, files = _Run(source, settings, _key(anonymize, secret)), _listed(source)
-    if not files: raise ValueError(f'{folder} is empty; accepted: a folder with photographs ({", ".join(FORMATS[:4])}, …)')
+    if not files:
+        raise ValueError(f'{folder} is empty; accepted: a folder with photographs ({", ".join(FORMATS[:4])}, …)')
     faces._dlib()   # says what to install before any work is done
     if run.key: files.sort(key=lambda o: _named(source, o[0], run.key))
     report = Report(target)
@@ -483,7 +544,8 @@ def prepare(
 # %% ../../nbs/data/15_photographs.ipynb #fc213ef0
 def _fill(run, files, report, about):
     "Write the dataset while the files are read"
-    words = dict(kind='photographs', license='not stated: fill in the data card', made_by=f'cleftgan_nb {__version__} prepare',
+    words = dict(kind='photographs', license='not stated: fill in the data card',
+                 made_by=f'cleftgan_nb {__version__} prepare',
                  settings={k: getattr(run.settings, k) for k in Settings.__dataclass_fields__}) | (about or {})
     writer = None
     try:
@@ -498,4 +560,5 @@ def _fill(run, files, report, about):
         raise
     if writer: writer.__exit__(None, None, None)
 
-_KEPT = 'name', 'eye_distance', 'roll', 'beyond', 'ita_before', 'ita_after', 'red', 'blue', 'light', 'person', 'blurred'   # columns of the manifest
+# columns of the manifest
+_KEPT = 'name', 'eye_distance', 'roll', 'beyond', 'ita_before', 'ita_after', 'red', 'blue', 'light', 'person', 'blurred'

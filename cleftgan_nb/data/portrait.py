@@ -37,14 +37,16 @@ def cleft_of(
 )->Cleft:
     "The cleft of one severity, without the chances of a person"
     side = Side(float(severity), float(severity if nose is None else nose))
-    return Cleft(*(side if laterality in (name, 'bilateral') else Side() for name in ('left', 'right')), repaired=repaired)
+    return Cleft(*(side if laterality in (name, 'bilateral') else Side() for name in ('left', 'right')),
+                 repaired=repaired)
 
 # %% ../../nbs/data/08_portrait.ipynb #3810c850
 class Truth(dict):
     "What is true about a phantom; its entries can be read as attributes"
     def __getattr__(self, name):
         try: return self[name]
-        except KeyError: raise AttributeError(f'{name!r} is no entry of the truth; there are {", ".join(self)}') from None
+        except KeyError:
+            raise AttributeError(f'{name!r} is no entry of the truth; there are {", ".join(self)}') from None
     def row(self)->dict:
         "The flat columns of a manifest: all but the masks"
         flat = {k: v for k, v in self.items() if not isinstance(v, dict)}
@@ -56,10 +58,13 @@ class Truth(dict):
 def _sides(cleft):
     "What is true about the two sides of a cleft"
     each = dict(left=cleft.left, right=cleft.right)
-    rows = {f'{key}_{name}': of(side) for key, of in dict(lip=lambda s: s.lip, nose=lambda s: s.nose, completeness=completeness).items() for name, side in each.items()}
+    rows = {f'{key}_{name}': of(side) for key, of in dict(lip=lambda s: s.lip, nose=lambda s: s.nose,
+                                                          completeness=completeness).items()
+                                                          for name, side in each.items()}
     found = {name: 'none' if side.lip == 0 else extent(side) for name, side in each.items()}
     both = [name for name, kind in found.items() if kind != 'none']
-    return rows | dict(severity=max(s.lip for s in each.values()), laterality='bilateral' if len(both) == 2 else both[0] if both else None,
+    return rows | dict(severity=max(s.lip for s in each.values()),
+                       laterality='bilateral' if len(both) == 2 else both[0] if both else None,
                        lahshal=lahshal(**found), repaired=cleft.repaired, simonart=cleft.simonart)
 
 def worse_side(cleft):
@@ -70,14 +75,23 @@ def worse_side(cleft):
 def _arguments(severity, laterality, cleft, size, nose, repaired):
     "Complaints about arguments that do not go together"
     number = lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool) and 0 <= v <= 1
-    if cleft is not None and not isinstance(cleft, Cleft): raise ValueError(f'cleft={cleft!r}; accepted: a Cleft, such as Cleft(left=Side(lip=.5))')
-    if not number(severity): raise ValueError(f'severity={severity!r}; accepted: a number from 0 (no cleft) to 1 (the widest)')
-    if laterality not in (None, *LATERALITIES): raise ValueError(f'laterality={laterality!r}; accepted: {", ".join(LATERALITIES)}, or None (by chance where there is a cleft)')
+    if cleft is not None and not isinstance(cleft, Cleft):
+        raise ValueError(f'cleft={cleft!r}; accepted: a Cleft, such as Cleft(left=Side(lip=.5))')
+    if not number(severity):
+        raise ValueError(f'severity={severity!r}; accepted: a number from 0 (no cleft) to 1 (the widest)')
+    if laterality not in (None, *LATERALITIES):
+        raise ValueError(f'laterality={laterality!r}; accepted: {", ".join(LATERALITIES)}, or None (by chance where '
+                         'there is a cleft)')
     if not isinstance(repaired, bool): raise ValueError(f'repaired={repaired!r}; accepted: True, False')
-    if nose is not None and not number(nose): raise ValueError(f'nose={nose!r}; accepted: a severity from 0 to 1, or None (that of the lip)')
-    if cleft is not None and (severity or laterality or repaired or nose is not None): raise ValueError('give either cleft=… or severity, laterality, nose and repaired; a Cleft has them all')
-    if not severity and (laterality or repaired or nose is not None) and cleft is None: raise ValueError('severity is 0, so there is no cleft to have a laterality, a nose or a repair; give severity=0.6, for example')
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 16 <= size <= 1024: raise ValueError(f'size={size!r}; accepted: 16 to 1024 pixels')
+    if nose is not None and not number(nose):
+        raise ValueError(f'nose={nose!r}; accepted: a severity from 0 to 1, or None (that of the lip)')
+    if cleft is not None and (severity or laterality or repaired or nose is not None):
+        raise ValueError('give either cleft=… or severity, laterality, nose and repaired; a Cleft has them all')
+    if not severity and (laterality or repaired or nose is not None) and cleft is None:
+        raise ValueError('severity is 0, so there is no cleft to have a laterality, a nose or a repair; give '
+                         'severity=0.6, for example')
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 16 <= size <= 1024:
+        raise ValueError(f'size={size!r}; accepted: 16 to 1024 pixels')
 
 # %% ../../nbs/data/08_portrait.ipynb #5bb018a0
 @dataclass(frozen=True)
@@ -110,8 +124,10 @@ def truth(self:Scene,
     "All that is known, without drawing anything"
     who, marks = self.head.identity, self.surface.landmarks
     places = dict(zip(marks, self.camera.project(np.stack(list(marks.values())), size)))
-    return Truth(seed=int(self.seed), size=int(size), **_sides(self.cleft), age=who.age, sex=who.sex, ancestry=dict(who.ancestry), ita=self.look.ita,
-                 pose=dict(zip(('yaw', 'pitch', 'roll'), self.camera.angles)), light={k: getattr(self.light, k) for k in LIGHT},
+    return Truth(seed=int(self.seed), size=int(size), **_sides(self.cleft), age=who.age, sex=who.sex,
+                 ancestry=dict(who.ancestry), ita=self.look.ita,
+                 pose=dict(zip(('yaw', 'pitch', 'roll'), self.camera.angles)),
+                 light={k: getattr(self.light, k) for k in LIGHT},
                  landmarks=places, measures=measures(places, worse_side(self.cleft)), masks=masks or {})
 
 LIGHT = ('kind', 'azimuth', 'elevation', 'key', 'ambient', 'warmth', 'exposure')
@@ -124,7 +140,8 @@ def scene(
 )->Scene:
     "Everything about a phantom but its pixels"
     head = build_head(sample_identity(seed, age=age, sex=sex, ancestry=ancestry))
-    return Scene(seed, head, cleft, open_cleft(head, cleft), sample_look(seed, head.identity), sample_light(seed), sample_camera(seed, head))
+    return Scene(seed, head, cleft, open_cleft(head, cleft), sample_look(seed, head.identity), sample_light(seed),
+                 sample_camera(seed, head))
 
 # %% ../../nbs/data/08_portrait.ipynb #7de675a0
 def phantom(
@@ -142,7 +159,8 @@ def phantom(
 )->tuple[np.ndarray, Truth]: # uint8 [size,size,3], and what is true about it
     "The portrait of a person who does not exist, with a cleft lip of known severity"
     _arguments(severity, laterality, cleft, size, nose, repaired)
-    if cleft is None: cleft = cleft_of(severity, laterality or draw_laterality(seed), nose, repaired) if severity else Cleft()
+    if cleft is None:
+        cleft = cleft_of(severity, laterality or draw_laterality(seed), nose, repaired) if severity else Cleft()
     who = scene(seed, cleft, age=age, sex=sex, ancestry=ancestry)
     picture = who.render(size)
     return picture.image, who.truth(size, picture.masks)
@@ -174,5 +192,7 @@ def visible_change(
     **person,        # age, sex, ancestry
 )->np.ndarray:       # mean absolute difference to severity 0 around the mouth, gray levels
     "How much a cleft changes the picture"
-    plain, truth = phantom(seed, size=size, **person); box = mouth_box(truth)
-    return np.array([np.abs(phantom(seed, s, laterality if s else None, size, **person)[0][box].astype(float) - plain[box]).mean() if s else 0. for s in severities])
+    plain, truth = phantom(seed, size=size, **person)
+    box = mouth_box(truth)
+    return np.array([np.abs(phantom(seed, s, laterality if s else None, size, **person)[0][box].astype(float)
+                            - plain[box]).mean() if s else 0. for s in severities])

@@ -12,7 +12,8 @@ from .head import stream
 from .parts import Part, head_parts
 from .skin import Look, backdrop, compiled, sample, sample_look
 from .view import EMPTY, KINDS, Camera, frontal, opacities, sample_camera, surface, visible
-_all_ = ['Part', 'head_parts', 'sample_look', 'Camera', 'frontal', 'sample_camera', 'KINDS']   # all that a portrait needs, from one place
+# all that a portrait needs, from one place
+_all_ = ['Part', 'head_parts', 'sample_look', 'Camera', 'frontal', 'sample_camera', 'KINDS']
 
 # %% auto #0
 __all__ = ['GOLDEN', 'F0', 'SHADOW', 'BIAS', 'LEAST', 'BOUNCE', 'SCATTER', 'SOFT', 'FACING', 'ADAPTED', 'MIDDLE', 'NOISE',
@@ -48,7 +49,8 @@ def _room(rng, n=14):
 def _lamp(azimuth, elevation, radius, n):
     "Directions over a disc of a lamp; radians"
     d = np.array([np.sin(azimuth)*np.cos(elevation), np.sin(elevation), np.cos(azimuth)*np.cos(elevation)])
-    right = np.cross(d, (0, 1, .01)); right /= np.linalg.norm(right)
+    right = np.cross(d, (0, 1, .01))
+    right /= np.linalg.norm(right)
     r, phi = np.sqrt((np.arange(n) + .5)/n)*radius, np.arange(n)*GOLDEN
     out = d + (r*np.cos(phi))[:, None]*right + (r*np.sin(phi))[:, None]*np.cross(right, d)
     return out/np.linalg.norm(out, axis=1, keepdims=True)
@@ -61,12 +63,16 @@ def sample_light(
     rng = stream(seed, 'light')
     room, tint = _room(rng)
     clinic = rng.random() < .4
-    azimuth, elevation = (rng.uniform(.55, .9), rng.uniform(.1, .45)) if clinic else (np.clip(rng.normal(0, .65), -1.2, 1.2), rng.uniform(.15, .9))
+    azimuth, elevation = ((rng.uniform(.55, .9), rng.uniform(.1, .45)) if clinic
+                          else (np.clip(rng.normal(0, .65), -1.2, 1.2), rng.uniform(.15, .9)))
     ambient, key, warmth, radius = rng.uniform(.45, .9), rng.uniform(.5, 1.7), rng.normal(0, .06), rng.uniform(.06, .28)
-    lamp = np.concatenate([_lamp(a, elevation, radius, 3) for a in (azimuth, -azimuth)]) if clinic else _lamp(azimuth, elevation, radius, 6)
+    lamp = (np.concatenate([_lamp(a, elevation, radius, 3) for a in (azimuth, -azimuth)]) if clinic
+            else _lamp(azimuth, elevation, radius, 6))
     color = np.array((1 + warmth, 1, 1 - warmth))*key/len(lamp)
-    return Light(np.concatenate([room, lamp]), np.concatenate([tint*ambient, np.broadcast_to(color, lamp.shape)]), np.arange(len(room) + len(lamp)) >= len(room),
-        'clinic' if clinic else 'lamp', *map(float, (np.degrees(azimuth), np.degrees(elevation), key, ambient, warmth, np.exp(rng.normal(0, .13)))))
+    return Light(np.concatenate([room, lamp]), np.concatenate([tint*ambient, np.broadcast_to(color, lamp.shape)]),
+                 np.arange(len(room) + len(lamp)) >= len(room),
+        'clinic' if clinic else 'lamp', *map(float, (np.degrees(azimuth), np.degrees(elevation), key, ambient, warmth,
+                                                     np.exp(rng.normal(0, .13)))))
 
 # %% ../../nbs/data/07_render.ipynb #c84aab40
 @compiled
@@ -74,8 +80,10 @@ def _shadow_map(x, y, z, triangles, out):
     h, w = out.shape
     for t in range(len(triangles)):
         a, b, c = triangles[t]
-        left, right = max(int(np.ceil(min(x[a], x[b], x[c]) - .5)), 0), min(int(np.floor(max(x[a], x[b], x[c]) - .5)), w - 1)
-        top, bottom = max(int(np.ceil(min(y[a], y[b], y[c]) - .5)), 0), min(int(np.floor(max(y[a], y[b], y[c]) - .5)), h - 1)
+        left, right = (max(int(np.ceil(min(x[a], x[b], x[c]) - .5)), 0),
+                       min(int(np.floor(max(x[a], x[b], x[c]) - .5)), w - 1))
+        top, bottom = (max(int(np.ceil(min(y[a], y[b], y[c]) - .5)), 0),
+                       min(int(np.floor(max(y[a], y[b], y[c]) - .5)), h - 1))
         if left > right or top > bottom: continue
         ex, ey, fx, fy = x[b]-x[a], y[b]-y[a], x[c]-x[a], y[c]-y[a]
         area = ex*fy - fx*ey
@@ -99,7 +107,9 @@ def _occluders(parts, camera, opacity):
         o = opacity(p)
         if o is not None: t = t[sample(o[..., None], p.uv[t].mean(1))[:, 0] >= .5]
         used, t = np.unique(t, return_inverse=True)
-        points.append(camera.view(p.points[used])); triangles.append(t.reshape(-1, 3) + start); start += len(used)
+        points.append(camera.view(p.points[used]))
+        triangles.append(t.reshape(-1, 3) + start)
+        start += len(used)
     if not points: return np.zeros((0, 3)), np.zeros((0, 3), np.int32)
     points, triangles = np.concatenate(points), np.concatenate(triangles)
     near = np.linalg.norm(points, axis=1) < 2.3*camera.half
@@ -122,7 +132,8 @@ def _shade(pos, nor, view, rough, wrap, l, c, right, up, radius, shadow, bias, l
         i, j, lit = int(np.floor(x)), int(np.floor(y)), 1.
         if i >= 0 and j >= 0 and i < size - 1 and j < size - 1:
             fx, fy = x - i, y - j
-            lit = (shadow[j, i] > z)*(1-fx)*(1-fy) + (shadow[j, i+1] > z)*fx*(1-fy) + (shadow[j+1, i] > z)*(1-fx)*fy + (shadow[j+1, i+1] > z)*fx*fy
+            lit = ((shadow[j, i] > z)*(1-fx)*(1-fy) + (shadow[j, i+1] > z)*fx*(1-fy) + (shadow[j+1, i] > z)*(1-fx)*fy
+                   + (shadow[j+1, i+1] > z)*fx*fy)
         if lit <= 0: continue
         hx, hy, hz = l[0] + view[n, 0], l[1] + view[n, 1], l[2] + view[n, 2]
         ih = 1/np.sqrt(hx*hx + hy*hy + hz*hz + 1e-9)
@@ -133,7 +144,9 @@ def _shade(pos, nor, view, rough, wrap, l, c, right, up, radius, shadow, bias, l
         a2, k, f5 = r*r*r*r, (r + 1)*(r + 1)/8, (1 - vh)*(1 - vh)
         d, q = a2/(np.pi*(nh*nh*(a2 - 1) + 1)**2), ((nl*(1-k) + k)*(nv*(1-k) + k)*4)
         m = d/q*(F0 + (1 - F0)*f5*f5*(1 - vh))*nl*lit
-        for e in range(3): diffuse[n, e] += w*lit*c[e]; mirror[n, e] += m*c[e]
+        for e in range(3):
+            diffuse[n, e] += w*lit*c[e]
+            mirror[n, e] += m*c[e]
 
 # %% ../../nbs/data/07_render.ipynb #04688750
 SHADOW = 160, 320          # samples a side of a shadow map: for the room, for a lamp
@@ -143,17 +156,20 @@ LEAST = .30, .12           # roughness that a light of one direction can show wi
 def illuminate(surf, parts, light, camera, opacity, only=None):
     "Irradiance and mirrored light of every sample, [n,3] each; `only` picks lights by number"
     points, triangles = _occluders(parts, camera, opacity)
-    view = np.array([0, 0, camera.distance]) - surf.position; view /= np.linalg.norm(view, axis=1, keepdims=True)
+    view = np.array([0, 0, camera.distance]) - surf.position
+    view /= np.linalg.norm(view, axis=1, keepdims=True)
     diffuse, mirror = np.zeros((2, len(view), 3))
     radius = camera.half*1.7
     for k in range(len(light.directions)) if only is None else only:
         l, sharp = light.directions[k], int(light.sharp[k])
-        right = np.cross((0, 1, .02), l); right /= np.linalg.norm(right)
+        right = np.cross((0, 1, .02), l)
+        right /= np.linalg.norm(right)
         up, size = np.cross(l, right), SHADOW[sharp]
         x, y, z = (points @ np.stack([right, up, -l], 1)).T
         shadow = np.full((size, size), EMPTY)
         _shadow_map((x/radius*.5 + .5)*size, (y/radius*.5 + .5)*size, np.ascontiguousarray(z), triangles, shadow)
-        _shade(surf.position, surf.normal, view, surf.roughness, surf.wrap, l, light.colors[k], right, up, radius, shadow, BIAS[sharp]*camera.half, LEAST[sharp], diffuse, mirror)
+        _shade(surf.position, surf.normal, view, surf.roughness, surf.wrap, l, light.colors[k], right, up, radius,
+               shadow, BIAS[sharp]*camera.half, LEAST[sharp], diffuse, mirror)
     return diffuse + BOUNCE*light.colors.sum(0), mirror
 
 BOUNCE = .02   # of all light reaches every place by way of other skin and walls
@@ -164,10 +180,12 @@ SOFT = 'skin', 'gum'
 
 def scatter(surf, irradiance, soft, size, pixel):
     "Irradiance after its way through the skin; `soft` [n]: is it skin, `pixel` in samples a dm"
-    mask = np.zeros(size*size, np.float32); mask[surf.where] = soft
+    mask = np.zeros(size*size, np.float32)
+    mask[surf.where] = soft
     mask, out = mask.reshape(size, size), irradiance.copy()
     for c, r in enumerate(SCATTER):
-        plane = np.zeros(size*size, np.float32); plane[surf.where] = irradiance[:, c]*soft
+        plane = np.zeros(size*size, np.float32)
+        plane[surf.where] = irradiance[:, c]*soft
         blur = lambda a: gaussian_filter(a, max(r*pixel, .3), truncate=3)
         share = blur(mask)
         out[soft, c] = (blur(plane.reshape(size, size)) / np.maximum(share, 1e-3)).ravel()[surf.where[soft]]
@@ -242,14 +260,19 @@ def render(
     scene[surf.where], kind[surf.where] = np.minimum(1.1*color/(1 + .25*color), 1.2), surf.kind
     kind[(frame.hole < frame.depth).ravel()] = KINDS.index('gap')
     behind = backdrop(look, size)*_shrink((frame.part < 0).astype(np.float32), samples)[..., None]
-    return Picture(_develop(_shrink(scene.reshape(n, n, 3), samples) + behind, look, size), _masks(kind.reshape(n, n), size, samples))
+    return Picture(_develop(_shrink(scene.reshape(n, n, 3), samples) + behind, look, size),
+                   _masks(kind.reshape(n, n), size, samples))
 
 # %% ../../nbs/data/07_render.ipynb #3b10f3a0
 def _check_render(parts, look, light, camera, size, samples):
     whole = lambda x, low, high: isinstance(x, (int, np.integer)) and not isinstance(x, bool) and low <= x <= high
-    if not parts or not all(isinstance(p, Part) for p in parts): raise ValueError('parts: accepted: a list of Part, as head_parts(head, look) returns')
+    if not parts or not all(isinstance(p, Part) for p in parts):
+        raise ValueError('parts: accepted: a list of Part, as head_parts(head, look) returns')
     for x, kind in ((look, Look), (light, Light), (camera, Camera)):
-        if not isinstance(x, kind): raise ValueError(f'{type(x).__name__} is not a {kind.__name__}; accepted: what sample_{kind.__name__.lower()}(…) returns')
+        if not isinstance(x, kind):
+            raise ValueError(f'{type(x).__name__} is not a {kind.__name__}; accepted: what '
+                             f'sample_{kind.__name__.lower()}(…) returns')
     if not whole(size, 8, 2048): raise ValueError(f'size={size!r}; accepted: a whole number of pixels from 8 to 2048')
-    if samples is not None and not whole(samples, 1, 8): raise ValueError(f'samples={samples!r}; accepted: a whole number from 1 to 8, or None')
+    if samples is not None and not whole(samples, 1, 8):
+        raise ValueError(f'samples={samples!r}; accepted: a whole number from 1 to 8, or None')
     return samples or (3 if size <= 128 else 2)

@@ -19,8 +19,10 @@ WEIGHTS = files('cleftgan_nb.data')/'assets'/'selfie_segmentation'/'weights.npz'
 @lru_cache(1)
 def weights(file=WEIGHTS):
     "Layer and part ('stem.weight', 'stem.bias', …) → tensor, float32"
-    if not file.is_file(): raise FileNotFoundError(f'no {file}: the installation is incomplete; install cleftgan-nb again')
-    with file.open('rb') as f, np.load(f, allow_pickle=False) as z: return {k: torch.from_numpy(z[k].astype(np.float32)) for k in z.files}
+    if not file.is_file():
+        raise FileNotFoundError(f'no {file}: the installation is incomplete; install cleftgan-nb again')
+    with file.open('rb') as f, np.load(f, allow_pickle=False) as z:
+        return {k: torch.from_numpy(z[k].astype(np.float32)) for k in z.files}
 
 # %% ../../nbs/data/13_segmentation.ipynb #e5ccedf0
 def _conv(x, name, stride=1):
@@ -73,7 +75,8 @@ def person_mask(
 ):         # [H, W] float32, probability of 'person'
     "Where the person is"
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3: raise ValueError(f'image is {image.dtype} of shape {list(image.shape)}; accepted: uint8 [H, W, 3]')
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f'image is {image.dtype} of shape {list(image.shape)}; accepted: uint8 [H, W, 3]')
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]/255
     mask = selfie_network(F.interpolate(x, (256, 256), mode='bilinear', antialias=True))
     return F.interpolate(mask, image.shape[:2], mode='bilinear', antialias=True)[0, 0].numpy()

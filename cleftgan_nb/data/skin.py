@@ -67,7 +67,8 @@ def _bilinear(image, x, y, out):
         fx, fy = x[n] - i, y[n] - j
         i0, i1, j0, j1 = i % w, (i+1) % w, j % h, (j+1) % h
         for c in range(channels):
-            out[n, c] = (image[j0, i0, c]*(1-fx) + image[j0, i1, c]*fx)*(1-fy) + (image[j1, i0, c]*(1-fx) + image[j1, i1, c]*fx)*fy
+            out[n, c] = ((image[j0, i0, c]*(1-fx) + image[j0, i1, c]*fx)*(1-fy)
+                         + (image[j1, i0, c]*(1-fx) + image[j1, i1, c]*fx)*fy)
 
 # %% ../../nbs/data/04_skin.ipynb #40e81cd0
 def sample(
@@ -110,7 +111,8 @@ def regions()->dict:
     cheek = (np.abs(np.abs(x) - .4) < .1) & (np.abs(y - 6.95) < .1) & (z > 1.1)
     face = face*(1 - scalp)
     beard, mustache = (a*face*~inside for a in _whiskers(np.abs(x), y))
-    return dict(inside=inside, ear=ear, face=face, scalp=scalp, cheek=cheek, beard=beard, mustache=mustache, collar=_collar(x, y, z))
+    return dict(inside=inside, ear=ear, face=face, scalp=scalp, cheek=cheek, beard=beard, mustache=mustache,
+                collar=_collar(x, y, z))
 
 # %% ../../nbs/data/04_skin.ipynb #0443fad0
 NECKLINE = (0, 5.82, .12), .62   # center and radius of the ball that a shirt leaves free, dm
@@ -128,7 +130,8 @@ MUSTACHE = np.array([[0, .1, .17, .26], [6.79, 6.80, 6.77, 6.68]])
 def _whiskers(x, y):
     "Beard and mustache, 0 … 1; the lips are painted over both"
     beard = _smoothstep(.07, -.05, y - np.interp(x, *BEARDLINE))
-    mustache = _smoothstep(.02, -.02, y - np.interp(x, *MUSTACHE)) * _smoothstep(6.55, 6.6, y) * _smoothstep(.29, .22, x)
+    mustache = (_smoothstep(.02, -.02, y - np.interp(x, *MUSTACHE)) * _smoothstep(6.55, 6.6, y)
+                * _smoothstep(.29, .22, x))
     return beard, mustache
 
 # %% ../../nbs/data/04_skin.ipynb #64f6b750
@@ -138,7 +141,8 @@ def relative_skin(
 )->np.ndarray:
     "A skin texture in linear light as multiples of its cheek"
     image = linear(texture(name)[..., :3].astype(np.float32)/255).astype(np.float32)
-    return np.ascontiguousarray(image / sample(image, topology().uv[regions()['cheek']]).mean(0, dtype=np.float64).astype(np.float32))
+    return np.ascontiguousarray(image / sample(image, topology().uv[regions()['cheek']]).mean(0,
+            dtype=np.float64).astype(np.float32))
 
 # %% ../../nbs/data/04_skin.ipynb #98a232c0
 def _skin_names(rng, who):
@@ -148,7 +152,9 @@ def _skin_names(rng, who):
     light = [n for n in SKINS if n.startswith(f'skin_{age}_lightskinned_{sex}')]
     return f'skin_{age}_darkskinned_{sex}', light[rng.integers(len(light))]
 
-SKINS = [f'skin_{a}_lightskinned_{s}{i}' for a, s, numbers in (('young', 'female', ('', 2, 3)), ('young', 'male', ('', 2, 3)), ('middleage', 'female', ('', 2)),
+SKINS = [f'skin_{a}_lightskinned_{s}{i}' for a, s, numbers in (('young', 'female', ('', 2, 3)),
+                                                               ('young', 'male', ('', 2, 3)),
+                                                               ('middleage', 'female', ('', 2)),
          ('middleage', 'male', ('', 2)), ('old', 'female', ('', 2)), ('old', 'male', ('', 2))) for i in numbers]
 
 # %% ../../nbs/data/04_skin.ipynb #3e446c80
@@ -184,8 +190,10 @@ class Look:
         return float(ita(np.array(self.albedo)))
 
 # %% ../../nbs/data/04_skin.ipynb #8c6af120
-HAIR_COLORS = dict(black=(.012, .009, .008), dark=(.03, .018, .011), brown=(.07, .04, .02), blond=(.24, .15, .075), red=(.12, .04, .016))
-IRIS_COLORS = dict(brown=(.035, .017, .009), chestnut=(.07, .033, .014), hazel=(.11, .07, .03), green=(.09, .11, .06), gray=(.14, .16, .17), blue=(.09, .14, .22), ice=(.12, .17, .22))
+HAIR_COLORS = dict(black=(.012, .009, .008), dark=(.03, .018, .011), brown=(.07, .04, .02), blond=(.24, .15, .075),
+                   red=(.12, .04, .016))
+IRIS_COLORS = dict(brown=(.035, .017, .009), chestnut=(.07, .033, .014), hazel=(.11, .07, .03), green=(.09, .11, .06),
+                   gray=(.14, .16, .17), blue=(.09, .14, .22), ice=(.12, .17, .22))
 BACKDROPS = 'plain', 'wall', 'blurred', 'lights'
 BEHIND = .45, .3, .2, .05   # their shares (declared): a clinic has a sheet or a wall
 
@@ -205,18 +213,21 @@ def _sample_colors(rng, who):
 
 # %% ../../nbs/data/04_skin.ipynb #0dfe3600
 STYLES = dict(boy=('hair_short01', 'hair_short02', 'hair_short04'),
-              girl=('hair_long01', 'hair_ponytail01', 'hair_bob02', 'hair_short01', 'hair_braid01'), curls=('hair_afro01',))
+              girl=('hair_long01', 'hair_ponytail01', 'hair_bob02', 'hair_short01', 'hair_braid01'),
+              curls=('hair_afro01',))
 
 def _sample_hair(rng, who):
     "Hair style and fuzz. Infants have little hair, old men may have none"
     u, v, bald = rng.random(3)
     if who.age < 1.2: return ('hair_short04' if who.age > .6 and bald < .2 else None), float(.1 + .8*u*u)
     if bald < (.3 if who.age < 2.5 else .06 if who.age < 40 or who.sex < .5 else .35): return None, float(.15 + .7*u)
-    styles = STYLES['curls'] if who.ancestry['african'] > .5 and v < .35 else STYLES['boy' if who.sex > .5 or who.age < 2.5 else 'girl']
+    styles = (STYLES['curls'] if who.ancestry['african'] > .5 and v < .35
+              else STYLES['boy' if who.sex > .5 or who.age < 2.5 else 'girl'])
     return styles[int(u*len(styles))], .8
 
 # %% ../../nbs/data/04_skin.ipynb #0dfe3601
-BEARDS = dict(shaved=(0., 0.), stubble=(.3, .35), mustache=(.85, 0.), full=(.85, .85))   # of the upper lip, and of cheeks and chin
+# of the upper lip, and of cheeks and chin
+BEARDS = dict(shaved=(0., 0.), stubble=(.3, .35), mustache=(.85, 0.), full=(.85, .85))
 WORN = .5, .25, .08, .17   # their shares among men (declared)
 
 def _sample_beard(rng, who):
@@ -239,18 +250,22 @@ def sample_look(
     who:Identity, # its tone, hair and brows depend on ancestry, age and sex
 )->Look:
     "How phantom `seed` looks"
-    if not isinstance(who, Identity): raise ValueError(f'{type(who).__name__} is not an identity; accepted: what sample_identity(seed) returns')
+    if not isinstance(who, Identity):
+        raise ValueError(f'{type(who).__name__} is not an identity; accepted: what sample_identity(seed) returns')
     s, e, b = stream(seed, 'skin'), stream(seed, 'eyes'), stream(seed, 'backdrop')
     angle = sample_tone(stream(seed, 'tone'), who.ancestry)
     color, iris = _sample_colors(stream(seed, 'colors'), who)
     hair, fuzz = _sample_hair(stream(seed, 'hair'), who)
     young = who.age < 3
     albedo = skin_color(angle, s.normal(1.5 if young else 0, .8), s.normal(0, 1.2))
-    return Look(int(seed), tuple(map(float, albedo)), _skin_names(stream(seed, 'texture'), who), float(1 - _smoothstep(-15, 30, angle)),
+    return Look(int(seed), tuple(map(float, albedo)), _skin_names(stream(seed, 'texture'), who),
+                float(1 - _smoothstep(-15, 30, angle)),
         float(np.interp(who.age, (1, 20), (.45, 1))), float(s.uniform(.55, .85) + .15*(who.sex < .5)*(who.age > 14)),
-        float(s.uniform(.5, 1.2)), float(s.random() < .25)*float(s.uniform(.2, 1))*(angle > 25 and who.age > 3), float(s.uniform(.42, .55)), float(s.uniform(.6, 1.1)),
+        float(s.uniform(.5, 1.2)), float(s.random() < .25)*float(s.uniform(.2, 1))*(angle > 25 and who.age > 3),
+        float(s.uniform(.42, .55)), float(s.uniform(.6, 1.1)),
         hair, color, fuzz, f'brow{s.integers(1, 13):02d}', float(s.uniform(.25, .5) if young else s.uniform(.6, 1)),
-        iris, _iris_size(who.age), tuple(map(float, e.normal(0, .015, 2))), tuple(map(float, _cloth(stream(seed, 'cloth')))),
+        iris, _iris_size(who.age), tuple(map(float, e.normal(0, .015, 2))),
+        tuple(map(float, _cloth(stream(seed, 'cloth')))),
         BACKDROPS[b.choice(4, p=BEHIND)], _sample_beard(stream(seed, 'beard'), who), _sample_gum(stream(seed, 'gum')))
 
 def _cloth(rng): return np.clip(rng.uniform(.02, .7)*np.exp(rng.normal(0, .3, 3)), .015, .8)
@@ -314,20 +329,23 @@ def _plain(rng, x, y, color):
 
 def _wall(rng, x, y, color):
     "Two surfaces that meet in a soft, slightly slanting line"
-    line = y - rng.uniform(-.6, .5) - rng.normal(0, .1)*x if rng.random() < .6 else x - rng.uniform(.4, .9)*rng.choice((-1, 1)) - rng.normal(0, .05)*y
+    line = (y - rng.uniform(-.6, .5) - rng.normal(0, .1)*x if rng.random() < .6
+            else x - rng.uniform(.4, .9)*rng.choice((-1, 1)) - rng.normal(0, .05)*y)
     return color*np.exp(np.tanh(line/rng.uniform(.03, .2))[..., None]*rng.normal(0, .35, 3))
 
 # %% ../../nbs/data/04_skin.ipynb #f8d51d50
 def _spots(rng, x, y, n, radius, sharp):
     "n round spots with colors of their own"
     total = np.zeros((*x.shape, 3))
-    for cx, cy, r, *c in np.column_stack([rng.uniform(-1.2, 1.2, (n, 2)), rng.uniform(*radius, n), rng.normal(0, .14, (n, 3)) + rng.normal(0, .25, (n, 1))]):
+    for cx, cy, r, *c in np.column_stack([rng.uniform(-1.2, 1.2, (n, 2)), rng.uniform(*radius, n),
+                                          rng.normal(0, .14, (n, 3)) + rng.normal(0, .25, (n, 1))]):
         d = ((x - cx)**2 + (y - cy)**2)/r**2
         total += (np.exp(-d**sharp))[..., None]*c
     return total
 
 def _blurred(rng, x, y, color): return color*np.exp(_spots(rng, x, y, 14, (.25, .8), 1))
 
-def _lights(rng, x, y, color): return .6*color*np.exp(_spots(rng, x, y, 8, (.4, .9), 1)) + .2*np.maximum(_spots(rng, x, y, 16, (.06, .16), 4), 0)
+def _lights(rng, x, y, color):
+    return .6*color*np.exp(_spots(rng, x, y, 8, (.4, .9), 1)) + .2*np.maximum(_spots(rng, x, y, 16, (.06, .16), 4), 0)
 
 _BEHIND = dict(plain=_plain, wall=_wall, blurred=_blurred, lights=_lights)

@@ -27,25 +27,34 @@ def held_out(
     seed:int,
 )->set:          # of people
     "Who is held back"
-    people = Counter(map(person_of, rows)); names = sorted(people)
-    if len(names) < 2: raise ValueError(f'the dataset has {len(names)} person; accepted: at least 2, so that one can be held back')
+    people = Counter(map(person_of, rows))
+    names = sorted(people)
+    if len(names) < 2:
+        raise ValueError(f'the dataset has {len(names)} person; accepted: at least 2, so that one can be held back')
     found, n = set(), 0
     for name in np.random.default_rng(seed).permutation(names)[:-1]:
         if n >= share*len(rows): break
-        found.add(str(name)); n += people[str(name)]
+        found.add(str(name))
+        n += people[str(name)]
     return found
 
 # %% ../../nbs/data/11_split.ipynb #bad53492
 def _check_two(train, unseen, overwrite):
     "Are there two places, both of them free?"
     a, b = _target(train, overwrite), _target(unseen, overwrite)
-    if a == b or a in b.parents or b in a.parents: raise ValueError(f'train={str(train)!r} and unseen={str(unseen)!r} are {"one place" if a == b else "one within the other"}; accepted: two places, or one would replace the other')
+    if a == b or a in b.parents or b in a.parents:
+        raise ValueError(f'train={str(train)!r} and unseen={str(unseen)!r} are '
+                         f'{"one place" if a == b else "one within the other"}; accepted: two places, or one would '
+                         'replace the other')
 
 def _subset(ds, rows, keep, path, words, labels, overwrite):
     "A dataset of some of the images"
     names = (_words(ds.source, 'dataset.json') or {}).get('label_names')
-    some = ((ds._pixels(i).transpose(1, 2, 0), labels.get(name), {k: v for k, v in rows[name].items() if k not in ('file', 'sha256')}) for i, name in enumerate(ds.names) if name in keep)
-    return write_dataset(path, some, about=words, label_names=names if labels else None, overwrite=overwrite, mode=openness(ds.path))
+    some = ((ds._pixels(i).transpose(1, 2, 0), labels.get(name),
+             {k: v for k, v in rows[name].items() if k not in ('file', 'sha256')}) for i, name in enumerate(ds.names)
+             if name in keep)
+    return write_dataset(path, some, about=words, label_names=names if labels else None, overwrite=overwrite,
+                         mode=openness(ds.path))
 
 def split(
     path,            # a dataset of ours: folder or .zip
@@ -56,14 +65,18 @@ def split(
     overwrite=False, # replace existing datasets of ours
 )->tuple:            # the two paths
     "Split a dataset by people"
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1: raise ValueError(f'share={share!r}; accepted: a number between 0 and 1')
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+        raise ValueError(f'share={share!r}; accepted: a number between 0 and 1')
     ds, rows = ImageFolderDataset(path, cache=False), {r['file']: r for r in manifest(path)}
-    if lost := [n for n in ds.names if n not in rows]: raise ValueError(f'{ds.path}: {lost[0]!r:.80} is not in its manifest; get or make the dataset again')
+    if lost := [n for n in ds.names if n not in rows]:
+        raise ValueError(f'{ds.path}: {lost[0]!r:.80} is not in its manifest; get or make the dataset again')
     for name in (train, unseen): _check_apart(ds.path, as_path(name))
     _check_two(train, unseen, overwrite)
     away = held_out(list(rows.values()), share, seed)
     words = {k: v for k, v in about(path).items() if k not in _COUNTED}
     labels = _pairs(_words(ds.source, 'dataset.json') or {}, ds.path) or {}
     side = {name: person_of(rows[name]) in away for name in ds.names}
-    return tuple(_subset(ds, rows, {n for n, out in side.items() if out == which}, to, words | dict(split=dict(held_out=which, share=share, seed=seed, of=ds.path.name)), labels, overwrite)
+    return tuple(_subset(ds, rows, {n for n, out in side.items() if out == which}, to,
+                         words | dict(split=dict(held_out=which, share=share, seed=seed, of=ds.path.name)), labels,
+                         overwrite)
                  for to, which in ((train, False), (unseen, True)))

@@ -63,7 +63,8 @@ def sample_camera(
     rng = stream(seed, 'camera')
     center, half = crop(head, rng.uniform(.95, 1.06))
     angles = tuple(float(a) for a in rng.normal(0, (3, 3, 2)))
-    return Camera(center, rotation(*angles), half / np.tan(np.radians(rng.uniform(13, 24)/2)), half, tuple(map(float, rng.normal(0, .02, 2))), angles)
+    return Camera(center, rotation(*angles), half / np.tan(np.radians(rng.uniform(13, 24)/2)), half,
+                  tuple(map(float, rng.normal(0, .02, 2))), angles)
 
 def frontal(head)->Camera:
     "A camera straight in front of a head, 18° wide"
@@ -77,8 +78,10 @@ def _raster(x, y, z, triangles, uv, cut, opacity, part, depth, owner, cell, bu, 
     oh, ow = opacity.shape
     for t in range(len(triangles)):
         a, b, c = triangles[t]
-        left, right = max(int(np.ceil(min(x[a], x[b], x[c]) - .5)), 0), min(int(np.floor(max(x[a], x[b], x[c]) - .5)), w - 1)
-        top, bottom = max(int(np.ceil(min(y[a], y[b], y[c]) - .5)), 0), min(int(np.floor(max(y[a], y[b], y[c]) - .5)), h - 1)
+        left, right = (max(int(np.ceil(min(x[a], x[b], x[c]) - .5)), 0),
+                       min(int(np.floor(max(x[a], x[b], x[c]) - .5)), w - 1))
+        top, bottom = (max(int(np.ceil(min(y[a], y[b], y[c]) - .5)), 0),
+                       min(int(np.floor(max(y[a], y[b], y[c]) - .5)), h - 1))
         if left > right or top > bottom: continue
         ex, ey, fx, fy = x[b]-x[a], y[b]-y[a], x[c]-x[a], y[c]-y[a]
         area = ex*fy - fx*ey
@@ -99,7 +102,9 @@ def _raster(x, y, z, triangles, uv, cut, opacity, part, depth, owner, cell, bu, 
                 if oh:
                     s = uv[a, 0] + u*(uv[b, 0]-uv[a, 0]) + v*(uv[c, 0]-uv[a, 0])
                     r = 1 - (uv[a, 1] + u*(uv[b, 1]-uv[a, 1]) + v*(uv[c, 1]-uv[a, 1]))
-                    if opacity[min(max(int(r*oh), 0), oh-1), min(max(int(s*ow), 0), ow-1)] < ((i*7 + j*13 + (i//2)*5 + (j//2)*11 + t % 3) % 16 + .5)/16: continue
+                    if (opacity[min(max(int(r*oh), 0), oh-1), min(max(int(s*ow), 0), ow-1)]
+                        < ((i*7 + j*13 + (i//2)*5 + (j//2)*11 + t % 3) % 16 + .5)/16):
+                        continue
                 depth[j, i], owner[j, i], cell[j, i], bu[j, i], bv[j, i] = near, part, t, u, v
 
 # %% ../../nbs/data/06_view.ipynb #a83e0570
@@ -109,8 +114,10 @@ def _veil(x, y, z, triangles, uv, opacity, depth, veil):
     oh, ow = opacity.shape
     for t in range(len(triangles)):
         a, b, c = triangles[t]
-        left, right = max(int(np.ceil(min(x[a], x[b], x[c]) - .5)), 0), min(int(np.floor(max(x[a], x[b], x[c]) - .5)), w - 1)
-        top, bottom = max(int(np.ceil(min(y[a], y[b], y[c]) - .5)), 0), min(int(np.floor(max(y[a], y[b], y[c]) - .5)), h - 1)
+        left, right = (max(int(np.ceil(min(x[a], x[b], x[c]) - .5)), 0),
+                       min(int(np.floor(max(x[a], x[b], x[c]) - .5)), w - 1))
+        top, bottom = (max(int(np.ceil(min(y[a], y[b], y[c]) - .5)), 0),
+                       min(int(np.floor(max(y[a], y[b], y[c]) - .5)), h - 1))
         ex, ey, fx, fy = x[b]-x[a], y[b]-y[a], x[c]-x[a], y[c]-y[a]
         area = ex*fy - fx*ey
         if left > right or top > bottom or area == 0: continue
@@ -121,7 +128,8 @@ def _veil(x, y, z, triangles, uv, opacity, depth, veil):
                 if u < 0 or v < 0 or u + v > 1 or z[a] + u*(z[b]-z[a]) + v*(z[c]-z[a]) > depth[j, i] + REACH: continue
                 s = uv[a, 0] + u*(uv[b, 0]-uv[a, 0]) + v*(uv[c, 0]-uv[a, 0])
                 r = 1 - (uv[a, 1] + u*(uv[b, 1]-uv[a, 1]) + v*(uv[c, 1]-uv[a, 1]))
-                veil[j, i] = 1 - (1 - veil[j, i])*(1 - opacity[min(max(int(r*oh), 0), oh-1), min(max(int(s*ow), 0), ow-1)])
+                veil[j, i] = 1 - (1 - veil[j, i])*(1 - opacity[min(max(int(r*oh), 0), oh-1),
+                                                               min(max(int(s*ow), 0), ow-1)])
 
 REACH = .006   # dm that a hair may lie below the skin and still be seen
 
@@ -149,13 +157,16 @@ def visible(
     opacity=lambda part: None, # opacity texture of a part, or None
 )->Frame:
     "The nearest part, triangle and place in it for every sample"
-    f = Frame(np.full((size, size), EMPTY), np.full((size, size), -1, np.int16), np.zeros((size, size), np.int32), *np.zeros((2, size, size)),
+    f = Frame(np.full((size, size), EMPTY), np.full((size, size), -1, np.int16), np.zeros((size, size), np.int32),
+              *np.zeros((2, size, size)),
               np.full((size, size), EMPTY), {m: np.zeros((size, size)) for m in VEILS})
     for k in sorted(range(len(parts)), key=lambda k: parts[k].material in VEILS):
         p, o = parts[k], opacity(parts[k])
         xy, z = camera.project(p.points, size), camera.distance - camera.view(p.points)[:, 2]
         at = *np.ascontiguousarray(xy.T), z, np.asarray(p.triangles, np.int32), np.asarray(p.uv, float)
-        if p.material not in VEILS: _raster(*at, _NONE2 if p.cut is None else np.asarray(p.cut, float), _OPAQUE if o is None else o, k, f.depth, f.part, f.cell, f.u, f.v, f.hole)
+        if p.material not in VEILS:
+            _raster(*at, _NONE2 if p.cut is None else np.asarray(p.cut, float), _OPAQUE if o is None else o, k,
+                    f.depth, f.part, f.cell, f.u, f.v, f.hole)
         elif o is not None: _veil(*at, o, f.depth, f.veil[p.material])
     return f
 
@@ -170,7 +181,8 @@ LASHES = .9   # opacity of the lashes beside that of the brows: thin in infants
 
 def opacities(look):
     "Opacity textures of what a look wears"
-    worn = dict(brow=(look.brow, 1., round(look.brow_density, 3)), lash=('lash', 1., round(LASHES*look.brow_density, 3)), hair=(look.hair, .8, 1.))
+    worn = dict(brow=(look.brow, 1., round(look.brow_density, 3)),
+                lash=('lash', 1., round(LASHES*look.brow_density, 3)), hair=(look.hair, .8, 1.))
     return lambda part: _opaque(*worn[part.material]) if part.material in worn else None
 
 # %% ../../nbs/data/06_view.ipynb #18e90750
@@ -178,7 +190,8 @@ def opacities(look):
 def _mix(values, triangles, cell, u, v, out):
     for n in range(len(cell)):
         a, b, c = triangles[cell[n]]
-        for k in range(values.shape[1]): out[n, k] = (1 - u[n] - v[n])*values[a, k] + u[n]*values[b, k] + v[n]*values[c, k]
+        for k in range(values.shape[1]):
+            out[n, k] = (1 - u[n] - v[n])*values[a, k] + u[n]*values[b, k] + v[n]*values[c, k]
 
 # %% ../../nbs/data/06_view.ipynb #4e3fc6d0
 @dataclass
@@ -213,7 +226,9 @@ def _fill(s, mine, part, look, camera, place):
     "Write one part's samples"
     n = normals(part.points, part.triangles) if part.normals is None else part.normals
     tints = sorted(part.tint or {})
-    columns = [camera.view(part.points), n @ camera.rotation.T, _eye_uv(part, look, camera) if part.material == 'eye' else part.uv] + [part.tint[t][:, None] for t in tints]
+    columns = [camera.view(part.points), n @ camera.rotation.T,
+               _eye_uv(part, look, camera) if part.material == 'eye' else part.uv] + [part.tint[t][:, None]
+                       for t in tints]
     values = np.concatenate(columns, 1)
     out = np.empty((len(mine), values.shape[1]))
     _mix(values, np.asarray(part.triangles, np.int32), *place, out)
@@ -230,7 +245,8 @@ def _blend(s, mine, weight, albedo, roughness, gloss):
     s.roughness[mine] += (roughness - s.roughness[mine])*w
     s.gloss[mine] += (gloss - s.gloss[mine])*w
 
-def _tone(look): return float(np.interp(look.ita, (-60, 40), (.55, 1)))   # mucosa is darker under dark skin, but much less than the skin
+def _tone(look):   # mucosa is darker under dark skin, but much less than the skin
+    return float(np.interp(look.ita, (-60, 40), (.55, 1)))
 
 # %% ../../nbs/data/06_view.ipynb #c2fb04b0
 MUCOSA, GUM, SCAR = np.array((.42, .098, .092)), np.array((.52, .145, .13)), np.array((1.22, 1.08, 1.1))
@@ -257,7 +273,8 @@ def _paint_skin(s, mine, look, uv, tint):
     _blend(s, mine, .92*mucosa, MUCOSA*_tone(look)*look.gum, .26, 1.3)
     _blend(s, mine, .8*tint.get('scar', zero), base*SCAR + np.array((.05, .026, .026))*_tone(look), .34, 1.2)
     face = tint.get('face', zero) > .5
-    s.kind[mine] = np.select([tint.get('inside', zero) > .5, np.maximum(lips, mucosa) > .5, face], [KINDS.index(k) for k in ('mouth', 'lips', 'face skin')], KINDS.index('other skin'))
+    s.kind[mine] = np.select([tint.get('inside', zero) > .5, np.maximum(lips, mucosa) > .5, face],
+                             [KINDS.index(k) for k in ('mouth', 'lips', 'face skin')], KINDS.index('other skin'))
 
 # %% ../../nbs/data/06_view.ipynb #a2cfd230
 def _strands(look, uv):
@@ -272,7 +289,8 @@ def _whiskers(look, uv, tint):
 def _plain(kind, albedo):
     "A painter of one color, less of it where the part's tint 'dark' says so"
     def paint(s, mine, look, uv, tint):
-        s.albedo[mine], s.kind[mine] = np.asarray(albedo(look))*(1 - tint.get('dark', np.zeros(len(mine))))[:, None], KINDS.index(kind)
+        s.albedo[mine], s.kind[mine] = (np.asarray(albedo(look))*(1 - tint.get('dark', np.zeros(len(mine))))[:, None],
+                                        KINDS.index(kind))
     return paint
 
 def _paint_cloth(s, mine, look, uv, tint):
@@ -291,7 +309,8 @@ def _hair_shade(name):
     return (l / (float((l*a).sum()/a.sum()) + 1e-4))[..., None]
 
 def _paint_hair(s, mine, look, uv, tint):
-    s.albedo[mine] = np.clip(np.array(look.hair_color)*np.clip(.3 + .75*sample(_hair_shade(look.hair), uv), .15, 3), 0, 1)
+    s.albedo[mine] = np.clip(np.array(look.hair_color)*np.clip(.3 + .75*sample(_hair_shade(look.hair), uv), .15, 3),
+                             0, 1)
     s.kind[mine] = KINDS.index('hair')
 
 # %% ../../nbs/data/06_view.ipynb #79715ec1
@@ -315,7 +334,8 @@ def _eye_uv(part, look, camera):
     camera_at = camera.rotation.T @ (0, 0, 1)
     aim = GAZE*camera_at + (1 - GAZE)*np.array((0, 0, 1)) + (*look.gaze, 0)
     aim /= np.linalg.norm(aim)
-    right = np.cross((0, 1, 0), aim); right /= np.linalg.norm(right)
+    right = np.cross((0, 1, 0), aim)
+    right /= np.linalg.norm(right)
     off = d @ np.stack([right, np.cross(aim, right)], 1)
     return np.where((d @ aim > 0)[:, None], off, 3.)
 

@@ -28,7 +28,8 @@ class Explorer(Panel):
         folder='.',      # where pictures are saved
     ):
         self.face = Face(G, directions, checkpoint, state, folder)
-        self.panels = [self.face] + [Severity(self.face)]*(directions is not None) + [Walk(self.face), Layers(self.face)]
+        self.panels = ([self.face] + [Severity(self.face)]*(directions is not None)
+                       + [Walk(self.face), Layers(self.face)])
         if dataset is not None: self.panels.append(Neighbors(self.face, dataset))
         if run is not None: self.panels.append(Training(run))
 
@@ -51,4 +52,6 @@ def turn(self:Explorer, index):
 @patch
 def picture(self:Explorer):
     "The panels that are drawn within a second or two"
-    return stacked([panel.picture() for panel in self.panels if isinstance(panel, (Face, Layers)) or isinstance(panel, Walk) and self.face.G.img_resolution <= 64])
+    return stacked([panel.picture() for panel in self.panels
+                    if isinstance(panel, (Face, Layers)) or isinstance(panel, Walk)
+                    and self.face.G.img_resolution <= 64])

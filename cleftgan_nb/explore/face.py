@@ -34,7 +34,8 @@ class Face(Panel):
     ):
         named = isinstance(G, (str, Path))
         c = checkpoints.load(G) if named else None
-        self.G, self.checkpoint = c.sampler if named else G, str(G if named and checkpoint is None else checkpoint or 'your checkpoint')
+        self.G, self.checkpoint = (c.sampler if named else G,
+                                   str(G if named and checkpoint is None else checkpoint or 'your checkpoint'))
         if directions is None and named and c.labels: directions = Labels(c.labels)
         self.directions, self.state, self.folder = directions, state, Path(folder)
         self._check_labels()
@@ -47,7 +48,8 @@ def _check_labels(self:Face):
     "Whoever takes labels must say what they mean"
     self.asks = isinstance(self.directions, Labels)
     if (len(self.directions.names) if self.asks else 0) == self.G.c_dim: return
-    accepted = 'an unconditional generator, or directions=Labels(names) with a name for each entry, as checkpoints.load(…).labels has them'
+    accepted = ('an unconditional generator, or directions=Labels(names) with a name for each entry, as '
+                'checkpoints.load(…).labels has them')
     raise ValueError(f'G takes {self.G.c_dim} labels; accepted: {accepted}')
 
 # %% ../../nbs/explore/04_face.ipynb #db962834
@@ -55,10 +57,13 @@ def _check_labels(self:Face):
 def steps(self:Face, state):
     "Draw a state, a step at a time"
     start, ws, moved = time.perf_counter(), state.ws(self.G, self.directions), state.transform()
-    if self.G.img_resolution > 64 and (rough := self.coarse.guess(ws, moved)) is not None: self.show(rough, 'A coarse guess: the picture is being drawn.'); yield
+    if self.G.img_resolution > 64 and (rough := self.coarse.guess(ws, moved)) is not None:
+        self.show(rough, 'A coarse guess: the picture is being drawn.')
+        yield
     image = self.render(state)
     if moved is None: self.coarse.learn(ws, image)
-    self.state = state; self.times.append(time.perf_counter() - start)
+    self.state = state
+    self.times.append(time.perf_counter() - start)
     self.show(image)
     yield
     yield from self.parents(state)
@@ -67,7 +72,8 @@ def steps(self:Face, state):
 # %% ../../nbs/explore/04_face.ipynb #7ddb1926
 @patch
 def show(self:Face, image, words=''):
-    self.frame.value = as_png(image); self.say(words)
+    self.frame.value = as_png(image)
+    self.say(words)
 
 # %% ../../nbs/explore/04_face.ipynb #227a4263
 @patch
@@ -80,25 +86,32 @@ def parents(self:Face, state):
     self.pair.layout.display = '' if state.layers else 'none'
     if not state.layers: return
     one = replace(state, layers=())
-    for frame, face in zip(self.pair.children, (one, replace(one, seed=state.other))): frame.value = as_png(self.render(face)); yield
+    for frame, face in zip(self.pair.children, (one, replace(one, seed=state.other))):
+        frame.value = as_png(self.render(face))
+        yield
 
 # %% ../../nbs/explore/04_face.ipynb #8c3dbd9a
-SLIDERS = dict(truncation_psi=('truncation', 0, 1.5, .05), severity=('severity', -1, 1, .02), side=('other side', -1, 1, .02),
-               x=('right', -.5, .5, .01), y=('down', -.5, .5, .01), angle=('angle', -180, 180, 1), along=('along', 0, 1, .02))
+SLIDERS = dict(truncation_psi=('truncation', 0, 1.5, .05), severity=('severity', -1, 1, .02),
+               side=('other side', -1, 1, .02),
+               x=('right', -.5, .5, .01), y=('down', -.5, .5, .01), angle=('angle', -180, 180, 1),
+               along=('along', 0, 1, .02))
 SEEDS = dict(seed='seed', other='second seed', to='walk to seed')
 
 # %% ../../nbs/explore/04_face.ipynb #462aea78
 def _sliders(w, state, off=()):
     "Name → control"
     style, layout = dict(description_width='90px'), w.Layout(width='380px')
-    seeds = {name: w.BoundedIntText(getattr(state, name), min=0, max=2**32 - 1, description=words, style=style, layout=w.Layout(width='200px')) for name, words in SEEDS.items()}
-    return seeds | {name: w.FloatSlider(getattr(state, name), min=low, max=high, step=step, description=words, style=style, layout=layout, disabled=name in off)
+    seeds = {name: w.BoundedIntText(getattr(state, name), min=0, max=2**32 - 1, description=words, style=style,
+                                    layout=w.Layout(width='200px')) for name, words in SEEDS.items()}
+    return seeds | {name: w.FloatSlider(getattr(state, name), min=low, max=high, step=step, description=words,
+                                        style=style, layout=layout, disabled=name in off)
                     for name, (words, low, high, step) in SLIDERS.items()}
 
 # %% ../../nbs/explore/04_face.ipynb #dad22435
 def _toggles(w, state, n):
     "A button for each layer, pressed where it comes from the second seed"
-    return [w.ToggleButton(k in state.layers, description=str(k), tooltip=f'layer {k} from the second seed', layout=w.Layout(width='30px', padding='0', margin='1px')) for k in range(n)]
+    return [w.ToggleButton(k in state.layers, description=str(k), tooltip=f'layer {k} from the second seed',
+                           layout=w.Layout(width='30px', padding='0', margin='1px')) for k in range(n)]
 
 # %% ../../nbs/explore/04_face.ipynb #c6d02698
 @patch
@@ -109,9 +122,11 @@ def build(self:Face, w):
     self.controls = _sliders(w, self.state, still + ('severity', 'side')*(self.directions is None))
     if self.asks: self.controls['severity'].min = self.controls['side'].min = 0
     self.toggles = _toggles(w, self.state, self.G.num_ws)
-    for control in [*self.controls.values(), *self.toggles]: control.observe(lambda change: self.latest(self.read()), 'value')
+    for control in [*self.controls.values(), *self.toggles]:
+        control.observe(lambda change: self.latest(self.read()), 'value')
     self.latest.now(self.state)
-    return w.VBox([row(w, [w.VBox([self.frame, self.note, self.pair], layout=w.Layout(width=f'{SHOWN + 24}px')), self.knobs(w)]), self.cell])
+    return w.VBox([row(w, [w.VBox([self.frame, self.note, self.pair], layout=w.Layout(width=f'{SHOWN + 24}px')),
+                           self.knobs(w)]), self.cell])
 
 # %% ../../nbs/explore/04_face.ipynb #55980cd7
 @patch
@@ -119,10 +134,15 @@ def knobs(self:Face, w):
     "The sliders in groups, the buttons below"
     c = self.controls
     cleft = [] if self.directions else [w.HTML(caption('For the cleft, give directions=find_directions(G).'))]
-    buttons = [w.Button(description=words, tooltip=more, layout=w.Layout(width='116px')) for words, more in (('Save PNG', 'with its recipe inside'), ('Copy as code', 'the cell that draws this picture'), ('Reset', 'all sliders'))]
-    for button, act in zip(buttons, (self.save, self.copy, self.reset)): button.on_click(lambda _, act=act: self.safely(act))
-    return w.VBox([c['seed'], c['truncation_psi'], c['severity'], c['side'], *cleft, c['x'], c['y'], c['angle'], c['other'],
-                   w.HTML(caption('Layers that come from the second seed, from coarse to fine:')), row(w, self.toggles, width='380px'), row(w, buttons)])
+    buttons = [w.Button(description=words, tooltip=more, layout=w.Layout(width='116px'))
+               for words, more in (('Save PNG', 'with its recipe inside'),
+                                   ('Copy as code', 'the cell that draws this picture'), ('Reset', 'all sliders'))]
+    for button, act in zip(buttons, (self.save, self.copy, self.reset)):
+        button.on_click(lambda _, act=act: self.safely(act))
+    return w.VBox([c['seed'], c['truncation_psi'], c['severity'], c['side'], *cleft, c['x'], c['y'], c['angle'],
+                   c['other'],
+                   w.HTML(caption('Layers that come from the second seed, from coarse to fine:')),
+                   row(w, self.toggles, width='380px'), row(w, buttons)])
 
 # %% ../../nbs/explore/04_face.ipynb #b414254a
 @patch
@@ -150,7 +170,8 @@ def save(self:Face)->Path:
     "Write the picture with its recipe"
     code, image = self.state.code(self.checkpoint, self.directions), self.render(self.state)
     path = self.folder/f'face-{self.state.seed}-{hashlib.sha256(code.encode()).hexdigest()[:6]}.png'
-    save_png(image.squeeze(), path, dict(title='one synthetic picture', checkpoint=self.checkpoint, state=asdict(self.state), code=code))
+    save_png(image.squeeze(), path, dict(title='one synthetic picture', checkpoint=self.checkpoint,
+                                         state=asdict(self.state), code=code))
     if 'widget' in self.__dict__: self.say(f'Saved as {path}')
     return path
 
@@ -159,7 +180,10 @@ def save(self:Face)->Path:
 def copy(self:Face):
     "Show the cell; a click on it copies"
     code = self.state.code(self.checkpoint, self.directions)
-    self.cell.value = f'<textarea readonly rows="{len(code.splitlines())}" title="a click copies" onclick="this.select();document.execCommand(\'copy\')" style="font:12px monospace;border:1px solid #ccc;width:100%;box-sizing:border-box">{html.escape(code)}</textarea>'
+    self.cell.value = (f'<textarea readonly rows="{len(code.splitlines())}" title="a click copies" '
+                       'onclick="this.select();document.execCommand(\'copy\')" style="font:12px '
+                       'monospace;border:1px solid '
+                       f'#ccc;width:100%;box-sizing:border-box">{html.escape(code)}</textarea>')
 
 # %% ../../nbs/explore/04_face.ipynb #94ef8612
 @patch
@@ -169,9 +193,14 @@ def picture(self:Face)->Image.Image:
     if self.G.img_resolution > 64: return enlarged(self.render(s))
     rows = {'truncation 0 … 1': [replace(s, truncation_psi=p) for p in (0., .25, .5, .75, 1.)]}
     if self.directions is not None:
-        rows |= {f'{words} {low:g} … {high:g}': [replace(s, **{name: v}) for v in np.linspace(low, high, 5).round(6).tolist()] for name, words, low, high in self.ranges()}
-    rows[f'seed {s.seed}, and more and more layers of seed {s.other}'] = [replace(s, layers=tuple(range(k))) for k in np.linspace(0, n, 5).astype(int).tolist()]
-    if hasattr(self.G.synthesis, 'input'): rows['moved to the right'] = [replace(s, x=v) for v in (-.2, -.1, 0., .1, .2)]
+        rows |= {f'{words} {low:g} … {high:g}': [replace(s, **{name: v})
+                                                 for v in np.linspace(low, high, 5).round(6).tolist()]
+                                                 for name, words, low, high in self.ranges()}
+    rows[f'seed {s.seed}, and more and more layers of seed {s.other}'] = [replace(s, layers=tuple(range(k)))
+                                                                          for k in np.linspace(0, n,
+                                                                                  5).astype(int).tolist()]
+    if hasattr(self.G.synthesis, 'input'):
+        rows['moved to the right'] = [replace(s, x=v) for v in (-.2, -.1, 0., .1, .2)]
     return labeled({words: [self.render(state) for state in states] for words, states in rows.items()})
 
 # %% ../../nbs/explore/04_face.ipynb #22ac7400

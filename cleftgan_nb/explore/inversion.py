@@ -29,7 +29,9 @@ class Inversion:
     space:str         # 'w' or 'w+'
     steps:int         # of the search
 
-    def __repr__(self): return f'Inversion in {self.space.upper()} after {self.steps} steps: off by {self.error:.1f} of 255, learned distance {self.distance:.4f}'
+    def __repr__(self):
+        return (f'Inversion in {self.space.upper()} after {self.steps} steps: off by {self.error:.1f} of 255, '
+                f'learned distance {self.distance:.4f}')
 
 # %% ../../nbs/explore/09_inversion.ipynb #d11872b5
 class Inverter:
@@ -39,7 +41,9 @@ class Inverter:
         perceptual=None, # with `distance(a, b)`; None: `stlpips()`
         drawn=320,       # faces to learn the beginning from
         seed=0,          # of those
-    ): self.known = Adaptation(G, perceptual, drawn=drawn, seed=seed); self.known.G_ema.cpu()   # its own copy
+    ):
+        self.known = Adaptation(G, perceptual, drawn=drawn, seed=seed)
+        self.known.G_ema.cpu()   # its own copy
 
     def __call__(self,
         image,          # uint8 [H,W,3], at the generator's size, aligned as its training images
@@ -52,10 +56,12 @@ class Inverter:
         progress=True,  # show a bar
     )->Inversion:
         "The latents of a picture"
-        one_of('space', space, ('w', 'w+')); check_count(steps=steps)
+        one_of('space', space, ('w', 'w+'))
+        check_count(steps=steps)
         x = self._picture(image)
         middle, spread, first = self.known.start
-        with torch.no_grad(): v = (coarse(x) @ first)[:, None].repeat(1, 1 if space == 'w' else self.known.G_ema.num_ws, 1)
+        with torch.no_grad():
+            v = (coarse(x) @ first)[:, None].repeat(1, 1 if space == 'w' else self.known.G_ema.num_ws, 1)
         ws = self._search(x, v.requires_grad_(), middle, spread, steps, lr, weight, prior, together, progress)
         return self._found(x, ws, space, steps)
 
@@ -63,7 +69,9 @@ class Inverter:
 @patch
 def _picture(self:Inverter, image):
     G, x = self.known.G_ema, check_images(np.asarray(image)[None], 'image')
-    if x.shape[1:] != (G.img_resolution, G.img_resolution, 3): raise ValueError(f'image has shape {list(x.shape[1:])}; accepted: [{G.img_resolution}, {G.img_resolution}, 3], RGB at the size of the generator. cleftgan prepare aligns and sizes photographs')
+    if x.shape[1:] != (G.img_resolution, G.img_resolution, 3):
+        raise ValueError(f'image has shape {list(x.shape[1:])}; accepted: [{G.img_resolution}, {G.img_resolution}, '
+                         '3], RGB at the size of the generator. cleftgan prepare aligns and sizes photographs')
     return torch.from_numpy(x).permute(0, 3, 1, 2).float()/127.5 - 1
 
 @patch
@@ -76,7 +84,8 @@ def _search(self:Inverter, x, v, middle, spread, steps, lr, weight, prior, toget
         y = G.synthesis(ws(), noise_mode='const').float()
         loss = (x - y).square().mean() + weight*self.known.perceptual.distance(y, x).sum()
         pulls = prior*v.square().sum(2).mean() + together*(v - v.mean(1, keepdim=True)).square().sum(2).mean()
-        v.grad, = torch.autograd.grad(loss + pulls, v); opt.step()
+        v.grad, = torch.autograd.grad(loss + pulls, v)
+        opt.step()
     return ws().detach().clone()
 
 @patch
@@ -96,12 +105,15 @@ def save_latents(
     about='',     # what they show, in words
 ):                # the path
     "Write latents in one step"
-    return write_tensors(path, dict(ws=ws.float().cpu().contiguous()), dict(kind=KIND, generator=str(generator), about=about, version=__version__))
+    return write_tensors(path, dict(ws=ws.float().cpu().contiguous()),
+                         dict(kind=KIND, generator=str(generator), about=about, version=__version__))
 
 def load_latents(
     path, # of `save_latents`
 )->tuple: # ws, what the file says about them
     "Latents of a file"
     tensors, meta = read_tensors(path)
-    if meta.get('kind') != KIND or set(tensors) != {'ws'}: raise ValueError(f'{path} is {meta.get("kind", "of another kind")!r:.40}; accepted: {KIND!r}, as save_latents writes it')
+    if meta.get('kind') != KIND or set(tensors) != {'ws'}:
+        raise ValueError(f'{path} is {meta.get("kind", "of another kind")!r:.40}; accepted: {KIND!r}, as '
+                         'save_latents writes it')
     return tensors['ws'], {k: meta[k] for k in ('generator', 'about', 'version')}

@@ -28,7 +28,8 @@ def latent_of(
     "The latents of the face that a seed stands for"
     check_count(0, seed=seed)
     z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim)).float().to(_device(G))
-    with torch.no_grad(): return G.mapping(z, None if label is None else label[None].to(_device(G)), truncation_psi).clone()
+    with torch.no_grad():
+        return G.mapping(z, None if label is None else label[None].to(_device(G)), truncation_psi).clone()
 
 def _device(G): return next(G.parameters()).device
 
@@ -36,9 +37,14 @@ def _device(G): return next(G.parameters()).device
 @contextmanager
 def _moved(G, transform):
     "StyleGAN3's input with another transform, for a while"
-    if transform is None: yield; return
-    if not hasattr(G.synthesis, 'input'): raise ValueError(f'{G.architecture} begins with a constant, which cannot be moved; accepted: transform=None, or a StyleGAN3 generator')
-    now = G.synthesis.input.transform; before = now.clone()
+    if transform is None:
+        yield
+        return
+    if not hasattr(G.synthesis, 'input'):
+        raise ValueError(f'{G.architecture} begins with a constant, which cannot be moved; accepted: transform=None, '
+                         'or a StyleGAN3 generator')
+    now = G.synthesis.input.transform
+    before = now.clone()
     now.copy_(torch.as_tensor(transform, dtype=torch.float32))
     try: yield
     finally: now.copy_(before)
@@ -51,7 +57,9 @@ def draw(
 )->np.ndarray:      # uint8 [n,H,W,C]
     "Faces of latents, one after the other: a face must not depend on its neighbors"
     check_shape('ws', ws, 'n', G.num_ws, G.w_dim)
-    with torch.inference_mode(), _moved(G, transform): return np.concatenate([to_uint8(G.synthesis(w, noise_mode='const').float()) for w in ws.to(_device(G)).split(1)])
+    with torch.inference_mode(), _moved(G, transform):
+        return np.concatenate([to_uint8(G.synthesis(w, noise_mode='const').float())
+                               for w in ws.to(_device(G)).split(1)])
 
 # %% ../../nbs/explore/00_latents.ipynb #43094ab6
 def motion(
@@ -59,7 +67,8 @@ def motion(
     angle=0.,        # clockwise, degrees
 )->torch.Tensor:     # [3,3], for `draw`
     "The transform of StyleGAN3's input that moves the picture"
-    if bad := [v for v in (x, y, angle) if not math.isfinite(v)]: raise ValueError(f'x={x!r}, y={y!r}, angle={angle!r}; accepted: finite numbers, {bad[0]!r} is none')
+    if bad := [v for v in (x, y, angle) if not math.isfinite(v)]:
+        raise ValueError(f'x={x!r}, y={y!r}, angle={angle!r}; accepted: finite numbers, {bad[0]!r} is none')
     c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     return torch.tensor([[c, s, 0], [-s, c, 0], [0, 0, 1.]]) @ torch.tensor([[1, 0, -x], [0, 1, -y], [0, 0, 1.]])
 
@@ -71,13 +80,17 @@ def mix(
 )->torch.Tensor:
     "Latents of `a` with some layers of `b` (style mixing)"
     layers = sorted(set(layers))
-    if a.shape != b.shape: raise ValueError(f'a has shape {list(a.shape)} and b {list(b.shape)}; accepted: the same for both')
-    if layers and not 0 <= layers[0] <= layers[-1] < a.shape[1]: raise ValueError(f'layers={layers}; accepted: numbers from 0 to {a.shape[1] - 1}')
-    out = a.clone(); out[:, layers] = b[:, layers]
+    if a.shape != b.shape:
+        raise ValueError(f'a has shape {list(a.shape)} and b {list(b.shape)}; accepted: the same for both')
+    if layers and not 0 <= layers[0] <= layers[-1] < a.shape[1]:
+        raise ValueError(f'layers={layers}; accepted: numbers from 0 to {a.shape[1] - 1}')
+    out = a.clone()
+    out[:, layers] = b[:, layers]
     return out
 
 # %% ../../nbs/explore/00_latents.ipynb #7a363433
-def _scores(net, images): return seen_sides(net, F.interpolate(images*127.5 + 128, (SIZE, SIZE), mode='area'))   # [n,2], left and right
+def _scores(net, images):   # [n,2], left and right
+    return seen_sides(net, F.interpolate(images*127.5 + 128, (SIZE, SIZE), mode='area'))
 
 def _elsewhere(size): return 1 - ellipse(size, *AROUND)   # weights [H,W]: all but the mouth
 
@@ -106,7 +119,8 @@ class Directions:
     )->torch.Tensor: # latents
         "Latents of the same people with another cleft"
         main = int(self.usual[1] > self.usual[0])
-        change = torch.zeros(2); change[main], change[1 - main] = severity - side, side
+        change = torch.zeros(2)
+        change[main], change[1 - main] = severity - side, side
         return ws + (change @ self.step).to(ws.device)
 
 # %% ../../nbs/explore/00_latents.ipynb #05114a46
@@ -121,24 +135,33 @@ def find_directions(
     progress=True,   # show a bar
 )->Directions:
     "Ask the networks which way a cleft opens"
-    if not isinstance(G, Generator): raise ValueError(f"G is {type(G).__name__}; accepted: a generator, such as cleftgan_nb.checkpoints.load('phantom-64-cleft-stylegan3-t').sampler")
-    if G.c_dim or G.img_channels != 3: raise ValueError(f'G takes {G.c_dim} labels and makes {G.img_channels} channels; accepted: an unconditional generator of RGB')
-    check_count(2, n=n); check_count(0, seed=seed); check_count(probes=probes, batch=batch)
+    if not isinstance(G, Generator):
+        raise ValueError(f"G is {type(G).__name__}; accepted: a generator, such as "
+                         "cleftgan_nb.checkpoints.load('phantom-64-cleft-stylegan3-t').sampler")
+    if G.c_dim or G.img_channels != 3:
+        raise ValueError(f'G takes {G.c_dim} labels and makes {G.img_channels} channels; accepted: an unconditional '
+                         'generator of RGB')
+    check_count(2, n=n)
+    check_count(0, seed=seed)
+    check_count(probes=probes, batch=batch)
     device, g = _device(G), torch.Generator().manual_seed(seed)
     net = copy.deepcopy((scorer or load_regression()).net).to(device)
     parts = []
-    for index in tqdm(torch.arange(n).split(batch), desc='directions', unit='batch', disable=None if progress else True):
+    for index in tqdm(torch.arange(n).split(batch), desc='directions', unit='batch',
+                      disable=None if progress else True):
         with torch.no_grad(): w = G.mapping(latents(seed, index.tolist(), G.z_dim).to(device), None)[:, 0]
         parts.append(_gradients(G, net, w, torch.randn(probes, len(index), 3, 8, 8, generator=g).to(device)))
     J, rest, scores = (torch.cat(o).float().cpu() for o in zip(*parts))
-    return _solve(J.mean(0), rest.flatten(0, 1), ridge, scores, dict(n=n, seed=seed, probes=probes, ridge=ridge, batch=batch, scorer=scorer.name if scorer else None))
+    return _solve(J.mean(0), rest.flatten(0, 1), ridge, scores,
+                  dict(n=n, seed=seed, probes=probes, ridge=ridge, batch=batch, scorer=scorer.name if scorer else None))
 
 # %% ../../nbs/explore/00_latents.ipynb #c74f3ce6
 def _solve(J, rest, ridge, scores, given):
     "The closed form above, in double precision"
     J, rest = J.double(), rest.double()
     A = rest.mT @ rest/len(rest)
-    if not A.isfinite().all() or not J.isfinite().all(): raise ValueError('the gradients of this generator are not finite, so no direction can be found; is it trained?')
+    if not A.isfinite().all() or not J.isfinite().all():
+        raise ValueError('the gradients of this generator are not finite, so no direction can be found; is it trained?')
     toward = torch.linalg.solve(A + ridge*A.diagonal().mean()*torch.eye(len(A)), J.mT)      # A⁻¹Jᵀ
     step = torch.linalg.solve(J @ toward, toward.mT)
     return Directions(step.float(), tuple(scores.mean(0).tolist()), given)
@@ -154,10 +177,13 @@ def check_directions(
     scorer=None,      # `Regression`; None: the one that ships
 )->dict:              # severity [amounts, n], moved [amounts, n], between [n]: feature distances from the same and to the next person
     "Edit people and look what became of them"
-    if seed == directions.found_with['seed']: raise ValueError(f'seed={seed}: those people were asked for the directions; give another')
-    with torch.inference_mode(): ws = torch.cat([G.mapping(latents(seed, [i], G.z_dim).to(_device(G)), None) for i in range(n)])
+    if seed == directions.found_with['seed']:
+        raise ValueError(f'seed={seed}: those people were asked for the directions; give another')
+    with torch.inference_mode():
+        ws = torch.cat([G.mapping(latents(seed, [i], G.z_dim).to(_device(G)), None) for i in range(n)])
     drawn, scorer = [draw(G, directions.move(ws, severity=a)) for a in amounts], scorer or load_regression()
     severity = np.stack([scorer.score(o) for o in drawn])
     own, *found = [features.features(o, progress=False) for o in (draw(G, ws), *drawn)]
     apart = lambda a, b: np.linalg.norm(np.asarray(a) - np.asarray(b), axis=1)
-    return dict(severity=severity, moved=np.stack([apart(own, o) for o in found]), between=apart(own, np.roll(own, 1, 0)))
+    return dict(severity=severity, moved=np.stack([apart(own, o) for o in found]),
+                between=apart(own, np.roll(own, 1, 0)))

@@ -32,7 +32,8 @@ def _features(network, images):
     return both_ways(network, images, 'images', progress=False)
 
 # %% ../../nbs/explore/07_likeness.ipynb #28194c70
-JUDGED = 'Synthetic people. Severity: what the scorer sees. Person: 0 is the same as with the slider at 0, 1 as far as two people are from each other.'
+JUDGED = ('Synthetic people. Severity: what the scorer sees. Person: 0 is the same as with the slider at 0, 1 as far '
+          'as two people are from each other.')
 
 class Severity(Panel):
     "What the severity slider does to the cleft and to the person"
@@ -45,7 +46,8 @@ class Severity(Panel):
         network=None,                              # with `features(images)`; None: EfficientNet-Lite0, or `Pixels()` where it is not installed
     ):
         self.face, self.amounts, self.others = face, amounts, others
-        self.scorer, self.network, self.latest, self.drawn = scorer or load_regression(), network or _judges()[-1], Latest(self.steps, self.complain), None
+        self.scorer, self.network, self.latest, self.drawn = (scorer or load_regression(), network or _judges()[-1],
+                                                              Latest(self.steps, self.complain), None)
         self.features = lru_cache(256)(lambda state: _features(self.network, face.render(state)[None])[0])
         face.followers.append(self.follow)
 
@@ -67,7 +69,8 @@ def judged(self:Severity,
     "A picture below what is said of it"
     image, start = self.face.render(state), replace(state, severity=0.)
     moved = float(np.linalg.norm(self.features(state) - self.features(start)))/unit
-    return stacked([band(f'severity {self.scorer.score(image[None])[0]:.2f}', 104), band(f'person {moved:.2f}', 104), enlarged(image, 104)])
+    return stacked([band(f'severity {self.scorer.score(image[None])[0]:.2f}', 104), band(f'person {moved:.2f}', 104),
+                    enlarged(image, 104)])
 
 # %% ../../nbs/explore/07_likeness.ipynb #f4d04c69
 @patch
@@ -78,9 +81,13 @@ def picture(self:Severity):
 
 @patch
 def steps(self:Severity, states):
-    for k in range(self.others): self.features(State(self.face.state.seed + 1 + k)); yield
+    for k in range(self.others):
+        self.features(State(self.face.state.seed + 1 + k))
+        yield
     unit = self.between()
-    for frame, state in zip(self.frames, states): frame.value = as_png(self.judged(state, unit)); yield
+    for frame, state in zip(self.frames, states):
+        frame.value = as_png(self.judged(state, unit))
+        yield
     self.drawn, self.note.value = states, caption(JUDGED)
 
 # %% ../../nbs/explore/07_likeness.ipynb #0abb82a4
@@ -93,7 +100,8 @@ def build(self:Severity, w):
     self.face.widget
     self.frames, self.note = [blank(w, 104) for _ in self.amounts], w.HTML(caption(JUDGED))
     if self.visible: self.latest.now(self.states())
-    return w.VBox([row(w, [self.face.controls['seed'], self.face.controls['truncation_psi']]), row(w, self.frames), self.note])
+    return w.VBox([row(w, [self.face.controls['seed'], self.face.controls['truncation_psi']]), row(w, self.frames),
+                   self.note])
 
 # %% ../../nbs/explore/07_likeness.ipynb #8d9d164c
 class Neighbors(Panel):
@@ -105,7 +113,8 @@ class Neighbors(Panel):
         networks=None, # with `name` and `features(images)`; None: `Pixels()`, and EfficientNet-Lite0 where it is installed
         n=4,           # neighbors
     ):
-        self.face, self.n, self.networks, self.latest = face, n, networks or _judges(), Latest(self.steps, self.complain)
+        self.face, self.n, self.networks, self.latest = (face, n, networks or _judges(),
+                                                         Latest(self.steps, self.complain))
         self.dataset = dataset if isinstance(dataset, ImageFolderDataset) else ImageFolderDataset(dataset)
         self.images, self.found = [], {network.name: [] for network in self.networks}
         if not _phantoms(self.dataset.path): self.kind = 'photographs of people beside a synthetic picture'
@@ -123,7 +132,8 @@ def prepare(self:Neighbors, batch=2):
     "Read the dataset and its features, some images at a time"
     while (first := sum(map(len, self.images))) < len(self.dataset):
         some = self.dataset.batch(range(first, min(first + batch, len(self.dataset))))[0].permute(0, 2, 3, 1).numpy()
-        found = [_features(network, some).reshape(2, len(some), -1) for network in self.networks]      # all of them, before any is kept
+        # all of them, before any is kept
+        found = [_features(network, some).reshape(2, len(some), -1) for network in self.networks]
         for network, features in zip(self.networks, found): self.found[network.name].append(features)
         self.images.append(some)
         yield first + len(some)
@@ -136,14 +146,17 @@ def nearest(self:Neighbors,
 )->list:     # (distance, image), the nearest first
     "The nearest of the dataset, mirrored where that is nearer"
     y, images = np.concatenate(self.found[network.name], 1), np.concatenate(self.images)
-    d = np.sqrt(((y - _features(network, image[None])[0])**2).sum(2)); best = d.min(0)
-    return [(best[k], mirrored(images[[k]])[0] if d[1, k] < d[0, k] else images[k]) for k in np.argsort(best, kind='stable')[:self.n]]
+    d = np.sqrt(((y - _features(network, image[None])[0])**2).sum(2))
+    best = d.min(0)
+    return [(best[k], mirrored(images[[k]])[0] if d[1, k] < d[0, k] else images[k])
+            for k in np.argsort(best, kind='stable')[:self.n]]
 
 # %% ../../nbs/explore/07_likeness.ipynb #c2572ee0
 def _resized(image, size):
     "An image of a dataset, as large as the face"
     if len(image) == size: return image
-    return np.asarray(Image.fromarray(image.squeeze()).resize((size, size), Image.Resampling.LANCZOS)).reshape(size, size, -1)
+    return np.asarray(Image.fromarray(image.squeeze()).resize((size, size), Image.Resampling.LANCZOS)).reshape(size,
+            size, -1)
 
 # %% ../../nbs/explore/07_likeness.ipynb #4533d0f1
 @patch
@@ -151,7 +164,8 @@ def rows(self:Neighbors, network):
     "A row of `labeled`"
     image = self.face.render(self.face.state)
     found = self.nearest(image, network)
-    return {f'{network.name}: the face, then {", ".join(f"{d:.3g}" for d, _ in found)} away': [image] + [_resized(near, len(image)) for _, near in found]}
+    return {f'{network.name}: the face, then {", ".join(f"{d:.3g}" for d, _ in found)} away': [image]
+            + [_resized(near, len(image)) for _, near in found]}
 
 # %% ../../nbs/explore/07_likeness.ipynb #5231c2cc
 @patch
@@ -162,9 +176,14 @@ def picture(self:Neighbors):
 # %% ../../nbs/explore/07_likeness.ipynb #07eb539d
 @patch
 def steps(self:Neighbors):
-    for k in self.prepare(): self.note.value = caption(f'{k} of {len(self.dataset)} images'); yield
+    for k in self.prepare():
+        self.note.value = caption(f'{k} of {len(self.dataset)} images')
+        yield
     self.note.value, shown = caption(f'Left: synthetic. Right: from the dataset ({self.kind}).'), {}
-    for network in self.networks: shown |= self.rows(network); self.frame.value = as_png(labeled(shown), self.kind); yield
+    for network in self.networks:
+        shown |= self.rows(network)
+        self.frame.value = as_png(labeled(shown), self.kind)
+        yield
 
 # %% ../../nbs/explore/07_likeness.ipynb #5f5bf103
 @patch

@@ -25,7 +25,8 @@ def enlarged(
 )->Image.Image:
     "A picture, large enough to be looked at"
     image = Image.fromarray(np.asarray(image).squeeze())
-    return image if image.width >= size else image.resize((size, round(image.height*size/image.width)), Image.Resampling.LANCZOS)
+    return image if image.width >= size else image.resize((size, round(image.height*size/image.width)),
+                                                          Image.Resampling.LANCZOS)
 
 # %% ../../nbs/explore/02_panel.ipynb #498c80cd
 def as_png(
@@ -42,7 +43,8 @@ def labeled(
     "Rows of pictures, each below what it shows"
     parts = []
     for words, images in rows.items():
-        strip = enlarged(np.hstack([image if image.shape[2] == 3 else image.repeat(3, 2) for image in images]), 128*len(images))
+        strip = enlarged(np.hstack([image if image.shape[2] == 3 else image.repeat(3, 2) for image in images]),
+                         128*len(images))
         parts += [band(words, strip.width), strip]
     return stacked(parts)
 
@@ -62,14 +64,17 @@ def stacked(
 )->Image.Image:
     "Pictures below each other, on white"
     sheet, top = Image.new('RGB', (max(p.width for p in parts), sum(p.height for p in parts)), 'white'), 0
-    for part in parts: sheet.paste(part, (0, top)); top += part.height
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height
     return sheet
 
 # %% ../../nbs/explore/02_panel.ipynb #7d2ae5c7
 def _widgets():
     "ipywidgets, which the library itself does without"
     try: import ipywidgets
-    except ImportError: raise ImportError('sliders need ipywidgets: pip install ipywidgets jupyterlab matplotlib') from None
+    except ImportError:
+        raise ImportError('sliders need ipywidgets: pip install ipywidgets jupyterlab matplotlib') from None
     return ipywidgets
 
 WHOSE = {'synthetic': 'Synthetic: no real person is shown'}   # above pictures of each kind
@@ -86,7 +91,9 @@ class Panel:
     @property
     def awake(self): return self.visible and 'widget' in self.__dict__
     def complain(self, error): self.note.value = caption(f'{type(error).__name__}: {error}', '#c44e52')
-    def static(self): picture = self.picture(); return stacked([band(WHOSE.get(self.kind, self.kind), picture.width), picture])
+    def static(self):
+        picture = self.picture()
+        return stacked([band(WHOSE.get(self.kind, self.kind), picture.width), picture])
 
 # %% ../../nbs/explore/02_panel.ipynb #910e614a
 @patch

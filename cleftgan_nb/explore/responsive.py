@@ -83,7 +83,10 @@ def guess(self:Coarse,
 def _moved(image, transform):
     "A picture moved as StyleGAN3's input is"
     half = len(image)/2
-    to, back = np.array([[1/(2*half), 0, -.5], [0, 1/(2*half), -.5], [0, 0, 1]]), np.array([[2*half, 0, half], [0, 2*half, half], [0, 0, 1]])
+    to, back = (np.array([[1/(2*half), 0, -.5], [0, 1/(2*half), -.5], [0, 0, 1]]),
+                np.array([[2*half, 0, half], [0, 2*half, half], [0, 0, 1]]))
     fill = tuple(image.mean((0, 1)).astype(int).tolist()) if image.shape[2] == 3 else int(image.mean())
-    moved = Image.fromarray(image.squeeze()).transform(image.shape[1::-1], Image.Transform.AFFINE, (back@transform@to)[:2].ravel(), Image.Resampling.BILINEAR, fillcolor=fill)
+    moved = Image.fromarray(image.squeeze()).transform(image.shape[1::-1], Image.Transform.AFFINE,
+                                                       (back@transform@to)[:2].ravel(), Image.Resampling.BILINEAR,
+                                                       fillcolor=fill)
     return np.asarray(moved).reshape(image.shape)

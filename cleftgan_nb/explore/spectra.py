@@ -38,7 +38,8 @@ def layers(
     G,     # a generator
 )->dict:   # name → Layer, from the coarsest to the finest
     "The layers that can be listened to"
-    return {name: _layer(name, m) for name, m in G.synthesis.named_modules() if isinstance(m, (stylegan2.SynthesisLayer, stylegan3.SynthesisLayer))}
+    return {name: _layer(name, m) for name, m in G.synthesis.named_modules()
+            if isinstance(m, (stylegan2.SynthesisLayer, stylegan3.SynthesisLayer))}
 
 # %% ../../nbs/explore/05_spectra.ipynb #77faf52e
 def find_layer(
@@ -88,7 +89,8 @@ def spectrum(
     x, n = np.asarray(x, np.float64), x.shape[-1]
     fade = np.hanning(n + 2)[1:-1]
     power = (np.abs(np.fft.fft2(x*fade[:, None]*fade))**2).mean(0)/fade.sum()**4
-    f = np.fft.fftfreq(n, 1/n); ring = np.hypot(f[:, None], f).round().astype(int)
+    f = np.fft.fftfreq(n, 1/n)
+    ring = np.hypot(f[:, None], f).round().astype(int)
     power = np.bincount(ring.ravel(), power.ravel())/np.bincount(ring.ravel())
     return np.arange(n//2 + 1)*rate/n, 10*np.log10(power[:n//2 + 1] + 1e-20)
 
@@ -109,7 +111,8 @@ def drawn(
 )->Image.Image:
     "A figure as pixels, which need no matplotlib to be shown"
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    canvas = FigureCanvasAgg(figure); canvas.draw()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 # %% ../../nbs/explore/05_spectra.ipynb #5dcc8035
@@ -132,10 +135,14 @@ def _spectrum(ax, layer, heard):
     if hasattr(layer.module, 'geometry') and not layer.module.geometry.is_torgb:
         g, p = spectrum(unfiltered(layer, heard), layer.module.geometry.inp.rate)
         ax.plot(g, p - top, color='#c44e52', lw=1.2, ls='--', label='without filters')
-    ax.axvline(layer.cutoff, color='.3', lw=1); ax.axvspan(layer.cutoff, min(layer.stopband, layer.rate/2), color='.85', lw=0)
-    ax.text(layer.cutoff, 6, f'cutoff {layer.cutoff:.3g}', ha='right' if layer.cutoff > .4*layer.rate else 'center', fontsize=8)
-    ax.set(xlim=(0, layer.rate/2), ylim=(min(-60, power.min() - top - 3), 5), xlabel='cycles across the image', ylabel='power, dB')
-    ax.legend(frameon=False, fontsize=8, loc='lower left'); ax.spines[['top', 'right']].set_visible(False)
+    ax.axvline(layer.cutoff, color='.3', lw=1)
+    ax.axvspan(layer.cutoff, min(layer.stopband, layer.rate/2), color='.85', lw=0)
+    ax.text(layer.cutoff, 6, f'cutoff {layer.cutoff:.3g}', ha='right' if layer.cutoff > .4*layer.rate else 'center',
+            fontsize=8)
+    ax.set(xlim=(0, layer.rate/2), ylim=(min(-60, power.min() - top - 3), 5), xlabel='cycles across the image',
+           ylabel='power, dB')
+    ax.legend(frameon=False, fontsize=8, loc='lower left')
+    ax.spines[['top', 'right']].set_visible(False)
 
 # %% ../../nbs/explore/05_spectra.ipynb #2bd25b82
 def plot_layer(
@@ -151,9 +158,11 @@ def plot_layer(
     layer = find_layer(G, name)
     with torch.inference_mode(), listening(G, [name], stop=True) as heard: draw(G, ws, transform)
     figure = Figure(figsize=(6.4, 3.6), dpi=100)
-    grid = figure.add_gridspec(2, channels, height_ratios=(1, 1.7), left=.1, right=.98, bottom=.13, top=.86, hspace=.32, wspace=.06)
+    grid = figure.add_gridspec(2, channels, height_ratios=(1, 1.7), left=.1, right=.98, bottom=.13, top=.86,
+                               hspace=.32, wspace=.06)
     with torch.inference_mode(): _spectrum(figure.add_subplot(grid[1, :]), layer, heard[name])
-    _channels([figure.add_subplot(grid[0, k]) for k in range(channels)], heard[name].out[0].float().cpu().numpy(), layer.rate)
+    _channels([figure.add_subplot(grid[0, k]) for k in range(channels)], heard[name].out[0].float().cpu().numpy(),
+              layer.rate)
     figure.suptitle(f'{name}: {heard[name].out.shape[1]} channels, {layer.rate} samples across the image', fontsize=9)
     return drawn(figure)
 
@@ -163,16 +172,23 @@ def plot_spectra(
     ws, # [1,num_ws,w_dim]
 ):      # PIL image
     "The spectra of all layers in one plot; a dot at each cutoff"
-    try: from matplotlib import colormaps; from matplotlib.figure import Figure
+    try:
+        from matplotlib import colormaps
+        from matplotlib.figure import Figure
     except ImportError: raise ImportError('plot_spectra needs matplotlib: pip install matplotlib') from None
     found = layers(G)
     with torch.inference_mode(), listening(G, found) as heard: draw(G, ws)
-    figure = Figure(figsize=(6.4, 3), dpi=100, layout='constrained'); ax = figure.add_subplot()
+    figure = Figure(figsize=(6.4, 3), dpi=100, layout='constrained')
+    ax = figure.add_subplot()
     for color, layer in zip(colormaps['viridis'](np.linspace(0, .9, len(found))), found.values()):
         f, power = spectrum(heard[layer.name].out[0].float().cpu().numpy(), layer.rate)
         ax.plot(f, power - power.max(), color=color, lw=1.2, label=layer.name.split('_')[0])
         ax.plot(layer.cutoff, np.interp(layer.cutoff, f, power - power.max()), 'o', color=color, ms=4)
-    most = G.img_resolution//2; octaves = 2**np.arange(most.bit_length())
-    ax.set(xscale='log', xlim=(1, most*1.05), ylim=(-80, 5), xlabel='cycles across the image', ylabel='power, dB'); ax.set_xticks(octaves, octaves); ax.minorticks_off()
-    ax.legend(frameon=False, fontsize=7, loc='center left', bbox_to_anchor=(1, .5)); ax.spines[['top', 'right']].set_visible(False)
+    most = G.img_resolution//2
+    octaves = 2**np.arange(most.bit_length())
+    ax.set(xscale='log', xlim=(1, most*1.05), ylim=(-80, 5), xlabel='cycles across the image', ylabel='power, dB')
+    ax.set_xticks(octaves, octaves)
+    ax.minorticks_off()
+    ax.legend(frameon=False, fontsize=7, loc='center left', bbox_to_anchor=(1, .5))
+    ax.spines[['top', 'right']].set_visible(False)
     return drawn(figure)

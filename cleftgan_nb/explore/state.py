@@ -16,7 +16,8 @@ from ..checkpoints.labels import Labels
 __all__ = ['LIMITS', 'State']
 
 # %% ../../nbs/explore/01_state.ipynb #12869a55
-LIMITS = dict(truncation_psi=(0., 1.5), severity=(-1., 1.), side=(-1., 1.), x=(-.5, .5), y=(-.5, .5), angle=(-180., 180.), along=(0., 1.))
+LIMITS = dict(truncation_psi=(0., 1.5), severity=(-1., 1.), side=(-1., 1.), x=(-.5, .5), y=(-.5, .5),
+              angle=(-180., 180.), along=(0., 1.))
 
 @dataclass(frozen=True)
 class State:
@@ -43,7 +44,8 @@ def _check(self:State):
     object.__setattr__(self, 'layers', tuple(sorted({_whole('layers', v) for v in layers})))
     for name in ('seed', 'other', 'to'): object.__setattr__(self, name, _whole(name, getattr(self, name)))
     for name, (low, high) in LIMITS.items():
-        if not isinstance(v := getattr(self, name), Real) or not low <= v <= high: raise ValueError(f'{name}={v!r}; accepted: a number from {low:g} to {high:g}')
+        if not isinstance(v := getattr(self, name), Real) or not low <= v <= high:
+            raise ValueError(f'{name}={v!r}; accepted: a number from {low:g} to {high:g}')
 
 def _whole(name, v):
     "A plain int; NumPy's are taken, too"
@@ -59,14 +61,17 @@ def ws(self:State,
     directions=None, # of `find_directions`, or the `Labels` of a network that takes some; needed for severity and side only
 ):                   # [1,num_ws,w_dim]
     "The latents of a face"
-    if self.layers and not 0 <= min(self.layers) <= max(self.layers) < G.num_ws: raise ValueError(f'layers={self.layers}; accepted: numbers from 0 to {G.num_ws - 1}')
+    if self.layers and not 0 <= min(self.layers) <= max(self.layers) < G.num_ws:
+        raise ValueError(f'layers={self.layers}; accepted: numbers from 0 to {G.num_ws - 1}')
     label = directions.label(self.severity, self.side) if isinstance(directions, Labels) else None
     of = lambda seed: latent_of(G, seed, self.truncation_psi, label)
     found = of(self.seed)
     if self.layers: found = mix(found, of(self.other), self.layers)
     if self.along: found = found.lerp(of(self.to), self.along)
     if label is not None or not (self.severity or self.side): return found
-    if directions is None: raise ValueError(f'severity={self.severity:g}, side={self.side:g}, but there are no directions to move along; give directions=find_directions(G)')
+    if directions is None:
+        raise ValueError(f'severity={self.severity:g}, side={self.side:g}, but there are no directions to move '
+                         'along; give directions=find_directions(G)')
     return directions.move(found, severity=self.severity, side=self.side)
 
 # %% ../../nbs/explore/01_state.ipynb #b1fd0b46
@@ -90,23 +95,34 @@ def code(self:State,
     directions=None, # of `find_directions`, or `Labels`
 )->str:              # `image` and `ws`, to the same bytes
     "A cell that draws the picture again"
-    psi, steps, names, asked = f', truncation_psi={self.truncation_psi!r}', [], ['draw', 'latent_of'], isinstance(directions, Labels)
-    if asked: steps.append(_ask(self, directions)); psi += ', label=label'
+    psi, steps, names, asked = (f', truncation_psi={self.truncation_psi!r}', [], ['draw', 'latent_of'],
+                                isinstance(directions, Labels))
+    if asked:
+        steps.append(_ask(self, directions))
+        psi += ', label=label'
     steps.append(f'ws = latent_of(G, {self.seed}{psi})')
-    if self.layers: steps.append(f'ws = mix(ws, latent_of(G, {self.other}{psi}), {list(self.layers)})'); names.append('mix')
+    if self.layers:
+        steps.append(f'ws = mix(ws, latent_of(G, {self.other}{psi}), {list(self.layers)})')
+        names.append('mix')
     if self.along: steps.append(f'ws = ws.lerp(latent_of(G, {self.to}{psi}), {self.along!r})')
-    if (self.severity or self.side) and not asked: steps += _move(self, directions); names.append('find_directions')
+    if (self.severity or self.side) and not asked:
+        steps += _move(self, directions)
+        names.append('find_directions')
     moved = f', motion({self.x!r}, {self.y!r}, {self.angle!r})' if self.x or self.y or self.angle else ''
     more = ['from cleftgan_nb.checkpoints.labels import label_of']*asked
-    return '\n'.join(['from PIL import Image', 'from cleftgan_nb import checkpoints', f'from cleftgan_nb.explore import {", ".join(sorted(names + ["motion"]*bool(moved)))}', *more, '',
-                      f'G = checkpoints.load({checkpoint!r}).sampler', *steps, f'image = draw(G, ws{moved})[0]', "Image.fromarray(image.squeeze())   # synthetic: nobody is shown"])
+    return '\n'.join(['from PIL import Image', 'from cleftgan_nb import checkpoints',
+                      f'from cleftgan_nb.explore import {", ".join(sorted(names + ["motion"]*bool(moved)))}', *more, '',
+                      f'G = checkpoints.load({checkpoint!r}).sampler', *steps, f'image = draw(G, ws{moved})[0]',
+                      "Image.fromarray(image.squeeze())   # synthetic: nobody is shown"])
 
 # %% ../../nbs/explore/01_state.ipynb #4e7f8913
 def _move(state, directions):
     "The lines that move along the directions"
-    given = {k: v for k, v in directions.found_with.items() if k in ('n', 'seed') or v != inspect.signature(find_directions).parameters[k].default}
+    given = {k: v for k, v in directions.found_with.items()
+             if k in ('n', 'seed') or v != inspect.signature(find_directions).parameters[k].default}
     own = f"   # with your own scorer={given.pop('scorer')}" if 'scorer' in given else ''
-    return [f'directions = find_directions(G, {", ".join(f"{k}={v!r}" for k, v in given.items())}){own}', f'ws = directions.move(ws, severity={state.severity!r}, side={state.side!r})']
+    return [f'directions = find_directions(G, {", ".join(f"{k}={v!r}" for k, v in given.items())}){own}',
+            f'ws = directions.move(ws, severity={state.severity!r}, side={state.side!r})']
 
 # %% ../../nbs/explore/01_state.ipynb #d1b9e950
 def _ask(state, labels):

@@ -36,7 +36,9 @@ class Walk(Panel):
 # %% ../../nbs/explore/06_views.ipynb #38617a9b
 @patch
 def steps(self:Walk, states):
-    for frame, state in zip(self.frames, states): frame.value = as_png(self.face.render(state)); yield
+    for frame, state in zip(self.frames, states):
+        frame.value = as_png(self.face.render(state))
+        yield
     self.drawn, self.note.value = states, ''
 
 # %% ../../nbs/explore/06_views.ipynb #2c73508c
@@ -46,11 +48,14 @@ def build(self:Walk, w):
     self.frames, self.note = [blank(w, 96) for _ in range(self.n)], w.HTML()
     if self.visible: self.latest.now(self.states())
     c = self.face.controls
-    return w.VBox([row(w, [c['seed'], c['to'], c['along']]), row(w, self.frames), self.face.frame, self.face.note, self.note])
+    return w.VBox([row(w, [c['seed'], c['to'], c['along']]), row(w, self.frames), self.face.frame, self.face.note,
+                   self.note])
 
 # %% ../../nbs/explore/06_views.ipynb #b7719162
 @patch
-def picture(self:Walk): return labeled({f'through W from seed {self.face.state.seed} to seed {self.face.state.to}': [self.face.render(s) for s in self.states()]})
+def picture(self:Walk):
+    return labeled({f'through W from seed {self.face.state.seed} to seed '
+                    f'{self.face.state.to}': [self.face.render(s) for s in self.states()]})
 
 # %% ../../nbs/explore/06_views.ipynb #c16f76cd
 class Layers(Panel):
@@ -64,7 +69,9 @@ class Layers(Panel):
         self.name, self.latest = name or self.names[2*len(self.names)//3], Latest(self.steps, self.complain)
         face.followers.append(self.follow)
 
-    def picture(self): s = self.face.state; return plot_layer(self.face.G, s.ws(self.face.G, self.face.directions), self.name, s.transform())
+    def picture(self):
+        s = self.face.state
+        return plot_layer(self.face.G, s.ws(self.face.G, self.face.directions), self.name, s.transform())
 
     def follow(self):
         if self.awake: self.latest()
@@ -80,11 +87,14 @@ def steps(self:Layers):
 @patch
 def build(self:Layers, w):
     self.face.widget
-    self.choice = w.SelectionSlider(options=self.names, value=self.name, description='layer', layout=w.Layout(width='420px'))
+    self.choice = w.SelectionSlider(options=self.names, value=self.name, description='layer',
+                                    layout=w.Layout(width='420px'))
     self.choice.observe(lambda change: self.latest(), 'value')
     self.frame, self.note = blank(w, 640), w.HTML()
     if self.visible: self.latest.now()
-    return w.VBox([self.choice, row(w, [self.frame, w.VBox([self.face.frame, self.face.note, self.note], layout=w.Layout(width=f'{SHOWN + 24}px'))])])
+    return w.VBox([self.choice, row(w, [self.frame,
+                                        w.VBox([self.face.frame, self.face.note, self.note],
+                                               layout=w.Layout(width=f'{SHOWN + 24}px'))])])
 
 # %% ../../nbs/explore/06_views.ipynb #e976e412
 class Training(Panel):
@@ -97,7 +107,8 @@ class Training(Panel):
 
     def picture(self):
         parts = [drawn(p) if hasattr(p, 'savefig') else p.convert('RGB') for p in watch.page(self.run).values()]
-        return stacked([p if p.width <= 900 else p.resize((900, round(p.height*900/p.width))) for p in parts]) if parts else band(self.words(), 2*SHOWN)
+        return (stacked([p if p.width <= 900 else p.resize((900, round(p.height*900/p.width))) for p in parts])
+                if parts else band(self.words(), 2*SHOWN))
 
     def words(self): return watch.status(self.run).replace('*', '')
 
@@ -107,7 +118,8 @@ def look(self:Training):
     "Show what is new"
     try:
         self.note.value = caption(f'Synthetic pictures. {self.words()}')
-        if (now := watch.stamp(self.run)) != self.stamp: self.frame.value, self.stamp = as_png(self.picture(), self.kind), now
+        if (now := watch.stamp(self.run)) != self.stamp:
+            self.frame.value, self.stamp = as_png(self.picture(), self.kind), now
     except Exception as e: self.complain(e)          # a file that is just being written: the next look will do
 
 # %% ../../nbs/explore/06_views.ipynb #b30e35bd
@@ -122,14 +134,18 @@ async def watch(self:Training):
 @patch
 def follow_run(self:Training, on):
     "Start or end the looking"
-    if self.task is not None: self.task.cancel(); self.task = None
+    if self.task is not None:
+        self.task.cancel()
+        self.task = None
     try: self.task = asyncio.get_running_loop().create_task(self.watch()) if on else None
     except RuntimeError: self.look()
 
 # %% ../../nbs/explore/06_views.ipynb #fe1d2990
 @patch
 def build(self:Training, w):
-    self.button, self.note, self.frame = w.ToggleButton(description='Follow', tooltip=f'look every {self.every:g} s'), w.HTML(), blank(w, 900)
+    self.button, self.note, self.frame = (w.ToggleButton(description='Follow',
+                                                         tooltip=f'look every {self.every:g} s'), w.HTML(),
+                                                         blank(w, 900))
     self.button.observe(lambda change: self.follow_run(change['new']), 'value')
     self.look()
     return w.VBox([row(w, [self.button, self.note]), self.frame])

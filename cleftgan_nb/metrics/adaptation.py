@@ -21,7 +21,8 @@ __all__ = ['FACE', 'LIP', 'MOUTH', 'AROUND', 'BEYOND', 'YCBCR', 'COLOR', 'KAPPA'
            'aggregate', 'calibrate', 'line', 'load_adaptation']
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #686becb0
-FACE, LIP, MOUTH, AROUND = (.5, .52, .31, .39), (.5, .655, .13, .06), (.5, .664, .18, .14), (.5, .656, .235, .19)   # middle x, y and radii
+# middle x, y and radii
+FACE, LIP, MOUTH, AROUND = (.5, .52, .31, .39), (.5, .655, .13, .06), (.5, .664, .18, .14), (.5, .656, .235, .19)
 BEYOND = .1   # weight of hair, clothes and background: they shall not be wrong, but they aren't the question
 
 def ellipse(
@@ -38,7 +39,8 @@ def windows(
 )->tuple:  # four [size,size]: the face, the upper lip, the area around the mouth, the skin in it
     "Weights of the pixels for the losses, for the score, where a difference may be a cleft, and for the brightness that it is compared with"
     around = ellipse(size, *AROUND)
-    return BEYOND + (1 - BEYOND)*ellipse(size, *FACE), ellipse(size, *LIP), around, (around - ellipse(size, *MOUTH)).clamp(min=0)
+    return (BEYOND + (1 - BEYOND)*ellipse(size, *FACE), ellipse(size, *LIP), around,
+            (around - ellipse(size, *MOUTH)).clamp(min=0))
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #4fbabb40
 def weighted_error(
@@ -57,7 +59,8 @@ def seen_distance(
     weight=1.,  # of the learned distance, λ
 ):              # [n]
     "How far apart, as far as is seen"
-    return weighted_error(x, y, seen) + (weight*perceptual.distance(y, x*(1 - hidden) + y.detach()*hidden) if weight else 0)
+    return weighted_error(x, y, seen) + (weight*perceptual.distance(y, x*(1 - hidden) + y.detach()*hidden) if weight
+                                         else 0)
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #b8b37f30
 def coarse(
@@ -94,12 +97,18 @@ class Adaptation:
     name:str='severity_adaptation'
 
     def __post_init__(self):
-        if not isinstance(self.G_ema, Generator): raise ValueError(f"G_ema is {type(self.G_ema).__name__}; accepted: a generator, such as cleftgan_nb.checkpoints.load('phantom-64-stylegan3-r').G_ema")
-        if self.G_ema.c_dim or self.G_ema.img_channels != 3: raise ValueError(f'G_ema takes {self.G_ema.c_dim} labels and makes {self.G_ema.img_channels} channels; accepted: an unconditional generator of RGB')
-        check_count(search=self.search, drawn=self.drawn); check_count(0, steps=self.steps, seed=self.seed, shift=self.shift)
+        if not isinstance(self.G_ema, Generator):
+            raise ValueError(f"G_ema is {type(self.G_ema).__name__}; accepted: a generator, such as "
+                             "cleftgan_nb.checkpoints.load('phantom-64-stylegan3-r').G_ema")
+        if self.G_ema.c_dim or self.G_ema.img_channels != 3:
+            raise ValueError(f'G_ema takes {self.G_ema.c_dim} labels and makes {self.G_ema.img_channels} channels; '
+                             'accepted: an unconditional generator of RGB')
+        check_count(search=self.search, drawn=self.drawn)
+        check_count(0, steps=self.steps, seed=self.seed, shift=self.shift)
         for k in ('search_lr', 'lr', 'tau'):
             if not getattr(self, k) > 0: raise ValueError(f'{k}={getattr(self, k)!r}; accepted: a number above 0')
-        if self.scale is not None and len(self.scale) != 2: raise ValueError(f'scale={self.scale!r}; accepted: (a, b) as calibrate finds them, or None')
+        if self.scale is not None and len(self.scale) != 2:
+            raise ValueError(f'scale={self.scale!r}; accepted: (a, b) as calibrate finds them, or None')
         if self.perceptual is None: self.perceptual = stlpips()
         self.G_ema = copy.deepcopy(self.G_ema).eval().requires_grad_(False)
 
@@ -119,11 +128,13 @@ def start(self:Adaptation): # (average w, spread, map from coarse pixels to v)
 def _learn_start(self:Adaptation):
     G = self.G_ema
     with torch.no_grad():
-        w = torch.cat([G.mapping(latents(self.seed, range(i, i + 1), G.z_dim))[:, 0] for i in range(max(self.drawn, 320))])
+        w = torch.cat([G.mapping(latents(self.seed, range(i, i + 1), G.z_dim))[:, 0]
+                       for i in range(max(self.drawn, 320))])
         middle, spread = w.mean(0), w.std(0) + 1e-8
         v = ((w - middle)/spread)[:self.drawn]
         faces = torch.cat([_draw(G.synthesis, some) for some in w[:self.drawn].split(1)])
-    return middle, spread, ridge(coarse(faces), v, 100.)   # 100: chosen on phantoms that the generator was not trained on
+    # 100: chosen on phantoms that the generator was not trained on
+    return middle, spread, ridge(coarse(faces), v, 100.)
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #9fb45720
 @patch
@@ -139,8 +150,10 @@ def closest(self:Adaptation,
         opt.param_groups[0]['lr'] = self.search_lr*min(1, (self.search - k)/(.4*self.search))
         y = _draw(self.G_ema.synthesis, middle + spread*v)
         hidden = doubt(x, y.detach(), self.tau) if k >= self.search//3 else torch.zeros_like(face)
-        loss = seen_distance(x, y, face*(1 - hidden), hidden, self.perceptual, self.weight).sum() + self.prior*v.square().sum()
-        v.grad, = torch.autograd.grad(loss, v); opt.step()
+        loss = (seen_distance(x, y, face*(1 - hidden), hidden, self.perceptual, self.weight).sum()
+                + self.prior*v.square().sum())
+        v.grad, = torch.autograd.grad(loss, v)
+        opt.step()
     return (middle + spread*v).detach()
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #ff708080
@@ -155,7 +168,8 @@ def doubt(
 # %% ../../nbs/metrics/12_adaptation.ipynb #7ca09a10
 def _free(net):
     "Weights to adapt"
-    found = [p for name, p in net.named_parameters() if not name.startswith('input.') and not name.endswith('affine.weight')]
+    found = [p for name, p in net.named_parameters()
+             if not name.startswith('input.') and not name.endswith('affine.weight')]
     for p in found: p.requires_grad_(True)
     return found
 
@@ -179,7 +193,8 @@ def adapt(self:Adaptation,
     return torch.cat(faces)
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #58968780
-YCBCR = torch.tensor([[.299, .587, .114], [-.168736, -.331264, .5], [.5, -.418688, -.081312]])   # of RGB, ITU-R BT.601 as in JPEG
+# of RGB, ITU-R BT.601 as in JPEG
+YCBCR = torch.tensor([[.299, .587, .114], [-.168736, -.331264, .5], [.5, -.418688, -.081312]])
 COLOR = 4.   # weight of the colors beside brightness
 
 def heatmap(
@@ -195,12 +210,14 @@ def heatmap(
     for i in range(2*shift + 1):
         for j in range(2*shift + 1):
             d = x - y[..., i:i + h, j:j + w]
-            least = torch.minimum(least, d[:, 0].clamp(max=0).square() + lighter*d[:, 0].clamp(min=0).square() + color*d[:, 1:].square().sum(1))
+            least = torch.minimum(least, d[:, 0].clamp(max=0).square() + lighter*d[:, 0].clamp(min=0).square()
+                                  + color*d[:, 1:].square().sum(1))
     return least.double().numpy()
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #4b3488ed
 KAPPA = .3              # share of the skin's brightness that is half a difference
-REST, LEAST = .4, .05   # of what the rest of the face differs, not counted at the lip; so little can't be told from softness, and equal pictures have a number
+# of what the rest of the face differs, not counted at the lip; so little can't be told from softness, and equal pictures have a number
+REST, LEAST = .4, .05
 
 def aggregate(
     maps,      # [n,H,W]
@@ -224,7 +241,9 @@ def _pictures(self:Adaptation, images):
     size = self.G_ema.img_resolution
     for some in image_batches(images):
         n, h, w, c = some.shape
-        if h != w or h < size: raise ValueError(f'images are {h} x {w} pixels; accepted: square ones of at least {size} x {size}, aligned as cleftgan_nb.data.prepare does')
+        if h != w or h < size:
+            raise ValueError(f'images are {h} x {w} pixels; accepted: square ones of at least {size} x {size}, '
+                             'aligned as cleftgan_nb.data.prepare does')
         x = torch.from_numpy(np.ascontiguousarray(some)).permute(0, 3, 1, 2).float().expand(-1, 3, -1, -1)/127.5 - 1
         yield from (x if h == size else F.interpolate(x, (size, size), mode='area')).split(1)
 
@@ -232,7 +251,8 @@ def _pictures(self:Adaptation, images):
 def _normalized(self:Adaptation, images, progress):
     from tqdm.auto import tqdm
     total = len(images) if hasattr(images, '__len__') else None
-    for x in tqdm(self._pictures(images), total=total, unit='image', desc=self.name, disable=None if progress else True):
+    for x in tqdm(self._pictures(images), total=total, unit='image', desc=self.name,
+                  disable=None if progress else True):
         with torch.enable_grad(): face = self.adapt(x, self.closest(x))[-1:]
         yield x, face, heatmap(x, face, round(self.shift*x.shape[-1]/64))
 
@@ -257,7 +277,9 @@ def score(self:Adaptation,
     progress=False,# show a bar
 )->np.ndarray:     # [N], 0 no cleft … 1 the widest
     "Severity of each picture"
-    if self.scale is None: raise ValueError('this scorer has no scale; make one with calibrate(scorer, images, severities), or give Adaptation(…, scale=(a, b)) that such a call found')
+    if self.scale is None:
+        raise ValueError('this scorer has no scale; make one with calibrate(scorer, images, severities), or give '
+                         'Adaptation(…, scale=(a, b)) that such a call found')
     return np.clip(self.scale[0] + self.scale[1]*self.normality(images, progress), 0, 1)
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #99b7c880
@@ -269,7 +291,8 @@ def calibrate(
 )->Adaptation:       # the same with a scale
     "The straight line from -log10 A to severity with the least squared error"
     t, n = np.asarray(severities, np.float64), scorer.normality(images, progress)
-    scaled = copy.copy(scorer); scaled.scale = line(n, t)
+    scaled = copy.copy(scorer)
+    scaled.scale = line(n, t)
     return scaled
 
 def line(
@@ -278,9 +301,14 @@ def line(
 )->tuple:       # (a, b): severity = a + b·normality
     "Least squares"
     n, t = np.asarray(normality, np.float64), np.asarray(severities, np.float64)
-    if n.shape != t.shape or t.ndim != 1 or len(t) < 3: raise ValueError(f'{list(n.shape)} images and severities of shape {list(t.shape)}; accepted: a number for each of 3 images or more')
-    if not np.isfinite(t).all() or t.min() < 0 or t.max() > 1: raise ValueError(f'severities from {t.min():.4g} to {t.max():.4g}; accepted: 0 to 1')
-    if n.std() < 1e-9 or t.std() < 1e-9: raise ValueError('images or severities are all alike, so no line can be drawn through them; give images of different severities')
+    if n.shape != t.shape or t.ndim != 1 or len(t) < 3:
+        raise ValueError(f'{list(n.shape)} images and severities of shape {list(t.shape)}; accepted: a number for '
+                         'each of 3 images or more')
+    if not np.isfinite(t).all() or t.min() < 0 or t.max() > 1:
+        raise ValueError(f'severities from {t.min():.4g} to {t.max():.4g}; accepted: 0 to 1')
+    if n.std() < 1e-9 or t.std() < 1e-9:
+        raise ValueError('images or severities are all alike, so no line can be drawn through them; give images of '
+                         'different severities')
     b, a = np.polyfit(n, t, 1)
     return float(a), float(b)
 

@@ -18,8 +18,10 @@ __all__ = ['FACE', 'LIT', 'PHANTOMS', 'CLOSED', 'ONE_SIDED', 'LATERALITIES', 'SE
            'compare_groups', 'properties', 'fairness', 'tone_shift', 'plot_composition']
 
 # %% ../../nbs/metrics/17_composition.ipynb #e4dc4550
-FACE = 18/64, 52/64, 20/64, 44/64   # top, bottom, left, right of an aligned picture, in sides: brows to chin, between the outer corners of the eyes
-LIT = .70, .95                      # percentiles of lightness: of eight boxes and five ranges tried on cohort('cleft', 514, seed=0), nearest to the truth
+# top, bottom, left, right of an aligned picture, in sides: brows to chin, between the outer corners of the eyes
+FACE = 18/64, 52/64, 20/64, 44/64
+# percentiles of lightness: of eight boxes and five ranges tried on cohort('cleft', 514, seed=0), nearest to the truth
+LIT = .70, .95
 
 def skin_pixels(
     lab, # [H,W,3]
@@ -32,7 +34,8 @@ def skin_pixels(
     return p[order[int(LIT[0]*len(p)):int(LIT[1]*len(p))]]
 
 # %% ../../nbs/metrics/17_composition.ipynb #0f540010
-PHANTOMS = 1.822, -48.2   # slope and degrees, from cohort('cleft', 514, seed=0), 64 pixels: true = slope·measured + degrees
+# slope and degrees, from cohort('cleft', 514, seed=0), 64 pixels: true = slope·measured + degrees
+PHANTOMS = 1.822, -48.2
 
 def skin_tone(
     images,               # uint8 [n,H,W,3], aligned faces, an ImageFolderDataset, or an iterable of such arrays
@@ -42,8 +45,11 @@ def skin_tone(
     slope, degrees = correction or (1., 0.)
     out = []
     for some in image_batches(images):
-        if some.shape[3] != 3: raise ValueError(f'images have {some.shape[3]} channel; accepted: 3, for gray pictures have no skin tone')
-        if min(some.shape[1:3]) < 16: raise ValueError(f'images are {some.shape[1]} x {some.shape[2]} pixels; accepted: aligned faces of at least 16 x 16')
+        if some.shape[3] != 3:
+            raise ValueError(f'images have {some.shape[3]} channel; accepted: 3, for gray pictures have no skin tone')
+        if min(some.shape[1:3]) < 16:
+            raise ValueError(f'images are {some.shape[1]} x {some.shape[2]} pixels; accepted: aligned faces of at '
+                             'least 16 x 16')
         out += [ita_of(skin_pixels(lab).mean(0)) for lab in to_lab(some)]
     return slope*np.array(out) + degrees
 
@@ -52,7 +58,9 @@ def tone_groups(
     degrees, # ITA°, [n]
 )->list:     # [n]
     "The six groups of skin tone, dark to very light"
-    if not np.isfinite(degrees).all(): raise ValueError(f'degrees: {int((~np.isfinite(degrees)).sum())} of {len(degrees)} are not finite; accepted: ITA° of pictures with a face')
+    if not np.isfinite(degrees).all():
+        raise ValueError(f'degrees: {int((~np.isfinite(degrees)).sum())} of {len(degrees)} are not finite; accepted: '
+                         'ITA° of pictures with a face')
     return [list(SKIN)[k] for k in np.searchsorted(list(SKIN.values())[:-1], degrees, side='right')]
 
 # %% ../../nbs/metrics/17_composition.ipynb #1ddfb7d0
@@ -61,7 +69,9 @@ LATERALITIES = 'left', 'right', 'bilateral', 'closed'
 
 def check_sides(sides):
     s = np.asarray(sides, float)
-    if s.ndim != 2 or s.shape[1] != 2: raise ValueError(f'sides has shape {list(s.shape)}; accepted: [n,2], left and right, as the `sides` of a scorer')
+    if s.ndim != 2 or s.shape[1] != 2:
+        raise ValueError(f'sides has shape {list(s.shape)}; accepted: [n,2], left and right, as the `sides` of a '
+                         'scorer')
     return check_severities(s.reshape(-1), 'sides').reshape(-1, 2)
 
 def laterality_index(
@@ -75,7 +85,8 @@ def laterality(
     sides, # severities [n,2], left and right
 )->list:   # [n] of `LATERALITIES`
     "The side of each cleft"
-    return ['closed' if np.isnan(a) else 'left' if a > ONE_SIDED else 'right' if a < -ONE_SIDED else 'bilateral' for a in laterality_index(sides)]
+    return ['closed' if np.isnan(a) else 'left' if a > ONE_SIDED else 'right' if a < -ONE_SIDED else 'bilateral'
+            for a in laterality_index(sides)]
 
 # %% ../../nbs/metrics/17_composition.ipynb #6eab6660
 SEVERITIES = 'closed', '0.1 to 0.2', '0.2 to 0.4', '0.4 to 0.6', '0.6 to 0.8', '0.8 to 1'
@@ -84,7 +95,8 @@ def severity_groups(
     severities, # of the worse side, [n]
 )->list:        # [n] of `SEVERITIES`
     "How wide each cleft is"
-    return [SEVERITIES[k] for k in np.searchsorted([CLOSED, .2, .4, .6, .8], check_severities(severities, 'severities'), side='right')]
+    return [SEVERITIES[k] for k in np.searchsorted([CLOSED, .2, .4, .6, .8],
+                                                   check_severities(severities, 'severities'), side='right')]
 
 # %% ../../nbs/metrics/17_composition.ipynb #50cf6e50
 def difference(
@@ -106,17 +118,22 @@ def compare_groups(
 )->list:              # of dicts, a row a group
     "How often each group occurs among training and generated images"
     a, b = list(training), list(generated)
-    if not a or not b: raise ValueError(f'{what}: {len(a)} training and {len(b)} generated images; accepted: at least one of each')
+    if not a or not b:
+        raise ValueError(f'{what}: {len(a)} training and {len(b)} generated images; accepted: at least one of each')
     if not 0 < level < 1: raise ValueError(f'level={level!r}; accepted: above 0 and below 1, such as .95')
     groups = sorted(set(a) | set(b)) if groups is None else list(groups)
-    if strange := (set(a) | set(b)) - set(groups): raise ValueError(f'{what}: {min(map(str, strange))!r} is no group; accepted: {", ".join(map(str, groups))}')
+    if strange := (set(a) | set(b)) - set(groups):
+        raise ValueError(f'{what}: {min(map(str, strange))!r} is no group; accepted: {", ".join(map(str, groups))}')
     return [_row(what, g, a.count(g), len(a), b.count(g), len(b), level, 1 - (1 - level)/len(groups)) for g in groups]
 
 def _row(what, group, k, n, j, m, level, strict):
     "One group's row"
-    (l1, u1), (l2, u2), (l, u), (low, high) = wilson(k, n, level), wilson(j, m, level), difference(k, n, j, m, level), difference(k, n, j, m, strict)
-    return dict(property=what, group=group, n_training=n, n_generated=m, training=k/n, training_low=l1, training_high=u1, generated=j/m, generated_low=l2, generated_high=u2,
-                difference=j/m - k/n, difference_low=float(l), difference_high=float(u), level=level, unlike=bool(low > 0 or high < 0))
+    (l1, u1), (l2, u2), (l, u), (low, high) = (wilson(k, n, level), wilson(j, m, level),
+                                               difference(k, n, j, m, level), difference(k, n, j, m, strict))
+    return dict(property=what, group=group, n_training=n, n_generated=m, training=k/n, training_low=l1,
+                training_high=u1, generated=j/m, generated_low=l2, generated_high=u2,
+                difference=j/m - k/n, difference_low=float(l), difference_high=float(u), level=level,
+                unlike=bool(low > 0 or high < 0))
 
 # %% ../../nbs/metrics/17_composition.ipynb #36948eb0
 def properties(
@@ -129,7 +146,8 @@ def properties(
         from cleftgan_nb.metrics.severity import load_regression
         scorer = load_regression()
     sides = scorer.sides(images)
-    return {'skin tone': tone_groups(skin_tone(images, correction)), 'side': laterality(sides), 'severity': severity_groups(sides.max(1))}
+    return {'skin tone': tone_groups(skin_tone(images, correction)), 'side': laterality(sides),
+            'severity': severity_groups(sides.max(1))}
 
 def fairness(
     training,            # uint8 [n,H,W,3], aligned faces, or an ImageFolderDataset
@@ -140,7 +158,8 @@ def fairness(
 )->list:                 # of dicts, a row a group; `cleftgan_nb.study.provenance.save_table` takes it
     "Composition of generated images beside that of training images"
     a, b = (properties(images, scorer, correction) for images in (training, generated))
-    return [row for (what, groups) in (('skin tone', SKIN), ('side', LATERALITIES), ('severity', SEVERITIES)) for row in compare_groups(a[what], b[what], what, groups, level)]
+    return [row for (what, groups) in (('skin tone', SKIN), ('side', LATERALITIES), ('severity', SEVERITIES))
+            for row in compare_groups(a[what], b[what], what, groups, level)]
 
 # %% ../../nbs/metrics/17_composition.ipynb #3690abc0
 def tone_shift(
@@ -151,13 +170,18 @@ def tone_shift(
     level=.95,      # of the interval
 )->Score:           # degrees; above 0: generated skin is lighter. notes: wasserstein
     "How much lighter generated skin is, on average"
-    check_count(2, resamples=resamples); check_count(0, seed=seed)
+    check_count(2, resamples=resamples)
+    check_count(0, seed=seed)
     a, b = (np.asarray(v, np.float64) for v in (training, generated))
     for name, v in (('training', a), ('generated', b)):
-        if v.ndim != 1 or len(v) < 2 or not np.isfinite(v).all(): raise ValueError(f'{name} has shape {list(v.shape)} and {int((~np.isfinite(v)).sum())} numbers that are not finite; accepted: ITA° of at least 2 images')
+        if v.ndim != 1 or len(v) < 2 or not np.isfinite(v).all():
+            raise ValueError(f'{name} has shape {list(v.shape)} and {int((~np.isfinite(v)).sum())} numbers that are '
+                             'not finite; accepted: ITA° of at least 2 images')
     rng = np.random.default_rng(seed)
     drawn = [rng.choice(b, len(b)).mean() - rng.choice(a, len(a)).mean() for _ in range(resamples)]
-    return Score('tone_shift', b.mean() - a.mean(), *middle(drawn, level), level, dict(training=len(a), generated=len(b)), seed, interval=f'bootstrap of {resamples}', notes=dict(wasserstein=wasserstein_distance(a, b)))
+    return Score('tone_shift', b.mean() - a.mean(), *middle(drawn, level), level,
+                 dict(training=len(a), generated=len(b)), seed, interval=f'bootstrap of {resamples}',
+                 notes=dict(wasserstein=wasserstein_distance(a, b)))
 
 # %% ../../nbs/metrics/17_composition.ipynb #5c540680
 def plot_composition(
@@ -167,10 +191,16 @@ def plot_composition(
     import matplotlib.pyplot as plt
     whats = list(dict.fromkeys(r['property'] for r in rows))
     parts = [[r for r in rows if r['property'] == w] for w in whats]
-    fig, axes = plt.subplots(1, len(whats), figsize=(3.6*len(whats), .6 + .36*max(map(len, parts))), layout='constrained', squeeze=False)
+    fig, axes = plt.subplots(1, len(whats), figsize=(3.6*len(whats), .6 + .36*max(map(len, parts))),
+                             layout='constrained', squeeze=False)
     for ax, what, part in zip(axes[0], whats, parts):
         for k, r in enumerate(part):
-            for name, y, color in (('training', k - .16, '.55'), ('generated', k + .16, '#c44e52' if r['unlike'] else '#4c72b0')):
-                ax.plot([r[f'{name}_low'], r[f'{name}_high']], [y, y], color=color, lw=1.5); ax.plot(r[name], y, 'o' if name == 'generated' else 's', color=color, ms=5)
-        ax.set(yticks=range(len(part)), yticklabels=[r['group'] for r in part], xlim=(0, None), title=what, xlabel=f"share of {part[0]['n_training']} training (squares)\nand {part[0]['n_generated']} generated images"); ax.invert_yaxis()
+            for name, y, color in (('training', k - .16, '.55'),
+                                   ('generated', k + .16, '#c44e52' if r['unlike'] else '#4c72b0')):
+                ax.plot([r[f'{name}_low'], r[f'{name}_high']], [y, y], color=color, lw=1.5)
+                ax.plot(r[name], y, 'o' if name == 'generated' else 's', color=color, ms=5)
+        ax.set(yticks=range(len(part)), yticklabels=[r['group'] for r in part], xlim=(0, None), title=what,
+               xlabel=f"share of {part[0]['n_training']} training (squares)\nand {part[0]['n_generated']} generated "
+                      "images")
+        ax.invert_yaxis()
     return fig

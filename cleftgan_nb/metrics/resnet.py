@@ -57,7 +57,9 @@ def _tensor(message):
 def _row(data):
     "Whole numbers, one after the other"
     found, i = [], 0
-    while i < len(data): value, i = _number(data, i); found.append(value)
+    while i < len(data):
+        value, i = _number(data, i)
+        found.append(value)
     return found
 
 # %% ../../nbs/metrics/06_resnet.ipynb #473124a6
@@ -71,8 +73,10 @@ def read_onnx(
         parts = list(fields(graph))
         tensors = {k: v for k, v in (_tensor(message) for n, message in parts if n == 5) if v is not None}
         steps = [list(fields(message)) for n, message in parts if n == 1]
-        inputs = {str(v, 'utf-8'): [str(w, 'utf-8') for k, w in step if k == 1] for step in steps for n, v in step if n == 2}
-    except (ValueError, TypeError) as e: raise ValueError(f'{path} is no readable ONNX file ({e}); get it again') from None
+        inputs = {str(v, 'utf-8'): [str(w, 'utf-8') for k, w in step if k == 1] for step in steps for n, v in step
+                  if n == 2}
+    except (ValueError, TypeError) as e:
+        raise ValueError(f'{path} is no readable ONNX file ({e}); get it again') from None
     return tensors, inputs
 
 # %% ../../nbs/metrics/06_resnet.ipynb #f26152cd
@@ -81,7 +85,8 @@ class Block(nn.Module):
     def __init__(self, n_in, n_out, stride, first):
         super().__init__()
         n = n_out//4
-        self.branch2a, self.branch2b, self.branch2c = nn.Conv2d(n_in, n, 1, stride), nn.Conv2d(n, n, 3, padding=1), nn.Conv2d(n, n_out, 1)
+        self.branch2a, self.branch2b, self.branch2c = (nn.Conv2d(n_in, n, 1, stride), nn.Conv2d(n, n, 3, padding=1),
+                                                       nn.Conv2d(n, n_out, 1))
         self.proj_shortcut = nn.Conv2d(n_in, n_out, 1, stride) if first else None
 
     def forward(self, x):

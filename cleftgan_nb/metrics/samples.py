@@ -55,7 +55,9 @@ def labels_for(
     "What each image of a set is asked for"
     if hasattr(labels, 'label_dim'):
         has = labels.label_dim
-        if has != G.c_dim: raise ValueError(f"labels: {labels.path.name} has labels of {has} entries, the generator takes {G.c_dim}; {_advice(G, has)}")
+        if has != G.c_dim:
+            raise ValueError(f"labels: {labels.path.name} has labels of {has} entries, the generator takes "
+                             f"{G.c_dim}; {_advice(G, has)}")
         return label_draws(labels, range(n), seed) if has else None
     if labels is not None:
         labels = torch.as_tensor(labels, dtype=torch.float32)
@@ -84,7 +86,9 @@ def sample_batches(
         for first in range(0, n, batch):
             index = range(first, min(first + batch, n))
             c = None if labels is None else labels[first:index.stop].to(device)
-            with torch.inference_mode(): images = G(latents(seed, index, G.z_dim).to(device), c, truncation_psi=truncation_psi, noise_mode='const')
+            with torch.inference_mode():
+                images = G(latents(seed, index, G.z_dim).to(device), c, truncation_psi=truncation_psi,
+                           noise_mode='const')
             yield to_uint8(images)
             bar.update(len(index))
 
@@ -105,11 +109,17 @@ def check_images(
 )->np.ndarray:     # uint8 [n,H,W,C]
     "An array of images, or a `ValueError` that says what is wrong with it"
     if isinstance(images, (list, tuple)) and len({np.shape(i) for i in images}) > 1:
-        raise ValueError(f'{name} has images of the shapes {", ".join(map(str, sorted({np.shape(i) for i in images})[:3]))}; accepted: one size. Make one size of them first: cleftgan_nb.data.convert')
+        raise ValueError(f'{name} has images of the shapes '
+                         f'{", ".join(map(str, sorted({np.shape(i) for i in images})[:3]))}; accepted: one size. '
+                         'Make one size of them first: cleftgan_nb.data.convert')
     a = np.asarray(images.cpu() if isinstance(images, torch.Tensor) else images)
-    if a.dtype != np.uint8: raise ValueError(f'{name} has dtype {a.dtype}; accepted: uint8, the bytes of the pictures. From a network: to_uint8')
+    if a.dtype != np.uint8:
+        raise ValueError(f'{name} has dtype {a.dtype}; accepted: uint8, the bytes of the pictures. From a network: '
+                         'to_uint8')
     if a.ndim == 3: a = a[..., None]
-    if a.ndim != 4 or a.shape[3] not in (1, 3) or not a.size: raise ValueError(f'{name} has shape {list(np.shape(images))}; accepted: uint8 [n,H,W,3] (RGB), [n,H,W,1] or [n,H,W] (gray), at least one image. Channels come last')
+    if a.ndim != 4 or a.shape[3] not in (1, 3) or not a.size:
+        raise ValueError(f'{name} has shape {list(np.shape(images))}; accepted: uint8 [n,H,W,3] (RGB), [n,H,W,1] or '
+                         '[n,H,W] (gray), at least one image. Channels come last')
     return a
 
 # %% ../../nbs/metrics/01_samples.ipynb #53cba0a0
@@ -120,7 +130,8 @@ def image_batches(
     "A source's images in order, batch by batch"
     check_count(batch=batch)
     if hasattr(source, 'batch') and hasattr(source, 'image_shape'):
-        for i in range(0, len(source), batch): yield source.batch(range(i, min(i + batch, len(source))))[0].permute(0, 2, 3, 1).numpy()
+        for i in range(0, len(source), batch):
+            yield source.batch(range(i, min(i + batch, len(source))))[0].permute(0, 2, 3, 1).numpy()
     elif isinstance(source, (np.ndarray, torch.Tensor, list, tuple)):
         images = check_images(source)
         for i in range(0, len(images), batch): yield images[i:i + batch]
@@ -129,10 +140,13 @@ def image_batches(
 # %% ../../nbs/metrics/01_samples.ipynb #c8eaec80
 def _stream(source):
     "The arrays of an iterable, all of one size"
-    if isinstance(source, (str, bytes)) or not hasattr(source, '__iter__'): raise ValueError(f'source is {source!r:.80}; accepted: uint8 [n,H,W,C], an iterable of such arrays, or a dataset: ImageFolderDataset(path)')
+    if isinstance(source, (str, bytes)) or not hasattr(source, '__iter__'):
+        raise ValueError(f'source is {source!r:.80}; accepted: uint8 [n,H,W,C], an iterable of such arrays, or a '
+                         'dataset: ImageFolderDataset(path)')
     shape = None
     for images in map(check_images, source):
-        if shape and images.shape[1:] != shape: raise ValueError(f'source has images of {shape} and then of {images.shape[1:]}; accepted: one size')
+        if shape and images.shape[1:] != shape:
+            raise ValueError(f'source has images of {shape} and then of {images.shape[1:]}; accepted: one size')
         shape = images.shape[1:]
         yield images
 

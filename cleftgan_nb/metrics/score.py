@@ -32,11 +32,16 @@ class Score(float):
     def __getnewargs__(self): return self.name, self.value   # for pickle and copy
 
     def __post_init__(self):
-        if (self.low is None) != (self.high is None): raise ValueError(f'{self.name}: low={self.low!r}, high={self.high!r}; accepted: both, or neither where there is no interval')
-        if self.low is not None and self.low > self.high: raise ValueError(f'{self.name}: low={self.low!r} is above high={self.high!r}; exchange them')
-        if not 0 < self.level < 1: raise ValueError(f'{self.name}: level={self.level!r}; accepted: above 0 and below 1, such as .95')
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f'{self.name}: low={self.low!r}, high={self.high!r}; accepted: both, or neither where '
+                             'there is no interval')
+        if self.low is not None and self.low > self.high:
+            raise ValueError(f'{self.name}: low={self.low!r} is above high={self.high!r}; exchange them')
+        if not 0 < self.level < 1:
+            raise ValueError(f'{self.name}: level={self.level!r}; accepted: above 0 and below 1, such as .95')
         for k in ('value', 'low', 'high'):
-            if getattr(self, k) is not None: object.__setattr__(self, k, float(getattr(self, k)))   # plain numbers: a table or JSON takes them
+            if getattr(self, k) is not None:   # plain numbers: a table or JSON takes them
+                object.__setattr__(self, k, float(getattr(self, k)))
 
 # %% ../../nbs/metrics/00_score.ipynb #cb44aec0
 def _short(v): # four digits: more would promise too much
@@ -53,7 +58,8 @@ def __str__(self:Score):
 def as_row(self:Score)->dict: # column → word, number or None
     "The score as a flat row; sizes are `n_…`, notes keep their names"
     own = {k: getattr(self, k) for k in ('name', 'value', 'low', 'high', 'level', 'seed', 'features', 'interval')}
-    return {**own, **{'n_' + k.replace(' ', '_'): int(n) for k, n in self.sizes.items()}, **{k: v for k, v in self.notes.items() if k not in own}}
+    return {**own, **{'n_' + k.replace(' ', '_'): int(n) for k, n in self.sizes.items()},
+            **{k: v for k, v in self.notes.items() if k not in own}}
 
 # %% ../../nbs/metrics/00_score.ipynb #02f9c110
 def middle(
@@ -62,7 +68,9 @@ def middle(
 )->tuple:      # low, high
     "The interval that holds the middle of `values`"
     v = np.asarray(values, dtype=np.float64)
-    if v.ndim != 1 or len(v) < 2 or not np.isfinite(v).all(): raise ValueError(f'values: {v.size} numbers, {int((~np.isfinite(v)).sum())} of them not finite; accepted: at least 2 finite numbers')
+    if v.ndim != 1 or len(v) < 2 or not np.isfinite(v).all():
+        raise ValueError(f'values: {v.size} numbers, {int((~np.isfinite(v)).sum())} of them not finite; accepted: at '
+                         'least 2 finite numbers')
     return tuple(float(q) for q in np.quantile(v, [(1 - level)/2, (1 + level)/2]))
 
 # %% ../../nbs/metrics/00_score.ipynb #5866a2bb
@@ -82,7 +90,8 @@ def clear_winner(
     better=min,  # `min` if small values are good, `max` if large ones
 )->str|None:     # its name; None: the intervals of the best two touch, or there are no two
     "The best, if the intervals allow to say so"
-    ends = {name: (s.low, s.high) if better is min else (-s.high, -s.low) for name, s in scores.items() if s.low is not None}
+    ends = {name: (s.low, s.high) if better is min else (-s.high, -s.low) for name, s in scores.items()
+            if s.low is not None}
     if len(ends) < 2 or len(ends) < len(scores): return None
     first = min(ends, key=lambda name: ends[name][1])
     return first if all(ends[first][1] < low for name, (low, _) in ends.items() if name != first) else None

@@ -53,7 +53,9 @@ def to_size(
 )->torch.Tensor: # float32 [n,3,64,64], 0 … 255
     "Pictures at the size that the network knows"
     n, h, w, c = images.shape
-    if h != w or h < SIZE: raise ValueError(f'images are {h} x {w} pixels; accepted: square ones of at least {SIZE} x {SIZE}, aligned as cleftgan_nb.data.prepare does')
+    if h != w or h < SIZE:
+        raise ValueError(f'images are {h} x {w} pixels; accepted: square ones of at least {SIZE} x {SIZE}, aligned '
+                         'as cleftgan_nb.data.prepare does')
     x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().expand(-1, 3, -1, -1)
     return x if h == SIZE else F.interpolate(x, (SIZE, SIZE), mode='area')
 
@@ -64,13 +66,16 @@ def mouths(
     return x[..., TOP:TOP + CROP, LEFT:LEFT + CROP]/127.5 - 1
 
 # %% ../../nbs/metrics/11_severity.ipynb #2080dcf0
-LAYERS = (5, 32, 2), (3, 48, 1), (3, 64, 2), (3, 96, 1), (3, 96, 2)   # size of the kernel, channels, stride: 40, 20, 20, 10, 10, 5 pixels
+# size of the kernel, channels, stride: 40, 20, 20, 10, 10, 5 pixels
+LAYERS = (5, 32, 2), (3, 48, 1), (3, 64, 2), (3, 96, 1), (3, 96, 2)
 
 class SeverityNet(nn.Sequential):
     "Mouths [n,3,40,40] to the severity of the left and the right side, [n,2], unclipped"
     def __init__(self):
         layers, a = [], 3
-        for size, b, stride in LAYERS: layers += [nn.Conv2d(a, b, size, stride, size//2, bias=False), nn.BatchNorm2d(b), nn.ReLU()]; a = b
+        for size, b, stride in LAYERS:
+            layers += [nn.Conv2d(a, b, size, stride, size//2, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
+            a = b
         super().__init__(*layers, nn.Conv2d(a, 32, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32*(CROP//8)**2, 2))
 
 # %% ../../nbs/metrics/11_severity.ipynb #97891950
@@ -83,14 +88,17 @@ def _placed(x, flip, g):
     n = len(x)
     angle, size, dx, dy = (_uniform(g, n, -v, v, .8).reshape(n) for v in (math.radians(6), .07, 5/SIZE, 5/SIZE))
     half, mirror = CROP/SIZE*(1 + size), 1 - 2*flip.float()
-    across, down = torch.stack([half*angle.cos()*mirror, -half*angle.sin(), dx + (2*LEFT + CROP)/SIZE - 1], 1), torch.stack([half*angle.sin()*mirror, half*angle.cos(), dy + (2*TOP + CROP)/SIZE - 1], 1)
-    return F.grid_sample(x, F.affine_grid(torch.stack([across, down], 1), [n, 3, CROP, CROP], align_corners=False), padding_mode='border', align_corners=False)
+    across, down = (torch.stack([half*angle.cos()*mirror, -half*angle.sin(), dx + (2*LEFT + CROP)/SIZE - 1], 1),
+                    torch.stack([half*angle.sin()*mirror, half*angle.cos(), dy + (2*TOP + CROP)/SIZE - 1], 1))
+    return F.grid_sample(x, F.affine_grid(torch.stack([across, down], 1), [n, 3, CROP, CROP], align_corners=False),
+                         padding_mode='border', align_corners=False)
 
 # %% ../../nbs/metrics/11_severity.ipynb #2b61ef60
 def _blurred(x, sigma):
     "Each picture blurred by its own Gaussian [pixels]"
     taps = torch.arange(-2, 3)
-    w = torch.exp(-taps**2/(2*sigma.clamp(min=1e-2)**2)); w = w/w.sum(-1, keepdim=True)     # [n,1,1,5]
+    w = torch.exp(-taps**2/(2*sigma.clamp(min=1e-2)**2))
+    w = w/w.sum(-1, keepdim=True)   # [n,1,1,5]
     for dim in (2, 3):
         p = F.pad(x, (2, 2, 0, 0) if dim == 3 else (0, 0, 2, 2), mode='replicate')
         x = sum(w[..., k:k + 1]*p.narrow(dim, k, CROP) for k in range(5))
@@ -99,7 +107,9 @@ def _blurred(x, sigma):
 def _softened(x, g):
     "A quarter of the pictures shrunk and enlarged again"
     some, to = torch.rand(len(x), generator=g) < .25, int(torch.randint(CROP//2, CROP, (), generator=g))
-    if some.any(): x[some] = F.interpolate(F.interpolate(x[some], (to, to), mode='bilinear', antialias=True), (CROP, CROP), mode='bilinear', align_corners=False)
+    if some.any():
+        x[some] = F.interpolate(F.interpolate(x[some], (to, to), mode='bilinear', antialias=True), (CROP, CROP),
+                                mode='bilinear', align_corners=False)
     return x
 
 def _recolored(x, g):
@@ -118,14 +128,16 @@ def augmented(
     flip = torch.rand(len(images), generator=g) < .5
     x = _softened(_blurred(_placed(images/127.5 - 1, flip, g), _uniform(g, len(images), .3, .9, .4)), g)
     x = _recolored(x, g)
-    return x + _uniform(g, len(x), 0, .06, .5)*torch.randn(x.shape, generator=g), torch.where(flip[:, None], sides.flip(1), sides)
+    return (x + _uniform(g, len(x), 0, .06, .5)*torch.randn(x.shape, generator=g),
+            torch.where(flip[:, None], sides.flip(1), sides))
 
 # %% ../../nbs/metrics/11_severity.ipynb #2715fed0
 def training_data(
     paths, # of cohorts of phantoms
 )->tuple:  # uint8 [N,64,64,3], [N,2]
     "All pictures of some cohorts with their visible severities"
-    sets = [(dataset_images(ImageFolderDataset(p, resolution=SIZE, cache=False)), visible_sides(manifest(p))) for p in paths]
+    sets = [(dataset_images(ImageFolderDataset(p, resolution=SIZE, cache=False)), visible_sides(manifest(p)))
+            for p in paths]
     return tuple(np.concatenate(part) for part in zip(*sets))
 
 def _rate(step, steps, lr):
@@ -138,7 +150,8 @@ def _order(n, batch, g):
     left = torch.empty(0, dtype=torch.long)
     while True:
         while len(left) < batch: left = torch.cat([left, torch.randperm(n, generator=g)])
-        yield left[:batch]; left = left[batch:]
+        yield left[:batch]
+        left = left[batch:]
 
 # %% ../../nbs/metrics/11_severity.ipynb #7e7cf370
 def loss_of(
@@ -166,18 +179,27 @@ def train_regression(
     progress=True, # show a bar
 )->tuple:          # network in evaluation mode, losses of all steps
     "Train a `SeverityNet`; deterministic on one machine"
-    check_count(0, seed=seed); check_count(steps=steps, batch=batch)
-    if len(images) != len(sides): raise ValueError(f'{len(images)} images and {len(sides)} rows of sides; accepted: a row for each image')
+    check_count(0, seed=seed)
+    check_count(steps=steps, batch=batch)
+    if len(images) != len(sides):
+        raise ValueError(f'{len(images)} images and {len(sides)} rows of sides; accepted: a row for each image')
     from tqdm.auto import trange
-    g, x, y = torch.Generator().manual_seed(seed), to_size(images).byte(), torch.as_tensor(np.asarray(sides), dtype=torch.float32)
-    with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); net = SeverityNet().to(memory_format=torch.channels_last)
+    g, x, y = (torch.Generator().manual_seed(seed), to_size(images).byte(),
+               torch.as_tensor(np.asarray(sides), dtype=torch.float32))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = SeverityNet().to(memory_format=torch.channels_last)
     ema, order, losses = copy.deepcopy(net).eval(), _order(len(x), batch, g), []
     opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=decay)
     for step, at in zip(trange(steps, unit='step', desc='severity', disable=not progress), order):
         opt.param_groups[0]['lr'] = _rate(step, steps, lr)
         inputs, target = augmented(x[at].float(), y[at], g)
-        loss = loss_of(net(inputs.contiguous(memory_format=torch.channels_last)), target); opt.zero_grad(); loss.backward(); opt.step()
-        _averaged(ema, net, step); losses.append(float(loss.detach()))
+        loss = loss_of(net(inputs.contiguous(memory_format=torch.channels_last)), target)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        _averaged(ema, net, step)
+        losses.append(float(loss.detach()))
     return ema.to(memory_format=torch.contiguous_format), losses
 
 # %% ../../nbs/metrics/11_severity.ipynb #8f58190f
@@ -222,9 +244,12 @@ def save_regression(
     license='CC0-1.0', # of the weights
 )->Path:
     "Write a scorer's weights in one step"
-    state = {k: (t.half() if t.ndim > 1 else t).contiguous() for k, t in net.state_dict().items() if t.is_floating_point()}
-    if bad := [k for k, t in state.items() if not t.isfinite().all()]: raise ValueError(f'{bad[0]} is not finite, so the training failed; lower its learning rate')
-    return write_tensors(path, state, dict(kind=KIND, license=license, version=__version__, trained=json.dumps(trained, sort_keys=True)))
+    state = {k: (t.half() if t.ndim > 1 else t).contiguous() for k, t in net.state_dict().items()
+             if t.is_floating_point()}
+    if bad := [k for k, t in state.items() if not t.isfinite().all()]:
+        raise ValueError(f'{bad[0]} is not finite, so the training failed; lower its learning rate')
+    return write_tensors(path, state, dict(kind=KIND, license=license, version=__version__,
+                                           trained=json.dumps(trained, sort_keys=True)))
 
 # %% ../../nbs/metrics/11_severity.ipynb #bf43c5d0
 def load_regression(
@@ -232,14 +257,22 @@ def load_regression(
 )->Regression:
     "The scorer of a file"
     path = Path(str(SHIPPED if path is None else path))
-    if not path.is_file(): raise FileNotFoundError(f'no file {path}; ' + ('install cleftgan_nb again, it ships this file' if path == Path(str(SHIPPED)) else 'give a file of save_regression, or None for the one that the library ships'))
+    if not path.is_file():
+        raise FileNotFoundError(f'no file {path}; '
+                                + ('install cleftgan_nb again, it ships this file' if path == Path(str(SHIPPED))
+                                   else 'give a file of save_regression, or None for the one that the library ships'))
     tensors, meta = read_tensors(path)
-    if meta.get('kind') != KIND: raise ValueError(f'{path.name} is {meta.get("kind", "of another kind")!r:.40}; accepted: {KIND!r}, as save_regression writes it')
+    if meta.get('kind') != KIND:
+        raise ValueError(f'{path.name} is {meta.get("kind", "of another kind")!r:.40}; accepted: {KIND!r}, as '
+                         'save_regression writes it')
     net = SeverityNet()
     expected = {k: t.shape for k, t in net.state_dict().items() if t.is_floating_point()}
-    if expected != {k: t.shape for k, t in tensors.items()}: raise ValueError(f'{path.name}: its tensors are not those of a SeverityNet; get the file again')
+    if expected != {k: t.shape for k, t in tensors.items()}:
+        raise ValueError(f'{path.name}: its tensors are not those of a SeverityNet; get the file again')
     net.load_state_dict({k: t.float() for k, t in tensors.items()}, strict=False)
-    return Regression(net.eval().requires_grad_(False), dict(file=path.name, **{k: meta.get(k) for k in ('license', 'version')}, trained=json.loads(meta['trained'])))
+    return Regression(net.eval().requires_grad_(False),
+                      dict(file=path.name, **{k: meta.get(k) for k in ('license', 'version')},
+                           trained=json.loads(meta['trained'])))
 
 # %% ../../nbs/metrics/11_severity.ipynb #e4069820
 def pearson(x, y): # [..., n] each
@@ -258,14 +291,20 @@ def agreement(
 )->Score:           # notes: mae, bias, slope
     "Pearson's r between truth and scores, with its interval"
     t, p = (np.asarray(v, np.float64) for v in (truth, predicted))
-    if t.shape != p.shape or t.ndim != 1 or len(t) < 3: raise ValueError(f'truth has shape {list(t.shape)} and predicted {list(p.shape)}; accepted: two lists of the same 3 images or more')
-    if not (np.isfinite(t).all() and np.isfinite(p).all()): raise ValueError('truth or predicted hold NaN or infinity; leave out those images first, and say how many')
-    if t.std() == 0: raise ValueError(f'truth is {t[0]:.4g} for every image, so nothing can correlate with it; give images of different severities')
+    if t.shape != p.shape or t.ndim != 1 or len(t) < 3:
+        raise ValueError(f'truth has shape {list(t.shape)} and predicted {list(p.shape)}; accepted: two lists of the '
+                         'same 3 images or more')
+    if not (np.isfinite(t).all() and np.isfinite(p).all()):
+        raise ValueError('truth or predicted hold NaN or infinity; leave out those images first, and say how many')
+    if t.std() == 0:
+        raise ValueError(f'truth is {t[0]:.4g} for every image, so nothing can correlate with it; give images of '
+                         'different severities')
     at = np.random.default_rng(seed).integers(len(t), size=(resamples, len(t)))
     r = pearson(t[at], p[at])
     low, high = middle(r[np.isfinite(r)], level)
     notes = dict(mae=float(np.abs(p - t).mean()), bias=float((p - t).mean()), slope=float(np.polyfit(t, p, 1)[0]))
-    return Score('severity_r', pearson(t, p), low, high, level, {what: len(t)}, seed, interval=f'bootstrap of {resamples}', notes=notes)
+    return Score('severity_r', pearson(t, p), low, high, level, {what: len(t)}, seed,
+                 interval=f'bootstrap of {resamples}', notes=notes)
 
 # %% ../../nbs/metrics/11_severity.ipynb #659367b0
 def groups_of(
@@ -273,7 +312,8 @@ def groups_of(
 )->dict:       # (what, which) → bool [N]
     "Who is in which group"
     under = lambda limits, v: next(name for name, limit in limits.items() if v < limit)
-    of = dict(side=[r['laterality'] or 'no cleft' for r in rows], age=[under(AGES, r['age']) for r in rows], skin=[under(SKIN, r['ita']) for r in rows])
+    of = dict(side=[r['laterality'] or 'no cleft' for r in rows], age=[under(AGES, r['age']) for r in rows],
+              skin=[under(SKIN, r['ita']) for r in rows])
     order = dict(side=('left', 'right', 'bilateral', 'no cleft'), age=AGES, skin=SKIN)
     return {(k, g): found for k, v in of.items() for g in order[k] if (found := np.array(v) == g).any()}
 
@@ -288,7 +328,8 @@ def by_group(
     out, t, p = [], np.asarray(truth, float), np.asarray(predicted, float)
     for (what, group), here in groups_of(rows).items():
         s = agreement(t[here], p[here], seed=seed) if here.sum() >= least and t[here].std() > 0 else None
-        out.append(dict(what=what, group=group, n=int(here.sum()), r=s and s.value, r_low=s and s.low, r_high=s and s.high, mae=float(np.abs(p - t)[here].mean()), bias=float((p - t)[here].mean())))
+        out.append(dict(what=what, group=group, n=int(here.sum()), r=s and s.value, r_low=s and s.low,
+                        r_high=s and s.high, mae=float(np.abs(p - t)[here].mean()), bias=float((p - t)[here].mean())))
     return out
 
 # %% ../../nbs/metrics/11_severity.ipynb #1f9eabf0
@@ -301,8 +342,11 @@ def plot_calibration(
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(3.2, 3.2), layout='constrained')[1]
     t, p, tenth = np.asarray(truth), np.asarray(predicted), np.minimum((np.asarray(truth)*10).astype(int), 9)
-    ax.plot([0, 1], [0, 1], color='.6', lw=1); ax.scatter(t, p, s=6 if len(t) > 100 else 16, alpha=.35 if len(t) > 100 else .9, lw=0, color='#4c72b0')
+    ax.plot([0, 1], [0, 1], color='.6', lw=1)
+    ax.scatter(t, p, s=6 if len(t) > 100 else 16, alpha=.35 if len(t) > 100 else .9, lw=0, color='#4c72b0')
     some = [k for k in range(10) if (tenth == k).sum() > 2]
-    ax.errorbar([t[tenth == k].mean() for k in some], [p[tenth == k].mean() for k in some], [p[tenth == k].std() for k in some], fmt='o', color='#c44e52', ms=4, lw=1, capsize=2)
-    ax.set(xlim=(-.03, 1.03), ylim=(-.03, 1.03), aspect='equal', xlabel='truth', ylabel='score', title=title); ax.title.set_fontsize(9)
+    ax.errorbar([t[tenth == k].mean() for k in some], [p[tenth == k].mean() for k in some],
+                [p[tenth == k].std() for k in some], fmt='o', color='#c44e52', ms=4, lw=1, capsize=2)
+    ax.set(xlim=(-.03, 1.03), ylim=(-.03, 1.03), aspect='equal', xlabel='truth', ylabel='score', title=title)
+    ax.title.set_fontsize(9)
     return ax

@@ -33,7 +33,8 @@ def chosen(
 )->dict:
     "Those for whom it is true"
     here = np.array([bool(which(r)) for r in held['rows']])
-    return dict(rows=[r for r, h in zip(held['rows'], here) if h], **{k: held[k][here] for k in ('images', 'truth', 'score')})
+    return dict(rows=[r for r, h in zip(held['rows'], here) if h],
+                **{k: held[k][here] for k in ('images', 'truth', 'score')})
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #6961e1a0
 def table(
@@ -41,12 +42,15 @@ def table(
     lines:list, # lists of cells; numbers get three digits after the point, None a dash
 )->str:
     "A table in Markdown"
-    cell = lambda v: '-' if v is None else f'{v:.3f}' if isinstance(v, float) else v if isinstance(v, Marked) else markdown(v)
-    return '\n'.join('| ' + ' | '.join(map(cell, line)) + ' |' for line in [head, ['---'] + ['---:']*(len(head) - 1), *lines]) + '\n'
+    cell = (lambda v: '-' if v is None else f'{v:.3f}' if isinstance(v, float) else v if isinstance(v, Marked)
+            else markdown(v))
+    return '\n'.join('| ' + ' | '.join(map(cell, line)) + ' |'
+                     for line in [head, ['---'] + ['---:']*(len(head) - 1), *lines]) + '\n'
 
 def _span(s): return f'{s.low:.3f} to {s.high:.3f}'
 
-OPEN, CLOSED = {'not operated': lambda r: r['severity'] > 0 and not r['repaired']}, {'repaired': lambda r: r['repaired'], 'no cleft': lambda r: r['severity'] == 0}
+OPEN, CLOSED = ({'not operated': lambda r: r['severity'] > 0 and not r['repaired']},
+                {'repaired': lambda r: r['repaired'], 'no cleft': lambda r: r['severity'] == 0})
 
 def overall(
     sets:dict, # title → held-out people
@@ -56,17 +60,21 @@ def overall(
     for title, h in sets.items():
         s = agreement(h['truth'], h['score'])
         lines.append([title, len(h['rows']), s.value, _span(s), s.notes['mae'], s.notes['bias'], s.notes['slope']])
-    return table(['held-out phantoms', 'images', 'r', '95 % interval', 'mean absolute error', 'mean error', 'slope'], lines)
+    return table(['held-out phantoms', 'images', 'r', '95 % interval', 'mean absolute error', 'mean error', 'slope'],
+                 lines)
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #c5210660
 def closed(held:dict)->str:
     "Scores of closed lips"
     groups = {title: chosen(held, which)['score'] for title, which in CLOSED.items()}
-    return table(['closed lip, truth 0', 'images', 'mean', 'median', '95 %', 'largest'], [[t, len(s), *(float(f) for f in (s.mean(), np.median(s), np.quantile(s, .95), s.max()))] for t, s in groups.items() if len(s)])
+    return table(['closed lip, truth 0', 'images', 'mean', 'median', '95 %', 'largest'],
+                 [[t, len(s), *(float(f) for f in (s.mean(), np.median(s), np.quantile(s, .95), s.max()))]
+                  for t, s in groups.items() if len(s)])
 
 def groups(held:dict)->str:
     "Agreement by side, age and skin tone"
-    lines = [[f'{f["what"]}: {f["group"]}', f['n'], f['r'], f['r'] and f'{f["r_low"]:.3f} to {f["r_high"]:.3f}', f['mae'], f['bias']] for f in by_group(held['rows'], held['truth'], held['score'])]
+    lines = [[f'{f["what"]}: {f["group"]}', f['n'], f['r'], f['r'] and f'{f["r_low"]:.3f} to {f["r_high"]:.3f}',
+              f['mae'], f['bias']] for f in by_group(held['rows'], held['truth'], held['score'])]
     return table(['group', 'images', 'r', '95 % interval', 'mean absolute error', 'mean error'], lines)
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #6c56d8f0
@@ -74,27 +82,35 @@ def _resized(images, to):
     "Shrunk to `to` pixels and enlarged again"
     from PIL import Image
     n = images.shape[1]
-    return np.stack([np.asarray(Image.fromarray(i).resize((to, to), Image.Resampling.BOX).resize((n, n), Image.Resampling.BICUBIC)) for i in images])
+    return np.stack([np.asarray(Image.fromarray(i).resize((to, to), Image.Resampling.BOX).resize((n, n),
+            Image.Resampling.BICUBIC)) for i in images])
 
 def _compressed(images):
     "As JPEG of quality 75"
     import io
     from PIL import Image
     def once(i):
-        with io.BytesIO() as f: Image.fromarray(i).save(f, 'JPEG', quality=75); return np.asarray(Image.open(f).convert('RGB'))
+        with io.BytesIO() as f:
+            Image.fromarray(i).save(f, 'JPEG', quality=75)
+            return np.asarray(Image.open(f).convert('RGB'))
     return np.stack([once(i) for i in images])
 
-def _noisy(images): return np.clip(images + np.random.default_rng(0).normal(0, 6, images.shape), 0, 255).round().astype(np.uint8)
+def _noisy(images):
+    return np.clip(images + np.random.default_rng(0).normal(0, 6, images.shape), 0, 255).round().astype(np.uint8)
 
-CHANGES = {'as they are': lambda x: x, 'shrunk to 48 pixels and enlarged': lambda x: _resized(x, 48), 'noise, SD 6': _noisy, 'JPEG, quality 75': _compressed,
-           'darker by 20 %': lambda x: (x*.8).round().astype(np.uint8), 'warmer: red +10 %, blue -10 %': lambda x: np.clip(x*[1.1, 1, .9], 0, 255).round().astype(np.uint8),
-           'shifted by 2 pixels to the right and down': lambda x: np.pad(x, ((0, 0), (2, 0), (2, 0), (0, 0)), 'edge')[:, :-2, :-2]}
+CHANGES = {'as they are': lambda x: x, 'shrunk to 48 pixels and enlarged': lambda x: _resized(x, 48),
+           'noise, SD 6': _noisy, 'JPEG, quality 75': _compressed,
+           'darker by 20 %': lambda x: (x*.8).round().astype(np.uint8),
+           'warmer: red +10 %, blue -10 %': lambda x: np.clip(x*[1.1, 1, .9], 0, 255).round().astype(np.uint8),
+           'shifted by 2 pixels to the right and down': lambda x: np.pad(x, ((0, 0), (2, 0), (2, 0), (0, 0)),
+                                                                         'edge')[:, :-2, :-2]}
 
 def changes(scorer, held:dict)->str:
     "Agreement after changes that are no clefts"
     lines = []
     for title, change in CHANGES.items():
-        p = scorer.score(change(held['images'])); s = agreement(held['truth'], p)
+        p = scorer.score(change(held['images']))
+        s = agreement(held['truth'], p)
         lines.append([title, s.value, s.notes['mae'], s.notes['bias'], float(np.abs(p - held['score']).mean())])
     return table(['pictures', 'r', 'mean absolute error', 'mean error', 'mean change of a score'], lines)
 
@@ -108,10 +124,14 @@ def plot_report(
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 3, figsize=(9.6, 3.2), layout='constrained')
     open_ = chosen(clinic, OPEN['not operated'])
-    plot_calibration(wide['truth'], wide['score'], 'all severities alike', axes[0]); plot_calibration(open_['truth'], open_['score'], "the study's recipe, not operated", axes[1])
+    plot_calibration(wide['truth'], wide['score'], 'all severities alike', axes[0])
+    plot_calibration(open_['truth'], open_['score'], "the study's recipe, not operated", axes[1])
     parts = {'no cleft': normal['score'], 'repaired': chosen(clinic, CLOSED['repaired'])['score']}
-    axes[2].hist(list(parts.values()), np.linspace(0, max(.3, *(float(v.max(initial=0)) for v in parts.values())), 21), label=list(parts), color=['#8c8c8c', '#dd8452'])
-    axes[2].set(xlabel='score', ylabel='images', title='closed lips: truth 0'); axes[2].title.set_fontsize(9); axes[2].legend(frameon=False)
+    axes[2].hist(list(parts.values()), np.linspace(0, max(.3, *(float(v.max(initial=0)) for v in parts.values())),
+                                                   21), label=list(parts), color=['#8c8c8c', '#dd8452'])
+    axes[2].set(xlabel='score', ylabel='images', title='closed lips: truth 0')
+    axes[2].title.set_fontsize(9)
+    axes[2].legend(frameon=False)
     return fig
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #3c72f2a0
@@ -134,9 +154,12 @@ def report(
     own = chosen(c, OPEN['not operated'])
     both = {k: w[k] + own[k] if k == 'rows' else np.concatenate([w[k], own[k]]) for k in w}
     mixed = {k: c[k] + n[k] if k == 'rows' else np.concatenate([c[k], n[k]]) for k in c}
-    sets = {'all severities alike, not operated': w, "the study's recipe, all": c, "the study's recipe, not operated": own, "the study's recipe and people without a cleft": mixed}
-    parts = [f'Cohorts: all severities alike ({_named(wide)}); the study\'s recipe ({_named(clinic)}); no cleft ({_named(normal)}).', overall(sets), closed(mixed),
-             f'Not operated, both cohorts ({len(both["rows"])} images), by group:', groups(both), 'All severities alike, after changes that leave the cleft as it is:', changes(scorer, w)]
+    sets = {'all severities alike, not operated': w, "the study's recipe, all": c,
+            "the study's recipe, not operated": own, "the study's recipe and people without a cleft": mixed}
+    parts = [f'Cohorts: all severities alike ({_named(wide)}); the study\'s recipe ({_named(clinic)}); no cleft '
+             f'({_named(normal)}).', overall(sets), closed(mixed),
+             f'Not operated, both cohorts ({len(both["rows"])} images), by group:', groups(both),
+             'All severities alike, after changes that leave the cleft as it is:', changes(scorer, w)]
     return '\n'.join(p + '\n'*(not p.endswith('\n')) for p in parts), plot_report(w, c, n)
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #3b08b5b0
@@ -148,13 +171,20 @@ def fill_report(
     "Write text and calibration plot into the card"
     card, weights = Path(card), Path(str(SHIPPED if weights is None else weights))
     page = card.read_text(encoding='utf-8')
-    if len(_BLOCK.findall(page)) != 1: raise ValueError(f'{card.name} has no measured block; accepted: one, between the lines <!-- measured: begin --> and <!-- measured: end -->')
+    if len(_BLOCK.findall(page)) != 1:
+        raise ValueError(f'{card.name} has no measured block; accepted: one, between the lines <!-- measured: begin '
+                         '--> and <!-- measured: end -->')
     scorer = load_regression(weights)
     text, fig = report(scorer, **cohorts)
-    trained = table(['', ''], [['weights', Marked(f'{code(weights.name)}, {weights.stat().st_size/1e6:.2f} MB, SHA-256 {code(sha256(weights))}')], ['license', scorer.meta['license']]] + [[k, v] for k, v in scorer.meta['trained'].items()]).replace('---:', '---')
+    trained = table(['', ''], [['weights', Marked(f'{code(weights.name)}, {weights.stat().st_size/1e6:.2f} MB, '
+                                                  f'SHA-256 {code(sha256(weights))}')],
+                                                  ['license', scorer.meta['license']]]
+                                                  + [[k, v] for k, v in scorer.meta['trained'].items()]).replace('---:', '---')
     text = f'\n{trained}\n{text}\n![Scores against the truth]({link(card.stem)}/calibration.png)\n\n'
     with atomic(card.with_suffix('')/'calibration.png') as f: fig.savefig(f, format='png', dpi=110)
-    with atomic(card) as f: f.write(_BLOCK.sub(lambda m: f'<!-- measured: begin weights={sha256(weights)[:16]} text={_short(text.encode())} -->\n{text}<!-- measured: end -->', page).encode())
+    with atomic(card) as f:
+        f.write(_BLOCK.sub(lambda m: f'<!-- measured: begin weights={sha256(weights)[:16]} '
+                                     f'text={_short(text.encode())} -->\n{text}<!-- measured: end -->', page).encode())
     return card
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #5ef91990
@@ -168,5 +198,6 @@ def stale_report(
     notes = dict(re.findall(r'(\w+)=(\S+)', m['notes'])) if m else {}
     if not {'weights', 'text'} <= notes.keys(): return [f'{card.name} is empty; fill it with fill_report']
     return (['the measured text was changed by hand; fill it again']*(notes['text'] != _short(m['text'].encode())) +
-            [f'it is about other weights than {weights.name}; fill it again']*(notes['weights'] != sha256(weights)[:16]) +
+            [f'it is about other weights than {weights.name}; fill it again']*(notes['weights']
+                    != sha256(weights)[:16]) +
             ['calibration.png is missing; fill it again']*(not (card.with_suffix('')/'calibration.png').is_file()))

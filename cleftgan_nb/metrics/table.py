@@ -25,7 +25,9 @@ __all__ = ['PARTS', 'NEEDS', 'COLUMNS', 'WORDS', 'FID', 'Compared', 'chosen', 'm
            'about_judges', 'disagreements']
 
 # %% ../../nbs/metrics/18_table.ipynb #434cd5e8
-def _pixels(images, name): return check_images(dataset_images(images) if hasattr(images, 'batch') and hasattr(images, 'image_shape') else images, name)
+def _pixels(images, name):
+    return check_images(dataset_images(images) if hasattr(images, 'batch') and hasattr(images, 'image_shape')
+                        else images, name)
 
 @dataclass
 class Compared:
@@ -52,7 +54,8 @@ class Compared:
 
 # %% ../../nbs/metrics/18_table.ipynb #26dda1f4
 def _distance(a, b, judge, seed):
-    return [frechet_distance(a, b, judge), frechet_infinity(a, b, judge, seed=seed), kernel_distance(a, b, judge, seed=seed)]
+    return [frechet_distance(a, b, judge), frechet_infinity(a, b, judge, seed=seed),
+            kernel_distance(a, b, judge, seed=seed)]
 
 def _overlap(a, b, judge, seed):
     return [*precision_recall(a, b, features=judge, seed=seed), *density_coverage(a, b, features=judge, seed=seed)]
@@ -67,16 +70,22 @@ def _severity(s):
     scorer = load_regression()
     return [dish(scorer.score(s.real), scorer.score(s.generated), scorer=scorer.name, seed=s.seed)]
 
-def _paths(s): return [ppl(s.G, 'w', 'end', n=s.paths, seed=s.seed, labels=s.asked(s.paths), dtype='float32', progress=s.progress)]
+def _paths(s):
+    return [ppl(s.G, 'w', 'end', n=s.paths, seed=s.seed, labels=s.asked(s.paths), dtype='float32', progress=s.progress)]
 
 def _motion(s):
     G = MovedConstant(s.G) if s.G.architecture == 'StyleGAN2Generator' else s.G
-    return [equivariance(G, kind, s.motions, s.seed, labels=s.asked(s.motions), dtype='float32', progress=s.progress) for kind in KINDS]
+    return [equivariance(G, kind, s.motions, s.seed, labels=s.asked(s.motions), dtype='float32', progress=s.progress)
+            for kind in KINDS]
 
-def _copies(s): return [score for found in memorization(s.generated, s.real, s.held_out, seed=s.seed, progress=s.progress) for score in found.scores]
+def _copies(s):
+    return [score for found in memorization(s.generated, s.real, s.held_out, seed=s.seed, progress=s.progress)
+            for score in found.scores]
 
 PARTS = dict(distances=_distances, manifold=_manifold, severity=_severity, paths=_paths, motion=_motion, copies=_copies)
-NEEDS = dict(severity=f'color images of at least {SIZE} x {SIZE} pixels', paths='a generator, not images alone', motion='a generator, not images alone', copies='held_out, images of the same kind that were never trained on')
+NEEDS = dict(severity=f'color images of at least {SIZE} x {SIZE} pixels', paths='a generator, not images alone',
+             motion='a generator, not images alone', copies='held_out, images of the same kind that were never '
+                                                            'trained on')
 
 # %% ../../nbs/metrics/18_table.ipynb #e4266421
 def chosen(
@@ -86,11 +95,14 @@ def chosen(
     seen=True,     # are the images large enough for the severity scorer?
 )->list:
     "The parts that can be measured, in order"
-    missing = ([] if seen else ['severity']) + ([] if generator else ['paths', 'motion']) + ([] if held_out else ['copies'])
+    missing = (([] if seen else ['severity']) + ([] if generator else ['paths', 'motion'])
+               + ([] if held_out else ['copies']))
     if parts is None: return [p for p in PARTS if p not in missing]
     parts = [parts] if isinstance(parts, str) else list(parts)
-    if unknown := [p for p in parts if p not in PARTS]: raise ValueError(f'parts: {unknown[0]!r}; accepted: {", ".join(PARTS)}')
-    if impossible := [p for p in parts if p in missing]: raise ValueError(f'parts: {impossible[0]} needs {NEEDS[impossible[0]]}')
+    if unknown := [p for p in parts if p not in PARTS]:
+        raise ValueError(f'parts: {unknown[0]!r}; accepted: {", ".join(PARTS)}')
+    if impossible := [p for p in parts if p in missing]:
+        raise ValueError(f'parts: {impossible[0]} needs {NEEDS[impossible[0]]}')
     return [p for p in PARTS if p in parts]
 
 # %% ../../nbs/metrics/18_table.ipynb #31886cb3
@@ -108,7 +120,8 @@ def measure(
     labels=None,    # of a conditional generator: one for all, or a dataset whose labels are drawn; None: `real`, if that is one
 )->list:            # of Score
     "Measure a generator against the images that it learned from"
-    check_count(2, n=n, paths=paths, motions=motions); check_count(0, seed=seed)
+    check_count(2, n=n, paths=paths, motions=motions)
+    check_count(0, seed=seed)
     G = generated if hasattr(generated, 'synthesis') else None
     labels = _drawn_from(G, real, labels)
     real, held_out = _pixels(real, 'real'), None if held_out is None else _pixels(held_out, 'held_out')
@@ -116,15 +129,20 @@ def measure(
     judges = load_judges(judges)
     parts = chosen(parts, G is not None, held_out is not None, real.shape[1] >= SIZE and real.shape[3] == 3)
     if G is not None: _check_fit(G, real)
-    images = _pixels(generated, 'generated') if G is None else samples(G, n, seed=seed, labels=labels, progress=progress)
-    if images.shape[1:] != real.shape[1:]: raise ValueError(f'generated is {list(images.shape[1:])}, real {list(real.shape[1:])}; accepted: one size and as many channels. Make one size of them first: cleftgan_nb.data.convert')
+    images = (_pixels(generated, 'generated') if G is None
+              else samples(G, n, seed=seed, labels=labels, progress=progress))
+    if images.shape[1:] != real.shape[1:]:
+        raise ValueError(f'generated is {list(images.shape[1:])}, real {list(real.shape[1:])}; accepted: one size '
+                         'and as many channels. Make one size of them first: cleftgan_nb.data.convert')
     s = Compared(G, images, real, held_out, judges, seed, paths, motions, progress, labels)
     return [score for part in parts for score in PARTS[part](s)]
 
 def _check_fit(G, real):
     "Say so before thousands of images are drawn"
     has = (G.img_resolution, G.img_resolution, G.img_channels)
-    if has != real.shape[1:]: raise ValueError(f'the generator makes images of {list(has)}, real has {list(real.shape[1:])}; accepted: one size and as many channels')
+    if has != real.shape[1:]:
+        raise ValueError(f'the generator makes images of {list(has)}, real has {list(real.shape[1:])}; accepted: one '
+                         'size and as many channels')
 
 # %% ../../nbs/metrics/18_table.ipynb #dedb03f0
 def _drawn_from(G, real, labels):
@@ -142,9 +160,12 @@ def as_table(
 )->str:          # lines of plain text
     "Scores as people read them"
     short = lambda v: '' if v is None else f'{v:.4g}'
-    rows = [('', 'value', 'from', 'to', 'of')] + [(s.name, short(s.value), short(s.low), short(s.high), ', '.join(f'{n} {what}' for what, n in s.sizes.items())) for s in scores]
+    rows = [('', 'value', 'from', 'to', 'of')] + [(s.name, short(s.value), short(s.low), short(s.high),
+                                                   ', '.join(f'{n} {what}' for what, n in s.sizes.items()))
+                                                   for s in scores]
     wide = [max(map(len, column)) for column in zip(*rows)]
-    return '\n'.join(f'{r[0]:<{wide[0]}}  ' + '  '.join(f'{c:>{w}}' for c, w in zip(r[1:4], wide[1:])) + f'  {r[4]}' for r in rows)
+    return '\n'.join(f'{r[0]:<{wide[0]}}  ' + '  '.join(f'{c:>{w}}' for c, w in zip(r[1:4], wide[1:])) + f'  {r[4]}'
+                     for r in rows)
 
 COLUMNS = 'name', 'value', 'low', 'high', 'level', 'seed', 'features', 'interval'
 
@@ -154,9 +175,12 @@ def save_scores(
     **about,     # what was measured: column → word, the same in each row
 ):
     "Write scores as CSV, each row with all that is needed to make it again"
-    rows = [{k: s.as_row()[k] for k in COLUMNS} | dict(sizes='; '.join(f'{n} {what}' for what, n in s.sizes.items())) | about for s in scores]
-    text = io.StringIO(); writer = csv.DictWriter(text, rows[0], lineterminator='\n')
-    writer.writeheader(); writer.writerows({k: cell(v) for k, v in r.items()} for r in rows)
+    rows = [{k: s.as_row()[k] for k in COLUMNS} | dict(sizes='; '.join(f'{n} {what}' for what, n in s.sizes.items()))
+            | about for s in scores]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator='\n')
+    writer.writeheader()
+    writer.writerows({k: cell(v) for k, v in r.items()} for r in rows)
     with atomic(path) as f: f.write(text.getvalue().encode())
 
 # %% ../../nbs/metrics/18_table.ipynb #d5db9346
@@ -193,7 +217,8 @@ def disagreements(
     by = {(both, k): s for k, found in scores.items() for s in found if (both := _apart(s.name)) and s.low is not None}
     def order(metric, judge, a, b):
         x, y = by.get(((metric, judge), a)), by.get(((metric, judge), b))
-        return None if x is None or y is None or (x.low <= y.high and y.low <= x.high) else (a, b) if x.high < y.low else (b, a)
+        return (None if x is None or y is None or (x.low <= y.high and y.low <= x.high) else (a, b) if x.high < y.low
+                else (b, a))
     told = []
     for metric, (a, b) in ((m, pair) for m in WORDS for pair in combinations(scores, 2)):
         orders = {j: o for j in TITLES if (o := order(metric, j, a, b))}

@@ -23,9 +23,13 @@ def package_file(
 )->Path:
     "A file that a package brings; the package is not imported, so nothing of it runs"
     found = importlib.util.find_spec(package)
-    if found is None: raise ModuleNotFoundError(f'{need} needs the package {package}, which is not installed; pip install {install}', name=package)
+    if found is None:
+        raise ModuleNotFoundError(f'{need} needs the package {package}, which is not installed; pip install '
+                                  f'{install}', name=package)
     path = Path(found.submodule_search_locations[0])/name
-    if not path.is_file(): raise FileNotFoundError(f'{need}: the package {package} is there, but not its {name}; pip install --force-reinstall {install}')
+    if not path.is_file():
+        raise FileNotFoundError(f'{need}: the package {package} is there, but not its {name}; pip install '
+                                f'--force-reinstall {install}')
     return path
 
 # %% ../../nbs/metrics/02_weights.ipynb #a4c91480
@@ -36,11 +40,14 @@ def check_file(
 )->str:       # its SHA-256
     "The file's checksum, if it is one of the accepted ones"
     path = as_path(path)
-    if not path.is_file(): raise FileNotFoundError(f'no file {path}; accepted: {" or ".join(accepted.values())}{where and ", from " + where}')
+    if not path.is_file():
+        raise FileNotFoundError(f'no file {path}; accepted: '
+                                f'{" or ".join(accepted.values())}{where and ", from " + where}')
     digest = sha256(path)
     if digest not in accepted:
         known = '; '.join(f'{what} with SHA-256 {k}' for k, what in accepted.items())
-        raise ValueError(f'{path} has SHA-256 {digest} ({path.stat().st_size} bytes); accepted: {known}. Get the file again{where and ", from " + where}')
+        raise ValueError(f'{path} has SHA-256 {digest} ({path.stat().st_size} bytes); accepted: {known}. Get the '
+                         f'file again{where and ", from " + where}')
     return digest
 
 # %% ../../nbs/metrics/02_weights.ipynb #147d3ef0
@@ -49,8 +56,11 @@ def read_state(
 )->dict:  # name → tensor
     "The tensors of a `.pth` file, without running anything that it contains"
     try: state = torch.load(as_path(path), map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as e: raise ValueError(f'{path} is no readable file of tensors ({type(e).__name__}: {str(e).strip().splitlines()[0][:80] if str(e).strip() else ""}); get it again') from None
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as e:
+        raise ValueError(f'{path} is no readable file of tensors ({type(e).__name__}: '
+                         f'{str(e).strip().splitlines()[0][:80] if str(e).strip() else ""}); get it again') from None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor)
+                                              for k, v in state.items()):
         raise ValueError(f'{path} holds {type(state).__name__}; accepted: a dict of tensors (a state dict)')
     return state
 
@@ -64,9 +74,13 @@ def check_names(
     "Complain about tensors that are missing, unknown or of another shape"
     lost = [k for k in expected if k not in state]
     odd = [k for k in state if k not in expected and not k.endswith(tuple(ignored))]
-    changed = [f'{k} {list(state[k].shape)} instead of {list(expected[k])}' for k in expected if k in state and tuple(state[k].shape) != tuple(expected[k])]
-    wrong = [f'{len(l)} {what} ({l[0]}{", …" if len(l) > 1 else ""})' for what, l in (('missing', lost), ('unknown', odd), ('of another shape', changed)) if l]
-    if wrong: raise ValueError(f'{path} does not fit: of {len(expected)} tensors {", ".join(wrong)}; it belongs to another network')
+    changed = [f'{k} {list(state[k].shape)} instead of {list(expected[k])}' for k in expected
+               if k in state and tuple(state[k].shape) != tuple(expected[k])]
+    wrong = [f'{len(l)} {what} ({l[0]}{", …" if len(l) > 1 else ""})'
+             for what, l in (('missing', lost), ('unknown', odd), ('of another shape', changed)) if l]
+    if wrong:
+        raise ValueError(f'{path} does not fit: of {len(expected)} tensors {", ".join(wrong)}; it belongs to another '
+                         'network')
 
 # %% ../../nbs/metrics/02_weights.ipynb #31ed5a60
 def fold(
@@ -78,7 +92,8 @@ def fold(
     "A convolution that includes its batch norm"
     at = lambda name: state[f'{norm}.{name}'].double()
     s = at('weight')/(at('running_var') + eps).sqrt()
-    return (state[f'{conv}.weight'].double()*s[:, None, None, None]).float(), (at('bias') - at('running_mean')*s).float()
+    return ((state[f'{conv}.weight'].double()*s[:, None, None, None]).float(),
+            (at('bias') - at('running_mean')*s).float())
 
 # %% ../../nbs/metrics/02_weights.ipynb #3347ee30
 class ConvNorm(nn.Conv2d):
@@ -90,7 +105,8 @@ class ConvNorm(nn.Conv2d):
     def expected(self):
         "Name → shape, of the tensors in the file"
         n = (self.out_channels,)
-        return {f'{self.conv}.weight': self.weight.shape, **{f'{self.norm}.{k}': n for k in ('weight', 'bias', 'running_mean', 'running_var')}}
+        return {f'{self.conv}.weight': self.weight.shape,
+                **{f'{self.norm}.{k}': n for k in ('weight', 'bias', 'running_mean', 'running_var')}}
 
     def fill(self, state):
         "Take weights from a file's tensors"

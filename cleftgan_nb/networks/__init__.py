@@ -4,4 +4,5 @@ from .discriminator import Discriminator
 from .stylegan2 import StyleGAN2Generator
 from .stylegan3 import StyleGAN3Generator
 
-__all__ = ['StyleGAN3Generator', 'StyleGAN2Generator', 'Discriminator', 'build', 'plan', 'from_config', 'to_config', 'with_labels', 'ARCHITECTURES']
+__all__ = ['StyleGAN3Generator', 'StyleGAN2Generator', 'Discriminator', 'build', 'plan', 'from_config', 'to_config',
+           'with_labels', 'ARCHITECTURES']

@@ -29,7 +29,8 @@ def from_config(
     config, # {'architecture': one of ARCHITECTURES, 'kwargs': its keywords}
 ): # a network with random weights
     "Build a network from its description."
-    if not isinstance(config, dict) or set(config) != {'architecture', 'kwargs'} or not isinstance(config['kwargs'], dict):
+    if (not isinstance(config, dict) or set(config) != {'architecture', 'kwargs'}
+        or not isinstance(config['kwargs'], dict)):
         given = f"the keys {', '.join(map(str, config))}" if isinstance(config, dict) else type(config).__name__
         raise ValueError(f"config has {given}; accepted: a dict with 'architecture' (a name) and 'kwargs' (a dict)")
     cls = ARCHITECTURES[one_of('architecture', config['architecture'], list(ARCHITECTURES))]
@@ -46,13 +47,16 @@ def accepted_by(
 
 # %% ../../nbs/networks/05_build.ipynb #537f9d30
 def _check_required(cls, kwargs):
-    missing = [k for k, p in inspect.signature(cls).parameters.items() if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD and k not in kwargs]
-    if missing: raise ValueError(f"{cls.architecture} needs {', '.join(missing)}; given: {', '.join(kwargs) or 'nothing'}")
+    missing = [k for k, p in inspect.signature(cls).parameters.items()
+               if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD and k not in kwargs]
+    if missing:
+        raise ValueError(f"{cls.architecture} needs {', '.join(missing)}; given: {', '.join(kwargs) or 'nothing'}")
 
 # %% ../../nbs/networks/05_build.ipynb #8c3ab440
 NAMES = {
     'stylegan3-t': (StyleGAN3Generator, dict(channel_base=32768, channel_max=512)),
-    'stylegan3-r': (StyleGAN3Generator, dict(channel_base=65536, channel_max=1024, conv_kernel=1, use_radial_filters=True)),
+    'stylegan3-r': (StyleGAN3Generator, dict(channel_base=65536, channel_max=1024, conv_kernel=1,
+                                             use_radial_filters=True)),
     'stylegan2': (StyleGAN2Generator, dict(channel_base=32768, channel_max=512)),
 }
 
@@ -62,10 +66,13 @@ def plan(
 ): # (of the generator, of the discriminator), for `from_config`
     "The descriptions of what `build` builds, which take no memory."
     cls, defaults = NAMES[one_of('name', name, list(NAMES))]
-    check_resolution(resolution); check_settings(G_kwargs=G_kwargs, D_kwargs=D_kwargs)
-    check_keywords(f"build({name!r}, ...)", overrides, *accepted_by(cls), Discriminator.__init__, besides=('img_resolution', 'synthesis_kwargs'))
+    check_resolution(resolution)
+    check_settings(G_kwargs=G_kwargs, D_kwargs=D_kwargs)
+    check_keywords(f"build({name!r}, ...)", overrides, *accepted_by(cls), Discriminator.__init__,
+                   besides=('img_resolution', 'synthesis_kwargs'))
     G_own = {**defaults, **_for(cls, overrides), **(G_kwargs or {}), 'img_resolution': resolution}
-    D_own = {'c_dim': 0, **_for(Discriminator, {k: v for k, v in overrides.items() if k != 'mapping_kwargs'}), **(D_kwargs or {}), 'img_resolution': resolution}
+    D_own = {'c_dim': 0, **_for(Discriminator, {k: v for k, v in overrides.items() if k != 'mapping_kwargs'}),
+             **(D_kwargs or {}), 'img_resolution': resolution}
     return tuple({'architecture': c.architecture, 'kwargs': kw} for c, kw in ((cls, G_own), (Discriminator, D_own)))
 
 def build(
@@ -95,7 +102,8 @@ def with_labels(
     if network.c_dim: raise ValueError(f"{has}; accepted: a network without labels (c_dim=0)")
     if not c_dim: raise ValueError("c_dim=0; accepted: 1 or more, the entries of a label")
     where, label = ('mapping_kwargs', 'added') if isinstance(network, Generator) else ('epilogue_kwargs', 'projected')
-    own = {**network.init_kwargs, 'c_dim': c_dim, where: {**network.init_kwargs[where], 'label': label, 'label_lr': label_lr}}
+    own = {**network.init_kwargs, 'c_dim': c_dim, where: {**network.init_kwargs[where], 'label': label,
+                                                          'label_lr': label_lr}}
     with torch.random.fork_rng(devices=[]): new = from_config({'architecture': network.architecture, 'kwargs': own})
     zero = {k: v for k, v in new.state_dict().items() if k.endswith('label.weight')}
     new.load_state_dict({**zero, **{k: v.detach().clone() for k, v in network.state_dict().items()}}, assign=True)

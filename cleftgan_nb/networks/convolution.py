@@ -19,36 +19,42 @@ class Convolution(torch.autograd.Function):
     "x * w"
     @staticmethod
     def forward(ctx, x, w, padding, stride):
-        ctx.save_for_backward(x, w); ctx.how = padding, stride
+        ctx.save_for_backward(x, w)
+        ctx.how = padding, stride
         return F.conv2d(x, w, padding=padding, stride=stride)
     @staticmethod
     def backward(ctx, dy):
         (x, w), (need_x, need_w, *_) = ctx.saved_tensors, ctx.needs_input_grad
-        return ToInput.apply(dy, w, x, *ctx.how) if need_x else None, ToWeight.apply(dy, x, w, *ctx.how) if need_w else None, None, None
+        return (ToInput.apply(dy, w, x, *ctx.how) if need_x else None,
+                ToWeight.apply(dy, x, w, *ctx.how) if need_w else None, None, None)
 
 # %% ../../nbs/networks/00_convolution.ipynb #9d2acef0
 class ToInput(torch.autograd.Function):
     "A: what x gets; linear in dy and w, of x only the shape matters"
     @staticmethod
     def forward(ctx, dy, w, x, padding, stride):
-        ctx.save_for_backward(dy, w, x); ctx.how = padding, stride
+        ctx.save_for_backward(dy, w, x)
+        ctx.how = padding, stride
         return _derivative(dy, x, w, padding, stride, [True, False, False])[0]
     @staticmethod
     def backward(ctx, g):
         (dy, w, x), (need_dy, need_w, *_) = ctx.saved_tensors, ctx.needs_input_grad
-        return Convolution.apply(g, w, *ctx.how) if need_dy else None, ToWeight.apply(dy, g, w, *ctx.how) if need_w else None, None, None, None
+        return (Convolution.apply(g, w, *ctx.how) if need_dy else None,
+                ToWeight.apply(dy, g, w, *ctx.how) if need_w else None, None, None, None)
 
 # %% ../../nbs/networks/00_convolution.ipynb #d23aef30
 class ToWeight(torch.autograd.Function):
     "B: what w gets; linear in dy and x, of w only the shape matters"
     @staticmethod
     def forward(ctx, dy, x, w, padding, stride):
-        ctx.save_for_backward(dy, x, w); ctx.how = padding, stride
+        ctx.save_for_backward(dy, x, w)
+        ctx.how = padding, stride
         return _derivative(dy, x, w, padding, stride, [False, True, False])[1]
     @staticmethod
     def backward(ctx, g):
         (dy, x, w), (need_dy, need_x, *_) = ctx.saved_tensors, ctx.needs_input_grad
-        return Convolution.apply(x, g, *ctx.how) if need_dy else None, ToInput.apply(dy, g, x, *ctx.how) if need_x else None, None, None, None
+        return (Convolution.apply(x, g, *ctx.how) if need_dy else None,
+                ToInput.apply(dy, g, x, *ctx.how) if need_x else None, None, None, None)
 
 # %% ../../nbs/networks/00_convolution.ipynb #83c9f450
 def convolve(
@@ -59,5 +65,6 @@ def convolve(
 ):             # [N, out, H', W']
     "A convolution without bias"
     ours = x.device.type == 'cuda' or x.device.type == 'cpu' and x.dtype == weight.dtype == torch.bfloat16
-    if ours and torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad): return Convolution.apply(x, weight, padding, stride)
+    if ours and torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return Convolution.apply(x, weight, padding, stride)
     return F.conv2d(x, weight, padding=padding, stride=stride)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from fastcore.basics import patch
 from .. import ops
-from .layers import (Conv2dLayer, FullyConnected, LabelTerm, MappingNetwork, check_keywords, check_labels, check_resolution,
+from .layers import (Conv2dLayer, FullyConnected, LabelTerm, MappingNetwork, check_keywords,
+                                         check_labels, check_resolution,
     check_settings, check_shape, parse_dtype, place, plain_kwargs, precision, uses_half)
 from ..ops.dispatch import one_of
 
@@ -50,7 +51,9 @@ def minibatch_std(
     "Append the standard deviation over groups of the batch."
     n, c, h, w = x.shape
     g = min(group_size, n)
-    if not n or n % g: raise ValueError(f"a batch of {n} images can't be dealt into groups of {group_size} (mbstd_group_size); accepted: a multiple of it, or fewer")
+    if not n or n % g:
+        raise ValueError(f"a batch of {n} images can't be dealt into groups of {group_size} (mbstd_group_size); "
+                         "accepted: a multiple of it, or fewer")
     y = x.reshape(g, n // g, num_channels, c // num_channels, h, w)
     y = ((y - y.mean(0)).square().mean(0) + 1e-8).sqrt().mean([2, 3, 4])             # [N/G, num_channels]
     return torch.cat([x, y.repeat(g, 1)[:, :, None, None].expand(-1, -1, h, w)], 1)
@@ -72,7 +75,9 @@ class DiscriminatorEpilogue(nn.Module):
     ):
         super().__init__()
         check_settings(mbstd_group_size=mbstd_group_size, mbstd_num_channels=mbstd_num_channels, label_lr=label_lr)
-        if channels % mbstd_num_channels: raise ValueError(f"mbstd_num_channels={mbstd_num_channels!r}; accepted: a divisor of {channels}, the channels at 4 pixels")
+        if channels % mbstd_num_channels:
+            raise ValueError(f"mbstd_num_channels={mbstd_num_channels!r}; accepted: a divisor of {channels}, the "
+                             "channels at 4 pixels")
         self.mbstd = mbstd_group_size, mbstd_num_channels
         self.conv = Conv2dLayer(channels + mbstd_num_channels, channels, 3, activation='lrelu', conv_clamp=conv_clamp)
         self.fc = FullyConnected(channels * 16, channels, 'lrelu')
@@ -86,7 +91,8 @@ def forward(self:DiscriminatorEpilogue,
     cmap=None, # mapped labels [N, cmap_dim], or None
     c=None, # labels to project [N, c_dim], or None
 ): # logits [N, 1]
-    h = self.fc(self.conv(minibatch_std(x, *self.mbstd)).flatten(1)); v = self.out(h)
+    h = self.fc(self.conv(minibatch_std(x, *self.mbstd)).flatten(1))
+    v = self.out(h)
     if c is not None: return v + (self.label(c) * h).sum(1, keepdim=True) / h.shape[1] ** 0.5
     return v if cmap is None else (v * cmap).sum(1, keepdim=True) / cmap.shape[1] ** 0.5
 
@@ -111,7 +117,8 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         img_resolution = check_resolution(img_resolution)
-        given = dict(c_dim=c_dim, img_channels=img_channels, channel_base=channel_base, channel_max=channel_max, num_fp16_res=num_fp16_res,
+        given = dict(c_dim=c_dim, img_channels=img_channels, channel_base=channel_base, channel_max=channel_max,
+                     num_fp16_res=num_fp16_res,
                      conv_clamp=conv_clamp, cmap_dim=cmap_dim, block_kwargs=block_kwargs, mapping_kwargs=mapping_kwargs,
                      epilogue_kwargs=epilogue_kwargs, channels_last=channels_last)
         check_settings(**given)
@@ -130,21 +137,26 @@ def _freeze(freeze_layers=0): # how many of the first layers stay as they are
 
 # %% ../../nbs/networks/04_discriminator.ipynb #36248a70
 @patch
-def _build(self:Discriminator, block_kwargs, mapping_kwargs, epilogue_kwargs, channel_base, channel_max, conv_clamp, cmap_dim):
+def _build(self:Discriminator, block_kwargs, mapping_kwargs, epilogue_kwargs, channel_base, channel_max, conv_clamp,
+           cmap_dim):
     "Make the blocks, the labels' mapping and the end."
     check_keywords('block_kwargs', block_kwargs, _freeze)
-    check_keywords('mapping_kwargs', mapping_kwargs, MappingNetwork.__init__, besides=('z_dim', 'c_dim', 'w_dim', 'num_ws'))
+    check_keywords('mapping_kwargs', mapping_kwargs, MappingNetwork.__init__,
+                   besides=('z_dim', 'c_dim', 'w_dim', 'num_ws'))
     check_keywords('epilogue_kwargs', epilogue_kwargs, DiscriminatorEpilogue.__init__,
                    besides=('channels', 'cmap_dim', 'conv_clamp', 'c_dim'))
     self.resolutions = [2 ** i for i in range(self.img_resolution.bit_length() - 1, 2, -1)]
-    channels, trainable = {r: max(min(channel_base // r, channel_max), 1) for r in (*self.resolutions, 4)}, _freeze(**block_kwargs)
+    channels, trainable = ({r: max(min(channel_base // r, channel_max), 1) for r in (*self.resolutions, 4)},
+                           _freeze(**block_kwargs))
     for r in self.resolutions:
         first = r == self.img_resolution
-        setattr(self, f'b{r}', DiscriminatorBlock(channels[r], channels[r // 2], self.img_channels if first else 0, conv_clamp, trainable))
+        setattr(self, f'b{r}', DiscriminatorBlock(channels[r], channels[r // 2], self.img_channels if first else 0,
+                                                  conv_clamp, trainable))
     mapped = self.c_dim if epilogue_kwargs.get('label') != 'projected' else 0
     cmap_dim = (cmap_dim or channels[4]) if mapped else 0
     self.mapping = MappingNetwork(0, mapped, cmap_dim, None, **mapping_kwargs) if mapped else None
-    self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim, conv_clamp=conv_clamp, c_dim=self.c_dim - mapped, **epilogue_kwargs)
+    self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim, conv_clamp=conv_clamp, c_dim=self.c_dim - mapped,
+                                    **epilogue_kwargs)
 
 # %% ../../nbs/networks/04_discriminator.ipynb #8c039910
 @patch

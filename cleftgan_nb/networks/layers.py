@@ -30,10 +30,12 @@ def check_shape(
 ):
     "Refuse what is not a tensor of `shape` with floating point numbers in it, in words."
     given = f"has shape {list(x.shape)}" if isinstance(x, torch.Tensor) else f"is {type(x).__name__}"
-    fits = isinstance(x, torch.Tensor) and x.ndim == len(shape) and all(isinstance(s, str) or s == n for s, n in zip(shape, x.shape))
+    fits = (isinstance(x, torch.Tensor) and x.ndim == len(shape)
+            and all(isinstance(s, str) or s == n for s, n in zip(shape, x.shape)))
     if not fits: raise ValueError(f"{name} {given}; accepted: a tensor [{', '.join(map(str, shape))}]")
     if not x.is_floating_point() or x.layout != torch.strided or x.is_meta:
-        kind = "is sparse" if x.layout != torch.strided else "is on the device meta, without values" if x.is_meta else f"has dtype {x.dtype}"
+        kind = ("is sparse" if x.layout != torch.strided else "is on the device meta, without values" if x.is_meta
+                else f"has dtype {x.dtype}")
         raise ValueError(f"{name} {kind}; accepted: a dense tensor of a real floating point type, with values")
     return x
 
@@ -47,7 +49,8 @@ def check_labels(
     if c_dim: return check_shape('c', c, batch, c_dim)
     if c is not None and (not isinstance(c, torch.Tensor) or c.numel()):
         given = list(c.shape) if isinstance(c, torch.Tensor) else type(c).__name__
-        raise ValueError(f"c is {given}, but this network was built without labels (c_dim=0); accepted: None or a tensor [batch, 0]")
+        raise ValueError(f"c is {given}, but this network was built without labels (c_dim=0); accepted: None or a "
+                         "tensor [batch, 0]")
 
 # %% ../../nbs/networks/01_layers.ipynb #c5b63620
 def check_keywords(
@@ -69,7 +72,8 @@ def check_resolution(
 ):
     "A power of two, or a `ValueError`."
     if not whole(resolution) or resolution < minimum or resolution & (resolution - 1):
-        raise ValueError(f"img_resolution={resolution!r}; accepted: a power of two, {minimum} or more: 32, 64, 128, 256, ...")
+        raise ValueError(f"img_resolution={resolution!r}; accepted: a power of two, {minimum} or more: 32, 64, 128, "
+                         "256, ...")
     return int(resolution)
 
 # %% ../../nbs/networks/01_layers.ipynb #1c89a880
@@ -83,7 +87,8 @@ KEYWORDS = _optional(lambda v: isinstance(v, dict), "a dict of keywords")
 
 # %% ../../nbs/networks/01_layers.ipynb #8d563530
 SETTINGS = {
-    **dict.fromkeys('w_dim img_channels channel_base channel_max num_layers filter_size lrelu_upsampling mbstd_group_size mbstd_num_channels'.split(), _count(1)),
+    **dict.fromkeys('w_dim img_channels channel_base channel_max num_layers filter_size lrelu_upsampling '
+                    'mbstd_group_size mbstd_num_channels'.split(), _count(1)),
     **dict.fromkeys('z_dim c_dim margin_size freeze_layers'.split(), _count(0)),
     **dict.fromkeys('num_fp16_res cmap_dim'.split(), _optional(*_count(0))),
     **dict.fromkeys('lr_multiplier label_lr output_scale first_cutoff first_stopband'.split(), POSITIVE),
@@ -132,7 +137,8 @@ def precision(
     device = weight.device.type
     cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if cast: dtype = torch.get_autocast_dtype(device)
-    with torch.autocast(device, enabled=False) if cast else nullcontext(): yield dtype if dtype in HALF else weight.dtype
+    with torch.autocast(device, enabled=False) if cast else nullcontext():
+        yield dtype if dtype in HALF else weight.dtype
 
 # %% ../../nbs/networks/01_layers.ipynb #705ec510
 def place(
@@ -156,7 +162,8 @@ class FullyConnected(nn.Module):
         bias_init=0, # the bias in use at the start: a number, or one for every output
     ):
         super().__init__()
-        self.in_features, self.out_features, self.activation, self.lr_mult = in_features, out_features, activation, lr_mult
+        self.in_features, self.out_features, self.activation, self.lr_mult = (in_features, out_features, activation,
+                lr_mult)
         self.weight = nn.Parameter(torch.randn(out_features, in_features) * (weight_init / lr_mult))
         self.bias = nn.Parameter(torch.as_tensor(bias_init, dtype=torch.float32).expand(out_features) / lr_mult)
 
@@ -171,7 +178,8 @@ def forward(self:FullyConnected,
 
 # %% ../../nbs/networks/01_layers.ipynb #a5aa5880
 @patch
-def extra_repr(self:FullyConnected): return f'{self.in_features}, {self.out_features}, {self.activation}, lr_mult={self.lr_mult}'
+def extra_repr(self:FullyConnected):
+    return f'{self.in_features}, {self.out_features}, {self.activation}, lr_mult={self.lr_mult}'
 
 # %% ../../nbs/networks/01_layers.ipynb #3d09f5b0
 def normalize_2nd_moment(
@@ -213,16 +221,20 @@ class MappingNetwork(nn.Module):
         label_lr=1, # learning rate of what is added, relative to the rest of the network
     ):
         super().__init__()
-        check_settings(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_layers=num_layers, lr_multiplier=lr_multiplier, w_avg_beta=w_avg_beta,
+        check_settings(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_layers=num_layers, lr_multiplier=lr_multiplier,
+                       w_avg_beta=w_avg_beta,
                        label_lr=label_lr)
         embedded = c_dim if one_of('label', label, LABELS) == 'embedded' else 0
         if not z_dim and not embedded:
-            given, accepted = (f"label={label!r}", "label='embedded'") if c_dim else ('c_dim=0', 'one of them 1 or more')
+            given, accepted = ((f"label={label!r}", "label='embedded'") if c_dim
+                               else ('c_dim=0', 'one of them 1 or more'))
             raise ValueError(f"z_dim=0 and {given}; accepted: {accepted}, or there is nothing to map")
-        self.z_dim, self.c_dim, self.w_dim, self.num_ws, self.num_layers, self.w_avg_beta = z_dim, c_dim, w_dim, num_ws, num_layers, w_avg_beta
+        self.z_dim, self.c_dim, self.w_dim, self.num_ws, self.num_layers, self.w_avg_beta = (z_dim, c_dim, w_dim,
+                num_ws, num_layers, w_avg_beta)
         if embedded: self.embed = FullyConnected(c_dim, w_dim)
         sizes = [z_dim + (w_dim if embedded else 0)] + [w_dim] * num_layers
-        for i in range(num_layers): setattr(self, f'fc{i}', FullyConnected(sizes[i], sizes[i + 1], 'lrelu', lr_multiplier))
+        for i in range(num_layers):
+            setattr(self, f'fc{i}', FullyConnected(sizes[i], sizes[i + 1], 'lrelu', lr_multiplier))
         if num_ws is not None: self.register_buffer('w_avg', torch.zeros(w_dim))
         if c_dim and not embedded: self.label = LabelTerm(c_dim, w_dim, label_lr)
 
@@ -241,7 +253,8 @@ def _codes(self:MappingNetwork, z, c):
 def _check_truncation(self:MappingNetwork, psi, cutoff):
     check_settings(truncation_psi=psi)
     if cutoff is not None and not (whole(cutoff) and 0 <= cutoff <= self.num_ws):
-        raise ValueError(f"truncation_cutoff={cutoff!r}; accepted: None or a whole number from 0 to {self.num_ws}, the number of ws")
+        raise ValueError(f"truncation_cutoff={cutoff!r}; accepted: None or a whole number from 0 to {self.num_ws}, "
+                         "the number of ws")
 
 # %% ../../nbs/networks/01_layers.ipynb #7e56a8d0
 @patch
@@ -295,7 +308,8 @@ def conv2d(
     stride=1, # pixels
 ): # [N, out, H', W']
     "Correlation of `x` with `weight`."
-    if ops.default_impl() != 'definition' and not _autocast(x) and winograd.pays(x, weight, padding, stride): return winograd.conv3x3(x, weight, padding)
+    if ops.default_impl() != 'definition' and not _autocast(x) and winograd.pays(x, weight, padding, stride):
+        return winograd.conv3x3(x, weight, padding)
     early = early_padding(x, weight, padding)
     run = F.conv2d if _autocast(x) else convolve
     return run(F.pad(x, [early] * 4) if early else x, weight, padding=padding - early, stride=stride)
@@ -333,7 +347,8 @@ class Conv2dLayer(nn.Module):
         self.activation, self.down, self.conv_clamp = activation, down, conv_clamp
         self.weight_gain = 1 / (in_channels * kernel_size ** 2) ** 0.5
         self.register_buffer('resample_filter', ops.setup_filter([1, 3, 3, 1]))
-        weight, bias = torch.randn(out_channels, in_channels, kernel_size, kernel_size), torch.zeros(out_channels) if bias else None
+        weight, bias = (torch.randn(out_channels, in_channels, kernel_size, kernel_size),
+                        torch.zeros(out_channels) if bias else None)
         for name, value in dict(weight=weight, bias=bias).items():
             if trainable and value is not None: setattr(self, name, nn.Parameter(value))
             else: self.register_buffer(name, value)
@@ -349,7 +364,8 @@ def forward(self:Conv2dLayer,
     x = resample_conv2d(x, weight.to(x.dtype), self.resample_filter, down=self.down)
     if plain: return x
     clamp = None if self.conv_clamp is None else self.conv_clamp * gain
-    return ops.bias_act(x, self.bias, act=self.activation, gain=gain * (1 if self.activation == 'linear' else 2 ** 0.5), clamp=clamp)
+    return ops.bias_act(x, self.bias, act=self.activation,
+                        gain=gain * (1 if self.activation == 'linear' else 2 ** 0.5), clamp=clamp)
 
 # %% ../../nbs/networks/01_layers.ipynb #d6257ba0
 def unit_rms(
@@ -362,13 +378,15 @@ def unit_rms(
 # %% ../../nbs/networks/01_layers.ipynb #c2c59a80
 def _modulate_definition(x, weight, styles, demodulate, normalize, gain, padding, f, up):
     if normalize: weight, styles = unit_rms(weight, [1, 2, 3]), unit_rms(styles)
-    w = weight * styles[:, None, :, None, None]                                                       # [N, out, in, k, k]
+    # [N, out, in, k, k]
+    w = weight * styles[:, None, :, None, None]
     if demodulate: w = w * (w.square().sum([2, 3, 4], keepdim=True) + 1e-8).rsqrt()
     if gain is not None: w = w * gain
     return torch.cat([_convolve(x[n:n + 1], w[n].to(x.dtype), padding, f, up) for n in range(len(x))])
 
 # %% ../../nbs/networks/01_layers.ipynb #07dfc910
-def _convolve(x, weight, padding, f, up): return conv2d(x, weight, padding) if up == 1 else resample_conv2d(x, weight, f, up)
+def _convolve(x, weight, padding, f, up):
+    return conv2d(x, weight, padding) if up == 1 else resample_conv2d(x, weight, f, up)
 
 # %% ../../nbs/networks/01_layers.ipynb #22455640
 def modulation_coefficients(
@@ -403,7 +421,8 @@ class ScaleAndPad(torch.autograd.Function):
     "x times s, with zeros around it; differentiable any number of times."
     @staticmethod
     def forward(ctx, x, s, p):
-        ctx.save_for_backward(x, s); ctx.p = p
+        ctx.save_for_backward(x, s)
+        ctx.p = p
         n, c, h, w = x.shape
         last = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         y = torch.empty(n, c, h + 2 * p, w + 2 * p, dtype=x.dtype, device=x.device, memory_format=last)
@@ -420,7 +439,8 @@ class ScaleAndPad(torch.autograd.Function):
 def _modulate_shared(x, weight, styles, demodulate, normalize, gain, padding, f, up):
     s, d = modulation_coefficients(weight, styles, demodulate, normalize)
     if gain is not None: s = s * gain
-    if len(x) == 1: return _convolve(x, (weight * (s if d is None else d.t() * s)[..., None, None]).to(x.dtype), padding, f, up)
+    if len(x) == 1:
+        return _convolve(x, (weight * (s if d is None else d.t() * s)[..., None, None]).to(x.dtype), padding, f, up)
     if x.dtype == torch.float16 and d is not None: weight, s, d = within_range(weight, s, d)
     s, early = s.to(x.dtype), early_padding(x, weight, padding) if up == 1 else 0
     x = ScaleAndPad.apply(x, s, early) if early else x * s[..., None, None]
@@ -443,7 +463,8 @@ def modulated_conv2d(
     "A convolution whose kernel every sample scales by its own style (SG2 §2.2, SG3 appendix F)."
     check_shape('styles', styles, len(x), weight.shape[1])
     literal = (ops.default_impl() if impl == 'auto' else impl) == 'definition'
-    return (_modulate_definition if literal else _modulate_shared)(x, weight, styles, demodulate, normalize, gain, padding, f, up)
+    return (_modulate_definition if literal else _modulate_shared)(x, weight, styles, demodulate, normalize, gain,
+                                                                   padding, f, up)
 
 # %% ../../nbs/networks/01_layers.ipynb #90a209e0
 class Generator(nn.Module):
@@ -459,22 +480,28 @@ class Generator(nn.Module):
     ):
         super().__init__()
         check_settings(mapping_kwargs=mapping_kwargs)
-        mapping_kwargs, filled = dict(mapping_kwargs or {}), ('z_dim', 'c_dim', 'w_dim', 'num_ws', 'img_resolution', 'img_channels')
+        mapping_kwargs, filled = (dict(mapping_kwargs or {}),
+                                  ('z_dim', 'c_dim', 'w_dim', 'num_ws', 'img_resolution', 'img_channels'))
         check_keywords(self.architecture, synthesis_kwargs, *self._synthesis.keywords(), besides=filled)
         check_keywords('mapping_kwargs', mapping_kwargs, MappingNetwork.__init__, besides=filled)
-        self.z_dim, self.c_dim, self.w_dim, self.img_resolution, self.img_channels = z_dim, c_dim, w_dim, img_resolution, img_channels
-        self.init_kwargs = plain_kwargs(dict(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, img_resolution=img_resolution, img_channels=img_channels,
+        self.z_dim, self.c_dim, self.w_dim, self.img_resolution, self.img_channels = (z_dim, c_dim, w_dim,
+                img_resolution, img_channels)
+        self.init_kwargs = plain_kwargs(dict(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, img_resolution=img_resolution,
+                                             img_channels=img_channels,
                                              mapping_kwargs=mapping_kwargs, **synthesis_kwargs))
         self.synthesis = self._synthesis(w_dim, img_resolution, img_channels, **synthesis_kwargs)
         self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **{'num_layers': self._mapping_layers, **mapping_kwargs})
+        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws,
+                                      **{'num_layers': self._mapping_layers, **mapping_kwargs})
 
 # %% ../../nbs/networks/01_layers.ipynb #26051490
 def plain_kwargs(
     kwargs, # keywords of a network
 ): # dict in types that JSON has
     "Keywords as they go into a file: a dtype becomes its name, NumPy's numbers become Python's."
-    def plain(v): return str(v).removeprefix('torch.') if isinstance(v, torch.dtype) else v.item() if isinstance(v, np.generic) else v
+    def plain(v):
+        return (str(v).removeprefix('torch.') if isinstance(v, torch.dtype) else v.item()
+                if isinstance(v, np.generic) else v)
     return {k: plain_kwargs(v) if isinstance(v, dict) else plain(v) for k, v in kwargs.items()}
 
 # %% ../../nbs/networks/01_layers.ipynb #2e765590
@@ -488,6 +515,7 @@ def forward(self:Generator,
     **synthesis_kwargs, # e.g. noise_mode='const' for StyleGAN2
 ): # images [batch, img_channels, img_resolution, img_resolution], about -1 to 1
     "From latent codes to images."
-    check_keywords(f"{self.architecture}'s synthesis", synthesis_kwargs, self._synthesis.forward, besides=('ws', 'update_emas'))
+    check_keywords(f"{self.architecture}'s synthesis", synthesis_kwargs, self._synthesis.forward,
+                   besides=('ws', 'update_emas'))
     ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas)
     return self.synthesis(ws, update_emas=update_emas, **synthesis_kwargs)

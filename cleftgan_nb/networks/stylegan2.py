@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from fastcore.basics import patch
 from .. import ops
-from .layers import (FullyConnected, Generator, check_resolution, check_settings, check_shape, modulated_conv2d,
+from .layers import (FullyConnected, Generator, check_resolution, check_settings, check_shape,
+                                         modulated_conv2d,
     parse_dtype, place, precision, uses_half)
 from ..ops.dispatch import one_of
 
@@ -45,7 +46,8 @@ def noise(self:SynthesisLayer,
 ): # tensor that broadcasts over x, or None
     "The noise to add."
     if mode == 'none': return None
-    plane = self.noise_const if mode == 'const' else torch.randn(len(x), 1, *x.shape[2:], device=x.device, dtype=self.noise_const.dtype)
+    plane = self.noise_const if mode == 'const' else torch.randn(len(x), 1, *x.shape[2:], device=x.device,
+                                                                 dtype=self.noise_const.dtype)
     return (plane * self.noise_strength).to(x.dtype)
 
 # %% ../../nbs/networks/03_stylegan2.ipynb #c7270b20
@@ -133,9 +135,11 @@ class SynthesisNetwork(nn.Module):
     ):
         super().__init__()
         img_resolution = check_resolution(img_resolution)
-        check_settings(w_dim=w_dim, img_channels=img_channels, channel_max=channel_max, channel_base=channel_base, conv_clamp=conv_clamp,
+        check_settings(w_dim=w_dim, img_channels=img_channels, channel_max=channel_max, channel_base=channel_base,
+                       conv_clamp=conv_clamp,
                        num_fp16_res=num_fp16_res, channels_last=channels_last)
-        self.w_dim, self.img_resolution, self.dtype, self.channels_last = w_dim, img_resolution, parse_dtype(dtype), channels_last
+        self.w_dim, self.img_resolution, self.dtype, self.channels_last = (w_dim, img_resolution, parse_dtype(dtype),
+                                                                           channels_last)
         self.num_fp16_res = 4 if num_fp16_res is None and self.dtype == torch.float16 else num_fp16_res
         self.resolutions = [2 ** i for i in range(2, img_resolution.bit_length())]
         self.num_ws = 2 * len(self.resolutions)
@@ -159,7 +163,8 @@ def pictures(self:SynthesisNetwork,
     "The picture at every resolution; the last is the image."
     x, img, i = self.b4.const.expand(len(ws), -1, -1, -1), None, 0
     for r in self.resolutions:
-        block, dtype = getattr(self, f'b{r}'), half if uses_half(r, self.img_resolution, self.num_fp16_res) else ws.dtype
+        block, dtype = (getattr(self, f'b{r}'), half if uses_half(r, self.img_resolution, self.num_fp16_res)
+                        else ws.dtype)
         x, img = block(place(x, dtype, self.channels_last), img, ws[:, i:i + block.num_convs + 1], noise_mode)
         i += block.num_convs
         yield img

@@ -13,7 +13,8 @@ import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
 from .. import ops
-from .layers import (FullyConnected, Generator, check_keywords, check_resolution, check_settings, check_shape,
+from .layers import (FullyConnected, Generator, check_keywords, check_resolution, check_settings,
+                                         check_shape,
     modulated_conv2d, parse_dtype, place, precision, uses_half)
 from ..ops.dispatch import one_of, whole
 
@@ -42,16 +43,20 @@ def layer_bands(
     margin_size=10, # samples beyond the image on each side
 ): # num_layers + 1 bands, that of ToRGB last
     "Frequencies, samples and channels of every layer's output (SG3 §3.2)."
-    check_settings(img_channels=img_channels, channel_base=channel_base, channel_max=channel_max, first_cutoff=first_cutoff,
+    check_settings(img_channels=img_channels, channel_base=channel_base, channel_max=channel_max,
+                   first_cutoff=first_cutoff,
                    first_stopband=first_stopband, last_stopband_rel=last_stopband_rel, margin_size=margin_size)
     if not first_cutoff < min(first_stopband, img_resolution / 2):
-        raise ValueError(f"first_cutoff={first_cutoff!r}; accepted: a number below first_stopband={first_stopband!r} and img_resolution/2={img_resolution / 2}")
+        raise ValueError(f"first_cutoff={first_cutoff!r}; accepted: a number below first_stopband={first_stopband!r} "
+                         f"and img_resolution/2={img_resolution / 2}")
     e = np.minimum(np.arange(num_layers + 1) / (num_layers - num_critical), 1)
     cutoff = first_cutoff * (img_resolution / 2 / first_cutoff) ** e
     stopband = first_stopband * (img_resolution / 2 * last_stopband_rel / first_stopband) ** e
     rate = np.exp2(np.ceil(np.log2(np.minimum(stopband * 2, img_resolution))))
-    size = rate + 2 * margin_size; size[-2:] = img_resolution
-    channels = np.maximum(np.rint(np.minimum(channel_base / 2 / cutoff, channel_max)), 1); channels[-1] = img_channels
+    size = rate + 2 * margin_size
+    size[-2:] = img_resolution
+    channels = np.maximum(np.rint(np.minimum(channel_base / 2 / cutoff, channel_max)), 1)
+    channels[-1] = img_channels
     columns = cutoff, stopband, rate, np.maximum(stopband, rate / 2) - cutoff, size, channels
     return [Band(float(c), float(t), int(s), float(h), int(n), int(k)) for c, t, s, h, n, k in zip(*columns)]
 
@@ -96,10 +101,13 @@ def layer_table(
 ): # one LayerGeometry a layer, ToRGB last
     "Everything about sizes in StyleGAN3's synthesis, for any resolution."
     img_resolution = check_resolution(img_resolution)
-    check_settings(conv_kernel=conv_kernel, filter_size=filter_size, lrelu_upsampling=lrelu_upsampling, num_layers=num_layers)
-    if not whole(num_critical) or not 1 <= num_critical < num_layers: raise ValueError(f"num_critical={num_critical!r}; accepted: 1 to num_layers - 1 = {num_layers - 1}")
+    check_settings(conv_kernel=conv_kernel, filter_size=filter_size, lrelu_upsampling=lrelu_upsampling,
+                   num_layers=num_layers)
+    if not whole(num_critical) or not 1 <= num_critical < num_layers:
+        raise ValueError(f"num_critical={num_critical!r}; accepted: 1 to num_layers - 1 = {num_layers - 1}")
     outs = layer_bands(img_resolution, num_layers=num_layers, num_critical=num_critical, **bands)
-    return [_geometry(i, outs[max(i - 1, 0)], out, i == num_layers, i >= num_layers - num_critical, conv_kernel, filter_size, lrelu_upsampling)
+    return [_geometry(i, outs[max(i - 1, 0)], out, i == num_layers, i >= num_layers - num_critical, conv_kernel,
+                      filter_size, lrelu_upsampling)
             for i, out in enumerate(outs)]
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #f0f886e0
@@ -110,7 +118,8 @@ def layer_filters(
     "The low-pass filters of a layer."
     radial = use_radial_filters and not layer.is_critical
     up = ops.design_lowpass_filter(layer.up_taps, layer.inp.cutoff, layer.inp.half_width * 2, layer.rate)
-    return up, ops.design_lowpass_filter(layer.down_taps, layer.out.cutoff, layer.out.half_width * 2, layer.rate, radial)
+    return up, ops.design_lowpass_filter(layer.down_taps, layer.out.cutoff, layer.out.half_width * 2, layer.rate,
+                                         radial)
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #702cbba0
 class SynthesisInput(nn.Module):
@@ -168,7 +177,8 @@ def forward(self:SynthesisInput,
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #a1446e60
 @patch
-def extra_repr(self:SynthesisInput): return f'channels={self.channels}, size={self.size}, rate={self.rate}, bandwidth={self.bandwidth:g}'
+def extra_repr(self:SynthesisInput):
+    return f'channels={self.channels}, size={self.size}, rate={self.rate}, bandwidth={self.bandwidth:g}'
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #7f348510
 class SynthesisLayer(nn.Module):
@@ -187,7 +197,8 @@ class SynthesisLayer(nn.Module):
         self.weight = nn.Parameter(torch.randn(out.channels, inp.channels, k, k))
         self.bias = nn.Parameter(torch.zeros(out.channels))
         self.register_buffer('magnitude_ema', torch.ones([]))
-        for name, taps in zip(('up_filter', 'down_filter'), layer_filters(geometry, use_radial_filters)): self.register_buffer(name, taps)
+        for name, taps in zip(('up_filter', 'down_filter'), layer_filters(geometry, use_radial_filters)):
+            self.register_buffer(name, taps)
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #79678870
 @patch
@@ -196,9 +207,11 @@ def track_magnitude(self:SynthesisLayer,
 ):
     "Let the running mean square follow this batch; an empty one leaves it alone."
     if not x.numel(): return
-    rows = x.detach().permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else x.detach()   # as they lie in memory
+    # as they lie in memory
+    rows = x.detach().permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else x.detach()
     wide = torch.float32 if x.dtype == torch.float16 else None   # a norm may be above 65504
-    power = torch.linalg.vector_norm(rows.flatten(2), dim=2, dtype=wide).to(self.magnitude_ema.dtype).square().sum() / x.numel()
+    power = (torch.linalg.vector_norm(rows.flatten(2), dim=2, dtype=wide).to(self.magnitude_ema.dtype).square().sum()
+             / x.numel())
     self.magnitude_ema.copy_(power.lerp(self.magnitude_ema, self.magnitude_ema_beta))
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #37181370
@@ -230,7 +243,8 @@ def forward(self:SynthesisLayer,
 @patch
 def extra_repr(self:SynthesisLayer):
     g = self.geometry
-    return f'{g.inp.channels} x {g.inp.size}² -> {g.out.channels} x {g.out.size}², kernel={g.kernel}, up={g.up}, down={g.down}, cutoff={g.out.cutoff:.3g}'
+    return (f'{g.inp.channels} x {g.inp.size}² -> {g.out.channels} x {g.out.size}², kernel={g.kernel}, up={g.up}, '
+            f'down={g.down}, cutoff={g.out.cutoff:.3g}')
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #73707280
 class SynthesisNetwork(nn.Module):
@@ -250,7 +264,8 @@ class SynthesisNetwork(nn.Module):
     ):
         super().__init__()
         check_keywords('SynthesisNetwork', geometry, *self.keywords())
-        check_settings(w_dim=w_dim, img_channels=img_channels, output_scale=output_scale, use_radial_filters=use_radial_filters, conv_clamp=conv_clamp,
+        check_settings(w_dim=w_dim, img_channels=img_channels, output_scale=output_scale,
+                       use_radial_filters=use_radial_filters, conv_clamp=conv_clamp,
                        magnitude_ema_beta=magnitude_ema_beta, num_fp16_res=num_fp16_res, channels_last=channels_last)
         self.w_dim, self.img_resolution, self.output_scale = w_dim, img_resolution, output_scale
         self.dtype, self.channels_last = parse_dtype(dtype), channels_last
@@ -258,7 +273,8 @@ class SynthesisNetwork(nn.Module):
         layers = layer_table(img_resolution, img_channels=img_channels, **geometry)
         self.num_ws, self.layer_names, first = len(layers) + 1, [l.name for l in layers], layers[0].inp
         self.input = SynthesisInput(w_dim, first.channels, first.size, first.rate, first.cutoff)
-        for l in layers: setattr(self, l.name, SynthesisLayer(w_dim, l, use_radial_filters, conv_clamp, magnitude_ema_beta))
+        for l in layers:
+            setattr(self, l.name, SynthesisLayer(w_dim, l, use_radial_filters, conv_clamp, magnitude_ema_beta))
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #6e5b6e00
 @patch(cls_method=True)

@@ -52,11 +52,13 @@ def bias_act(
     "Bias, activation, gain, clamp (SG2 appendix B)."
     _check(x, b, dim, one_of('act', act, tuple(ACTIVATIONS)), clamp)
     alpha, gain = [default if v is None else v for v, default in zip((alpha, gain), ACTIVATIONS[act][1:])]
-    check_number(alpha=alpha, gain=gain); slope = _slope(act, alpha)
+    check_number(alpha=alpha, gain=gain)
+    slope = _slope(act, alpha)
     dim = 1 if b is None else dim % x.ndim
     one_pass = slope is not None and x.ndim == 4 and dim == 1 and x.numel() > 0
     chosen, limit = choose(impl, x), float('inf') if clamp is None else clamp
-    if chosen == 'triton' and x.numel(): return kernels(chosen).Act.apply(x, b, dim if b is not None else 0, (act, alpha, gain, limit))
+    if chosen == 'triton' and x.numel():
+        return kernels(chosen).Act.apply(x, b, dim if b is not None else 0, (act, alpha, gain, limit))
     if chosen != 'cpu' or not one_pass: return definition(x, b, dim, act, alpha, gain, clamp)
     s = _identity(x.shape[:1:-1])
     return FilteredLReLU.apply(x, b, s, s, (gain, gain * slope, limit), kernels(chosen))
@@ -64,7 +66,9 @@ def bias_act(
 # %% ../../nbs/ops/08_activation.ipynb #9526b790
 def _check(x, b, dim, act, clamp):
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        raise ValueError(f"x is {x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}; accepted: a torch.Tensor of a floating point type")
-    if b is not None and not (whole(dim) and -x.ndim <= dim < x.ndim): raise ValueError(f"dim={dim!r}; accepted: a dimension of x, which has {x.ndim}")
+        raise ValueError(f"x is {x.dtype if isinstance(x, torch.Tensor) else type(x).__name__}; accepted: a "
+                         "torch.Tensor of a floating point type")
+    if b is not None and not (whole(dim) and -x.ndim <= dim < x.ndim):
+        raise ValueError(f"dim={dim!r}; accepted: a dimension of x, which has {x.ndim}")
     if b is not None: check_bias(b, x.shape[dim])
     check_clamp(clamp)

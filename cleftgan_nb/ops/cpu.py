@@ -59,17 +59,25 @@ def fir(buf, dst, tab, o, shift, weights, w, taps, n, mode, act):
     while j + 4 * V <= n:
         a = b = c = d = zero
         for k in range(taps):
-            h = splat(buf, weights[w + k]); i = tab[o + k] + shift + j
-            a = fma(h, load(buf, i), a); b = fma(h, load(buf, i + V), b)
-            c = fma(h, load(buf, i + 2 * V), c); d = fma(h, load(buf, i + 3 * V), d)
-        _finish(buf, dst + j, a, mode, gain, leak, clamp); _finish(buf, dst + j + V, b, mode, gain, leak, clamp)
-        _finish(buf, dst + j + 2 * V, c, mode, gain, leak, clamp); _finish(buf, dst + j + 3 * V, d, mode, gain, leak, clamp)
+            h = splat(buf, weights[w + k])
+            i = tab[o + k] + shift + j
+            a = fma(h, load(buf, i), a)
+            b = fma(h, load(buf, i + V), b)
+            c = fma(h, load(buf, i + 2 * V), c)
+            d = fma(h, load(buf, i + 3 * V), d)
+        _finish(buf, dst + j, a, mode, gain, leak, clamp)
+        _finish(buf, dst + j + V, b, mode, gain, leak, clamp)
+        _finish(buf, dst + j + 2 * V, c, mode, gain, leak, clamp)
+        _finish(buf, dst + j + 3 * V, d, mode, gain, leak, clamp)
         j += 4 * V
     while j < n: # what is left: two vectors at a time, the second perhaps the first again
-        a = b = zero; more = V if j + V < n else 0
+        a = b = zero
+        more = V if j + V < n else 0
         for k in range(taps):
-            h = splat(buf, weights[w + k]); i = tab[o + k] + shift + j
-            a = fma(h, load(buf, i), a); b = fma(h, load(buf, i + more), b)
+            h = splat(buf, weights[w + k])
+            i = tab[o + k] + shift + j
+            a = fma(h, load(buf, i), a)
+            b = fma(h, load(buf, i + more), b)
         _finish(buf, dst + j, a, mode, gain, leak, clamp)
         if more: _finish(buf, dst + j + V, b, mode, gain, leak, clamp)
         j += 2 * V
@@ -88,35 +96,43 @@ def row_at(k, y, first):
 @_jit
 def load_row(buf, k, at, x, src, pitch, bias, c):
     "Bring the row at x[src] plus bias into the block at buf[at]; `pitch` numbers lie between pixels."
-    V = 64 // buf.itemsize; M = k.across
+    V = 64 // buf.itemsize
+    M = k.across
     for p in range(M):
         n, to, step = (k.width - p + M - 1) // M, at + p * k.rows * k.stride, M * pitch
         if n < V or k.lanes == 1 and M > 1:
             for j in range(n):
-                for l in range(k.lanes): buf[to + l * k.apart + j] = read(x, src + p * pitch + j * step + l) + bias[c + l]
+                for l in range(k.lanes):
+                    buf[to + l * k.apart + j] = read(x, src + p * pitch + j * step + l) + bias[c + l]
         elif k.lanes > 1:
-            for j in range(0, n, V): turn_in(x, src + p * pitch + min(j, n - V) * step, step, load(bias, c), buf, to + min(j, n - V), k.apart)
+            for j in range(0, n, V):
+                turn_in(x, src + p * pitch + min(j, n - V) * step, step, load(bias, c), buf, to + min(j, n - V),
+                        k.apart)
         else:
-            for j in range(0, n, V): store(buf, to + min(j, n - V), add(load(x, src + min(j, n - V)), splat(buf, bias[c])))
+            for j in range(0, n, V):
+                store(buf, to + min(j, n - V), add(load(x, src + min(j, n - V)), splat(buf, bias[c])))
 
 # %% ../../nbs/ops/04_cpu.ipynb #5bf26790
 @_jit
 def store_row(buf, k, at, y, dst, pitch):
     "Write the row of the block at buf[at] to y[dst]."
-    V = 64 // buf.itemsize; M = k.across
+    V = 64 // buf.itemsize
+    M = k.across
     for p in range(M):
         n, src, step = (k.width - p + M - 1) // M, at + p * k.rows * k.stride, M * pitch
         if n < V or k.lanes == 1 and M > 1:
             for j in range(n):
                 for l in range(k.lanes): write(y, dst + p * pitch + j * step + l, buf[src + l * k.apart + j])
         elif k.lanes > 1:
-            for j in range(0, n, V): turn_out(buf, src + min(j, n - V), k.apart, y, dst + p * pitch + min(j, n - V) * step, step)
+            for j in range(0, n, V):
+                turn_out(buf, src + min(j, n - V), k.apart, y, dst + p * pitch + min(j, n - V) * step, step)
         else:
             for j in range(0, n, V): store(y, dst + min(j, n - V), load(buf, src + min(j, n - V)))
 
 # %% ../../nbs/ops/04_cpu.ipynb #7560b9f0
 Stage = namedtuple('Stage', 'above below first vertical horizontal more')
-Stage.__doc__ = "Rows needed above and below; the first pass in `tab`; how many are vertical (into the temporary block) and horizontal; numbers right of the last row."
+Stage.__doc__ = ("Rows needed above and below; the first pass in `tab`; how many are vertical (into the temporary "
+                 "block) and horizontal; numbers right of the last row.")
 
 # %% ../../nbs/ops/04_cpu.ipynb #83f18050
 @_jit
@@ -148,7 +164,8 @@ def pixels_of(k, first, end):
 @_jit
 def slide(buf, k, first, keep, end):
     "Move rows keep…end to the top of every plane; returns the new first row."
-    V = 64 // buf.itemsize; j = (keep - first) * k.stride
+    V = 64 // buf.itemsize
+    j = (keep - first) * k.stride
     for l in range(k.lanes):
         for p in range(k.down * k.across):
             at = k.base + l * k.apart + p * k.rows * k.stride
@@ -161,7 +178,8 @@ def clear(buf, k, at, columns):
     "Zero a row, in all planes across, from a column on."
     for l in range(k.lanes):
         for p in range(k.across):
-            for j in range((columns - p + k.across - 1) // k.across, k.stride): buf[at + l * k.apart + p * k.rows * k.stride + j] = 0
+            for j in range((columns - p + k.across - 1) // k.across, k.stride):
+                buf[at + l * k.apart + p * k.rows * k.stride + j] = 0
 
 # %% ../../nbs/ops/04_cpu.ipynb #52ea2f60
 @_jit
@@ -199,33 +217,41 @@ def fused_blocks(buf, tab, weights, x, g, bias, none, out, gated, channels, p, a
     "Channel (or vector of channels) `item`, rows m0…m1 of the result's planes."
     X, G, T, Y = p.X, p.G, p.T, p.Y
     xs, c, pitch = _place(item, channels, X.lanes, X.height * X.width)
-    gs, ys = _place(item, channels, X.lanes, G.height * G.width)[0], _place(item, channels, X.lanes, Y.height * Y.width)[0]
+    gs, ys = (_place(item, channels, X.lanes, G.height * G.width)[0],
+              _place(item, channels, X.lanes, Y.height * Y.width)[0])
     t0 = t1 = m0 - p.st.above
-    x0 = x1 = t0 - p.sx.above; g0 = g1 = t0 - p.sg.above
+    x0 = x1 = t0 - p.sx.above
+    g0 = g1 = t0 - p.sg.above
     for m in range(m0, m1, p.step):
         e = min(m + p.step, m1)
         if e + p.st.below - t0 > T.rows: t0 = slide(buf, T, t0, m - p.st.above, t1)
         while t1 < e + p.st.below:
-            r = min(p.step, e + p.st.below - t1); to = T.base + (t1 - t0) * T.stride + T.left
+            r = min(p.step, e + p.st.below - t1)
+            to = T.base + (t1 - t0) * T.stride + T.left
             if gated:
                 g0, g1 = fill(buf, G, g0, g1, t1 - p.sg.above, t1 + r + p.sg.below, g, gs, pitch, none, c)
                 i, n = pixels_of(G, g1, g1 + p.step)
-                run_stage(buf, tab, weights, p.sg, G, (t1 - g0) * G.stride, to, r * T.stride, PLAIN, act, g, gs + i * pitch, n, pitch)
+                run_stage(buf, tab, weights, p.sg, G, (t1 - g0) * G.stride, to, r * T.stride, PLAIN, act, g,
+                          gs + i * pitch, n, pitch)
             x0, x1 = fill(buf, X, x0, x1, t1 - p.sx.above, t1 + r + p.sx.below, x, xs, pitch, bias, c)
             i, n = pixels_of(X, x1, x1 + p.step)
-            run_stage(buf, tab, weights, p.sx, X, (t1 - x0) * X.stride, to, r * T.stride, GATE if gated else ACT, act, x, xs + i * pitch, n, pitch)
+            run_stage(buf, tab, weights, p.sx, X, (t1 - x0) * X.stride, to, r * T.stride, GATE if gated else ACT, act,
+                      x, xs + i * pitch, n, pitch)
             if p.trim: trim(buf, T, t0, t1, t1 + r)
             t1 += r
         i, n = pixels_of(Y, m, e)
-        run_stage(buf, tab, weights, p.st, T, (m - t0) * T.stride, Y.base, (e - m) * Y.stride, PLAIN, act, out, ys + i * pitch, n, pitch)
-        for y in range(m * Y.down, min(e * Y.down, Y.height)): store_row(buf, Y, row_at(Y, y, m), out, ys + y * Y.width * pitch, pitch)
+        run_stage(buf, tab, weights, p.st, T, (m - t0) * T.stride, Y.base, (e - m) * Y.stride, PLAIN, act, out,
+                  ys + i * pitch, n, pitch)
+        for y in range(m * Y.down, min(e * Y.down, Y.height)):
+            store_row(buf, Y, row_at(Y, y, m), out, ys + y * Y.width * pitch, pitch)
 
 # %% ../../nbs/ops/04_cpu.ipynb #3cab59a0
 @_jit
 def fused(buf, tab, weights, x, g, bias, none, out, gated, channels, p, act, i0, i1, m0, m1):
     "`fused_blocks` for channels i0…i1."
     for i in range(i0, i1):
-        fused_blocks(borrow(buf), borrow(tab), borrow(weights), borrow(x), borrow(g), borrow(bias), borrow(none), borrow(out), gated, channels, p, act, i, m0, m1)
+        fused_blocks(borrow(buf), borrow(tab), borrow(weights), borrow(x), borrow(g), borrow(bias), borrow(none),
+                     borrow(out), gated, channels, p, act, i, m0, m1)
 
 # %% ../../nbs/ops/04_cpu.ipynb #678dbf50
 Single = namedtuple('Single', 'size step X sx Y')
@@ -242,15 +268,18 @@ def single_blocks(buf, tab, weights, x, bias, out, channels, p, act, item, m0, m
         e = min(m + p.step, m1)
         x0, x1 = fill(buf, X, x0, x1, m - p.sx.above, e + p.sx.below, x, xs, pitch, bias, c)
         i, n = pixels_of(Y, m, e)
-        run_stage(buf, tab, weights, p.sx, X, (m - x0) * X.stride, Y.base, (e - m) * Y.stride, PLAIN, act, out, ys + i * pitch, n, pitch)
-        for y in range(m * Y.down, min(e * Y.down, Y.height)): store_row(buf, Y, row_at(Y, y, m), out, ys + y * Y.width * pitch, pitch)
+        run_stage(buf, tab, weights, p.sx, X, (m - x0) * X.stride, Y.base, (e - m) * Y.stride, PLAIN, act, out,
+                  ys + i * pitch, n, pitch)
+        for y in range(m * Y.down, min(e * Y.down, Y.height)):
+            store_row(buf, Y, row_at(Y, y, m), out, ys + y * Y.width * pitch, pitch)
 
 # %% ../../nbs/ops/04_cpu.ipynb #8f018010
 @_jit
 def single(buf, tab, weights, x, bias, out, channels, p, act, i0, i1, m0, m1):
     "`single_blocks` for channels i0…i1."
     for i in range(i0, i1):
-        single_blocks(borrow(buf), borrow(tab), borrow(weights), borrow(x), borrow(bias), borrow(out), channels, p, act, i, m0, m1)
+        single_blocks(borrow(buf), borrow(tab), borrow(weights), borrow(x), borrow(bias), borrow(out), channels, p,
+                      act, i, m0, m1)
 
 # %% ../../nbs/ops/04_cpu.ipynb #08793e40
 class Fir(namedtuple('Fir', 'shape data gain up down pad size out')):
@@ -292,9 +321,12 @@ def result_size(
 ): # (width, height) of the result
     "How large the result of a stage is; a `ValueError` if nothing is left of the image, or far too much made of it."
     have = [n * u + sum(padding[2 * i:2 * i + 2]) for i, (n, u) in enumerate(zip(size, up))]
-    made = (f"{name} is {size[0]}x{size[1]} (width x height); up={list(up)} and padding={list(padding)} make it {have[0]}x{have[1]}")
+    made = (f"{name} is {size[0]}x{size[1]} (width x height); up={list(up)} and padding={list(padding)} make it "
+            f"{have[0]}x{have[1]}")
     if max(have) > LONGEST: raise ValueError(f"{made}; accepted: up to {LONGEST} pixels along an axis")
-    if any(h < t for h, t in zip(have, taps)): raise ValueError(f"{made}, smaller than the filter of {taps[0]}x{taps[1]}; accepted: at least the filter's size")
+    if any(h < t for h, t in zip(have, taps)):
+        raise ValueError(f"{made}, smaller than the filter of {taps[0]}x{taps[1]}; accepted: at least the filter's "
+                         "size")
     return tuple((h - t) // d + 1 for h, t, d in zip(have, taps, down))
 
 # %% ../../nbs/ops/04_cpu.ipynb #0fe81b80
@@ -309,7 +341,8 @@ def fir_stage(
     "Describe a stage; a `ValueError` if nothing is left of the image."
     taps = np.ones(1) if f is None else _taps_of(f)
     out = result_size(size, up, down, padding, (taps.shape[-1], taps.shape[0]))
-    return Fir(taps.shape, (taps if flip else np.flip(taps)).tobytes(), float(gain), up, down, (padding[0], padding[2]), tuple(size), out)
+    return Fir(taps.shape, (taps if flip else np.flip(taps)).tobytes(), float(gain), up, down,
+               (padding[0], padding[2]), tuple(size), out)
 
 # %% ../../nbs/ops/04_cpu.ipynb #e2e586c0
 def _split(f, dtype):
@@ -374,7 +407,8 @@ def share(self: Planner, planes, step, *blocks):
 def add_pass(self: Planner, dst, taps):
     "`taps`: (offset, weight) pairs."
     self.passes.append((dst, len(taps), len(self.tab), len(self.weights)))
-    self.tab += [o for o, _ in taps]; self.weights += [w for _, w in taps]
+    self.tab += [o for o, _ in taps]
+    self.weights += [w for _, w in taps]
 
 # %% ../../nbs/ops/04_cpu.ipynb #fb26a870
 @patch
@@ -384,13 +418,17 @@ def stage(self: Planner, a, block, tmp, to):
     plane = lambda b, y, x: (y * b.across + x) * b.rows * b.stride
     vertical = [] if a.full is not None else [(q, p) for q in range(len(a.down)) for p in range(k.across)]
     for q, p in vertical:
-        self.add_pass(tmp.base + plane(tmp, q, p), [(k.base + plane(k, r, p) + i * k.stride, a.fy[t] * gain) for t, r, i in a.down[q]])
+        self.add_pass(tmp.base + plane(tmp, q, p), [(k.base + plane(k, r, p) + i * k.stride, a.fy[t] * gain)
+                                                    for t, r, i in a.down[q]])
     for q, down in enumerate(a.down):
         for p, across in enumerate(a.across):
             if a.full is None: taps = [(tmp.base + plane(tmp, q, r) + k.left + j, a.fx[t]) for t, r, j in across]
-            else: taps = [(k.base + plane(k, ry, rx) + i * k.stride + k.left + j, a.full[ty, tx] * gain) for ty, ry, i in down for tx, rx, j in across]
+            else:
+                taps = [(k.base + plane(k, ry, rx) + i * k.stride + k.left + j, a.full[ty, tx] * gain)
+                        for ty, ry, i in down for tx, rx, j in across]
             self.add_pass(plane(to, q, p), taps)
-    return Stage(a.above, a.below, 4 * first, len(vertical), len(self.passes) - first - len(vertical), self.right_of(block))
+    return Stage(a.above, a.below, 4 * first, len(vertical), len(self.passes) - first - len(vertical),
+                 self.right_of(block))
 
 # %% ../../nbs/ops/04_cpu.ipynb #ec4125f0
 @patch
@@ -408,7 +446,9 @@ def _step(height, lanes): return min(height, 24 if lanes == 1 else 12) # rows of
 def plan_single(s, lanes, dtype):
     "What `single` needs to know: sizes and tables."
     a = Layout(s, math.lcm(s.up[0], s.down[0]), math.lcm(s.up[1], s.down[1]), dtype)
-    p = Planner(a.columns(), lanes, dtype); height = _ceil(s.out[1], a.result[0]); step = _step(height, lanes)
+    p = Planner(a.columns(), lanes, dtype)
+    height = _ceil(s.out[1], a.result[0])
+    step = _step(height, lanes)
     X, Y = p.block(a.planes, a.rows(step), a.left, s.size), p.block(a.result, step, 0, s.out)
     tmp, X, Y = p.share((a.result[0], a.planes[1]), step, X, Y)
     sx = p.stage(a, X, tmp, Y)
@@ -420,7 +460,9 @@ def plan_fused(u, g, d, lanes, dtype):
     "What `fused` needs to know: up-sampling `u` of x, `g` of the gated signal (None: none), and down-sampling `d`."
     L = [math.lcm(u.up[i], d.down[i], g.up[i] if g else 1) for i in (0, 1)]
     a, b, c = [Layout(s, *L, dtype) for s in (u, g or u, d)]
-    p = Planner(max(v.columns() for v in (a, b, c)), lanes, dtype); height = _ceil(d.out[1], c.result[0]); step = _step(height, lanes)
+    p = Planner(max(v.columns() for v in (a, b, c)), lanes, dtype)
+    height = _ceil(d.out[1], c.result[0])
+    step = _step(height, lanes)
     between = (L[1], max(v.planes[1] for v in (a, b, c)))
     X, G, T = [p.block(v.planes, v.rows(step), v.left, v.s.size) for v in (a, b, c)]
     tmp, X, G, T, Y = p.share(between, step, X, G, T, p.block(c.result, step, 0, d.out))
@@ -441,13 +483,16 @@ def _pool(n):
 # %% ../../nbs/ops/04_cpu.ipynb #002003e0
 def _shares(items, height, threads):
     "Pieces (first item, last item, first row, last row) of equal size."
-    parts = min(items, threads); bands = min(height, -(-threads // parts))
-    return [(i * items // parts, (i + 1) * items // parts, j * height // bands, (j + 1) * height // bands) for i in range(parts) for j in range(bands)]
+    parts = min(items, threads)
+    bands = min(height, -(-threads // parts))
+    return [(i * items // parts, (i + 1) * items // parts, j * height // bands, (j + 1) * height // bands)
+            for i in range(parts) for j in range(bands)]
 
 # %% ../../nbs/ops/04_cpu.ipynb #f231cae0
 def _scratch(n, dtype):
     "Zeros that begin with a line of the cache, so that no vector of a row lies in two."
-    a = np.zeros(n + 64 // dtype.itemsize, dtype); start = -a.ctypes.data % 64 // dtype.itemsize
+    a = np.zeros(n + 64 // dtype.itemsize, dtype)
+    start = -a.ctypes.data % 64 // dtype.itemsize
     return a[start:start + n]
 
 # %% ../../nbs/ops/04_cpu.ipynb #c887b620
@@ -481,7 +526,8 @@ def empty_like_rows(x, size, form):
     "A tensor for the result: batch, channels and type of `x`, (width, height) `size`; on large pages if it is large."
     y = torch.empty(*x.shape[:2], size[1], size[0], dtype=x.dtype, memory_format=form)
     start, end = -(-y.data_ptr() // PAGE) * PAGE, (y.data_ptr() + y.nbytes) // PAGE * PAGE
-    if _madvise and start < end: _madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), 14) # MADV_HUGEPAGE: a request, not a need
+    if _madvise and start < end:   # MADV_HUGEPAGE: a request, not a need
+        _madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), 14)
     return y
 
 # %% ../../nbs/ops/04_cpu.ipynb #cd7642f0
@@ -502,7 +548,8 @@ def resample(
     if not y.numel(): return y
     (p, tables, height), (_, none), (n, c) = plan_single(s, lanes, dtype), _biases(x, None, dtype), x.shape[:2]
     act = (dtype.type(1),) * 3
-    _run(single, p, tables, height, dtype, (_numpy(x.contiguous(memory_format=form)), none, _numpy(y), c, p, act), n * -(-c // lanes), y.numel())
+    _run(single, p, tables, height, dtype, (_numpy(x.contiguous(memory_format=form)), none, _numpy(y), c, p, act),
+         n * -(-c // lanes), y.numel())
     return y
 
 # %% ../../nbs/ops/04_cpu.ipynb #5e914190
@@ -522,5 +569,6 @@ def resample_leaky(
     if not y.numel(): return y
     (p, tables, height), (bias, none), (n, c) = plan_fused(u, ug, d, lanes, dtype), _biases(x, b, dtype), x.shape[:2]
     xs, gs = [_numpy(t.to(x.dtype).contiguous(memory_format=form)) for t in (x, x if g is None else g)]
-    _run(fused, p, tables, height, dtype, (xs, gs, bias, none, _numpy(y), g is not None, c, p, tuple(map(dtype.type, act))), n * -(-c // lanes), y.numel())
+    _run(fused, p, tables, height, dtype, (xs, gs, bias, none, _numpy(y), g is not None, c, p,
+                                           tuple(map(dtype.type, act))), n * -(-c // lanes), y.numel())
     return y

@@ -27,7 +27,8 @@ _default = ContextVar('cleftgan_nb_impl', default='auto')
 # %% ../../nbs/ops/00_dispatch.ipynb #c797b500
 def one_of(name, value, accepted):
     "Refuse a `value` that is not among the `accepted` ones, in words."
-    if not any(value is a or isinstance(value, type(a)) and value == a for a in accepted): raise ValueError(f"{name}={value!r} is not known; accepted: {', '.join(map(str, accepted))}")
+    if not any(value is a or isinstance(value, type(a)) and value == a for a in accepted):
+        raise ValueError(f"{name}={value!r} is not known; accepted: {', '.join(map(str, accepted))}")
     return value
 
 # %% ../../nbs/ops/00_dispatch.ipynb #16f06390
@@ -57,7 +58,8 @@ def choose(
     if impl == 'definition': return impl
     kernels = impl if impl != 'auto' else 'triton' if x.device.type == 'cuda' else 'cpu'
     obstacle = (_cpu_obstacle if kernels == 'cpu' else _gpu_obstacle)(x) or _obstacle(x, filters, factors)
-    if impl != 'auto' and obstacle: raise ValueError(f"impl={impl!r} can't take {obstacle}; use impl='auto' or 'definition'")
+    if impl != 'auto' and obstacle:
+        raise ValueError(f"impl={impl!r} can't take {obstacle}; use impl='auto' or 'definition'")
     return 'definition' if obstacle else kernels
 
 # %% ../../nbs/ops/00_dispatch.ipynb #4f84e570
@@ -67,7 +69,8 @@ def _cpu_obstacle(x):
 
 def _obstacle(x, filters, factors):
     if any(f is not None and f.requires_grad for f in filters): return "a filter that requires grad"
-    if any(f is not None and f.device != x.device for f in filters): return f"a filter on another device than x ({x.device})"
+    if any(f is not None and f.device != x.device for f in filters):
+        return f"a filter on another device than x ({x.device})"
     if any(math.lcm(*p) > MOST_PLANES for p in factors): return f"factors with a common multiple over {MOST_PLANES}"
 
 # %% ../../nbs/ops/00_dispatch.ipynb #39382524
@@ -75,7 +78,9 @@ def _obstacle(x, filters, factors):
 def _triton():
     "The module of Triton's kernels for `bias_act`, which knows how they run; None without Triton."
     try: return import_module('cleftgan_nb.ops.triton_act')
-    except ImportError as e: return warnings.warn(f"without Triton, operators on a GPU take the definition, slowly: pip install triton ({e})")
+    except ImportError as e:
+        return warnings.warn("without Triton, operators on a GPU take the definition, slowly: pip install triton "
+                             f"({e})")
 
 # %% ../../nbs/ops/00_dispatch.ipynb #44ce322a
 @lru_cache
@@ -86,8 +91,11 @@ def _gpu_obstacle(x):
     if x.device.type not in ('cuda', 'cpu'): return f"a tensor on {x.device}"
     if x.dtype not in GPU_DTYPES: return f"{x.dtype} (it takes float32, float16 and bfloat16)"
     if _triton() is None: return "anything without the package triton (on Linux: pip install triton)"
-    if x.device.type == 'cpu' and not _triton().INTERPRETED: return "a tensor on cpu, unless TRITON_INTERPRET=1 is set before Python starts (NumPy then runs the kernels, very slowly)"
-    if x.device.type == 'cuda' and _capability(x.device) < (8, 0): return f"{x.device}, of compute capability {'.'.join(map(str, _capability(x.device)))} (it takes 8.0 and newer)"
+    if x.device.type == 'cpu' and not _triton().INTERPRETED:
+        return ("a tensor on cpu, unless TRITON_INTERPRET=1 is set before Python starts (NumPy then runs the "
+                "kernels, very slowly)")
+    if x.device.type == 'cuda' and _capability(x.device) < (8, 0):
+        return f"{x.device}, of compute capability {'.'.join(map(str, _capability(x.device)))} (it takes 8.0 and newer)"
 
 # %% ../../nbs/ops/00_dispatch.ipynb #3930be09
 def kernels(
@@ -110,14 +118,18 @@ def check_image(
     name='x', # what to call it in the message
 ):
     "A tensor [N,C,H,W] of floating point, or a `ValueError`."
-    if not isinstance(x, torch.Tensor): raise ValueError(f"{name} is {type(x).__name__}; accepted: a torch.Tensor [N,C,H,W]")
+    if not isinstance(x, torch.Tensor):
+        raise ValueError(f"{name} is {type(x).__name__}; accepted: a torch.Tensor [N,C,H,W]")
     if x.ndim != 4: raise ValueError(f"{name} has shape {list(x.shape)}; accepted: four dimensions [N,C,H,W]")
-    if not x.is_floating_point() or x.layout != torch.strided: raise ValueError(f"{name} has dtype {x.dtype}, layout {x.layout}; accepted: a dense tensor of a floating point type")
+    if not x.is_floating_point() or x.layout != torch.strided:
+        raise ValueError(f"{name} has dtype {x.dtype}, layout {x.layout}; accepted: a dense tensor of a floating "
+                         "point type")
 
 # %% ../../nbs/ops/00_dispatch.ipynb #0b5a9950
 def whole(v):
     "Is `v` a whole number (bool is not)?"
-    return isinstance(v, int) and not isinstance(v, bool) or hasattr(v, '__index__') and not isinstance(v, (bool, torch.Tensor))
+    return (isinstance(v, int) and not isinstance(v, bool)
+            or hasattr(v, '__index__') and not isinstance(v, (bool, torch.Tensor)))
 
 # %% ../../nbs/ops/00_dispatch.ipynb #d2748f00
 def pair(
@@ -135,7 +147,8 @@ def padding4(
     p, # one whole number, [x, y] or [x0, x1, y0, y1]; negative crops
 ): # [x0, x1, y0, y1]
     "Padding of the four sides, in samples of the up-sampled image."
-    q = [p] if whole(p) else list(p) if isinstance(p, (list, tuple)) or hasattr(p, 'tolist') and getattr(p, 'ndim', 0) == 1 else []
+    q = ([p] if whole(p) else list(p) if isinstance(p, (list, tuple))
+         or hasattr(p, 'tolist') and getattr(p, 'ndim', 0) == 1 else [])
     if len(q) not in (1, 2, 4) or not all(map(whole, q)):
         raise ValueError(f"padding={p!r}; accepted: a whole number, [x, y] or [x0, x1, y0, y1], negative to crop")
     q = [int(i) for i in q]
@@ -150,7 +163,8 @@ def check_filter(
     if f is None: return
     if not isinstance(f, torch.Tensor) or f.ndim not in (1, 2) or f.numel() == 0 or not f.is_floating_point():
         given = f"a {f.dtype} tensor of shape {list(f.shape)}" if isinstance(f, torch.Tensor) else type(f).__name__
-        raise ValueError(f"{name} is {given}; accepted: None, or a floating point tensor [taps] (separable) or [height, width], as setup_filter makes")
+        raise ValueError(f"{name} is {given}; accepted: None, or a floating point tensor [taps] (separable) or "
+                         "[height, width], as setup_filter makes")
 
 # %% ../../nbs/ops/00_dispatch.ipynb #48868e00
 def filter_size(
@@ -172,7 +186,8 @@ def check_bias(
 # %% ../../nbs/ops/00_dispatch.ipynb #a397f3f0
 def check_clamp(clamp):
     "None or a number >= 0."
-    if clamp is not None and not (isinstance(clamp, Real) and clamp >= 0): raise ValueError(f"clamp={clamp!r}; accepted: None or a number of at least 0")
+    if clamp is not None and not (isinstance(clamp, Real) and clamp >= 0):
+        raise ValueError(f"clamp={clamp!r}; accepted: None or a number of at least 0")
 
 # %% ../../nbs/ops/00_dispatch.ipynb #6027d420
 def check_number(**values):

@@ -17,19 +17,23 @@ def setup_filter(
     gain=1, # brightness gain of the whole filter (both axes together)
 ): # float32 [taps] when separable, else [height, width]
     "A filter in the form that the operators take."
-    f = _taps(f); check_number(gain=gain)
-    if f.ndim > 2 or f.numel() == 0: raise ValueError(f"f has shape {list(f.shape)}; accepted: a number, [taps] or [height, width]")
+    f = _taps(f)
+    check_number(gain=gain)
+    if f.ndim > 2 or f.numel() == 0:
+        raise ValueError(f"f has shape {list(f.shape)}; accepted: a number, [taps] or [height, width]")
     if f.ndim == 0: f = f[None]
     separable = f.ndim == 1 and len(f) >= 8
     if f.ndim == 1 and not separable: f = torch.outer(f, f)
     if normalize: f = f / _nonzero(f.sum())
-    if separable and gain < 0: raise ValueError(f"gain={gain!r}; accepted: at least 0, since a separable filter is applied twice")
+    if separable and gain < 0:
+        raise ValueError(f"gain={gain!r}; accepted: at least 0, since a separable filter is applied twice")
     return f * gain ** (0.5 if separable else 1)
 
 # %% ../../nbs/ops/01_filters.ipynb #8f883d40
 def _taps(f):
     try: f = torch.as_tensor(f, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError): raise ValueError(f"f={f!r}; accepted: a number, or numbers as [taps] or [height, width]") from None
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"f={f!r}; accepted: a number, or numbers as [taps] or [height, width]") from None
     if not f.isfinite().all(): raise ValueError("f holds NaN or infinity; accepted: finite numbers")
     return f
 
@@ -56,8 +60,10 @@ def design_lowpass_filter(
 # %% ../../nbs/ops/01_filters.ipynb #638ecbc0
 def _check_design(numtaps, cutoff, width, fs):
     check_number(cutoff=cutoff, width=width, fs=fs)
-    if not (isinstance(numtaps, (int, np.integer)) and numtaps >= 1): raise ValueError(f"numtaps={numtaps!r}; accepted: a whole number of at least 1")
-    if numtaps > 1 and not 0 < cutoff < fs / 2: raise ValueError(f"cutoff={cutoff!r} with fs={fs!r}; accepted: between 0 and fs/2, both excluded")
+    if not (isinstance(numtaps, (int, np.integer)) and numtaps >= 1):
+        raise ValueError(f"numtaps={numtaps!r}; accepted: a whole number of at least 1")
+    if numtaps > 1 and not 0 < cutoff < fs / 2:
+        raise ValueError(f"cutoff={cutoff!r} with fs={fs!r}; accepted: between 0 and fs/2, both excluded")
     if not width > 0: raise ValueError(f"width={width!r}; accepted: a number above 0")
 
 # %% ../../nbs/ops/01_filters.ipynb #2696d420

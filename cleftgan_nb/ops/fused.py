@@ -24,7 +24,8 @@ class Gated(torch.autograd.Function):
     "D(a'(U(x+b))·G(g)): linear in `g`."
     @staticmethod
     def forward(ctx, g, x, b, u, gate, d, act, pipe):
-        ctx.save_for_backward(x, b); ctx.stages = u, gate, d, act, pipe
+        ctx.save_for_backward(x, b)
+        ctx.stages = u, gate, d, act, pipe
         return pipe.resample_leaky(x, b, u, d, act, g, gate)
     @staticmethod
     def backward(ctx, h):
@@ -36,14 +37,16 @@ class FilteredLReLU(torch.autograd.Function):
     "D(a(U(x+b))), differentiable any number of times; `pipe` is the module whose kernels compute it."
     @staticmethod
     def forward(ctx, x, b, u, d, act, pipe):
-        ctx.save_for_backward(x, b); ctx.stages = u, d, act, pipe
+        ctx.save_for_backward(x, b)
+        ctx.stages = u, d, act, pipe
         return pipe.resample_leaky(x, b, u, d, act)
     @staticmethod
     def backward(ctx, dy):
         (x, b), (u, d, act, pipe) = ctx.saved_tensors, ctx.stages
         dx = Gated.apply(dy, x, b, u, d.transposed, u.transposed, act, pipe)
         wide = torch.float32 if dx.dtype == torch.float16 else None # a sum over a batch may be above 65504
-        return dx, dx.sum([0, 2, 3], dtype=wide).to(b.dtype) if ctx.needs_input_grad[1] else None, None, None, None, None
+        return (dx, dx.sum([0, 2, 3], dtype=wide).to(b.dtype) if ctx.needs_input_grad[1] else None, None, None, None,
+                None)
 
 # %% ../../nbs/ops/07_fused.ipynb #7dc89d90
 def filtered_lrelu(
@@ -61,7 +64,13 @@ def filtered_lrelu(
     impl='auto', # 'auto', 'definition', 'cpu' or 'triton'
 ): # [N,C,H',W'], memory format of x
     "Bias, up-sample, leaky ReLU, clamp, down-sample (SG3 §3.2)."
-    check_image(x); check_filter(fu, 'fu'); check_filter(fd, 'fd'); check_bias(b, x.shape[1]); check_clamp(clamp); check_number(gain=gain, slope=slope); padding = padding4(padding)
+    check_image(x)
+    check_filter(fu, 'fu')
+    check_filter(fd, 'fd')
+    check_bias(b, x.shape[1])
+    check_clamp(clamp)
+    check_number(gain=gain, slope=slope)
+    padding = padding4(padding)
     for name, v in dict(up=up, down=down).items():
         if not whole(v) or v < 1: raise ValueError(f"{name}={v!r}; accepted: a whole number of at least 1")
     big = cpu.result_size(x.shape[:1:-1], (up, up), (1, 1), padding, filter_size(fu))
@@ -70,4 +79,5 @@ def filtered_lrelu(
     if chosen == 'definition': return definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
     u = cpu.fir_stage(fu, (up, up), (1, 1), padding, flip_filter, up ** 2, x.shape[:1:-1])
     d = cpu.fir_stage(fd, (1, 1), (down, down), [0] * 4, flip_filter, 1, u.out)
-    return FilteredLReLU.apply(x, b, u, d, (gain, gain * slope, float('inf') if clamp is None else clamp), kernels(chosen))
+    return FilteredLReLU.apply(x, b, u, d, (gain, gain * slope, float('inf') if clamp is None else clamp),
+                               kernels(chosen))

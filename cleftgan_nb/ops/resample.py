@@ -61,7 +61,9 @@ def upfirdn2d(
     impl='auto', # 'auto', 'definition', 'cpu' or 'triton'
 ): # [N,C,H',W'] with W' = (W·up + x0 + x1 - taps)//down + 1
     "Insert zeros, pad, filter, keep every `down`-th sample (SG2 appendix B, SG3 §2)."
-    check_image(x); check_filter(f); check_number(gain=gain)
+    check_image(x)
+    check_filter(f)
+    check_number(gain=gain)
     up, down, padding = pair(up, 'up'), pair(down, 'down'), padding4(padding)
     cpu.result_size(x.shape[:1:-1], up, down, padding, filter_size(f))
     chosen = choose(impl, x, f, factors=zip(up, down))
@@ -79,9 +81,11 @@ def upsample2d(
     impl='auto', # as in `upfirdn2d`
 ): # [N,C,H·up,W·up]
     "Enlarge by a whole factor."
-    check_filter(f); (ux, uy), (fw, fh), p = pair(up, 'up'), filter_size(f), padding4(padding)
+    check_filter(f)
+    (ux, uy), (fw, fh), p = pair(up, 'up'), filter_size(f), padding4(padding)
     q = [(fw + ux - 1) // 2, (fw - ux) // 2, (fh + uy - 1) // 2, (fh - uy) // 2]
-    return upfirdn2d(x, f, up=(ux, uy), padding=[a + b for a, b in zip(p, q)], flip_filter=flip_filter, gain=gain * ux * uy, impl=impl)
+    return upfirdn2d(x, f, up=(ux, uy), padding=[a + b for a, b in zip(p, q)], flip_filter=flip_filter,
+                     gain=gain * ux * uy, impl=impl)
 
 # %% ../../nbs/ops/06_resample.ipynb #5e393a70
 def downsample2d(
@@ -94,9 +98,11 @@ def downsample2d(
     impl='auto', # as in `upfirdn2d`
 ): # [N,C,H/down,W/down]
     "Shrink by a whole factor."
-    check_filter(f); (dx, dy), (fw, fh), p = pair(down, 'down'), filter_size(f), padding4(padding)
+    check_filter(f)
+    (dx, dy), (fw, fh), p = pair(down, 'down'), filter_size(f), padding4(padding)
     q = [(fw - dx + 1) // 2, (fw - dx) // 2, (fh - dy + 1) // 2, (fh - dy) // 2]
-    return upfirdn2d(x, f, down=(dx, dy), padding=[a + b for a, b in zip(p, q)], flip_filter=flip_filter, gain=gain, impl=impl)
+    return upfirdn2d(x, f, down=(dx, dy), padding=[a + b for a, b in zip(p, q)], flip_filter=flip_filter, gain=gain,
+                     impl=impl)
 
 # %% ../../nbs/ops/06_resample.ipynb #5ab672a0
 def filter2d(
@@ -108,6 +114,7 @@ def filter2d(
     impl='auto', # as in `upfirdn2d`
 ): # [N,C,H,W]
     "Filter without a change of size; zeros beyond the border."
-    check_filter(f); (fw, fh), p = filter_size(f), padding4(padding)
+    check_filter(f)
+    (fw, fh), p = filter_size(f), padding4(padding)
     q = [fw // 2, (fw - 1) // 2, fh // 2, (fh - 1) // 2]
     return upfirdn2d(x, f, padding=[a + b for a, b in zip(p, q)], flip_filter=flip_filter, gain=gain, impl=impl)

@@ -15,7 +15,9 @@ from numba.extending import intrinsic, models, register_model
 # %% ../../nbs/ops/03_simd.ipynb #0f67ba50
 class Vector(types.Type):
     "64 bytes of numbers of one type, as a value."
-    def __init__(self, dtype): self.dtype = dtype; super().__init__(name=f'Vector({dtype})')
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(name=f'Vector({dtype})')
     @property
     def lanes(self): return 512 // self.dtype.bitwidth
 
@@ -42,7 +44,9 @@ def _widen(b, x):
 
 # %% ../../nbs/ops/03_simd.ipynb #33053690
 def _narrow(b, x):
-    w = _integers(32, x.type.count); u = b.bitcast(x, w); sixteen = _full(w, 16)
+    w = _integers(32, x.type.count)
+    u = b.bitcast(x, w)
+    sixteen = _full(w, 16)
     last = b.and_(b.lshr(u, sixteen), _full(w, 1))
     r = b.add(u, b.add(last, _full(w, 0x7fff)))
     r = b.select(b.fcmp_unordered('uno', x, x), _full(w, 0x7fc00000), r)
@@ -75,7 +79,8 @@ def splat(typingctx, array, value):
     "A vector as `load(array, …)` gives, every lane `value`."
     v = _vector(array)
     def codegen(ctx, b, sig, args):
-        x = b.insert_element(ir.Constant(ir.VectorType(args[1].type, v.lanes), ir.Undefined), args[1], ir.IntType(32)(0))
+        x = b.insert_element(ir.Constant(ir.VectorType(args[1].type, v.lanes), ir.Undefined), args[1],
+                             ir.IntType(32)(0))
         return b.shuffle_vector(x, x, _full(_integers(32, v.lanes), 0))
     return v(array, v.dtype), codegen
 
@@ -102,11 +107,13 @@ def turn_in(typingctx, x, i, pitch, bias, buf, at, apart):
     v = _vector(x)
     def codegen(ctx, b, sig, args):
         src, start, pitch, bias, dst, at, apart = args
-        t = ir.VectorType(ctx.get_value_type(x.dtype), v.lanes); rows = []
+        t = ir.VectorType(ctx.get_value_type(x.dtype), v.lanes)
+        rows = []
         for k in _steps(b, start, pitch, v.lanes):
             r = b.load(_address(ctx, b, x, src, k, t), align=x.dtype.bitwidth // 8)
             rows.append(b.fadd(_widen(b, r) if x.dtype == types.uint16 else r, bias))
-        for r, k in zip(_turn(b, rows), _steps(b, at, apart, v.lanes)): b.store(r, _address(ctx, b, buf, dst, k, r.type), align=4)
+        for r, k in zip(_turn(b, rows), _steps(b, at, apart, v.lanes)):
+            b.store(r, _address(ctx, b, buf, dst, k, r.type), align=4)
         return ctx.get_dummy_value()
     return types.void(x, types.intp, types.intp, v, buf, types.intp, types.intp), codegen
 
@@ -165,7 +172,8 @@ def borrow(typingctx, array):
     "The same array, not counted as a reference."
     def codegen(ctx, b, sig, args):
         a = ctx.make_array(array)(ctx, b, args[0])
-        a.meminfo = ir.Constant(a.meminfo.type, None); a.parent = ir.Constant(a.parent.type, None)
+        a.meminfo = ir.Constant(a.meminfo.type, None)
+        a.parent = ir.Constant(a.parent.type, None)
         return a._getvalue()
     return array(array), codegen
 
@@ -173,7 +181,8 @@ def borrow(typingctx, array):
 @intrinsic
 def fma(typingctx, x, y, z):
     "x·y + z."
-    def codegen(ctx, b, sig, args): return b.fadd(b.fmul(args[0], args[1], flags=['contract']), args[2], flags=['contract'])
+    def codegen(ctx, b, sig, args):
+        return b.fadd(b.fmul(args[0], args[1], flags=['contract']), args[2], flags=['contract'])
     return x(x, x, x), codegen
 
 # %% ../../nbs/ops/03_simd.ipynb #6aa5b310
@@ -196,7 +205,8 @@ def _steep(b, x, gain, leak): return b.select(b.fcmp_ordered('>', x, _full(x.typ
 def leaky(typingctx, v, gain, leak, clamp):
     "a(v), where `leak` = gain·slope."
     def codegen(ctx, b, sig, args):
-        x, gain, leak, c = args; minus = b.fneg(c)
+        x, gain, leak, c = args
+        minus = b.fneg(c)
         y = b.fmul(x, _steep(b, x, gain, leak))
         y = b.select(b.fcmp_ordered('>', y, c), c, y)
         return b.select(b.fcmp_ordered('<', y, minus), minus, y)
@@ -208,7 +218,8 @@ def leaky_slope(typingctx, v, gain, leak, clamp):
     "a'(v), where `leak` = gain·slope."
     def codegen(ctx, b, sig, args):
         x, gain, leak, c = args
-        s = _steep(b, x, gain, leak); y = b.fmul(x, s)
+        s = _steep(b, x, gain, leak)
+        y = b.fmul(x, s)
         inside = b.and_(b.fcmp_unordered('<=', y, c), b.fcmp_unordered('>=', y, b.fneg(c)))
         return b.select(inside, s, _full(x.type, 0.))
     return v(v, v, v, v), codegen

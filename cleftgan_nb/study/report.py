@@ -30,7 +30,8 @@ def results(
     folder, # of a study
 )->list:    # of Result, in the order in which they were made
     "Everything with a recipe"
-    names = [p.stem for p in Path(folder).glob('*.json') if p.stem.endswith(('.png', '.csv', '.gif')) and within(folder, p.name) and within(folder, p.stem)]
+    names = [p.stem for p in Path(folder).glob('*.json')
+             if p.stem.endswith(('.png', '.csv', '.gif')) and within(folder, p.name) and within(folder, p.stem)]
     return sorted((_result(Path(folder)/name) for name in names), key=lambda r: (r.notebook, r.cell or 0, r.path.name))
 
 def _result(path):
@@ -39,8 +40,10 @@ def _result(path):
     except (ValueError, RecursionError): recipe = None
     at = _dict(_dict(recipe).get('made_in'))
     title, notebook, cell = _dict(recipe).get('title'), at.get('notebook'), at.get('cell')
-    if title and all(v is None or type(v) is kind for v, kind in ((title, str), (notebook, str), (cell, int))): return Result(path, recipe, notebook or '', cell)
-    raise ValueError(f'{path}.json is no recipe; accepted: what save_figure, save_film and save_table write. Remove it, or make the result again')
+    if title and all(v is None or type(v) is kind for v, kind in ((title, str), (notebook, str), (cell, int))):
+        return Result(path, recipe, notebook or '', cell)
+    raise ValueError(f'{path}.json is no recipe; accepted: what save_figure, save_film and save_table write. Remove '
+                     'it, or make the result again')
 
 def _dict(value): return value if isinstance(value, dict) else {}
 
@@ -54,12 +57,16 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: da
 
 def page(title:str, body:str)->str: # HTML
     "A page that runs nothing and asks nobody else for anything"
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-    return f'<!doctype html><html lang="en"><head>{head}<title>{html(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>\n'
+    head = ('<meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta '
+            f'http-equiv="Content-Security-Policy" content="{POLICY}">')
+    return ('<!doctype html><html '
+            f'lang="en"><head>{head}<title>{html(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>\n')
 
 # %% ../../nbs/study/15_report.ipynb #171dc47a
-TAGS = 'a abbr b blockquote br code dd del div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre s span strong sub sup table tbody td tfoot th thead tr u ul'.split()
-ATTRIBUTES = {'*': ['class', 'id', 'title'], 'a': ['href'], 'img': ['src', 'alt'], 'td': ['colspan', 'rowspan'], 'th': ['colspan', 'rowspan']}
+TAGS = ('a abbr b blockquote br code dd del div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre s span strong sub '
+        'sup table tbody td tfoot th thead tr u ul'.split())
+ATTRIBUTES = {'*': ['class', 'id', 'title'], 'a': ['href'], 'img': ['src', 'alt'], 'td': ['colspan', 'rowspan'],
+              'th': ['colspan', 'rowspan']}
 
 def _cleaned(body):
     "HTML without what runs, loads or leads away by itself"
@@ -70,8 +77,10 @@ def _cleaned(body):
 def _notebook(path):
     "What reads and shows notebooks has many ways to say that a file is none"
     try: yield
-    except ImportError as e: raise ImportError(f'a report shows notebooks as pages, which needs {e.name}: pip install nbconvert') from None
-    except Exception as e: raise ValueError(f'{path} is no notebook ({type(e).__name__}); remove it, or run it again') from None
+    except ImportError as e:
+        raise ImportError(f'a report shows notebooks as pages, which needs {e.name}: pip install nbconvert') from None
+    except Exception as e:
+        raise ValueError(f'{path} is no notebook ({type(e).__name__}); remove it, or run it again') from None
 
 def read_notebook(path):
     "A notebook, where the packages for it are installed"
@@ -86,9 +95,12 @@ def notebook_page(
     nb = read_notebook(path)
     with _notebook(path):
         from nbconvert import HTMLExporter
-        for o in (o for c in nb.cells for o in c.get('outputs', []) if any(k.startswith('image/') for k in o.get('data', {}))): o.data = {'text/plain': '(a picture: it is in the report)'}
+        for o in (o for c in nb.cells for o in c.get('outputs', [])
+                  if any(k.startswith('image/') for k in o.get('data', {}))):
+            o.data = {'text/plain': '(a picture: it is in the report)'}
         body, _ = HTMLExporter(template_name='basic').from_notebook_node(nb)
-    return page(Path(path).stem, _cleaned(body)), {c.execution_count: f'cell-id={c.id}' for c in nb.cells if c.cell_type == 'code' and c.get('execution_count')}
+    return page(Path(path).stem, _cleaned(body)), {c.execution_count: f'cell-id={c.id}' for c in nb.cells
+                                                   if c.cell_type == 'code' and c.get('execution_count')}
 
 # %% ../../nbs/study/15_report.ipynb #b1d4a061
 def _linked(text, to): return f'<a href="{to}">{html(text)}</a>' if to else html(text)
@@ -106,19 +118,25 @@ def short(text:str)->str: # digits that a reader wants
 def table(path, to)->str: # HTML
     "A CSV file, each entry with its link"
     head, *rows = _rows(path) or [[]]
-    return '<table><tr>' + ''.join(f'<th>{html(o)}</th>' for o in head) + '</tr>' + ''.join('<tr>' + ''.join(f'<td>{_linked(short(o), to)}</td>' for o in row) + '</tr>' for row in rows) + '</table>'
+    return ('<table><tr>' + ''.join(f'<th>{html(o)}</th>' for o in head) + '</tr>'
+            + ''.join('<tr>' + ''.join(f'<td>{_linked(short(o), to)}</td>' for o in row) + '</tr>' for row in rows)
+            + '</table>')
 
 # %% ../../nbs/study/15_report.ipynb #19b75fe3
 def section(result:Result, to:str)->str: # HTML
     "A figure or a table with its title, and the way to its cell"
-    name = result.path.name; at, words = link(name), html(result.title[0].upper() + result.title[1:])
-    inside = table(result.path, to) if name.endswith('.csv') else f'<a href="{to or at}"><img src="{at}" alt="{words}" loading="lazy"></a>'
+    name = result.path.name
+    at, words = link(name), html(result.title[0].upper() + result.title[1:])
+    inside = (table(result.path, to) if name.endswith('.csv')
+              else f'<a href="{to or at}"><img src="{at}" alt="{words}" loading="lazy"></a>')
     vector = f' · <a href="{link(result.path.stem)}.svg">SVG</a>' if result.path.with_suffix('.svg').exists() else ''
     where = f' · {_linked(f"made by cell [{result.cell}] of {result.notebook}", to)}' if to else ''
-    return f'<figure id="{html(name)}">{inside}<figcaption>{words}.<br>{_linked(name, at)}{vector} · <a href="{at}.json">recipe</a>{where}</figcaption></figure>'
+    return (f'<figure id="{html(name)}">{inside}<figcaption>{words}.<br>{_linked(name, at)}{vector} · <a '
+            f'href="{at}.json">recipe</a>{where}</figcaption></figure>')
 
 # %% ../../nbs/study/15_report.ipynb #9ca29438
-def _row(rows, images, name): return next((r for r in rows if r['images'] == images and r['name'].startswith(name)), None)
+def _row(rows, images, name):
+    return next((r for r in rows if r['images'] == images and r['name'].startswith(name)), None)
 
 def _measured(r):
     "Does a row have a name, a value and its interval?"
@@ -132,11 +150,16 @@ def findings(path)->list: # of sentences
     head, *rows = _rows(path) if path else [[]]
     rows, out = [r for r in (dict(zip(head, row)) for row in rows) if _measured(r)], []
     for tuned in dict.fromkeys(r['images'] for r in rows if r['images'].endswith(', fine-tuned')):
-        for name, what in (('f', 'Fréchet distance to the training images'), ('dish', 'divergence of severities (DISH)')):
+        for name, what in (('f', 'Fréchet distance to the training images'),
+                           ('dish', 'divergence of severities (DISH)')):
             a, b = _row(rows, tuned.replace('fine-tuned', 'before'), name), _row(rows, tuned, name)
-            if a and b and float(a['value']): out.append(f"{tuned.split(',')[0]}: {what} {_told(a)} before, {_told(b)} after fine-tuning, {float(b['value'])/float(a['value']):.0%} of it ({b['name']})")
+            if a and b and float(a['value']):
+                out.append(f"{tuned.split(',')[0]}: {what} {_told(a)} before, {_told(b)} after fine-tuning, "
+                           f"{float(b['value'])/float(a['value']):.0%} of it ({b['name']})")
     for name, what in (('f', 'Fréchet distance'), ('dish', 'DISH')):
-        if r := _row(rows, 'another real sample', name): out.append(f'Another real sample of the same kind has a {what} of {_told(r)}: what a perfect generator would reach with as many images')
+        if r := _row(rows, 'another real sample', name):
+            out.append(f'Another real sample of the same kind has a {what} of {_told(r)}: what a perfect generator '
+                       'would reach with as many images')
     return out
 
 # %% ../../nbs/study/15_report.ipynb #96bceb76
@@ -144,23 +167,32 @@ def _facts(found)->str:
     "What the results were made with; more than one value where they differ"
     facts = {}
     for r in (o.recipe for o in found):
-        for k, v in (dict(data=r.get('data', ''), commit=r.get('commit') or 'an installed version') | _dict(r.get('versions')) | {f'machine: {k}': v for k, v in _dict(r.get('machine')).items()}).items(): facts.setdefault(k, {})[str(v)] = True
+        for k, v in (dict(data=r.get('data', ''), commit=r.get('commit') or 'an installed version')
+                     | _dict(r.get('versions')) | {f'machine: {k}': v
+                                                   for k, v in _dict(r.get('machine')).items()}).items():
+            facts.setdefault(k, {})[str(v)] = True
     facts = {k: ', '.join(v) for k, v in facts.items()}
     return '<table>' + ''.join(f'<tr><th>{html(k)}</th><td>{html(v)}</td></tr>' for k, v in facts.items()) + '</table>'
 
 def _photographs(folder)->str:
     "Which photographs the study is about"
     if (path := within(folder, 'photographs.json')) is None: return ''
-    try: about = json.loads(path.read_text(encoding='utf-8')); left = ''.join(f'; {n} not, {reason}' for reason, n in about['rejected'].items())
-    except (ValueError, RecursionError, KeyError, AttributeError, TypeError): raise ValueError(f'{path} is not what the study writes about its photographs; remove it, or run the study again') from None
-    return html(f"Photographs: the folder {about['folder']!r} with {about['files']} files, fingerprint {about['fingerprint']}; {about['prepared']} were prepared{left}.")
+    try:
+        about = json.loads(path.read_text(encoding='utf-8'))
+        left = ''.join(f'; {n} not, {reason}' for reason, n in about['rejected'].items())
+    except (ValueError, RecursionError, KeyError, AttributeError, TypeError):
+        raise ValueError(f'{path} is not what the study writes about its photographs; remove it, or run the study '
+                         'again') from None
+    return html(f"Photographs: the folder {about['folder']!r} with {about['files']} files, fingerprint "
+                f"{about['fingerprint']}; {about['prepared']} were prepared{left}.")
 
 def _heading(folder, notebook)->str:
     "The title of a notebook, from its first cell"
     if (path := within(folder, notebook)) is None: return '<h2>Other results</h2>'
     first = [o for c in read_notebook(path).cells[:1] for o in c.source.splitlines()] or [path.stem]
     which = ': ' + path.stem.partition('-')[2] if '-' in path.stem else ''
-    return f'<h2>{_linked(first[0].lstrip("# ") + which, link(path.stem) + ".html")}</h2>' + ''.join(f'<p>{html(o.lstrip("> "))}</p>' for o in first[1:] if o.startswith('>'))
+    return (f'<h2>{_linked(first[0].lstrip("# ") + which, link(path.stem) + ".html")}</h2>'
+            + ''.join(f'<p>{html(o.lstrip("> "))}</p>' for o in first[1:] if o.startswith('>')))
 
 # %% ../../nbs/study/15_report.ipynb #ed1ade18
 def report(
@@ -168,19 +200,29 @@ def report(
 )->Path:    # `report.html` in it; the notebooks lie beside it as pages
     "Put the page together"
     folder, found = Path(folder), results(folder)
-    if not found: raise ValueError(f'{folder} has no figure or table with a recipe; accepted: the folder of a study, such as outputs/smoke after make study')
+    if not found:
+        raise ValueError(f'{folder} has no figure or table with a recipe; accepted: the folder of a study, such as '
+                         'outputs/smoke after make study')
     links = {}
     for name in {r.notebook for r in found if within(folder, r.notebook)}:
-        text, anchors = notebook_page(folder/name); links |= {(name, cell): f'{link(Path(name).stem)}.html#{html(anchor)}' for cell, anchor in anchors.items()}
+        text, anchors = notebook_page(folder/name)
+        links |= {(name, cell): f'{link(Path(name).stem)}.html#{html(anchor)}' for cell, anchor in anchors.items()}
         with atomic(folder/f'{Path(name).stem}.html') as f: f.write(text.encode())
-    body = ['<h1>CleftGAN-nb: the study</h1>', f'<p><strong>{html(found[0].recipe.get("data", ""))}.</strong> Every number below is a link to the cell that made it. Nothing here is validated for clinical use.</p>']
+    body = ['<h1>CleftGAN-nb: the study</h1>', f'<p><strong>{html(found[0].recipe.get("data", ""))}.</strong> Every '
+                                               'number below is a link to the cell that made it. Nothing here is '
+                                               'validated for clinical use.</p>']
     if told := _photographs(folder): body.append(f'<p>{told}</p>')
-    if told := findings(within(folder, 'compare.csv')): body.append('<ul>' + ''.join(f'<li><a href="#compare.csv">{html(o)}</a></li>' for o in told) + '</ul>')
+    if told := findings(within(folder, 'compare.csv')):
+        body.append('<ul>' + ''.join(f'<li><a href="#compare.csv">{html(o)}</a></li>' for o in told) + '</ul>')
     for notebook in dict.fromkeys(r.notebook for r in found):
-        body += [_heading(folder, notebook), *(section(r, links.get((notebook, r.cell), '')) for r in found if r.notebook == notebook)]
-    with atomic(folder/'report.html') as f: f.write(page('CleftGAN-nb: the study', '\n'.join([*body, '<h2>Made with</h2>', _facts(found)])).encode())
+        body += [_heading(folder, notebook), *(section(r, links.get((notebook, r.cell), '')) for r in found
+                                               if r.notebook == notebook)]
+    with atomic(folder/'report.html') as f:
+        f.write(page('CleftGAN-nb: the study', '\n'.join([*body, '<h2>Made with</h2>', _facts(found)])).encode())
     return folder/'report.html'
 
 # %% ../../nbs/study/15_report.ipynb #bba7c087
 #| eval: false
-if __name__ == '__main__': speakable(); print(report(sys.argv[1]))
+if __name__ == '__main__':
+    speakable()
+    print(report(sys.argv[1]))

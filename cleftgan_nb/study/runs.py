@@ -26,7 +26,8 @@ def run_folder(
     "The place of a run: the same settings and data lead to the same"
     settings = {k: v for k, v in asdict(config).items() if k not in FREE}
     data = Path(config.data)
-    inputs = [fingerprint(data) if data.is_dir() else sha256(data), sha256(find(config.resume_from)) if config.resume_from else None]
+    inputs = [fingerprint(data) if data.is_dir() else sha256(data),
+              sha256(find(config.resume_from)) if config.resume_from else None]
     short = hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()[:8]
     return replace(config, out=str(Path(config.out)/'runs'/f'{name}-{short}'))
 
@@ -37,10 +38,14 @@ def run_training(
 )->Path:            # the run's folder
     "Train, or go on, in one process or several."
     if processes == 1: return train(config)
-    folder = Path(config.out); folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder/'asked.yaml')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}', '-m', 'cleftgan_nb', 'train', str(folder/'asked.yaml')]
-    if (run := subprocess.run(command)).returncode: raise RuntimeError(f'torchrun ended with {run.returncode}; what its processes said stands above, and {folder} goes on from its last state')
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}', '-m',
+               'cleftgan_nb', 'train', str(folder/'asked.yaml')]
+    if (run := subprocess.run(command)).returncode:
+        raise RuntimeError(f'torchrun ended with {run.returncode}; what its processes said stands above, and '
+                           f'{folder} goes on from its last state')
     return folder
 
 # %% ../../nbs/study/13_runs.ipynb #7d0a11c4
@@ -53,7 +58,9 @@ def run_at(
     end, own = -(-round(config.kimg*1000)//config.batch)*config.batch/1000, run_folder(config, name)
     for folder in (Path(run_folder(config, o).out) for o in (*shared, name)):
         if folder.is_dir() and (found := kept(folder).get(end)): return found
-    if Path(own.out).is_dir() and (longer := [k for k in kept(own.out) if k > end]): raise ValueError(f'kimg={config.kimg}, but {own.out} has gone on to {max(longer):g} and kept nothing at {end:g}; give kimg={min(longer):g}, or remove that folder')
+    if Path(own.out).is_dir() and (longer := [k for k in kept(own.out) if k > end]):
+        raise ValueError(f'kimg={config.kimg}, but {own.out} has gone on to {max(longer):g} and kept nothing at '
+                         f'{end:g}; give kimg={min(longer):g}, or remove that folder')
     return kept(train(own))[end]
 
 # %% ../../nbs/study/13_runs.ipynb #e42438cd
@@ -64,6 +71,7 @@ def first_images(
 )->str:      # the dataset, or its part
     "The dataset of the first images of another."
     if not k or k >= len(ImageFolderDataset(data)): return str(data)
-    path = Path(folder)/'runs'/f'images-{k}-{fingerprint(data)[:8]}.zip'; path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(folder)/'runs'/f'images-{k}-{fingerprint(data)[:8]}.zip'
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists(): convert(data, path, ImageFolderDataset(data).resolution, first=k)
     return str(path)

@@ -22,8 +22,11 @@ class AdaptiveAugment:
         interval=4, # steps from one change of p to the next
         device=None, # where `signs` come from
     ):
-        check_range(0, p=p); check_range(-1, 1, target=target); check_range(1e-3, speed_kimg=speed_kimg)
-        if not whole(interval) or interval < 1: raise ValueError(f"interval={interval!r}; accepted: a whole number of at least 1")
+        check_range(0, p=p)
+        check_range(-1, 1, target=target)
+        check_range(1e-3, speed_kimg=speed_kimg)
+        if not whole(interval) or interval < 1:
+            raise ValueError(f"interval={interval!r}; accepted: a whole number of at least 1")
         self.target, self.speed_kimg, self.interval, self.steps = target, speed_kimg, interval, 0
         self.p, self.r_t = [torch.tensor(float(v), device=device) for v in (p, 'nan')]
         self.signs = torch.zeros(2, device=device)
@@ -58,12 +61,19 @@ def load_state_dict(self:AdaptiveAugment,
     "Go on from there; the settings stay as they are."
     known = ('p', 'r_t', 'signs', 'steps')
     if not isinstance(state, dict) or set(state) != set(known):
-        raise ValueError(f"state has {sorted(state) if isinstance(state, dict) else type(state).__name__}; accepted: what state_dict gives, a dict with {', '.join(known)}")
+        raise ValueError(f"state has {sorted(state) if isinstance(state, dict) else type(state).__name__}; accepted: "
+                         f"what state_dict gives, a dict with {', '.join(known)}")
     signs, steps, r_t = state['signs'], state['steps'], float('nan') if state['r_t'] is None else state['r_t']
-    if not isinstance(signs, list) or len(signs) != 2 or not whole(steps): raise ValueError(f"signs={signs!r:.60} and steps={steps!r:.20}; accepted: two numbers, a whole number")
-    check_range(0, p=state['p'], steps=steps); check_range(float('-inf'), **{f'signs[{i}]': v for i, v in enumerate(signs)}, **({} if r_t != r_t else {'r_t': r_t}))
-    for name, v in {**state, 'r_t': r_t}.items(): setattr(self, name, v if name == 'steps' else torch.tensor(v, dtype=torch.float32, device=self.p.device))
+    if not isinstance(signs, list) or len(signs) != 2 or not whole(steps):
+        raise ValueError(f"signs={signs!r:.60} and steps={steps!r:.20}; accepted: two numbers, a whole number")
+    check_range(0, p=state['p'], steps=steps)
+    check_range(float('-inf'), **{f'signs[{i}]': v for i, v in enumerate(signs)},
+                **({} if r_t != r_t else {'r_t': r_t}))
+    for name, v in {**state, 'r_t': r_t}.items():
+        setattr(self, name, v if name == 'steps' else torch.tensor(v, dtype=torch.float32, device=self.p.device))
 
 # %% ../../nbs/training/04_ada.ipynb #4622a200
 @patch
-def __repr__(self:AdaptiveAugment): return f'AdaptiveAugment(p={self.p.item():.4f}, r_t={self.r_t.item():.3f}, target={self.target}, speed_kimg={self.speed_kimg}, interval={self.interval})'
+def __repr__(self:AdaptiveAugment):
+    return (f'AdaptiveAugment(p={self.p.item():.4f}, r_t={self.r_t.item():.3f}, target={self.target}, '
+            f'speed_kimg={self.speed_kimg}, interval={self.interval})')

@@ -47,7 +47,8 @@ class SqueezeNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, 2, padding=1)
-        sizes = (64, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128), (256, 48, 192), (384, 48, 192), (384, 64, 256), (512, 64, 256)
+        sizes = ((64, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128), (256, 48, 192), (384, 48, 192),
+                 (384, 64, 256), (512, 64, 256))
         for i, size in enumerate(sizes, 2): setattr(self, f'fire{i}', Fire(*size))
         self.load_state_dict({k: v.float() for k, v in read_tensors(WEIGHTS)[0].items()})
         self.register_buffer('mean', torch.tensor(BGR)[:, None, None], persistent=False)
@@ -85,8 +86,10 @@ def recolored(
     "Brightness by up to ±1/4, saturation by a half to three halves, contrast by .7 to 1.3"
     a, b, c = (v[:, None, None, None] for v in u.T)
     x = x + (a - .5)/2
-    gray = x.mean(1, keepdim=True); x = gray + (x - gray)*(b + .5)
-    mean = x.mean((1, 2, 3), keepdim=True); return mean + (x - mean)*(.6*c + .7)
+    gray = x.mean(1, keepdim=True)
+    x = gray + (x - gray)*(b + .5)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return mean + (x - mean)*(.6*c + .7)
 
 def holes(
     u, # [N,2], uniform
@@ -117,7 +120,8 @@ def look(
     view, # View
 ):        # [N,C,pixels,pixels]
     "An image as a head may see it"
-    rows, columns = (sight(c + view.extent*view.shift*(2*v - 1), view.extent, x.shape[-1], view.pixels)[:, None] for c, v in zip((view.y, view.x), u[:, 3:5].T))
+    rows, columns = (sight(c + view.extent*view.shift*(2*v - 1), view.extent, x.shape[-1], view.pixels)[:, None]
+                     for c, v in zip((view.y, view.x), u[:, 3:5].T))
     seen = recolored(rows @ x @ columns.mT, u[:, :3])
     return seen*holes(u[:, 5:7], view.pixels) if view.cut else seen
 
@@ -161,7 +165,8 @@ class Head(nn.Module):
         layers = []
         for _ in range(int(math.log2(side/4))):
             m = min(2*n, 4*WIDTH)
-            layers += [_conv(n, m, 4, 2, 1, bias=False), nn.GroupNorm(8, m), nn.LeakyReLU(.2)]; n = m
+            layers += [_conv(n, m, 4, 2, 1, bias=False), nn.GroupNorm(8, m), nn.LeakyReLU(.2)]
+            n = m
         self.body = nn.Sequential(*layers, _conv(n, 2*WIDTH, 3, 1, 1), nn.LeakyReLU(.2))
         self.real = _conv(2*WIDTH, 1, 4)
         self.fits = nn.Linear(c_dim, 2*WIDTH, bias=False) if c_dim else None
@@ -185,7 +190,8 @@ class Reader(nn.Sequential):
         super().__init__(*halve(), *halve(), nn.Flatten(), nn.Linear(n*(side//4)**2, c_dim))
         nn.init.zeros_(self[-1].weight)
 
-    def forward(self, x): return super().forward(x)/8   # a thousand weights move together: an eighth keeps their first steps small
+    def forward(self, x):   # a thousand weights move together: an eighth keeps their first steps small
+        return super().forward(x)/8
 
 # %% ../../nbs/training/05_aid.ipynb #379f6970
 class Aid(nn.Module):
@@ -203,23 +209,27 @@ class Aid(nn.Module):
             torch.manual_seed(seed)
             heads = nn.ModuleList(Head(v.pixels//s, c_dim) for v in self.views for s in _strides(v.pixels))
             reader = Reader(self.views[-1].pixels//4, c_dim) if c_dim else None
-        self.learned = nn.ModuleDict(dict(heads=heads) | (dict(reader=reader) if c_dim else {})).to(memory_format=torch.channels_last)
+        self.learned = nn.ModuleDict(dict(heads=heads)
+                                     | (dict(reader=reader) if c_dim else {})).to(memory_format=torch.channels_last)
 
     def maps(self, x, u): # images [N,3,n,n], uniform [N,7·views] → the maps that heads see
         "Look, and project what is seen"
         check_shape('images', x, 'batch', 3, x.shape[-1], x.shape[-1])
         for view, v in zip(self.views, u.split(DRAWS, 1)):
-            with torch.autocast(x.device.type, enabled=False): seen = look(x.float(), v, view).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(x.device.type, enabled=False):
+                seen = look(x.float(), v, view).contiguous(memory_format=torch.channels_last)
             yield from self.project(self.net(seen))[:len(_strides(view.pixels))]
 
     def forward(self, x, u, c=None): # logits [N,heads], and labels [N,c_dim] as they are read, or None
         with torch.autocast(x.device.type, self.dtype, self.dtype != torch.float32):
             maps = list(self.maps(x, u))
             logits = torch.cat([head(m, c) for head, m in zip(self.learned['heads'], maps)], 1)
-            return logits, full(self.learned['reader'](maps[-len(_strides(self.views[-1].pixels))])) if self.c_dim else None
+            return (logits, full(self.learned['reader'](maps[-len(_strides(self.views[-1].pixels))])) if self.c_dim
+                    else None)
 
     def groups(self, lr): # for Adam: the reader has no opponent, and may learn faster
-        return [dict(params=net.parameters(), lr=lr*(2 if role == 'reader' else 1)) for role, net in self.learned.items()]
+        return [dict(params=net.parameters(), lr=lr*(2 if role == 'reader' else 1))
+                for role, net in self.learned.items()]
 
 def _strides(m): return [s for s in (4, 8, 16, 32) if m//s >= 4]
 
@@ -254,8 +264,12 @@ def Gaided(G, D, aid,
         seen = view(images, augment, sigma)
         logits, told = aid(seen, draws, latents.labels)
         loss, report = -weight*logits.mean(0).sum(), {'logits/aid made': logits.detach().mean()}
-        if trust: published = generator_loss(D(seen, latents.labels)); loss, report = loss + trust*published, report | {'loss/G': published.detach()}
-        if told is not None: wrong = told_loss(told, latents.labels); loss, report = loss + tell*wrong, report | {'loss/told G': wrong.detach()}
+        if trust:
+            published = generator_loss(D(seen, latents.labels))
+            loss, report = loss + trust*published, report | {'loss/G': published.detach()}
+        if told is not None:
+            wrong = told_loss(told, latents.labels)
+            loss, report = loss + tell*wrong, report | {'loss/told G': wrong.detach()}
     return Phase(loss, report, images.detach())
 
 # %% ../../nbs/training/05_aid.ipynb #ac30c640
@@ -268,8 +282,11 @@ def Haided(aid,
 ): # Phase; carry is `signs` of the answers to real images
     "Move the heads toward telling made from real"
     (yes, told), (no, _) = aid(real, draws[0], labels), aid(made, draws[1], asked)
-    loss = heads_loss(yes, no); report = {'loss/aid': loss.detach(), 'logits/aid real': yes.detach().mean()}
-    if told is not None: wrong = told_loss(told, labels); loss, report = loss + wrong, report | {'loss/told': wrong.detach()}
+    loss = heads_loss(yes, no)
+    report = {'loss/aid': loss.detach(), 'logits/aid real': yes.detach().mean()}
+    if told is not None:
+        wrong = told_loss(told, labels)
+        loss, report = loss + wrong, report | {'loss/told': wrong.detach()}
     return Phase(loss, report, signs(yes.mean(1, keepdim=True)))
 
 # %% ../../nbs/training/05_aid.ipynb #e289eb10

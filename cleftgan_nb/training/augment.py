@@ -56,16 +56,19 @@ class Draws:
     def __len__(self): return len(self.index)
     def __repr__(self):
         fired = {k: int((v != 0).any(1).sum()) for k, v in self.values.items()}
-        return f"Draws of {len(self)} images, seed {self.seed}, {self.name!r}: " + (', '.join(f'{k} {n}' for k, n in fired.items() if n) or 'nothing fires')
+        return (f"Draws of {len(self)} images, seed {self.seed}, {self.name!r}: "
+                + (', '.join(f'{k} {n}' for k, n in fired.items() if n) or 'nothing fires'))
 
 # %% ../../nbs/training/01_augment.ipynb #67d83130
 _BLIT = dict(xflip=1, rotate90=1, xint=1)
 _GEOMETRY = dict(scale=1, rotate=1, aniso=1, xfrac=1)
 _COLOR = dict(brightness=1, contrast=1, lumaflip=1, hue=1, saturation=1)
 PRESETS = dict(
-    none={}, blit=_BLIT, geom=_GEOMETRY, color=_COLOR, filter=dict(imgfilter=1), noise=dict(noise=1), cutout=dict(cutout=1),
+    none={}, blit=_BLIT, geom=_GEOMETRY, color=_COLOR, filter=dict(imgfilter=1), noise=dict(noise=1),
+    cutout=dict(cutout=1),
     bg=_BLIT | _GEOMETRY, bgc=_BLIT | _GEOMETRY | _COLOR, bgcf=_BLIT | _GEOMETRY | _COLOR | dict(imgfilter=1),
-    bgcfn=_BLIT | _GEOMETRY | _COLOR | dict(imgfilter=1, noise=1), bgcfnc=_BLIT | _GEOMETRY | _COLOR | dict(imgfilter=1, noise=1, cutout=1))
+    bgcfn=_BLIT | _GEOMETRY | _COLOR | dict(imgfilter=1, noise=1),
+    bgcfnc=_BLIT | _GEOMETRY | _COLOR | dict(imgfilter=1, noise=1, cutout=1))
 
 # %% ../../nbs/training/01_augment.ipynb #fe4d1000
 def preset(
@@ -96,10 +99,12 @@ class AugmentPipe(torch.nn.Module):
         noise_std=.1, # of the noise's standard deviation
         cutout_size=.5, # side of the square, in image sizes
     ):
-        given = locals(); super().__init__()
+        given = locals()
+        super().__init__()
         self.multipliers = {t: at_least_0(t, given[t]) for t in TRANSFORMS}
         self.imgfilter_bands = _four(imgfilter_bands)
-        strengths = {t: at_least_0(k, given[k]) for t in TRANSFORMS for k in (f'{t}_max', f'{t}_std', f'{t}_size') if k in given}
+        strengths = {t: at_least_0(k, given[k]) for t in TRANSFORMS for k in (f'{t}_max', f'{t}_std', f'{t}_size')
+                     if k in given}
         half_turns = {t: strengths[t] * math.pi for t in ('rotate', 'hue')}
         self.strengths = dict(xflip=2, rotate90=4, lumaflip=2) | strengths | half_turns
         self.register_buffer('p', torch.zeros([], dtype=torch.float32, device='cpu'))
@@ -113,8 +118,11 @@ def at_least_0(name, v):
 
 # %% ../../nbs/training/01_augment.ipynb #29529030
 def _four(bands):
-    bands = list(bands) if isinstance(bands, (list, tuple)) or hasattr(bands, 'tolist') and getattr(bands, 'ndim', 0) == 1 else []
-    if len(bands) != 4: raise ValueError(f"imgfilter_bands has {len(bands)} values; accepted: a multiplier for each of the four bands, low to high, such as [1, 1, 1, 1]")
+    bands = (list(bands) if isinstance(bands, (list, tuple))
+             or hasattr(bands, 'tolist') and getattr(bands, 'ndim', 0) == 1 else [])
+    if len(bands) != 4:
+        raise ValueError(f"imgfilter_bands has {len(bands)} values; accepted: a multiplier for each of the four "
+                         "bands, low to high, such as [1, 1, 1, 1]")
     return tuple(at_least_0(f'imgfilter_bands[{i}]', float(b)) for i, b in enumerate(bands))
 
 # %% ../../nbs/training/01_augment.ipynb #e4afcfd0
@@ -134,7 +142,8 @@ def probability(self:AugmentPipe,
     p = float(self.p) * self.multipliers[name]
     if not 0 <= p < math.inf: raise ValueError(f"p={float(self.p)}; accepted: a finite number of at least 0")
     if name == 'rotate': p = 1 - math.sqrt(1 - min(p, 1))
-    return torch.tensor([p * b for b in self.imgfilter_bands] if name == 'imgfilter' else [p] * TRANSFORMS[name].gates, dtype=torch.float64, device='cpu')
+    return torch.tensor([p * b for b in self.imgfilter_bands] if name == 'imgfilter'
+                        else [p] * TRANSFORMS[name].gates, dtype=torch.float64, device='cpu')
 
 # %% ../../nbs/training/01_augment.ipynb #95d803d0
 @patch
@@ -168,7 +177,8 @@ def fixed(self:AugmentPipe,
 ): # Draws
     "The same percentile of every draw, for every image."
     check_number(percentile=percentile)
-    if not 0 < percentile < 1: raise ValueError(f"percentile={percentile!r}; accepted: None, or a number between 0 and 1, both excluded")
+    if not 0 < percentile < 1:
+        raise ValueError(f"percentile={percentile!r}; accepted: None, or a number between 0 and 1, both excluded")
     u, values = torch.full((n, 4), float(percentile), dtype=torch.float64, device='cpu'), {}
     for name, (kind, gates, k) in TRANSFORMS.items():
         v = kind(u[:, :k], lambda u: torch.erfinv(2 * u - 1), self.strengths[name]) * (self.multipliers[name] > 0)
@@ -179,7 +189,8 @@ def fixed(self:AugmentPipe,
 
 # %% ../../nbs/training/01_augment.ipynb #c56d3f10
 def _matrix(*rows):
-    entries = torch.broadcast_tensors(*[torch.as_tensor(v, dtype=torch.float64, device='cpu') for row in rows for v in row])
+    entries = torch.broadcast_tensors(*[torch.as_tensor(v, dtype=torch.float64, device='cpu') for row in rows
+                                        for v in row])
     return torch.stack(entries, -1).unflatten(-1, (len(rows), len(rows[0])))
 
 # %% ../../nbs/training/01_augment.ipynb #33250bd0
@@ -201,15 +212,18 @@ def inverse_geometry(
     return G @ _translate(-d['xfrac'][0] * width, -d['xfrac'][1] * height)
 
 # %% ../../nbs/training/01_augment.ipynb #95a14240
-SYM6 = (.015404109327027373, .0034907120842174702, -.11799011114819057, -.048311742585633, .4910559419267466, .787641141030194,
-        .3379294217276218, -.07263752278646252, -.021060292512300564, .04472490177066578, .0017677118642428036, -.007800708325034148)
+SYM6 = (.015404109327027373, .0034907120842174702, -.11799011114819057, -.048311742585633, .4910559419267466,
+        .787641141030194,
+        .3379294217276218, -.07263752278646252, -.021060292512300564, .04472490177066578, .0017677118642428036,
+        -.007800708325034148)
 _REACH = len(SYM6) // 4 # pixels that the filter reaches to a side
 
 # %% ../../nbs/training/01_augment.ipynb #2eba3450
 def _margins(G, width, height):
     "[n] eighths of the image to mirror at every side, 0 … 8."
     size = torch.tensor([[width], [height]], dtype=torch.float64, device='cpu')
-    corners = torch.tensor([[sx, sy] for sy in (-1, 1) for sx in (-1, 1)], dtype=torch.float64, device='cpu').T * (size / 2 + _REACH)
+    corners = (torch.tensor([[sx, sy] for sy in (-1, 1) for sx in (-1, 1)], dtype=torch.float64, device='cpu').T
+               * (size / 2 + _REACH))
     beyond = (G[:, :2, :2] @ corners + G[:, :2, 2:]).abs().amax(2, keepdim=True) + _REACH + .5 - size / 2
     return (beyond / size * 8).ceil().clamp(0, 8).amax((1, 2)).long()
 
@@ -229,7 +243,8 @@ class Sample(torch.autograd.Function):
     "`grid_sample`, bilinear, zeros outside; differentiable any number of times in the image."
     @staticmethod
     def forward(ctx, x, grid):
-        ctx.shape = x.shape; ctx.save_for_backward(grid)
+        ctx.shape = x.shape
+        ctx.save_for_backward(grid)
         return F.grid_sample(x, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
     @staticmethod
     def backward(ctx, dy): return Transposed.apply(dy, ctx.saved_tensors[0], ctx.shape), None
@@ -262,7 +277,8 @@ def move(
     G, # [n,3,3] float64, in the host's memory
 ): # like x
     "Resample images by the inverse matrices `G`."
-    margins = _margins(G, *x.shape[:1:-1]); groups = margins.unique().tolist()
+    margins = _margins(G, *x.shape[:1:-1])
+    groups = margins.unique().tolist()
     if len(groups) == 1: return _resample(x, G, groups[0])
     members = [(margins == m).nonzero()[:, 0] for m in groups]
     parts = [_resample(x.index_select(0, i.to(x.device, non_blocking=True)), G[i], m) for i, m in zip(members, groups)]
@@ -274,7 +290,8 @@ _GRAY = _matrix([1, 1, 1, 0]) / math.sqrt(3)
 # %% ../../nbs/training/01_augment.ipynb #e3971d50
 def _turn_hue(a):
     "Right-handed rotation about the gray axis (Rodrigues)."
-    k = 1 / math.sqrt(3); c, s, d = a.cos(), a.sin() * k, (1 - a.cos()) / 3
+    k = 1 / math.sqrt(3)
+    c, s, d = a.cos(), a.sin() * k, (1 - a.cos()) / 3
     return _matrix([c + d, d - s, d + s, 0], [d + s, c + d, d - s, 0], [d - s, d + s, c + d, 0], [0, 0, 0, 1])
 
 # %% ../../nbs/training/01_augment.ipynb #0bdf64d0
@@ -292,7 +309,9 @@ def color_matrix(
 # %% ../../nbs/training/01_augment.ipynb #e13dfb00
 def check_colors(images):
     "RGB or gray, or a `ValueError`."
-    if images.shape[1] not in (1, 3): raise ValueError(f"images have {images.shape[1]} channels; accepted: 3 (RGB) or 1 (gray), or a pipe without {', '.join(_COLOR)}")
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"images have {images.shape[1]} channels; accepted: 3 (RGB) or 1 (gray), or a pipe without "
+                         f"{', '.join(_COLOR)}")
 
 # %% ../../nbs/training/01_augment.ipynb #513730d0
 def recolor(
@@ -331,14 +350,16 @@ def _taps(log2_gains):
     "The filter of each image, [n,43], from the log2 gains of its bands, [n,4]; the bands' normalizations follow one another."
     g = torch.ones_like(log2_gains)
     for i in range(4):
-        t = torch.ones_like(g); t[:, i] = 2 ** log2_gains[:, i]
+        t = torch.ones_like(g)
+        t[:, i] = 2 ** log2_gains[:, i]
         g = g * t / (_POWER * t ** 2).sum(1, keepdim=True).sqrt()
     return g @ _BANK
 
 # %% ../../nbs/training/01_augment.ipynb #39f1d7c0
 def _filter_matrix(taps, size):
     "[n,size,size] such that matrix @ signal filters it, mirrored at its ends."
-    n, k = taps.shape; period = max(2 * size - 2, 1)
+    n, k = taps.shape
+    period = max(2 * size - 2, 1)
     source = (torch.arange(-(k // 2), size + k // 2, device=taps.device)) % period
     mirror = F.one_hot(torch.minimum(source, period - source) % size, size).to(taps.dtype)
     return F.pad(taps.flip(1), [size - 1, size - 1]).unfold(1, size + k - 1, 1).flip(1) @ mirror
@@ -361,7 +382,8 @@ def add_noise(
     seed, name, # as for the other draws
 ): # like x
     "White noise of each image's own strength."
-    noise = normals(seed, f'{name} pixels', index.to(x.device, non_blocking=True), x[0].numel()).to(x.dtype).reshape(x.shape)
+    noise = normals(seed, f'{name} pixels', index.to(x.device, non_blocking=True),
+                    x[0].numel()).to(x.dtype).reshape(x.shape)
     return x + noise * sigma.to(x.dtype).to(x.device, non_blocking=True)[..., None, None]
 
 # %% ../../nbs/training/01_augment.ipynb #b7981460
@@ -371,7 +393,8 @@ def cut_out(
 ): # like x
     "Zero a square (a rectangle where the image is one)."
     side, *center = boxes.to(x.dtype).to(x.device, non_blocking=True)[:, :, None].unbind(1)
-    inside = [((torch.arange(n, device=x.device) + .5) / n - c).abs() < side / 2 for c, n in zip(center, x.shape[:1:-1])]
+    inside = [((torch.arange(n, device=x.device) + .5) / n - c).abs() < side / 2
+              for c, n in zip(center, x.shape[:1:-1])]
     return x.masked_fill((inside[0][:, None, :] & inside[1][:, :, None])[:, None], 0)
 
 # %% ../../nbs/training/01_augment.ipynb #e173f660
@@ -379,7 +402,8 @@ def _where(fired, stage, x, *draws):
     "`stage` for the images that it concerns; `fired` and `draws` are in the host's memory."
     if not fired.any(): return x
     if fired.all(): return stage(x, *draws)
-    here = fired.nonzero()[:, 0]; there = here.to(x.device, non_blocking=True)
+    here = fired.nonzero()[:, 0]
+    there = here.to(x.device, non_blocking=True)
     return x.index_copy(0, there, stage(x.index_select(0, there), *[d[here] for d in draws]))
 
 # %% ../../nbs/training/01_augment.ipynb #6cb4cb30
@@ -389,7 +413,8 @@ def augment(
 ): # like images
     "Do to each image what was drawn for it."
     check_image(images, 'images')
-    if len(draws) != len(images): raise ValueError(f"draws are for {len(draws)} images; accepted: one draw for each of the {len(images)} images")
+    if len(draws) != len(images):
+        raise ValueError(f"draws are for {len(draws)} images; accepted: one draw for each of the {len(images)} images")
     if all(not v.any() for v in draws.values.values()): return images
     G, C = inverse_geometry(draws, images.shape[3], images.shape[2]), color_matrix(draws)
     unlike_identity = lambda M: (M != torch.eye(M.shape[-1], dtype=M.dtype, device='cpu')).flatten(1).any(1)
@@ -416,7 +441,9 @@ def forward(self:AugmentPipe,
     check_image(images, 'images')
     if any(self.multipliers[t] for t in _COLOR): check_colors(images)
     if percentile is not None: return augment(images, self.fixed(len(images), percentile))
-    if index is not None and seed is None: raise ValueError("index is given without seed; accepted: both, or neither (then a seed is drawn from generator)")
+    if index is not None and seed is None:
+        raise ValueError("index is given without seed; accepted: both, or neither (then a seed is drawn from "
+                         "generator)")
     if seed is None: seed = int(torch.randint(2 ** 63 - 1, [], generator=generator, device='cpu'))
     return augment(images, self.draw(range(len(images)) if index is None else index, seed, name))
 

@@ -25,7 +25,8 @@ def stir(
 
 # %% ../../nbs/training/00_chance.ipynb #61443e50
 def _key(seed, name):
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0: raise ValueError(f'seed={seed!r}; accepted: a whole number from 0 up')
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f'seed={seed!r}; accepted: a whole number from 0 up')
     return int.from_bytes(hashlib.sha256(f'{seed} {name}'.encode()).digest()[:8], 'little', signed=True)
 
 def bits(

@@ -24,8 +24,10 @@ class Config:
     data:str                       # dataset: folder or .zip
     out:str                        # folder of the run
     # networks
-    network:str|None=None          # 'stylegan3-t', 'stylegan3-r' or 'stylegan2'; None: that of resume_from, or stylegan3-t
-    resume_from:str|None=None      # checkpoint to start from (ours, one that ships, or a published pickle); None: random weights
+    # 'stylegan3-t', 'stylegan3-r' or 'stylegan2'; None: that of resume_from, or stylegan3-t
+    network:str|None=None
+    # checkpoint to start from (ours, one that ships, or a published pickle); None: random weights
+    resume_from:str|None=None
     settings:dict=field(default_factory=dict) # keywords of `networks.build`: channel_base, channel_max, …
     dtype:str='bfloat16'           # of the computation; weights stay float32
     graphs:bool=False              # on a GPU, replay steps as CUDA graphs (StyleGAN3, while nothing is augmented)
@@ -44,14 +46,16 @@ class Config:
     path_length_every:int=4        # G steps
     style_mixing:float=.9          # probability, StyleGAN2 only
     ema_kimg:float|None=None       # half-life of the averaged generator; None: batch·10/32
-    ema_rampup:float=.05           # half-life is at most this share of the images seen; off when resuming from a checkpoint
+    # half-life is at most this share of the images seen; off when resuming from a checkpoint
+    ema_rampup:float=.05
     freeze_d:int=0                 # layers of D that stay as they are (Freeze-D)
     blur_kimg:float|None=None      # StyleGAN3-r: D's images are blurred for so long; None: batch·200/32
     blur_sigma:float|None=None     # pixels at the start; None: 10 for stylegan3-r from random weights, else 0
     # vision aid: heads on frozen features beside D
     aid:float|None=None            # their weight in G's loss; None: no heads, the published training
     aid_kimg:float=0.              # for the weight to grow from 0
-    aid_from:str|None=None         # state of another run whose heads to begin with; None: new ones, which take some 3 kimg to get strong
+    # state of another run whose heads to begin with; None: new ones, which take some 3 kimg to get strong
+    aid_from:str|None=None
     aid_lr:float=.0005             # learning rate of the heads
     aid_labels:float=10.           # weight of the error of labels as the reader reads them in made images
     d_weight:float=1.              # of D in G's loss beside heads; 0: heads alone
@@ -64,7 +68,8 @@ class Config:
     # what is written
     tick_kimg:float=4.             # line in the log, picture, state to resume from
     keep_kimg:float=200.           # checkpoint that is kept
-    license:str='unknown: not stated when the run was started' # of the weights, beside those of the data and of the checkpoint to start from
+    # of the weights, beside those of the data and of the checkpoint to start from
+    license:str='unknown: not stated when the run was started'
 
 # %% ../../nbs/training/06_config.ipynb #32775a50
 PRESETS = {'stylegan3-t': dict(g_lr=.0025, path_length=0., style_mixing=0., blur_sigma=0.),
@@ -77,16 +82,23 @@ def settled(
     found=None,     # kind of the networks in `resume_from`
 )->Config:
     "The configuration with every None decided"
-    if found and config.network not in (None, found): raise ValueError(f'network={config.network!r}, but {config.resume_from} has a {found}; leave network out')
+    if found and config.network not in (None, found):
+        raise ValueError(f'network={config.network!r}, but {config.resume_from} has a {found}; leave network out')
     config = dataclasses.replace(config, network=config.network or found or 'stylegan3-t')
     preset, b, resumed = PRESETS[config.network], config.batch, config.resume_from is not None
-    rules = dict(g_lr=preset['g_lr'], gamma=.0002*resolution**2/b, ema_kimg=b*10/32, blur_sigma=0. if resumed else preset['blur_sigma'], blur_kimg=b*200/32, ada_kimg=100. if resumed else 500.)
+    rules = dict(g_lr=preset['g_lr'], gamma=.0002*resolution**2/b, ema_kimg=b*10/32,
+                 blur_sigma=0. if resumed else preset['blur_sigma'], blur_kimg=b*200/32,
+                 ada_kimg=100. if resumed else 500.)
     fixed = {k: preset[k] for k in ('path_length', 'style_mixing') if k in preset}
     return dataclasses.replace(config, **fixed, **{k: v for k, v in rules.items() if getattr(config, k) is None})
 
 # %% ../../nbs/training/06_config.ipynb #bb613b00
-LIMITS = dict(kimg=(0, 1e7), batch=(1, 65536), seed=(0, 2**31), g_lr=(1e-8, 1), d_lr=(1e-8, 1), gamma=(0, 1e4), r1_every=(1, 1000), path_length=(0, 1e3), path_length_every=(1, 1000), style_mixing=(0, 1),
-              label_lr=(1e-3, 1e3), ema_kimg=(0, 1e5), ema_rampup=(0, 1), aid=(1e-6, 1e3), aid_kimg=(0, 1e6), aid_lr=(1e-8, 1), aid_labels=(0, 1e3), d_weight=(0, 1e3), freeze_d=(0, 64), blur_kimg=(0, 1e6), blur_sigma=(0, 100), augment_p=(0, 1), ada_target=(-1, 1), ada_kimg=(1e-3, 1e7), tick_kimg=(1e-3, 1e6), keep_kimg=(1e-3, 1e6))
+LIMITS = dict(kimg=(0, 1e7), batch=(1, 65536), seed=(0, 2**31), g_lr=(1e-8, 1), d_lr=(1e-8, 1), gamma=(0, 1e4),
+              r1_every=(1, 1000), path_length=(0, 1e3), path_length_every=(1, 1000), style_mixing=(0, 1),
+              label_lr=(1e-3, 1e3), ema_kimg=(0, 1e5), ema_rampup=(0, 1), aid=(1e-6, 1e3), aid_kimg=(0, 1e6),
+              aid_lr=(1e-8, 1), aid_labels=(0, 1e3), d_weight=(0, 1e3), freeze_d=(0, 64), blur_kimg=(0, 1e6),
+              blur_sigma=(0, 100), augment_p=(0, 1), ada_target=(-1, 1), ada_kimg=(1e-3, 1e7), tick_kimg=(1e-3, 1e6),
+              keep_kimg=(1e-3, 1e6))
 AIDED = 'aid', 'aid_kimg', 'aid_from', 'aid_lr', 'aid_labels', 'd_weight' # what only means something with heads,
 LABELED = 'label_lr', 'aid_labels' # … and with labels
 CHOICES = dict(network=tuple(NAMES), dtype=('float32', 'bfloat16', 'float16'), augment=('ada', 'fixed', 'none'))
@@ -98,18 +110,26 @@ def check(
     for f in dataclasses.fields(config):
         v = getattr(config, f.name)
         if v is None and 'None' in f.type: continue
-        if f.name in CHOICES and v not in CHOICES[f.name]: raise ValueError(f'{f.name}={shown(v)}; accepted: {", ".join(CHOICES[f.name])}')
+        if f.name in CHOICES and v not in CHOICES[f.name]:
+            raise ValueError(f'{f.name}={shown(v)}; accepted: {", ".join(CHOICES[f.name])}')
         if f.name in LIMITS: _check_number(f.name, v, *LIMITS[f.name], 'int' in f.type)
-        if f.type.startswith('bool') and not isinstance(v, bool): raise ValueError(f'{f.name}={shown(v)}; accepted: true, false')
-        if f.type.startswith('str') and f.name not in CHOICES and (not isinstance(v, str) or not v): raise ValueError(f'{f.name}={shown(v)}; accepted: words')
-        if f.name == 'settings' and not isinstance(v, dict): raise ValueError(f'settings={shown(v)}; accepted: keywords of networks.build')
-        if f.name in AIDED[1:] and config.aid is None and v != f.default: raise ValueError(f'{f.name}={shown(v)} is about heads, and there are none; accepted: aid=1 beside it')
-        if f.name in LABELED and not config.labels and v != f.default: raise ValueError(f'{f.name}={shown(v)} is about labels, and they are not used; accepted: labels=true beside it')
+        if f.type.startswith('bool') and not isinstance(v, bool):
+            raise ValueError(f'{f.name}={shown(v)}; accepted: true, false')
+        if f.type.startswith('str') and f.name not in CHOICES and (not isinstance(v, str) or not v):
+            raise ValueError(f'{f.name}={shown(v)}; accepted: words')
+        if f.name == 'settings' and not isinstance(v, dict):
+            raise ValueError(f'settings={shown(v)}; accepted: keywords of networks.build')
+        if f.name in AIDED[1:] and config.aid is None and v != f.default:
+            raise ValueError(f'{f.name}={shown(v)} is about heads, and there are none; accepted: aid=1 beside it')
+        if f.name in LABELED and not config.labels and v != f.default:
+            raise ValueError(f'{f.name}={shown(v)} is about labels, and they are not used; accepted: labels=true '
+                             'beside it')
     return config
 
 def _check_number(name, v, low, high, whole):
     kinds = int if whole else (int, float)
-    if isinstance(v, bool) or not isinstance(v, kinds) or not low <= v <= high: raise ValueError(f'{name}={shown(v)}; accepted: a {"whole " if whole else ""}number from {low:g} to {high:g}')
+    if isinstance(v, bool) or not isinstance(v, kinds) or not low <= v <= high:
+        raise ValueError(f'{name}={shown(v)}; accepted: a {"whole " if whole else ""}number from {low:g} to {high:g}')
 
 # %% ../../nbs/training/06_config.ipynb #0c86f250
 def save_config(
@@ -118,7 +138,8 @@ def save_config(
 ):
     "Write a configuration; into the folder of its run, with paths as seen from there"
     values, folder = dataclasses.asdict(config), os.path.realpath(Path(path).parent)
-    if os.path.realpath(config.out) == folder: values |= {k: _seen(v, folder) for k, v in values.items() if k in PATHS} | dict(out='.')
+    if os.path.realpath(config.out) == folder:
+        values |= {k: _seen(v, folder) for k, v in values.items() if k in PATHS} | dict(out='.')
     with atomic(path) as f: f.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
 
 def _seen(path, folder):
@@ -147,11 +168,14 @@ def load_config(
 
 def from_values(values, where='config')->Config:
     "A configuration from a dict"
-    if not isinstance(values, dict): raise ValueError(f'{where} holds {type(values).__name__}; accepted: names with values, such as batch: 32')
+    if not isinstance(values, dict):
+        raise ValueError(f'{where} holds {type(values).__name__}; accepted: names with values, such as batch: 32')
     values, known = renamed(values), [f.name for f in dataclasses.fields(Config)]
     for name in values:
         near = difflib.get_close_matches(str(name), known, 1)
-        if name not in known: raise ValueError(f'{where}: {shown(name)} is no part of a configuration{f"; did you mean {near[0]}?" if near else ""}')
+        if name not in known:
+            raise ValueError(f'{where}: {shown(name)} is no part of a '
+                             f'configuration{f"; did you mean {near[0]}?" if near else ""}')
     if missing := [n for n in ('data', 'out') if n not in values]: raise ValueError(f'{where}: {missing[0]} is missing')
     return check(Config(**values))
 

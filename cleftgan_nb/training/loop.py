@@ -54,7 +54,8 @@ def latents_of(
     noise = int(bits(c.seed, f'{name} noise', index[:1], 1)) & (2**62 - 1) if c.network == 'stylegan2' else None
     if not c.style_mixing or name == 'path': return losses.Latents(z, labels, noise_seed=noise)
     cutoffs = losses.mixing_cutoffs(uniforms(c.seed, f'{name} mix', index, 2), G.num_ws, c.style_mixing)
-    return losses.Latents(z, labels, normals(c.seed, f'{name} other', index, G.z_dim).to(run.device), cutoffs.to(run.device), noise)
+    return losses.Latents(z, labels, normals(c.seed, f'{name} other', index, G.z_dim).to(run.device),
+                          cutoffs.to(run.device), noise)
 
 # %% ../../nbs/training/09_loop.ipynb #bdcddc60
 def share(
@@ -64,7 +65,8 @@ def share(
     group=4,   # images that D compares
 )->torch.Tensor: # int64: places within the batch
     "Which images of a batch are this process's"
-    if batch % world: raise ValueError(f'batch={batch} cannot be shared by {world} processes; accepted: a multiple of {world}')
+    if batch % world:
+        raise ValueError(f'batch={batch} cannot be shared by {world} processes; accepted: a multiple of {world}')
     places, group = torch.arange(batch), min(group, batch)
     if batch % (group*world): return places[rank*batch//world:(rank + 1)*batch//world]
     return places.view(group, -1).chunk(world, 1)[rank].reshape(-1)
@@ -73,14 +75,17 @@ def share(
 class Team:
     "The processes of a run: torchrun's, or just this one"
     def __init__(self):
-        self.rank, self.world, self.local = (int(os.environ.get(k, d)) for k, d in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
+        self.rank, self.world, self.local = (int(os.environ.get(k, d))
+                                             for k, d in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
         self.device = torch.device('cuda', self.local) if torch.cuda.is_available() else torch.device('cpu')
         if self.device.type == 'cuda': torch.cuda.set_device(self.device)
         self.mine = self.world > 1 and not torch.distributed.is_initialized()
         if self.mine: torch.distributed.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo')
     def sum(self, t):
         "A tensor's sum over all processes"
-        if self.world > 1: t = t.clone(); torch.distributed.all_reduce(t)
+        if self.world > 1:
+            t = t.clone()
+            torch.distributed.all_reduce(t)
         return t
     def mean(self, t): return self.sum(t)/self.world
     def any(self, asked):
@@ -115,13 +120,15 @@ def _descend(run, role, team, *phases):
         flat = team.mean(torch.cat([g.reshape(-1) for g in grads]))
         for g, part in zip(grads, flat.split([g.numel() for g in grads])): g.copy_(part.view_as(g))
     broken = torch.as_tensor(mend(grads), device=run.device)
-    run.opt[role].step(); run.opt[role].zero_grad(set_to_none=True)
+    run.opt[role].step()
+    run.opt[role].zero_grad(set_to_none=True)
     return {k: v for phase in phases for k, v in phase.report.items()} | {'broken gradients': broken}
 
 def _count(run, report):
     "Add to the means of the log's next line"
     for name, value in report.items():
-        run.sums[name] = run.sums.get(name, 0) + torch.stack([value.double(), torch.ones_like(value, dtype=torch.double)])
+        run.sums[name] = run.sums.get(name, 0) + torch.stack([value.double(),
+                                                              torch.ones_like(value, dtype=torch.double)])
 
 # %% ../../nbs/training/09_loop.ipynb #742afae0
 def step(
@@ -131,19 +138,24 @@ def step(
     team:Team,
 ):
     "One step of G and D"
-    c = run.config; index = run.nimg + share(c.batch, team.rank, team.world)
-    pixels, labels = pixels.to(run.device, non_blocking=True), labels.to(run.device, non_blocking=True) if c.labels else None
+    c = run.config
+    index = run.nimg + share(c.batch, team.rank, team.world)
+    pixels, labels = (pixels.to(run.device, non_blocking=True),
+                      labels.to(run.device, non_blocking=True) if c.labels else None)
     sigma = losses.blur_sigma(run.nimg, c.blur_sigma, c.blur_kimg)
     augmented = run.pipe is not None and float(run.pipe.p) > 0
     seen = lambda name: (lambda x: run.pipe(x, index=index[:len(x)], seed=c.seed, name=name)) if augmented else None
     rising = c.aid is not None and run.nimg < c.aid_kimg*1000
     again = _replaying(run, team) and not augmented and not sigma and not rising   # a step like the one before?
-    do = lambda name, f, *inputs: run.replays.setdefault(name, Replayed(f, pool=run.replays['pool']))(*inputs) if again else f(*inputs)
+    do = (lambda name, f, *inputs: run.replays.setdefault(name, Replayed(f, pool=run.replays['pool']))(*inputs)
+          if again else f(*inputs))
     if c.aid is not None:
         signs = _aided(run, index, pixels, labels, seen, sigma, do, team)
         if c.path_length and run.step % c.path_length_every == 0: _path_phase(run, index, team)
     else: signs = _published(run, index, pixels, labels, seen, sigma, do, team)
-    flatten = lambda pixels: _descend(run, 'D', team, losses.Dreg(run.D, scaled(pixels), labels, c.gamma, seen('R1'), sigma, gain=c.r1_every))
+    flatten = lambda pixels: _descend(run, 'D', team,
+                                      losses.Dreg(run.D, scaled(pixels), labels, c.gamma, seen('R1'), sigma,
+                                                  gain=c.r1_every))
     if c.gamma and c.d_weight and run.step % c.r1_every == 0: _count(run, do('R1', flatten, pixels))
     _after(run, team.sum(signs), team)
 
@@ -151,7 +163,8 @@ def _published(run, index, pixels, labels, seen, sigma, do, team):
     "G, its paths, and D, as published; what ADA counts"
     c = run.config
     made, shown = (latents_of(run, index, name) for name in 'GD')
-    _count(run, do('G', lambda z: _descend(run, 'G', team, losses.Gmain(run.G, run.D, made._replace(z=z), seen('G'), sigma)), made.z))
+    _count(run, do('G', lambda z: _descend(run, 'G', team,
+                                           losses.Gmain(run.G, run.D, made._replace(z=z), seen('G'), sigma)), made.z))
     if c.path_length and run.step % c.path_length_every == 0: _path_phase(run, index, team)
     def learn(z, pixels):
         fake = losses.Dmain_fake(run.G, run.D, shown._replace(z=z), seen('D'), sigma)
@@ -166,7 +179,8 @@ def _aided(run, index, pixels, labels, seen, sigma, do, team):
     "G, the heads and D on one batch of made images; what ADA counts"
     c, made = run.config, latents_of(run, index, 'G')
     weight = ramp(run.nimg, c.aid, c.aid_kimg)
-    draws = [uniforms(c.seed, f'aid {name}', index, DRAWS*len(run.aid.views)).float().to(run.device) for name in ('G', 'real', 'made')]
+    draws = [uniforms(c.seed, f'aid {name}', index, DRAWS*len(run.aid.views)).float().to(run.device)
+             for name in ('G', 'real', 'made')]
     def move(z, u):
         phase = Gaided(run.G, run.D, run.aid, made._replace(z=z), u, weight, c.d_weight, c.aid_labels, seen('G'), sigma)
         return _descend(run, 'G', team, phase), phase.carry
@@ -179,8 +193,10 @@ def _aided(run, index, pixels, labels, seen, sigma, do, team):
         both = _descend(run, 'D', team, losses.Dfake(run.D, fake, made.labels), answers)
         broken = {k: report[k] + both[k] for k in report.keys() & both.keys()}     # gradients, of the heads' and D's
         return report | both | broken, answers.carry.double()
-    report, images = do('G', move, made.z, draws[0]); _count(run, report)
-    report, signs = do('D', learn, images, pixels, *draws[1:]); _count(run, report)
+    report, images = do('G', move, made.z, draws[0])
+    _count(run, report)
+    report, signs = do('D', learn, images, pixels, *draws[1:])
+    _count(run, report)
     return signs
 
 # %% ../../nbs/training/09_loop.ipynb #97a92129
@@ -192,7 +208,9 @@ def scaled(
 
 def _replaying(run, team):
     "May steps be recorded? Not what has random numbers inside, or other processes to wait for"
-    if not (run.config.graphs and run.device.type == 'cuda' and team.world == 1 and run.config.network != 'stylegan2' and not run.config.labels): return False
+    if not (run.config.graphs and run.device.type == 'cuda' and team.world == 1 and run.config.network != 'stylegan2'
+            and not run.config.labels):
+        return False
     if not run.replays: run.replays['pool'] = torch.cuda.graph_pool_handle()
     return True
 
@@ -200,8 +218,10 @@ def _replaying(run, team):
 def _path_phase(run, index, team):
     "StyleGAN2's path length, on half of the images"
     c, half = run.config, index[:max(len(index)//2, 1)]
-    noise = normals(c.seed, 'path image', half, run.G.img_channels*run.G.img_resolution**2).view(len(half), -1, run.G.img_resolution, run.G.img_resolution).to(run.device)
-    phase = losses.Greg(run.G, latents_of(run, half, 'path'), noise, run.path_mean, c.path_length, across=team.mean, gain=c.path_length_every)
+    noise = normals(c.seed, 'path image', half, run.G.img_channels*run.G.img_resolution**2).view(len(half), -1,
+            run.G.img_resolution, run.G.img_resolution).to(run.device)
+    phase = losses.Greg(run.G, latents_of(run, half, 'path'), noise, run.path_mean, c.path_length, across=team.mean,
+                        gain=c.path_length_every)
     run.path_mean = phase.carry
     _count(run, _descend(run, 'G', team, phase))
 
@@ -211,7 +231,8 @@ def _after(run, signs, team):
     if team.world > 1:
         for b in run.G.buffers():
             if b.is_floating_point(): b.copy_(team.mean(b))
-    run.nimg += c.batch; run.step += 1
+    run.nimg += c.batch
+    run.step += 1
     update_ema(run.G_ema, run.G, ema_beta(c.batch, run.nimg, c.ema_kimg, None if c.resume_from else c.ema_rampup))
     run.sums['r_t'] = run.sums.get('r_t', 0) + signs
     if c.augment == 'ada' and run.ada.step(signs.float()): run.follow()    # reading p waits for the GPU
@@ -237,14 +258,16 @@ def convolving(
 ): # a context
     "How cuDNN convolves in training"
     c = torch.backends.cudnn
-    return c.flags(enabled=True, benchmark=True, deterministic=c.deterministic, allow_tf32=False) if device.type == 'cuda' else contextlib.nullcontext()
+    return (c.flags(enabled=True, benchmark=True, deterministic=c.deterministic, allow_tf32=False)
+            if device.type == 'cuda' else contextlib.nullcontext())
 
 def peak_memory(
     device,  # of the run
 )->dict:     # of GiB; nothing on a CPU
     "The most that tensors took on the GPU since it was last asked"
     if device.type != 'cuda': return {}
-    gib = round(torch.cuda.max_memory_allocated(device)/2**30, 3); torch.cuda.reset_peak_memory_stats(device)
+    gib = round(torch.cuda.max_memory_allocated(device)/2**30, 3)
+    torch.cuda.reset_peak_memory_stats(device)
     return {'peak memory': gib}
 
 # %% ../../nbs/training/09_loop.ipynb #ae12ff90
@@ -254,11 +277,18 @@ def judge(
 )->list:      # of warnings
     "Is the run well? Raises `Stopped` where it makes no sense to go on"
     bad = [k for k, v in row.items() if k.startswith('loss/') and not math.isfinite(v)]
-    if bad: raise Stopped(f'{", ".join(bad)} is no number at {row["kimg"]:.1f} kimg. The last good state is kept in {config.out}; lower the learning rates or raise gamma and start again from it')
+    if bad:
+        raise Stopped(f'{", ".join(bad)} is no number at {row["kimg"]:.1f} kimg. The last good state is kept in '
+                      f'{config.out}; lower the learning rates or raise gamma and start again from it')
     out = []
-    if row.get('r_t', 0) > .95: out.append(f'r_t is {row["r_t"]:.2f}: D knows the real images by heart. Stop here and take an earlier checkpoint of {config.out}, or start again with more images, augment=ada or a larger gamma')
-    if config.augment == 'ada' and row['augment_p'] > .9: out.append(f'augment_p is {row["augment_p"]:.2f}: augmentation has little room left, and may begin to show in the images; more images are needed')
-    if row.get('broken gradients', 0) > 0: out.append(f'{row["broken gradients"]:.3g} broken numbers a step in the gradients were mended')
+    if row.get('r_t', 0) > .95:
+        out.append(f'r_t is {row["r_t"]:.2f}: D knows the real images by heart. Stop here and take an earlier '
+                   f'checkpoint of {config.out}, or start again with more images, augment=ada or a larger gamma')
+    if config.augment == 'ada' and row['augment_p'] > .9:
+        out.append(f'augment_p is {row["augment_p"]:.2f}: augmentation has little room left, and may begin to show '
+                   'in the images; more images are needed')
+    if row.get('broken gradients', 0) > 0:
+        out.append(f'{row["broken gradients"]:.3g} broken numbers a step in the gradients were mended')
     return out
 
 # %% ../../nbs/training/09_loop.ipynb #1d2fa170
@@ -270,7 +300,9 @@ def check_room(
     nG, nD = (sum(p.numel() for p in net.parameters()) for net in (run.G, run.D))
     if run.config.aid is not None: nD += sum(p.numel() for p in run.aid.learned.parameters())
     need, free = 4*(3*(nG + nD) + nG) + 4*(2*nG + nD), shutil.disk_usage(out).free
-    if free < need: raise Stopped(f'{out} has room for {free/2**20:.0f} MiB; a state and a checkpoint take {need/2**20:.0f} MiB. Make room, or give another folder')
+    if free < need:
+        raise Stopped(f'{out} has room for {free/2**20:.0f} MiB; a state and a checkpoint take {need/2**20:.0f} MiB. '
+                      'Make room, or give another folder')
 
 @contextlib.contextmanager
 def saying_full(out):
@@ -278,7 +310,8 @@ def saying_full(out):
     try: yield
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
-        raise Stopped(f'{out}: {e.strerror}. The last state there is whole: make room and give the same command again') from e
+        raise Stopped(f'{out}: {e.strerror}. The last state there is whole: make room and give the same command '
+                      'again') from e
 
 # %% ../../nbs/training/09_loop.ipynb #450f1ef0
 def name_at(
@@ -298,12 +331,14 @@ def picture(
     k, G = side(run.G_ema.img_resolution), run.G_ema
     z = normals(run.config.seed, 'fixed', torch.arange(k*k), G.z_dim).to(run.device)
     parts = [None]*-(-k*k//8) if labels is None else labels.to(run.device).split(8)
-    with torch.inference_mode(): images = torch.cat([G(part, c, noise_mode='const') for part, c in zip(z.split(8), parts)]).float()
+    with torch.inference_mode():
+        images = torch.cat([G(part, c, noise_mode='const') for part, c in zip(z.split(8), parts)]).float()
     return Image.fromarray(contact_sheet(list(to_uint8(images)), k))
 
 def show(run, data):
     "Write the picture, which says what it is"
-    c = run.config; first = [i % len(data) for i in range(side(data.resolution)**2)]
+    c = run.config
+    first = [i % len(data) for i in range(side(data.resolution)**2)]
     image = picture(run, data.labels(first) if c.labels else None)
     words = dict(tile=run.G_ema.img_resolution, kimg=run.nimg/1000, seed=run.config.seed)
     with files.atomic(Path(c.out)/f'fakes-{name_at(run.nimg)}.png') as f: f.write(png(image, words))
@@ -335,7 +370,8 @@ def tick(
         _append(out/'log.jsonl', row, run.tick - 1)
         _append(out/'time.jsonl', dict(kimg=row['kimg']) | took, run.tick - 1)
         image = show(run, data)
-        if last or passed(run, c.keep_kimg, before=c.tick_kimg): keep(run, out/f'network-{name_at(run.nimg)}.safetensors', data)
+        if last or passed(run, c.keep_kimg, before=c.tick_kimg):
+            keep(run, out/f'network-{name_at(run.nimg)}.safetensors', data)
         run.save(out/'state.safetensors')
         if board: board.add(row, image)
     return row
@@ -357,9 +393,11 @@ def keep(
 ):
     "A checkpoint of the networks"
     c = run.config
-    about = dict(data=data.path.name, images=len(data.names), history=run.history, config=kept(c), version=__version__, torch=torch.__version__) | ({'started_from': run.began} if run.began else {})
+    about = dict(data=data.path.name, images=len(data.names), history=run.history, config=kept(c),
+                 version=__version__, torch=torch.__version__) | ({'started_from': run.began} if run.began else {})
     progress = dict(kimg=run.nimg/1000, augment_p=float(run.ada.p))
-    checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, license=run.license, provenance=about, progress=progress, labels=run.label_names)
+    checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, license=run.license, provenance=about,
+                     progress=progress, labels=run.label_names)
 
 # %% ../../nbs/training/09_loop.ipynb #038aa320
 @contextlib.contextmanager
@@ -371,7 +409,8 @@ def stoppable():
         asked.append(number)
     try:
         for s in (getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)):
-            if s == signal.SIGINT or signal.getsignal(s) is not signal.SIG_IGN: before[s] = signal.signal(s, remember)     # `nohup` has HUP ignored
+            if s == signal.SIGINT or signal.getsignal(s) is not signal.SIG_IGN:   # `nohup` has HUP ignored
+                before[s] = signal.signal(s, remember)
     except ValueError: pass                                 # not in the main thread
     try: yield asked
     finally:
@@ -412,12 +451,16 @@ def _take(path):
         held, who, here = _held(fd), _holder(fd), _here()
         elsewhere = who and not any(who.get(k) == here[k] for k in ('host', 'boot') if here[k])
         if held or who and (elsewhere or held is None and alive(who['process'])):
-            os.close(fd); who = who or {}
-            raise Stopped(f"{path.parent} is being trained by process {who.get('process', '?')} on {str(who.get('host', '?')):.80} since {str(who.get('since', '?')):.40}. Wait, or end it first; "
+            os.close(fd)
+            who = who or {}
+            raise Stopped(f"{path.parent} is being trained by process {who.get('process', '?')} on "
+                          f"{str(who.get('host', '?')):.80} since {str(who.get('since', '?')):.40}. Wait, or end it "
+                          "first; "
                           f"if it is long gone, remove {path}")
         if _current(fd, path): break
         os.close(fd)              # its holder has just finished
-    os.ftruncate(fd, 0); os.lseek(fd, 0, 0)
+    os.ftruncate(fd, 0)
+    os.lseek(fd, 0, 0)
     os.write(fd, json.dumps(here | dict(process=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S %z'))).encode())
     return fd
 
@@ -432,8 +475,12 @@ def alone(
         fd = _take(path)
         try: yield
         finally:
-            if os.name == 'nt': os.close(fd); path.unlink(missing_ok=True)      # an open file stays
-            else: path.unlink(missing_ok=True); os.close(fd)
+            if os.name == 'nt':
+                os.close(fd)
+                path.unlink(missing_ok=True)   # an open file stays
+            else:
+                path.unlink(missing_ok=True)
+                os.close(fd)
     finally:
         with contextlib.suppress(OSError):
             for p in made: p.rmdir()
@@ -446,10 +493,13 @@ def train(
     other_data=False, # may a run go on with another dataset than before? Its checkpoints will tell
 )->Path:           # the folder of the run
     "Train networks, or go on with a run that was interrupted. Who is told to end, saves the state and ends: after Ctrl-C it returns, after TERM or HUP the process exits with 128 and the signal's number"
-    config = check(config) if isinstance(config, Config) else from_values(config) if isinstance(config, dict) else load_config(config)
+    config = (check(config) if isinstance(config, Config) else from_values(config) if isinstance(config, dict)
+              else load_config(config))
     team = Team()
     try:
-        with as_private_as(*filter(None, (config.data, config.resume_from, config.aid_from))), alone(config.out) if team.rank == 0 else contextlib.nullcontext(): return _train(config, team, progress and team.rank == 0, on_tick, other_data)
+        with as_private_as(*filter(None, (config.data, config.resume_from,
+                                          config.aid_from))), alone(config.out) if team.rank == 0 else contextlib.nullcontext():
+            return _train(config, team, progress and team.rank == 0, on_tick, other_data)
     finally: team.close()
 
 # %% ../../nbs/training/09_loop.ipynb #6d2387f0
@@ -462,13 +512,16 @@ def begin(
     data, out = ImageFolderDataset(config.data, mirror=config.mirror, use_labels=config.labels), Path(config.out)
     share(config.batch, team.rank, team.world)
     state = out/'state.safetensors'
-    run = Run(config, data.resolution, data.num_channels, data.label_dim, team.device, state if state.exists() else None, data.label_names)
+    run = Run(config, data.resolution, data.num_channels, data.label_dim, team.device,
+              state if state.exists() else None, data.label_names)
     run.data = data
     check_mirror(run, data)
     new = run.learns(data, other_data)
-    if team.rank: run.sums = {k: torch.zeros_like(v) for k, v in run.sums.items()}     # they are all processes' sums already
+    if team.rank:   # they are all processes' sums already
+        run.sums = {k: torch.zeros_like(v) for k, v in run.sums.items()}
     if team.rank == 0:
-        out.mkdir(parents=True, exist_ok=True); check_room(run, out)
+        out.mkdir(parents=True, exist_ok=True)
+        check_room(run, out)
         save_config(run.config, out/'config.yaml')
         if run.nimg == 0: show(run, data)
         elif new:
@@ -479,7 +532,8 @@ def begin(
 def check_mirror(run, data):
     "Complain about images that would be mirrored and keep a label that tells left from right"
     if not (run.config.labels and run.config.mirror and sided(run.label_names)) or data.label_names: return
-    raise ValueError(f"the checkpoint's labels tell left from right ({', '.join(run.label_names)}), {data.path} does not name its own, so mirrored images would keep "
+    raise ValueError(f"the checkpoint's labels tell left from right ({', '.join(run.label_names)}), {data.path} does "
+                     "not name its own, so mirrored images would keep "
                      'the label of the other side; name them (label_names in its dataset.json), or set mirror=false')
 
 # %% ../../nbs/training/09_loop.ipynb #72f9d830
@@ -488,21 +542,27 @@ def gained(run:Run)->str:
     new = (run.began or {}).get('new')
     if not new: return ''
     learned = ', '.join(run.label_names or [f'{run.G.c_dim} entries'])
-    return terminal(f"{run.began['file']} takes no labels: {', '.join(new)} are new, and nothing at the start. To learn: {learned}")
+    return terminal(f"{run.began['file']} takes no labels: {', '.join(new)} are new, and nothing at the start. To "
+                    f"learn: {learned}")
 
 # %% ../../nbs/training/09_loop.ipynb #ae394bb3
 def _train(config, team, progress, on_tick, other_data):
-    run, data = begin(config, team, other_data); end, since = config.kimg*1000, (time.time(), run.nimg)
+    run, data = begin(config, team, other_data)
+    end, since = config.kimg*1000, (time.time(), run.nimg)
     board = Board(config.out, run.nimg) if team.rank == 0 else None
     if progress and run.nimg == 0 and (words := gained(run)): print(words)
-    bar = tqdm(total=round(end), initial=run.nimg, unit='img', unit_scale=True, disable=not progress, desc=run.config.network)
+    bar = tqdm(total=round(end), initial=run.nimg, unit='img', unit_scale=True, disable=not progress,
+               desc=run.config.network)
     with stoppable() as asked, bar, convolving(run.device), contextlib.closing(batches(run, data, team)) as coming:
         while run.nimg < end and not team.any(asked):
-            step(run, *next(coming), team); bar.update(config.batch)
+            step(run, *next(coming), team)
+            bar.update(config.batch)
             if not passed(run, config.tick_kimg) and run.nimg < end: continue
             took = dict(seconds=round(time.time() - since[0], 3), images=run.nimg - since[1]) | peak_memory(run.device)
-            row = tick(run, team, data, took, run.nimg >= end, board); since = time.time(), run.nimg
-            bar.set_postfix({k: f'{row[n]:.2f}' for k, n in dict(r_t='r_t', p='augment_p', G='loss/G').items() if n in row})
+            row = tick(run, team, data, took, run.nimg >= end, board)
+            since = time.time(), run.nimg
+            bar.set_postfix({k: f'{row[n]:.2f}' for k, n in dict(r_t='r_t', p='augment_p', G='loss/G').items()
+                             if n in row})
             if on_tick and team.rank == 0: on_tick(Path(config.out), row)
         if run.nimg < end: pause(run, team)
     if board: board.close()

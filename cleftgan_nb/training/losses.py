@@ -27,7 +27,8 @@ def check_range(
     "Finite numbers within the range, or a `ValueError` that names the argument."
     for name, v in values.items():
         if isinstance(v, bool) or not isinstance(v, Real) or not low <= v <= high or abs(v) > sys.float_info.max:
-            raise ValueError(f"{name}={shown(v)}; accepted: a number " + (f"of at least {low}" if high == math.inf else f"from {low} to {high}"))
+            raise ValueError(f"{name}={shown(v)}; accepted: a number "
+                             + (f"of at least {low}" if high == math.inf else f"from {low} to {high}"))
 
 # %% ../../nbs/training/02_losses.ipynb #94960030
 def full(
@@ -65,9 +66,13 @@ def r1_penalty(
 ): # mean over the batch
     "Squared slope of D at real images (SG2 §2.4)."
     check_range(0, gamma=gamma)
-    if not images.requires_grad: raise ValueError("images don't require grad, so D has no slope there; call images.requires_grad_() before D sees them")
+    if not images.requires_grad:
+        raise ValueError("images don't require grad, so D has no slope there; call images.requires_grad_() before D "
+                         "sees them")
     slope, = torch.autograd.grad(full(logits).sum(), images, create_graph=True, allow_unused=True)
-    if slope is None: raise ValueError("logits don't depend on images; give the very tensor that D saw (or that was blurred and augmented for it), not a copy")
+    if slope is None:
+        raise ValueError("logits don't depend on images; give the very tensor that D saw (or that was blurred and "
+                         "augmented for it), not a copy")
     return full(slope).square().sum([1, 2, 3]).mean() * (gamma / 2)
 
 # %% ../../nbs/training/02_losses.ipynb #e7a123b0
@@ -77,7 +82,9 @@ def path_lengths(
     noise, # normal noise of the images' shape
 ): # [N]
     "How far a small step in w carries the image (SG2 §3.2)."
-    if noise.shape != images.shape: raise ValueError(f"noise has shape {list(noise.shape)}; accepted: normal noise of the images' shape, {list(images.shape)}")
+    if noise.shape != images.shape:
+        raise ValueError(f"noise has shape {list(noise.shape)}; accepted: normal noise of the images' shape, "
+                         f"{list(images.shape)}")
     along = (full(images) * noise).sum() / math.prod(images.shape[2:]) ** .5
     slope, = torch.autograd.grad(along, ws, create_graph=True)
     return full(slope).square().sum(2).mean(1).sqrt()
@@ -102,8 +109,10 @@ def mixing_cutoffs(
     probability=0.9, # that an image is mixed
 ): # whole numbers [N]: 1 to num_ws - 1, or num_ws where there is no mixing
     "From which of the ws on the other latent is used."
-    check_shape('uniform', uniform, 'batch', 2); check_range(0, 1, probability=probability)
-    if not whole(num_ws) or num_ws < 2: raise ValueError(f"num_ws={num_ws!r}; accepted: a whole number of at least 2, or there is nothing to mix")
+    check_shape('uniform', uniform, 'batch', 2)
+    check_range(0, 1, probability=probability)
+    if not whole(num_ws) or num_ws < 2:
+        raise ValueError(f"num_ws={num_ws!r}; accepted: a whole number of at least 2, or there is nothing to mix")
     layer = 1 + (uniform[:, 1] * (num_ws - 1)).long().clamp(max=num_ws - 2)
     return torch.where(uniform[:, 0] < probability, layer, num_ws)
 
@@ -114,8 +123,10 @@ def mix_styles(
     cutoffs, # [N], from `mixing_cutoffs`
 ): # [N, num_ws, w_dim]
     "The first `cutoffs` of `ws`, then `other`."
-    if ws.shape != other.shape: raise ValueError(f"other has shape {list(other.shape)}; accepted: that of ws, {list(ws.shape)}")
-    if cutoffs.shape != ws.shape[:1]: raise ValueError(f"cutoffs has shape {list(cutoffs.shape)}; accepted: one for each image, {list(ws.shape[:1])}")
+    if ws.shape != other.shape:
+        raise ValueError(f"other has shape {list(other.shape)}; accepted: that of ws, {list(ws.shape)}")
+    if cutoffs.shape != ws.shape[:1]:
+        raise ValueError(f"cutoffs has shape {list(cutoffs.shape)}; accepted: one for each image, {list(ws.shape[:1])}")
     first = torch.arange(ws.shape[1], device=ws.device) < cutoffs[:, None]
     return torch.where(first[..., None], ws, other)
 
@@ -125,7 +136,8 @@ def blur_taps(
     device=None, # where the taps are needed
 ): # [2·floor(3·sigma) + 1], or None if that is a single tap
     "The filter of the blur."
-    check_range(0, sigma=sigma); reach = math.floor(3 * sigma)
+    check_range(0, sigma=sigma)
+    reach = math.floor(3 * sigma)
     if not reach: return None
     taps = (torch.arange(-reach, reach + 1, device=device) / sigma).square().neg().exp2()
     return taps / taps.sum()
@@ -165,7 +177,9 @@ def noise_mode(
     device, # where the noise will be drawn
 ):
     "Within, random numbers follow from `seed`, and nothing of it is left afterward; yields the mode to tell G."
-    if seed is None: yield 'const'; return
+    if seed is None:
+        yield 'const'
+        return
     gpu = device.type == 'cuda'
     with torch.random.fork_rng([device] if gpu else []):
         (torch.cuda.default_generators[device.index] if gpu else torch.default_generator).manual_seed(seed)
@@ -179,7 +193,9 @@ def make(
 ): # (ws, images)
     "Images, and the ws that they were made from."
     z, c, other, cutoffs, seed = latents
-    if (other is None) != (cutoffs is None): raise ValueError(f"latents.{'other' if other is None else 'cutoffs'} is missing; accepted: both other and cutoffs (style mixing), or neither")
+    if (other is None) != (cutoffs is None):
+        raise ValueError(f"latents.{'other' if other is None else 'cutoffs'} is missing; accepted: both other and "
+                         "cutoffs (style mixing), or neither")
     ws = G.mapping(z, c, update_emas=update_emas)
     if other is not None: ws = mix_styles(ws, G.mapping(other, c), cutoffs)
     with noise_mode(seed, z.device) as mode: return ws, G.synthesis(ws, update_emas=update_emas, noise_mode=mode)
@@ -240,7 +256,8 @@ def Greg(G,
     ws, images = make(G, latents)
     lengths = path_lengths(images, ws, noise)
     penalty, mean = path_length_penalty(lengths, mean, decay, across)
-    return Phase(penalty * (weight * gain), {'loss/path': penalty.detach(), 'path length': lengths.detach().mean()}, mean)
+    return Phase(penalty * (weight * gain), {'loss/path': penalty.detach(), 'path length': lengths.detach().mean()},
+                 mean)
 
 # %% ../../nbs/training/02_losses.ipynb #955eb750
 def Dfake(D,
@@ -249,7 +266,8 @@ def Dfake(D,
     gain=1, # factor of the loss
 ): # Phase
     "Move D toward telling these made images."
-    logits = D(images, labels); loss = fake_loss(logits)
+    logits = D(images, labels)
+    loss = fake_loss(logits)
     return Phase(loss * gain, {'loss/D made': loss.detach(), 'logits/made': full(logits).detach().mean()})
 
 # %% ../../nbs/training/02_losses.ipynb #d2635380
@@ -268,7 +286,8 @@ def signs(
     logits, # [N, 1]
 ): # [2]: sum of their signs, how many there are
     "What ADA counts. Sums, so that batches and processes can be added; an answer that is no number is not counted."
-    x = full(logits).detach(); known = ~x.isnan()
+    x = full(logits).detach()
+    known = ~x.isnan()
     return torch.stack([(x.sign() * known).sum(), known.sum().to(x.dtype)])
 
 # %% ../../nbs/training/02_losses.ipynb #f2469a80
@@ -278,8 +297,10 @@ def Dreal(D,
     gain=1, # factor of the loss
 ): # Phase; carry is `signs`
     "Move D toward knowing these real images."
-    logits = D(images, labels); loss = real_loss(logits)
-    return Phase(loss * gain, {'loss/D real': loss.detach(), 'logits/real': full(logits).detach().mean()}, signs(logits))
+    logits = D(images, labels)
+    loss = real_loss(logits)
+    return Phase(loss * gain, {'loss/D real': loss.detach(), 'logits/real': full(logits).detach().mean()},
+                 signs(logits))
 
 # %% ../../nbs/training/02_losses.ipynb #8bcf4ef0
 def Dmain_real(D,

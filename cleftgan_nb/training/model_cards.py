@@ -56,9 +56,12 @@ def _checkpoint(path):
     said, progress = c.meta['provenance'], c.meta['progress']
     numbers = [progress.get('kimg'), progress.get('augment_p', 0.), _began(said).get('kimg') or 0.]
     made = 'accepted: a checkpoint that cleftgan train has written, network-….safetensors'
-    if not isinstance(said.get('config'), dict) or 'version' not in said or not all(isinstance(v, (int, float)) for v in numbers):
-        raise ValueError(f'{c.meta["file"]} does not say how it was trained (its provenance has {", ".join(sorted(said)) or "nothing"}); {made}')
-    if 'G_ema' not in c.networks and 'G' not in c.networks: raise ValueError(f'{c.meta["file"]} has no generator, only {", ".join(c.networks)}; {made}')
+    if (not isinstance(said.get('config'), dict) or 'version' not in said
+        or not all(isinstance(v, (int, float)) for v in numbers)):
+        raise ValueError(f'{c.meta["file"]} does not say how it was trained (its provenance has '
+                         f'{", ".join(sorted(said)) or "nothing"}); {made}')
+    if 'G_ema' not in c.networks and 'G' not in c.networks:
+        raise ValueError(f'{c.meta["file"]} has no generator, only {", ".join(c.networks)}; {made}')
     return c, from_values(said['config'], f'{c.meta["file"]}: config')
 
 # %% ../../nbs/training/11_model_cards.ipynb #12557010
@@ -69,36 +72,46 @@ def _precision(path):
     counts = {}
     with safe_open(path, 'pt') as f:
         for name in f.keys():
-            part = f.get_slice(name); kind = part.get_dtype()
+            part = f.get_slice(name)
+            kind = part.get_dtype()
             counts[kind] = counts.get(kind, 0) + math.prod(part.get_shape())
     total = sum(counts.values())
-    return ', '.join(_TYPES.get(k, k) + f' ({n/total:.1%})'*(len(counts) > 1) for k, n in sorted(counts.items(), key=lambda o: -o[1]))
+    return ', '.join(_TYPES.get(k, k) + f' ({n/total:.1%})'*(len(counts) > 1)
+                     for k, n in sorted(counts.items(), key=lambda o: -o[1]))
 
 # %% ../../nbs/training/11_model_cards.ipynb #1d77a790
-_ROLES = dict(G='generator as trained (G)', D='discriminator (D)', G_ema='averaged generator (G_ema), the one to sample')
+_ROLES = dict(G='generator as trained (G)', D='discriminator (D)',
+              G_ema='averaged generator (G_ema), the one to sample')
 
 def _wide(head, lines): return table(head, lines).replace('---:', '---')      # words are set to the left
 
 def _length(s):
     "Thousands of images, those before a start from other weights told apart"
     before = _began(s.meta['provenance']).get('kimg')
-    return f'{s.kimg:g} kimg (thousand images shown)' + (f', after {before:g} kimg of what it started from' if before else '')
+    return (f'{s.kimg:g} kimg (thousand images shown)'
+            + (f', after {before:g} kimg of what it started from' if before else ''))
 
 def facts(
     s:Source,
 )->str: # Markdown
     "The file and the networks in it"
     G, size = s.sampler, s.path.stat().st_size
-    lines = [['file', code(s.path.name)], ['sha256', code(s.sha256)], ['size', f'{size/2**20:.1f} MiB ({size:,} bytes)'], ['license', s.meta['license']], ['trained for', _length(s)]]
-    lines += [['images', f'{G.img_resolution} x {G.img_resolution} pixels, {"RGB" if G.img_channels == 3 else f"channels: {G.img_channels}"}, synthetic']]
-    lines += [[_ROLES[role], f'{net.architecture}, {sum(p.numel() for p in net.parameters()):,} parameters'] for role, net in s.networks.items()]
-    lines += [['latents', f'z: {G.z_dim} numbers, w: {G.w_dim}' + f', label: {G.c_dim}'*bool(G.c_dim)], ['precision in the file', _precision(s.path)]]
+    lines = [['file', code(s.path.name)], ['sha256', code(s.sha256)],
+             ['size', f'{size/2**20:.1f} MiB ({size:,} bytes)'], ['license', s.meta['license']],
+             ['trained for', _length(s)]]
+    lines += [['images', f'{G.img_resolution} x {G.img_resolution} pixels, '
+                         f'{"RGB" if G.img_channels == 3 else f"channels: {G.img_channels}"}, synthetic']]
+    lines += [[_ROLES[role], f'{net.architecture}, {sum(p.numel() for p in net.parameters()):,} parameters']
+              for role, net in s.networks.items()]
+    lines += [['latents', f'z: {G.z_dim} numbers, w: {G.w_dim}' + f', label: {G.c_dim}'*bool(G.c_dim)],
+              ['precision in the file', _precision(s.path)]]
     return _wide(['', ''], lines)
 
 # %% ../../nbs/training/11_model_cards.ipynb #071de760
 def _text(value):
     "A value as `--set` reads it"
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False).removesuffix('...\n').strip()
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True,
+                          sort_keys=False).removesuffix('...\n').strip()
 
 def _named(start):
     "A checkpoint to start from, without the folder"
@@ -112,9 +125,11 @@ def train_command(
 )->str:
     "The command line that trains with this configuration"
     start = config.resume_from
-    plain = dataclasses.replace(Config(config.data, config.out), **{k: getattr(config, k) for k in ('network', 'resume_from', 'batch', 'kimg', 'seed')})
+    plain = dataclasses.replace(Config(config.data, config.out),
+                                **{k: getattr(config, k) for k in ('network', 'resume_from', 'batch', 'kimg', 'seed')})
     usual = settled(plain, resolution)
-    words = ['cleftgan', 'train', Path(config.data).name, '--out', out] + (['--resume-from', _named(start)] if start else ['--network', str(config.network)])
+    words = (['cleftgan', 'train', Path(config.data).name, '--out', out]
+             + (['--resume-from', _named(start)] if start else ['--network', str(config.network)]))
     words += ['--kimg', f'{kimg:.10g}', '--batch', str(config.batch), '--seed', str(config.seed)]
     for f in dataclasses.fields(Config):
         value = getattr(config, f.name)
@@ -129,9 +144,11 @@ def cohort_command(
 )->str|None: # None: it does not say
     "The command line that makes a cohort again, under its name"
     command, name = about(cohort).get('command'), Path(cohort).name
-    found = re.fullmatch(r'cleftgan cohort (normal|cleft) --n (\d+) --size (\d+) --seed \d+( --repaired [\d.]+)?', command if isinstance(command, str) else '')
+    found = re.fullmatch(r'cleftgan cohort (normal|cleft) --n (\d+) --size (\d+) --seed \d+( --repaired [\d.]+)?',
+                         command if isinstance(command, str) else '')
     if not found: return None
-    return command if name == f'{found[1]}-{found[2]}-{found[3]}.zip' else f'{command} --out {shlex.quote(name)}'      # what `cleftgan cohort` calls it itself
+    # what `cleftgan cohort` calls it itself
+    return command if name == f'{found[1]}-{found[2]}-{found[3]}.zip' else f'{command} --out {shlex.quote(name)}'
 
 # %% ../../nbs/training/11_model_cards.ipynb #20b11ea0
 def pace(
@@ -151,10 +168,12 @@ def _data_line(s, folder):
     "The dataset, with a link to its card if that lies in `folder`"
     said = s.meta['provenance']
     n = said.get('images') or s.cohort and about(s.cohort).get('images')         # the first runs did not note it
-    words = code(Path(s.config.data).name) + (f', {n} images' if type(n) is int else ', its images') + ' and their mirror images'*s.config.mirror
+    words = (code(Path(s.config.data).name) + (f', {n} images' if type(n) is int else ', its images') + ' and their '
+             'mirror images'*s.config.mirror)
     kind = about(s.cohort).get('kind') if s.cohort else None
     if not isinstance(kind, str): return Marked(words)
-    return Marked(f'{words}: ' + (f'[{markdown(kind)}]({link(kind)}.md)' if within(folder, f'{kind}.md') else markdown(kind)))
+    return Marked(f'{words}: ' + (f'[{markdown(kind)}]({link(kind)}.md)' if within(folder, f'{kind}.md')
+                                  else markdown(kind)))
 
 def _started(s):
     "Random weights, or a checkpoint"
@@ -170,18 +189,24 @@ def training(
     config, speed = s.config, s.run and pace(s.run, s.kimg)
     lines = [['network', config.network], ['started from', _started(s)], ['data', _data_line(s, folder)]]
     if s.cohort: lines.append(["checksum of the data's manifest", code(fingerprint(s.cohort))])
-    if 'history' in s.meta['provenance']: lines += [['learned from', checkpoints.stretch(e)] for e in checkpoints.history(s.meta)]
-    lines += [['length', f'{s.kimg:g} kimg in steps of {config.batch} images'], ['seed', config.seed], ['computed in', config.dtype]]
-    if speed: lines.append(['time', f'{speed[1]:.1f} hours' + f' on {s.machine}'*bool(s.machine) + f', {speed[0]:.3g} images a second in the mean'])
+    if 'history' in s.meta['provenance']:
+        lines += [['learned from', checkpoints.stretch(e)] for e in checkpoints.history(s.meta)]
+    lines += [['length', f'{s.kimg:g} kimg in steps of {config.batch} images'], ['seed', config.seed],
+              ['computed in', config.dtype]]
+    if speed:
+        lines.append(['time', f'{speed[1]:.1f} hours' + f' on {s.machine}'*bool(s.machine) + f', {speed[0]:.3g} '
+                      'images a second in the mean'])
     elif s.machine: lines.append(['machine', s.machine])
     lines += [['augmentation at the end', _augmented(s)], ['version', f'cleftgan_nb {s.meta["provenance"]["version"]}']]
-    made = [s.cohort and cohort_command(s.cohort), train_command(config, s.sampler.img_resolution, s.kimg, Path(config.out).name)]
+    made = [s.cohort and cohort_command(s.cohort),
+            train_command(config, s.sampler.img_resolution, s.kimg, Path(config.out).name)]
     return _wide(['', ''], lines) + '\nMade by\n\n' + fence(filter(None, made))
 
 def _augmented(s):
     "How strong the augmentation was"
     p = s.meta['progress'].get('augment_p', 0.)
-    return dict(none='none', fixed=f'p = {p:.3f}, fixed').get(s.config.augment, f'p = {p:.3f}, steered to r_t = {s.config.ada_target:g}')
+    return dict(none='none', fixed=f'p = {p:.3f}, fixed').get(s.config.augment,
+                                                              f'p = {p:.3f}, steered to r_t = {s.config.ada_target:g}')
 
 # %% ../../nbs/training/11_model_cards.ipynb #ce6999f0
 SIDE, PSI = 64, .7     # pixels of an image as shown; truncation of the last row
@@ -191,13 +216,16 @@ def _shown(image):
     "An image with about `SIDE` pixels, RGB"
     image, n = Image.fromarray(image).convert('RGB'), len(image)
     scale = SIDE//n if n < SIDE else SIDE/n
-    return np.asarray(image.resize((round(n*scale),)*2, Image.Resampling.NEAREST if n < SIDE else Image.Resampling.LANCZOS))
+    return np.asarray(image.resize((round(n*scale),)*2,
+                                   Image.Resampling.NEAREST if n < SIDE else Image.Resampling.LANCZOS))
 
 # %% ../../nbs/training/11_model_cards.ipynb #18dcd840
 def _labels(s, n):
     "Labels of the cohort's first images for a conditional network"
     if not s.sampler.c_dim: return [None]*n
-    if not s.cohort: raise ValueError(f'{s.path.name} is conditional; give cohort=, the dataset that it was trained on: its first images say which labels to show')
+    if not s.cohort:
+        raise ValueError(f'{s.path.name} is conditional; give cohort=, the dataset that it was trained on: its first '
+                         'images say which labels to show')
     data = ImageFolderDataset(s.cohort, use_labels=True, cache=False)
     return list(data.labels([i % len(data) for i in range(n)]))
 
@@ -207,7 +235,8 @@ def samples_picture(
 )->Image.Image:
     "Random samples; below, the first ones at less truncation"
     labels = _labels(s, columns*rows)
-    images = [[_shown(sample_one(s.sampler, seed, psi, labels[seed])) for seed in range(n)] for psi, n in ((1., columns*rows), (PSI, columns))]
+    images = [[_shown(sample_one(s.sampler, seed, psi, labels[seed])) for seed in range(n)]
+              for psi, n in ((1., columns*rows), (PSI, columns))]
     above, below = (contact_sheet(some, columns) for some in images)
     return Image.fromarray(np.vstack([above, np.full((8, above.shape[1], 3), 255, np.uint8), below]))
 
@@ -215,7 +244,8 @@ def samples_picture(
 def samples(s, columns=8, rows=8):
     "What the picture shows, in words"
     last = columns*rows - 1
-    words = f'Synthetic images, no real person. Seeds 0 to {last}, truncation 1 (as trained), none left out; the last row has seeds 0 to {columns - 1} at truncation {PSI:g}.'
+    words = (f'Synthetic images, no real person. Seeds 0 to {last}, truncation 1 (as trained), none left out; the '
+             f'last row has seeds 0 to {columns - 1} at truncation {PSI:g}.')
     if s.sampler.c_dim: return f'{words} Labels are those of the first images of the cohort.'
     return f'{words}\n\n' + fence([f'cleftgan sample {shlex.quote(s.name)} --seeds 0-{last} --columns {columns}'])
 
@@ -232,11 +262,13 @@ def save_small(
     for colors in (256, 128, 64, 32, 16):
         if len(data) <= largest: break
         palette = image.convert('RGB').quantize(colors)
-        data = png(image.convert('RGB').quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG), words, optimize=True)
+        data = png(image.convert('RGB').quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG), words,
+                   optimize=True)
     Path(path).write_bytes(data)
 
 # %% ../../nbs/training/11_model_cards.ipynb #f2a4dc90
-_MAY_DIFFER = {'data', 'out', 'kimg', 'tick_kimg', 'keep_kimg', 'license', 'resume_from', 'aid_from', 'graphs'}      # names, and what does not change the weights
+# names, and what does not change the weights
+_MAY_DIFFER = {'data', 'out', 'kimg', 'tick_kimg', 'keep_kimg', 'license', 'resume_from', 'aid_from', 'graphs'}
 
 def check_run(
     run,           # folder
@@ -244,13 +276,20 @@ def check_run(
     kimg:float,    # of the checkpoint
 ):
     "Complain about the folder of another run"
-    log = read_log(run); path = Path(run)/'config.yaml'
-    if not path.is_file(): raise ValueError(f'{run} has no config.yaml, so nobody can tell whether {kimg:g} kimg of it made this checkpoint; accepted: the whole folder of the run')
+    log = read_log(run)
+    path = Path(run)/'config.yaml'
+    if not path.is_file():
+        raise ValueError(f'{run} has no config.yaml, so nobody can tell whether {kimg:g} kimg of it made this '
+                         'checkpoint; accepted: the whole folder of the run')
     there = load_config(path)
     for f in dataclasses.fields(Config):
         a, b = getattr(there, f.name), getattr(config, f.name)
-        if f.name not in _MAY_DIFFER and a != b: raise ValueError(f'{run} is another run: it has {f.name}={a!r}, the checkpoint was trained with {b!r}; accepted: the folder of the run that wrote it')
-    if log['kimg'][-1] < kimg - 1e-6: raise ValueError(f'{run} ends at {log["kimg"][-1]:g} kimg, the checkpoint is of {kimg:g}; accepted: the folder of the run that wrote it')
+        if f.name not in _MAY_DIFFER and a != b:
+            raise ValueError(f'{run} is another run: it has {f.name}={a!r}, the checkpoint was trained with {b!r}; '
+                             'accepted: the folder of the run that wrote it')
+    if log['kimg'][-1] < kimg - 1e-6:
+        raise ValueError(f'{run} ends at {log["kimg"][-1]:g} kimg, the checkpoint is of {kimg:g}; accepted: the '
+                         'folder of the run that wrote it')
 
 # %% ../../nbs/training/11_model_cards.ipynb #50ec7cf8
 @contextmanager
@@ -263,7 +302,8 @@ def until(
         shutil.copy(Path(run)/'config.yaml', folder)
         for name in ('log.jsonl', 'time.jsonl'):
             if not (source := Path(run)/name).exists(): continue
-            lines = [o for o in source.read_text(encoding='utf-8', errors='replace').splitlines() if (row := _row(o)) and row['kimg'] <= kimg + 1e-6]
+            lines = [o for o in source.read_text(encoding='utf-8', errors='replace').splitlines()
+                     if (row := _row(o)) and row['kimg'] <= kimg + 1e-6]
             (Path(folder)/name).write_text('\n'.join(lines) + '\n', encoding='utf-8')
         if any(Path(run).glob('fakes-*.png')):
             for k, path in pictures(run).items():
@@ -275,7 +315,8 @@ _NO_RUN = "The folder of the run was not at hand when this card was filled."
 
 def curves_text(s):
     if not s.run: return _NO_RUN
-    return 'Losses, ADA and speed over the thousand images shown (kimg). Dotted: log 2, where D cannot tell; dashed: the target of r_t, the mean sign of what D says of real images.'
+    return ('Losses, ADA and speed over the thousand images shown (kimg). Dotted: log 2, where D cannot tell; '
+            'dashed: the target of r_t, the mean sign of what D says of real images.')
 
 def progress_text(s):
     if not s.run or not any(s.run.glob('fakes-*.png')): return _NO_RUN
@@ -287,28 +328,43 @@ def _curves(s, path):
 
 # %% ../../nbs/training/11_model_cards.ipynb #4060ad30
 MODEL_BLOCKS = 'facts', 'training', 'curves', 'progress', 'samples'
-_SEEN = dict(curves='Curves over the images shown: losses of G and D, R1, r_t, augmentation p, images a second', progress='Rows: what four latents became, from the start to this checkpoint', samples='64 random synthetic images, and a row of eight at less truncation')
+_SEEN = dict(curves='Curves over the images shown: losses of G and D, R1, r_t, augmentation p, images a second',
+             progress='Rows: what four latents became, from the start to this checkpoint',
+             samples='64 random synthetic images, and a row of eight at less truncation')
 
 def _draw(s, names, folder):
     "Save the pictures of these blocks; yields the names of those that there is something for"
-    recipe = lambda title, **more: dict(title=title, file=s.path.name, sha256=s.sha256, license=s.meta['license'], kimg=s.kimg, version=__version__, **more)
-    if 'curves' in names and s.run: _curves(s, folder/'curves.png'); yield 'curves'
+    recipe = lambda title, **more: dict(title=title, file=s.path.name, sha256=s.sha256, license=s.meta['license'],
+                                        kimg=s.kimg, version=__version__, **more)
+    if 'curves' in names and s.run:
+        _curves(s, folder/'curves.png')
+        yield 'curves'
     if 'progress' in names and s.run and any(s.run.glob('fakes-*.png')):
-        save_small(strip(s.run, size=s.sampler.img_resolution), folder/'progress.png', recipe('Synthetic images by a generator in training: no real person')); yield 'progress'
+        save_small(strip(s.run, size=s.sampler.img_resolution), folder/'progress.png',
+                   recipe('Synthetic images by a generator in training: no real person'))
+        yield 'progress'
     if 'samples' in names:
-        save_small(samples_picture(s), folder/'samples.png', recipe('Synthetic images: no real person', seeds=list(range(64)), truncation_psi=1., last_row=dict(seeds=list(range(8)), truncation_psi=PSI))); yield 'samples'
+        save_small(samples_picture(s), folder/'samples.png',
+                   recipe('Synthetic images: no real person', seeds=list(range(64)), truncation_psi=1.,
+                          last_row=dict(seeds=list(range(8)), truncation_psi=PSI)))
+        yield 'samples'
 
 def _block(name, s, out, picture=None):
     "A block of a model card"
-    write = dict(facts=facts, training=lambda s: training(s, out.parent), curves=curves_text, progress=progress_text, samples=samples)[name]
+    write = dict(facts=facts, training=lambda s: training(s, out.parent), curves=curves_text, progress=progress_text,
+                 samples=samples)[name]
     return write_block(name, write(s), out.stem, picture, _SEEN.get(picture), checkpoint=s.sha256)
 
 # %% ../../nbs/training/11_model_cards.ipynb #98939220
 def _check_cohort(cohort, said, name):
     "Complain about another dataset than that of the checkpoint"
     n, trained = about(cohort).get('images'), said.get('images')
-    if trained not in (None, n): raise ValueError(f'cohort={str(cohort)!r} has {shown(n)} images, the checkpoint was trained on the {shown(trained)} of {name}; accepted: the dataset that it was trained on')
-    if Path(cohort).name != name: raise ValueError(f'cohort={str(cohort)!r}, but the checkpoint was trained on {name}; accepted: the dataset that it was trained on, under its name')
+    if trained not in (None, n):
+        raise ValueError(f'cohort={str(cohort)!r} has {shown(n)} images, the checkpoint was trained on the '
+                         f'{shown(trained)} of {name}; accepted: the dataset that it was trained on')
+    if Path(cohort).name != name:
+        raise ValueError(f'cohort={str(cohort)!r}, but the checkpoint was trained on {name}; accepted: the dataset '
+                         'that it was trained on, under its name')
 
 @contextmanager
 def _source(checkpoint, run, cohort, machine):
@@ -318,7 +374,9 @@ def _source(checkpoint, run, cohort, machine):
     name = path.stem if checkpoints.shipped().get(path.stem) == path else path.name
     if cohort is not None: _check_cohort(cohort, c.meta['provenance'], Path(config.data).name)
     s = Source(path, name, files.sha256(path), c.networks, c.meta, config, None, cohort and Path(cohort), machine)
-    if run is None: yield s; return
+    if run is None:
+        yield s
+        return
     check_run(run, config, s.kimg)
     with until(run, s.kimg) as then: yield dataclasses.replace(s, run=then, machine=machine or processor())
 
@@ -350,11 +408,15 @@ def stale_model_card(
     blocks, found = find_blocks(page, path, MODEL_BLOCKS), []
     digest = None if checkpoint is None else files.sha256(checkpoints.find(checkpoint))
     for name, m in blocks.items():
-        notes, wrong = check_block(m, path, ['checkpoint'], f'model_card(checkpoint, {path.name!r})', 'checkpoint and its run')
-        if not wrong and digest and notes['checkpoint'] != digest: wrong = f'{name} is about the checkpoint {notes["checkpoint"][:16]}…, not {digest[:16]}…; run model_card again'
+        notes, wrong = check_block(m, path, ['checkpoint'], f'model_card(checkpoint, {path.name!r})',
+                                   'checkpoint and its run')
+        if not wrong and digest and notes['checkpoint'] != digest:
+            wrong = (f'{name} is about the checkpoint {notes["checkpoint"][:16]}…, not {digest[:16]}…; run '
+                     'model_card again')
         if not wrong and digest and name == 'facts': wrong = _rewritten(m, path, checkpoint)
         if wrong: found.append(wrong)
-    about = {dict(o.split('=', 1) for o in m['notes'].split() if '=' in o).get('checkpoint') for m in blocks.values()} - {None}
+    about = {dict(o.split('=', 1) for o in m['notes'].split() if '=' in o).get('checkpoint')
+             for m in blocks.values()} - {None}
     return found + [f'its blocks are about {len(about)} checkpoints; run model_card again']*(len(about) > 1)
 
 def _rewritten(m, path, checkpoint):

@@ -38,9 +38,12 @@ def new_networks(
 )->dict:            # G, D, G_ema
     "Random weights, unless they would be too many"
     own = dict(img_channels=channels, c_dim=labels, dtype=config.dtype)
-    if twice := config.settings.keys() & {*own, 'name', 'resolution'}: raise ValueError(f'settings has {min(twice)}, which the data and the rest of the configuration say; leave it out')
+    if twice := config.settings.keys() & {*own, 'name', 'resolution'}:
+        raise ValueError(f'settings has {min(twice)}, which the data and the rest of the configuration say; leave it '
+                         'out')
     settings = own | config.settings
-    for role, described in zip('GD', plan(config.network, resolution, **settings)): checkpoints.blueprint(described, role)
+    for role, described in zip('GD', plan(config.network, resolution, **settings)):
+        checkpoints.blueprint(described, role)
     with torch.random.fork_rng([]):
         torch.manual_seed(config.seed)
         G, D = build(config.network, resolution, **settings)
@@ -55,7 +58,8 @@ def known_networks(
 )->dict:        # G, D, G_ema
     "The networks of a checkpoint; a generator that is missing is replaced by the other one"
     c = checkpoints.load(path)
-    if c.D is None or (c.G is None and c.G_ema is None): raise ValueError(f'{path} has {", ".join(c.networks)}; training starts from a generator and a discriminator')
+    if c.D is None or (c.G is None and c.G_ema is None):
+        raise ValueError(f'{path} has {", ".join(c.networks)}; training starts from a generator and a discriminator')
     nets = dict(G=c.G if c.G is not None else c.G_ema, D=c.D, G_ema=c.sampler)
     if labels and not any(net.c_dim for net in nets.values()):
         nets = {role: with_labels(net, labels, label_lr) for role, net in nets.items()}
@@ -68,10 +72,13 @@ def beginning(
 )->dict|None:   # file, sha256, kimg, history; new: tensors that the networks have gained
     "Where a run starts from, for those who ask later"
     if path is None: return None
-    path = checkpoints.find(path); c = checkpoints.load(path)
+    path = checkpoints.find(path)
+    c = checkpoints.load(path)
     known = {f'{role}/{k}' for role, net in c.networks.items() for k in net.state_dict()}
-    gained = [f'{role}/{k}' for role in c.networks if nets for k in nets[role].state_dict() if f'{role}/{k}' not in known]
-    found = dict(file=path.name, sha256=files.sha256(path), kimg=c.meta['progress'].get('kimg'), history=_earlier(checkpoints.history(c.meta), path))
+    gained = [f'{role}/{k}' for role in c.networks if nets for k in nets[role].state_dict()
+              if f'{role}/{k}' not in known]
+    found = dict(file=path.name, sha256=files.sha256(path), kimg=c.meta['progress'].get('kimg'),
+                 history=_earlier(checkpoints.history(c.meta), path))
     return found | (dict(new=gained) if gained else {})
 
 def _earlier(history, path): return [{'file': Path(path).name} | e for e in history]      # stretches of an earlier run
@@ -93,7 +100,8 @@ def check_fit(
     if has == tuple(shape): return
     if has[:2] == tuple(shape[:2]): raise ValueError(f'{where} {_unlike(G.c_dim, shape[2])}')
     words = '{} pixels, {} channels and {} label entries'.format
-    raise ValueError(f'{where} is for {words(*has)}; the data have {words(*shape)}. Take another checkpoint, or `cleftgan_nb.data.convert` the dataset to {has[0]} pixels')
+    raise ValueError(f'{where} is for {words(*has)}; the data have {words(*shape)}. Take another checkpoint, or '
+                     f'`cleftgan_nb.data.convert` the dataset to {has[0]} pixels')
 
 def _unlike(has, data):
     "Labels of networks and data that do not fit"
@@ -130,24 +138,31 @@ class Run:
         state=None,     # file of `save` to go on from
         label_names=None, # what the entries of a label mean
     ):
-        self.device, self.nimg, self.step, self.tick, self.sums, self.replays = torch.device(device), 0, 0, 0, {}, {} # sums: name → [sum, count] since the last line of the log
+        # sums: name → [sum, count] since the last line of the log
+        self.device, self.nimg, self.step, self.tick, self.sums, self.replays = torch.device(device), 0, 0, 0, {}, {}
         self.data = None   # the dataset, from which labels for G are drawn
         found, words = read_state(state) if state else (None, None)
         start = words['config']['resume_from'] if state else config.resume_from
-        if named(dict(resume_from=start)) != named(dict(resume_from=config.resume_from)): config = dataclasses.replace(config, resume_from=start)     # a run began where it began
+        if named(dict(resume_from=start)) != named(dict(resume_from=config.resume_from)):   # a run began where it began
+            config = dataclasses.replace(config, resume_from=start)
         if state: nets = {role: from_config(net) for role, net in words['networks'].items()}
         else: nets = known_networks(start, config.dtype, labels, config.label_lr) if start else None
         self.began = words.get('began') if state else beginning(start, nets)
-        self.history = _noted(words) if state else (self.began or {}).pop('history', [])      # what has been learned from
+        # what has been learned from
+        self.history = _noted(words) if state else (self.began or {}).pop('history', [])
         self.config = settled(config, resolution, kind_of(nets['G']) if nets else None)
         nets = nets or new_networks(self.config, resolution, channels, labels)
         self._fit((resolution, channels, labels), nets, state or self.config.resume_from)
         self._name(label_names, words)
-        if self.config.aid is not None and channels != 3: raise ValueError(f'aid={self.config.aid:g}: heads look at RGB images, the data have {channels} channel(s); accepted: aid=null for these')
+        if self.config.aid is not None and channels != 3:
+            raise ValueError(f'aid={self.config.aid:g}: heads look at RGB images, the data have {channels} '
+                             'channel(s); accepted: aid=null for these')
         self.G, self.D, self.G_ema = (nets[role].to(self.device) for role in ('G', 'D', 'G_ema'))
         self._learn()
         if state: self._continue(found, words, state)
-        elif self.config.aid_from: self.history += _earlier(warm(self.aid.learned, self.config.aid_from, self.label_names), self.config.aid_from)
+        elif self.config.aid_from:
+            self.history += _earlier(warm(self.aid.learned, self.config.aid_from, self.label_names),
+                                     self.config.aid_from)
 
     def _learn(self):
         "Everything that training needs besides networks"
@@ -157,7 +172,8 @@ class Run:
         _freeze(self.D, c.freeze_d)
         paths = c.path_length_every if c.path_length else None
         recorded = dict(capturable=True) if c.graphs and self.device.type == 'cuda' else {}
-        self.opt = dict(G=torch.optim.Adam(_trained(self.G), **lazy_adam(c.g_lr, paths), **recorded), D=torch.optim.Adam(_trained(self.D), **lazy_adam(c.d_lr, c.r1_every), **recorded))
+        self.opt = dict(G=torch.optim.Adam(_trained(self.G), **lazy_adam(c.g_lr, paths), **recorded),
+                        D=torch.optim.Adam(_trained(self.D), **lazy_adam(c.d_lr, c.r1_every), **recorded))
         if c.aid is not None:
             self.aid = Aid(self.G.c_dim, dtype=getattr(torch, c.dtype), seed=c.seed).to(self.device).train()
             self.opt['aid'] = torch.optim.Adam(self.aid.groups(c.aid_lr), **lazy_adam(c.aid_lr), **recorded)
@@ -174,7 +190,8 @@ class Run:
     def _name(self, names, words):
         "Remember what labels mean, as the state or the checkpoint said it"
         start = self.config.resume_from
-        known = words.get('label_names') if words else checkpoints.load(start).labels if start and self.config.labels else None
+        known = (words.get('label_names') if words else checkpoints.load(start).labels
+                 if start and self.config.labels else None)
         check_names(known, names, start if words is None else 'the state')
         self.label_names = list(names or known or []) or None
 
@@ -190,7 +207,8 @@ def _freeze(D, layers):
     "The first `layers` layers of D stay as they are"
     if not layers: return
     modules = [m for m in D.modules() if not list(m.children()) and any(True for _ in m.parameters(recurse=False))]
-    if layers >= len(modules): raise ValueError(f'freeze_d={layers}: D has {len(modules)} layers with weights; accepted: fewer than these')
+    if layers >= len(modules):
+        raise ValueError(f'freeze_d={layers}: D has {len(modules)} layers with weights; accepted: fewer than these')
     for m in modules[:layers]: m.requires_grad_(False)
 
 # %% ../../nbs/training/07_state.ipynb #7bcf3080
@@ -219,9 +237,11 @@ def save(self:Run,
 ):
     "Write the state"
     nets = {role: to_config(net) for role, net in dict(G=self.G, D=self.D, G_ema=self.G_ema).items()}
-    meta = dict(nimg=self.nimg, step=self.step, tick=self.tick, ada=self.ada.state_dict(), began=self.began, history=self.history, config=kept(self.config), networks=nets, version=__version__)
+    meta = dict(nimg=self.nimg, step=self.step, tick=self.tick, ada=self.ada.state_dict(), began=self.began,
+                history=self.history, config=kept(self.config), networks=nets, version=__version__)
     if self.label_names: meta['label_names'] = self.label_names
-    checkpoints.write_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.tensors().items()}, {'run': json.dumps(meta)})
+    checkpoints.write_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.tensors().items()},
+                              {'run': json.dumps(meta)})
 
 _NO_STATE = 'accepted: the state.safetensors that training wrote'
 
@@ -229,11 +249,15 @@ def read_state(path)->tuple: # tensors, words
     "What `save` wrote; a state that nobody has written is refused before anything is made of it"
     found, meta = checkpoints.read_tensors(path)
     try: words = json.loads(meta['run'], object_pairs_hook=renamed)
-    except (KeyError, ValueError, RecursionError): raise ValueError(f'{path} is no state of a run; {_NO_STATE}') from None
+    except (KeyError, ValueError, RecursionError):
+        raise ValueError(f'{path} is no state of a run; {_NO_STATE}') from None
     try: _check_words(words, found)
     except ValueError as e: raise ValueError(f'{path} is no state of a run: {str(e):.600}; {_NO_STATE}') from None
-    words['config'] = {f.name: f.default for f in dataclasses.fields(Config)} | words['config']      # what a state does not mention is as usual
-    if 'checksum' not in meta: warnings.warn(f'{path} is from before states had a checksum, so nobody can tell whether a number in it has changed; the next one will have it')
+    # what a state does not mention is as usual
+    words['config'] = {f.name: f.default for f in dataclasses.fields(Config)} | words['config']
+    if 'checksum' not in meta:
+        warnings.warn(f'{path} is from before states had a checksum, so nobody can tell whether a number in it has '
+                      'changed; the next one will have it')
     return found, words
 
 # %% ../../nbs/training/07_state.ipynb #c8eead10
@@ -241,20 +265,25 @@ def _is(value, kind, least=None):
     "Is it of this kind, and no truth value instead of a number?"
     return type(value) is kind and (least is None or least <= value < 2**53)
 
-_WORDS = dict(nimg=lambda v: _is(v, int, 0), step=lambda v: _is(v, int, 0), tick=lambda v: _is(v, int, 0), ada=lambda v: _is(v, dict), config=lambda v: _is(v, dict),
-              networks=lambda v: _is(v, dict) and v.keys() == {'G', 'D', 'G_ema'}, began=lambda v: v is None or _is(v, dict) and _is(v.get('file'), str) and _is(v.get('new', []), list),
+_WORDS = dict(nimg=lambda v: _is(v, int, 0), step=lambda v: _is(v, int, 0), tick=lambda v: _is(v, int, 0),
+              ada=lambda v: _is(v, dict), config=lambda v: _is(v, dict),
+              networks=lambda v: _is(v, dict) and v.keys() == {'G', 'D', 'G_ema'},
+              began=lambda v: v is None or _is(v, dict) and _is(v.get('file'), str) and _is(v.get('new', []), list),
               label_names=lambda v: v is None or _is(v, list) and all(_is(n, str) for n in v),
-              history=lambda v: v is None or _is(v, list) and all(_is(e, dict) and _is(e.get('from', 0), int, 0) for e in v))
+              history=lambda v: v is None or _is(v, list)
+              and all(_is(e, dict) and _is(e.get('from', 0), int, 0) for e in v))
 
 def _check_words(words, found):
     "Complain about words that no run has written"
     if not isinstance(words, dict): raise ValueError(f'its words are a {type(words).__name__}')
     for name, right in _WORDS.items():
         if not right(words.get(name)): raise ValueError(f'{name} is {str(words.get(name, "missing")):.60}')
-    from_values({k: v for k, v in words['config'].items() if k in {f.name for f in dataclasses.fields(Config)}}, 'config')
+    from_values({k: v for k, v in words['config'].items() if k in {f.name for f in dataclasses.fields(Config)}},
+                'config')
     for role, described in words['networks'].items(): checkpoints.check_network(described, _of(found, f'{role}/'), role)
     entries = {role: (described['kwargs'].get('c_dim', 0)) for role, described in words['networks'].items()}
-    if words.get('label_names') and {len(words['label_names'])} != set(entries.values()): raise ValueError(f'label_names are {len(words["label_names"])}, labels have {entries} entries')
+    if words.get('label_names') and {len(words['label_names'])} != set(entries.values()):
+        raise ValueError(f'label_names are {len(words["label_names"])}, labels have {entries} entries')
 
 # %% ../../nbs/training/07_state.ipynb #fd1e8c10
 _MOMENTS = {'step', 'exp_avg', 'exp_avg_sq'}
@@ -262,23 +291,30 @@ _MOMENTS = {'step', 'exp_avg', 'exp_avg_sq'}
 def _expected(run):
     "Name → tensor of the kind and shape that a run has; moments are there for a parameter or not, as it has been moved or not"
     nets = run.trained()
-    sure = {f'{role}/{k}': v for role, net in nets.items() for k, v in net.state_dict().items()} | {'path_mean': run.path_mean}
+    sure = ({f'{role}/{k}': v for role, net in nets.items() for k, v in net.state_dict().items()}
+            | {'path_mean': run.path_mean})
     number = torch.zeros([])
-    maybe = {f'opt_{role}/{n}/{kind}': number if kind == 'step' else p for role in run.opt for n, p in nets[role].named_parameters() for kind in _MOMENTS}
+    maybe = {f'opt_{role}/{n}/{kind}': number if kind == 'step' else p for role in run.opt
+             for n, p in nets[role].named_parameters() for kind in _MOMENTS}
     return sure, maybe
 
 def _check_tensors(run, found, path):
     "Complain about tensors that are not this run's"
     (sure, maybe), sums = _expected(run), {k: v for k, v in found.items() if k.startswith('sum/')}
     should = sure | maybe | dict.fromkeys(sums, torch.zeros(2, dtype=torch.double))
-    wrong = [k for k in sure if k not in found] + [k for k, v in found.items() if k not in should or (v.shape, v.dtype) != (should[k].shape, should[k].dtype)]
+    wrong = [k for k in sure if k not in found] + [k for k, v in found.items()
+                                                   if k not in should or (v.shape, v.dtype)
+                                                   != (should[k].shape, should[k].dtype)]
     parts = {}
     for k in found.keys() & maybe.keys(): parts.setdefault(k.rpartition('/')[0], set()).add(k.rpartition('/')[2])
     wrong += [f'{k}/{kind}' for k, kinds in parts.items() for kind in _MOMENTS - kinds]
-    if wrong: raise ValueError(f'{path} is no state of this run: {len(wrong)} of its tensors are missing, surplus or of another shape, such as {sorted(wrong)[0]:.100}; {_NO_STATE}')
+    if wrong:
+        raise ValueError(f'{path} is no state of this run: {len(wrong)} of its tensors are missing, surplus or of '
+                         f'another shape, such as {sorted(wrong)[0]:.100}; {_NO_STATE}')
 
 # %% ../../nbs/training/07_state.ipynb #8a341ae0
-FREE = ('data', 'out', 'kimg', 'keep_kimg', 'license', 'resume_from', 'graphs')    # may differ between a run and its continuation
+# may differ between a run and its continuation
+FREE = ('data', 'out', 'kimg', 'keep_kimg', 'license', 'resume_from', 'graphs')
 
 @patch
 def _continue(self:Run, found, words, path):
@@ -286,11 +322,13 @@ def _continue(self:Run, found, words, path):
     mine, its = (named(o) for o in (dataclasses.asdict(self.config), words['config']))
     if different := [k for k in mine if k not in FREE and its[k] != mine[k]]:
         were = ', '.join(f'{k}: {its[k]!r:.60}, now {mine[k]!r:.60}' for k in different[:3])
-        raise ValueError(f'{path} is of a run with other settings ({were}); go on with these, or start in another folder')
+        raise ValueError(f'{path} is of a run with other settings ({were}); go on with these, or start in another '
+                         'folder')
     _check_tensors(self, found, path)
     for role, net in self.trained().items(): net.load_state_dict(_of(found, f'{role}/'))
     for role in self.opt: _remember(self.opt[role], self.trained()[role], _of(found, f'opt_{role}/'))
-    self.path_mean, self.sums = found['path_mean'].to(self.device), {k: v.to(self.device) for k, v in _of(found, 'sum/').items()}
+    self.path_mean, self.sums = (found['path_mean'].to(self.device),
+                                 {k: v.to(self.device) for k, v in _of(found, 'sum/').items()})
     self.nimg, self.step, self.tick = words['nimg'], words['step'], words['tick']
     try: self.ada.load_state_dict(words['ada'])
     except ValueError as e: raise ValueError(f'{path} is no state of a run: ada: {e}') from None
@@ -301,8 +339,12 @@ def _of(found, prefix): return {k[len(prefix):]: v for k, v in found.items() if 
 def _remember(opt, net, moments):
     "Give an optimizer its moments back"
     by_name, known = dict(net.named_parameters()), {}
-    for key, v in moments.items(): name, _, kind = key.rpartition('/'); known.setdefault(name, {})[kind] = v
-    for name, state in known.items(): opt.state[by_name[name]] = {k: v.to('cpu' if k == 'step' and not opt.defaults['capturable'] else by_name[name].device) for k, v in state.items()}
+    for key, v in moments.items():
+        name, _, kind = key.rpartition('/')
+        known.setdefault(name, {})[kind] = v
+    for name, state in known.items():
+        opt.state[by_name[name]] = {k: v.to('cpu' if k == 'step' and not opt.defaults['capturable']
+                                            else by_name[name].device) for k, v in state.items()}
 
 # %% ../../nbs/training/07_state.ipynb #aec4f840
 def _noted(words):
@@ -321,19 +363,26 @@ def learns(self:Run,
     mark, own = fingerprint(data.path), [e for e in self.history if 'file' not in e]
     try: its = about(data.path).get('license')
     except ValueError: its = None                       # not written by this library
-    new = dict(data=data.path.name, fingerprint=mark, images=len(data.names), license=checkpoints.licenses(its, self.config.license)) | {'from': self.nimg}
+    new = dict(data=data.path.name, fingerprint=mark, images=len(data.names),
+               license=checkpoints.licenses(its, self.config.license)) | {'from': self.nimg}
     if own and all(own[-1].get(k) == new[k] for k in ('fingerprint', 'license')): return False
     if own and not other_data: self._check_same(own[-1], new, data.path)
-    self.history = [e for e in self.history if 'file' in e or e.get('from', 0) < self.nimg] + [new]      # nothing was learned from what begins where this begins
+    # nothing was learned from what begins where this begins
+    self.history = [e for e in self.history if 'file' in e or e.get('from', 0) < self.nimg] + [new]
     return True
 
 @patch
 def _check_same(self:Run, last, new, path):
     "Complain about other data than before"
     was = last.get('fingerprint')
-    if was == new['fingerprint'] or was is None and last.get('data') == new['data']: return      # states of before knew the name only
-    raise ValueError(f"{self.config.out} has learned from {last.get('data')!s:.80} (fingerprint {was or 'not noted'!s:.16}); {path} is something else ({new['fingerprint']:.16}). Accepted: the data from before; "
-                     f"or, if you mean it, --set data={path} (in Python train(…, other_data=True)), which all checkpoints to come will tell")
+    # states of before knew the name only
+    if was == new['fingerprint'] or was is None and last.get('data') == new['data']:
+        return
+    raise ValueError(f"{self.config.out} has learned from {last.get('data')!s:.80} (fingerprint "
+                     f"{was or 'not noted'!s:.16}); {path} is something else ({new['fingerprint']:.16}). Accepted: "
+                     "the data from before; "
+                     f"or, if you mean it, --set data={path} (in Python train(…, other_data=True)), which all "
+                     "checkpoints to come will tell")
 
 @patch(as_prop=True)
 def license(self:Run):
@@ -347,10 +396,13 @@ def warm(
     names=None, # what the entries of labels mean
 )->list:   # what they have learned from
     "Begin with the heads of another run, as far as they fit"
-    if not Path(path).is_file(): raise FileNotFoundError(f'aid_from={str(path)!r}: no such file; accepted: the state.safetensors of a run with aid')
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'aid_from={str(path)!r}: no such file; accepted: the state.safetensors of a run '
+                                'with aid')
     found, words = read_state(path)
     found, own, same = _of(found, 'aid/'), heads.state_dict(), names and words.get('label_names') == names
-    fit = {k: v for k, v in found.items() if (same or k.startswith('heads.') and '.fits.' not in k) and k in own and own[k].shape == v.shape}
+    fit = {k: v for k, v in found.items() if (same or k.startswith('heads.') and '.fits.' not in k) and k in own
+           and own[k].shape == v.shape}
     if not fit: raise ValueError(f'{path} has no heads that fit; accepted: the state.safetensors of a run with aid')
     heads.load_state_dict(own | fit)
     return _noted(words)

@@ -19,8 +19,10 @@ def lazy_adam(
     eps=1e-8, # Adam's
 ): # keywords for torch.optim.Adam
     "Adam's settings for a network that is regularized every `interval` steps."
-    check_range(0, lr=lr, eps=eps); check_range(0, 1, **{f'betas[{i}]': b for i, b in enumerate(betas)})
-    if interval is not None and not (whole(interval) and interval >= 1): raise ValueError(f"interval={interval!r}; accepted: a whole number of at least 1, or None")
+    check_range(0, lr=lr, eps=eps)
+    check_range(0, 1, **{f'betas[{i}]': b for i, b in enumerate(betas)})
+    if interval is not None and not (whole(interval) and interval >= 1):
+        raise ValueError(f"interval={interval!r}; accepted: a whole number of at least 1, or None")
     c = 1 if interval is None else interval / (interval + 1)
     return dict(lr=lr * c, betas=tuple(float(b) ** c for b in betas), eps=eps)
 
@@ -43,7 +45,8 @@ def ema_beta(
 ): # 0 to 1
     "How much of the average stays."
     if ema_kimg is None: ema_kimg = batch * 10 / 32
-    check_range(1, batch=batch); check_range(0, nimg=nimg, ema_kimg=ema_kimg, rampup=rampup or 0)
+    check_range(1, batch=batch)
+    check_range(0, nimg=nimg, ema_kimg=ema_kimg, rampup=rampup or 0)
     images = ema_kimg * 1000 if rampup is None else min(ema_kimg * 1000, nimg * rampup)
     return 0.5 ** (batch / max(images, 1e-8))
 
@@ -66,5 +69,7 @@ def update_ema(
     for kind in ('parameters', 'buffers'):
         ours, theirs = [dict(getattr(net, f'named_{kind}')()) for net in (G_ema, G)]
         wrong = [k for k in ours | theirs if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape]
-        if wrong: raise ValueError(f"G_ema and G differ in {', '.join(wrong[:3])}{', …' if wrong[3:] else ''}; accepted: networks of one configuration, as make_ema gives")
+        if wrong:
+            raise ValueError(f"G_ema and G differ in {', '.join(wrong[:3])}{', …' if wrong[3:] else ''}; accepted: "
+                             "networks of one configuration, as make_ema gives")
         for k, v in theirs.items(): ours[k].copy_(v.lerp(ours[k], beta) if kind == 'parameters' else v)

@@ -25,8 +25,11 @@ def _rows(path):
     for n, line in enumerate(lines, 1):
         if not line.strip(): continue
         row = _row(line)
-        if row is None and n == len(lines): warnings.warn(f'{path}: the last line breaks off after {len(line)} characters and is left out')
-        elif row is None: raise ValueError(f'{path}, line {n}: {line[:60]!r}; accepted: a JSON object with a number for kimg, as the training loop writes it. Remove the line, or copy the file again')
+        if row is None and n == len(lines):
+            warnings.warn(f'{path}: the last line breaks off after {len(line)} characters and is left out')
+        elif row is None:
+            raise ValueError(f'{path}, line {n}: {line[:60]!r}; accepted: a JSON object with a number for kimg, as '
+                             'the training loop writes it. Remove the line, or copy the file again')
         else:
             while rows and rows[-1]['kimg'] >= row['kimg']: rows.pop()
             rows.append(row)
@@ -50,7 +53,8 @@ def run_folder(
     folder = Path(folder)
     if not folder.is_dir(): raise FileNotFoundError(f'no folder {folder}; accepted: the `out` of a training run')
     if not any((folder/n).exists() for n in ('config.yaml', 'log.jsonl')) and not any(folder.glob('fakes-*.png')):
-        raise ValueError(f'{folder} holds no training run: neither config.yaml nor log.jsonl nor fakes-….png; accepted: the `out` of a training run')
+        raise ValueError(f'{folder} holds no training run: neither config.yaml nor log.jsonl nor fakes-….png; '
+                         'accepted: the `out` of a training run')
     return folder
 
 def _about(folder):
@@ -71,18 +75,23 @@ def read_log(
     folder = run_folder(folder)
     if not (rows := _rows(folder/'log.jsonl')):
         tick = _number(_about(folder).get('tick_kimg'))
-        raise ValueError(f'{folder} has no line in its log yet; the first comes after {"a tick" if math.isnan(tick) else f"{tick:g} kimg"}')
+        raise ValueError(f'{folder} has no line in its log yet; the first comes after '
+                         f'{"a tick" if math.isnan(tick) else f"{tick:g} kimg"}')
     times = {r['kimg']: r for r in _rows(folder/'time.jsonl')}
     log = {name: np.array([_number(r.get(name)) for r in rows]) for name in dict.fromkeys(n for r in rows for n in r)}
     seconds = np.array([_number(times.get(k, {}).get('seconds')) for k in log['kimg']])
-    images = np.array([_number(times.get(k, {}).get('images', 1000*step)) for k, step in zip(log['kimg'], np.diff(log['kimg'], prepend=0))])
+    images = np.array([_number(times.get(k, {}).get('images', 1000*step))
+                       for k, step in zip(log['kimg'], np.diff(log['kimg'], prepend=0))])
     memory = np.array([_number(times.get(k, {}).get('peak memory')) for k in log['kimg']])        # of a GPU, GiB
     if np.isfinite(memory).any(): log['peak memory'] = memory
-    if np.isfinite(seconds).any(): log |= {'seconds': seconds, 'images/s': np.divide(images, seconds, out=np.full_like(images, math.nan), where=seconds > 0)}
+    if np.isfinite(seconds).any():
+        log |= {'seconds': seconds, 'images/s': np.divide(images, seconds, out=np.full_like(images, math.nan),
+                                                          where=seconds > 0)}
     return log
 
 # %% ../../nbs/training/10_watch.ipynb #49916720
-PANELS = ('loss/G', ('loss/D made', 'loss/D real'), 'loss/R1', 'loss/aid', ('loss/told', 'loss/told G'), 'r_t', 'augment_p', 'images/s')
+PANELS = ('loss/G', ('loss/D made', 'loss/D real'), 'loss/R1', 'loss/aid', ('loss/told', 'loss/told G'), 'r_t',
+          'augment_p', 'images/s')
 _STYLES = '-', '--', ':', '-.'
 
 def _logs(runs):
@@ -94,29 +103,36 @@ def _logs(runs):
 def _known_panels(panels, logs):
     "Panels as tuples of columns; those not asked for by name may be missing"
     there = list(dict.fromkeys(n for log in logs.values() for n in log))
-    asked = [(p,) if isinstance(p, str) else tuple(p) for p in (PANELS if panels is None else [panels] if isinstance(panels, str) else panels)]
-    if panels is not None and (wrong := [n for p in asked for n in p if n not in there]): raise ValueError(f'panels: {wrong[0]!r}; accepted: {", ".join(there)}')
+    asked = [(p,) if isinstance(p, str) else tuple(p)
+             for p in (PANELS if panels is None else [panels] if isinstance(panels, str) else panels)]
+    if panels is not None and (wrong := [n for p in asked for n in p if n not in there]):
+        raise ValueError(f'panels: {wrong[0]!r}; accepted: {", ".join(there)}')
     return [p for p in asked if any(n in there for n in p)]
 
 # %% ../../nbs/training/10_watch.ipynb #246c6c40
 def _smooth(kimg, values, width):
     "Mean of the values at most width/2 away"
-    sums, lo, hi = np.append(0, values.cumsum()), np.searchsorted(kimg, kimg - width/2), np.searchsorted(kimg, kimg + width/2, 'right')
+    sums, lo, hi = (np.append(0, values.cumsum()), np.searchsorted(kimg, kimg - width/2),
+                    np.searchsorted(kimg, kimg + width/2, 'right'))
     return (sums[hi] - sums[lo])/(hi - lo)
 
 def _line(ax, kimg, values, smooth, **style):
     "A column over kimg, without the ticks that don't have it"
     kimg, values = kimg[there := np.isfinite(values)], values[there]
     label = style.pop('label')
-    if smooth: ax.plot(kimg, values, lw=.6, alpha=.35, **style); values = _smooth(kimg, values, smooth)
+    if smooth:
+        ax.plot(kimg, values, lw=.6, alpha=.35, **style)
+        values = _smooth(kimg, values, smooth)
     ax.plot(kimg, values, lw=1.4, label=label, marker='o' if len(kimg) < 2 else None, ms=3, **style)
 
 # %% ../../nbs/training/10_watch.ipynb #c720de60
 def _references(ax, panel, abouts, colors):
     "Lines at values that mean something"
-    if any(n in ('loss/G', 'loss/D made', 'loss/D real') for n in panel): ax.axhline(math.log(2), color='.45', ls=':', lw=1, zorder=1)
+    if any(n in ('loss/G', 'loss/D made', 'loss/D real') for n in panel):
+        ax.axhline(math.log(2), color='.45', ls=':', lw=1, zorder=1)
     if 'augment_p' in panel: ax.set_ylim(0, max(.1, ax.get_ylim()[1]))     # noise around 0 looks like noise around 0
-    targets = {n: a.get('ada_target', .6) for n, a in abouts.items() if a.get('augment') == 'ada'} if 'r_t' in panel else {}
+    targets = ({n: a.get('ada_target', .6) for n, a in abouts.items() if a.get('augment') == 'ada'} if 'r_t' in panel
+               else {})
     if len(set(targets.values())) == 1: targets, colors = dict(list(targets.items())[:1]), dict.fromkeys(targets, '.45')
     for name, target in targets.items(): ax.axhline(target, color=colors[name], ls='--', lw=1, zorder=1)
 
@@ -129,7 +145,8 @@ def _panel(ax, panel, logs, colors, smooth):
     ax.set(title=', '.join(panel) if len(panel) == 1 else '', xlabel='kimg')
     if len(panel) < 2: return
     said = dict(zip(*ax.get_legend_handles_labels()[::-1]))     # once, whatever the number of runs
-    ax.legend(said.values(), said, frameon=False, loc='lower center', bbox_to_anchor=(.5, .98), ncols=len(said), handlelength=1.6)
+    ax.legend(said.values(), said, frameon=False, loc='lower center', bbox_to_anchor=(.5, .98), ncols=len(said),
+              handlelength=1.6)
 
 # %% ../../nbs/training/10_watch.ipynb #d1fddb90
 def curves(
@@ -141,14 +158,20 @@ def curves(
     "Losses, ADA and speed over the images seen"
     try: import matplotlib.pyplot as plt, seaborn as sns
     except ImportError as e: raise ImportError(f'curves needs {e.name}: pip install matplotlib seaborn') from None
-    folders = _logs(runs); logs = {n: read_log(f) for n, f in folders.items()}
+    folders = _logs(runs)
+    logs = {n: read_log(f) for n, f in folders.items()}
     shown, colors = _known_panels(panels, logs), dict(zip(logs, sns.color_palette('deep', len(logs))))
     high = -(-len(shown)//columns)
     with sns.axes_style('whitegrid', {'grid.linewidth': .5}), sns.plotting_context('paper'):
-        fig, axes = plt.subplots(high, wide := min(columns, len(shown)), figsize=(2.9*wide, 2.1*high + .3*(len(logs) > 1)), layout='constrained', squeeze=False)
-        for panel, ax in zip(shown, axes.flat): _panel(ax, panel, logs, colors, smooth); _references(ax, panel, {n: _about(f) for n, f in folders.items()}, colors)
+        fig, axes = plt.subplots(high, wide := min(columns, len(shown)),
+                                 figsize=(2.9*wide, 2.1*high + .3*(len(logs) > 1)), layout='constrained', squeeze=False)
+        for panel, ax in zip(shown, axes.flat):
+            _panel(ax, panel, logs, colors, smooth)
+            _references(ax, panel, {n: _about(f) for n, f in folders.items()}, colors)
         for ax in axes.flat[len(shown):]: ax.axis('off')
-        if len(logs) > 1: fig.legend([plt.Line2D([], [], color=colors[n]) for n in logs], list(logs), loc='outside lower center', ncols=len(logs), frameon=False)
+        if len(logs) > 1:
+            fig.legend([plt.Line2D([], [], color=colors[n]) for n in logs], list(logs), loc='outside lower center',
+                       ncols=len(logs), frameon=False)
         sns.despine(fig)
     plt.close(fig)      # a notebook would show it a second time
     return fig
@@ -160,7 +183,8 @@ def pictures(
     "The pictures of a run"
     found = {}
     for path in sorted(run_folder(folder).glob('fakes-*.png')):
-        if name := re.fullmatch(r'fakes-(\d+(?:\.\d+)?)\.png', path.name): found[_said(path, 'kimg', float(name[1]))] = path
+        if name := re.fullmatch(r'fakes-(\d+(?:\.\d+)?)\.png', path.name):
+            found[_said(path, 'kimg', float(name[1]))] = path
     if not found: raise ValueError(f'{folder} has no picture yet; the first comes with the first line of its log')
     return dict(sorted(found.items()))
 
@@ -168,7 +192,8 @@ def kept(
     folder, # of a run
 )->dict:    # kimg → file, in order; the last is the newest
     "The checkpoints of a run"
-    names = {path: re.fullmatch(r'network-(\d+(?:\.\d+)?)\.safetensors', path.name) for path in run_folder(folder).glob('network-*.safetensors')}
+    names = {path: re.fullmatch(r'network-(\d+(?:\.\d+)?)\.safetensors', path.name)
+             for path in run_folder(folder).glob('network-*.safetensors')}
     return dict(sorted((float(name[1]), path) for path, name in names.items() if name))
 
 def _said(path, key, default):
@@ -191,7 +216,8 @@ def _picture(
                 if math.prod(image.size) > _LARGEST: raise ValueError(f'{image.width} x {image.height} pixels')
                 if pixels: image.load()
                 return image
-    except Exception as e: raise ValueError(f'{path} cannot be read as a picture ({str(e):.200}); remove it or copy it again') from None
+    except Exception as e:
+        raise ValueError(f'{path} cannot be read as a picture ({str(e):.200}); remove it or copy it again') from None
 
 # %% ../../nbs/training/10_watch.ipynb #b8acc490
 def _nearest(kimgs, kimg): return min(kimgs, key=lambda k: abs(k - kimg))
@@ -209,14 +235,19 @@ def _tile_size(path, size):
     "How large an image of a picture is: as given, as its text says, or as a checkpoint beside it says"
     size = size or int(_said(path, 'tile', 0)) or _checkpoint_size(path.parent)
     wide, high = _picture(path, False).size
-    if not size: raise ValueError(f'{path} is {wide}×{high} pixels and does not say how large one image is; give size=, the resolution of the run')
-    if size < 1 or wide % size or high % size: raise ValueError(f'size={size!s:.20}, but {path} is {wide}×{high} pixels; accepted: a number that divides both, the resolution of the run')
+    if not size:
+        raise ValueError(f'{path} is {wide}×{high} pixels and does not say how large one image is; give size=, the '
+                         'resolution of the run')
+    if size < 1 or wide % size or high % size:
+        raise ValueError(f'size={size!s:.20}, but {path} is {wide}×{high} pixels; accepted: a number that divides '
+                         'both, the resolution of the run')
     return size
 
 def _checkpoint_size(folder):
     "Resolution of the generator in the newest checkpoint, 0 if there is none"
     for path in reversed(kept(folder).values()):
-        try: return int(json.loads(checkpoints.store._read_header(path)[0]['__metadata__']['networks'])['G_ema']['kwargs']['img_resolution'])
+        try:
+            return int(json.loads(checkpoints.store._read_header(path)[0]['__metadata__']['networks'])['G_ema']['kwargs']['img_resolution'])
         except (OSError, TypeError, KeyError, ValueError, OverflowError, RecursionError): continue
     return 0
 
@@ -244,7 +275,8 @@ def _moments(
     if n == 1: return [kimgs[-1]]
     age = np.log(kimgs - kimgs[0] + np.diff(kimgs).min())
     index = [int(np.abs(age - a).argmin()) for a in np.linspace(age[0], age[-1], n)]
-    for i in range(1, n): index[i] = max(index[i], index[i-1] + 1)      # near the start two moments may share a picture: take the next one
+    for i in range(1, n):   # near the start two moments may share a picture: take the next one
+        index[i] = max(index[i], index[i-1] + 1)
     return [kimgs[min(j, len(kimgs) - n + i)] for i, j in enumerate(index)]
 
 # %% ../../nbs/training/10_watch.ipynb #e86fe0b0
@@ -252,13 +284,16 @@ def _chosen(images, wanted, name):
     "Some latents, by their number or by how many"
     numbers = list(range(wanted)) if isinstance(wanted, int) else [int(i) for i in wanted]
     if numbers and 0 <= min(numbers) <= max(numbers) < len(images): return images[numbers]
-    raise ValueError(f'{name}={wanted}, but a picture of the run has {len(images)} latents; accepted: 1 to {len(images)}, or a list of numbers from 0 to {len(images) - 1}')
+    raise ValueError(f'{name}={wanted}, but a picture of the run has {len(images)} latents; accepted: 1 to '
+                     f'{len(images)}, or a list of numbers from 0 to {len(images) - 1}')
 
 # %% ../../nbs/training/10_watch.ipynb #eed6e380
 def _resized(image, scale):
     "An image with its pixels enlarged, or reduced"
     size = tuple(max(round(s*scale), 1) for s in (image.shape[1], image.shape[0]))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS))
+    return np.asarray(Image.fromarray(image).resize(size,
+                                                    Image.Resampling.NEAREST if scale >= 1
+                                                    else Image.Resampling.LANCZOS))
 
 def _scale(size, scale):
     "Images of 64 to 128 pixels where nothing else is asked for"
@@ -309,17 +344,23 @@ _GRAYS = 6      # from black to white, for the words
 
 def _palette(sheets):
     "An image whose palette suits all"
-    some = [sheets[i][::3, ::3] for i in sorted({round(i) for i in np.linspace(0, len(sheets) - 1, 8)})]     # every ninth pixel: as good, in a twentieth of the time
-    colors = Image.fromarray(np.vstack(some)).quantize(256 - _GRAYS, Image.Quantize.MEDIANCUT, kmeans=1).getpalette('RGB')[:3*(256 - _GRAYS)]
-    image = Image.new('P', (1, 1)); image.putpalette(colors + [0]*(3*(256 - _GRAYS) - len(colors)) + np.linspace(0, 255, _GRAYS).astype(int).repeat(3).tolist())
+    # every ninth pixel: as good, in a twentieth of the time
+    some = [sheets[i][::3, ::3] for i in sorted({round(i) for i in np.linspace(0, len(sheets) - 1, 8)})]
+    colors = Image.fromarray(np.vstack(some)).quantize(256 - _GRAYS, Image.Quantize.MEDIANCUT,
+                                                       kmeans=1).getpalette('RGB')[:3*(256 - _GRAYS)]
+    image = Image.new('P', (1, 1))
+    image.putpalette(colors + [0]*(3*(256 - _GRAYS) - len(colors))
+                     + np.linspace(0, 255, _GRAYS).astype(int).repeat(3).tolist())
     return image
 
 def _frame(sheet, kimg, palette):
     "A frame: dithered images below the time"
     dots = np.tile(_bayer(8), [-(-s//8) for s in sheet.shape[:2]])[:sheet.shape[0], :sheet.shape[1], None]
-    dotted = Image.fromarray((sheet + _SPREAD*dots).round().clip(0, 255).astype(np.uint8)).quantize(palette=palette, dither=Image.Dither.NONE)
+    dotted = Image.fromarray((sheet + _SPREAD*dots).round().clip(0, 255).astype(np.uint8)).quantize(palette=palette,
+            dither=Image.Dither.NONE)
     words = 256 - _GRAYS + (_label(sheet.shape[1], _when(kimg), 4)[..., 0]/255*(_GRAYS - 1)).round()
-    frame = Image.fromarray(np.vstack([words, dotted]).astype(np.uint8)); frame.putpalette(palette.getpalette())
+    frame = Image.fromarray(np.vstack([words, dotted]).astype(np.uint8))
+    frame.putpalette(palette.getpalette())
     return frame
 
 # %% ../../nbs/training/10_watch.ipynb #f26f1eb0
@@ -342,15 +383,19 @@ def gif(
     most=None,  # pictures, for a smaller file; None: 12 a second
 )->Path:
     "The fixed latents over time, as a film without end"
-    found = pictures(folder); kimgs, files = list(found), list(found.values())
+    found = pictures(folder)
+    kimgs, files = list(found), list(found.values())
     chosen, durations = _timing(len(files), seconds, most)
-    images = [[_resized(image, _scale(len(image), scale)) for image in tiles(files[i], size)[:rows*columns]] for i in chosen]
+    images = [[_resized(image, _scale(len(image), scale)) for image in tiles(files[i], size)[:rows*columns]]
+              for i in chosen]
     n = min(map(len, images))                # pictures of a run may hold more latents from some time on
     sheets = [contact_sheet(some[:n], min(columns, n)) for some in images]
     palette = _palette(sheets)
     first, *others = [_frame(sheet, kimgs[i], palette) for i, sheet in zip(chosen, sheets)]
     words = f'Synthetic images by a generator in training: no real person. cleftgan_nb {__version__}'
-    with files.atomic(path) as f: first.save(f, 'GIF', save_all=True, append_images=others, duration=durations, loop=0, comment=words.encode(), optimize=False)
+    with files.atomic(path) as f:
+        first.save(f, 'GIF', save_all=True, append_images=others, duration=durations, loop=0, comment=words.encode(),
+                   optimize=False)
     return Path(path)
 
 # %% ../../nbs/training/10_watch.ipynb #5bc939e0
@@ -367,11 +412,17 @@ def _status(
 )->str:    # Markdown
     "Where a run is"
     name, end = _network(about) or 'run', _number(about.get('kimg'))
-    if log is None: return f'**{name}**: no line in the log yet, {_duration(age)} after the start; the first comes after {_number(about.get("tick_kimg")):g} kimg'
-    kimg, said = log['kimg'][-1], [f'{label} {log[column][-1]:.2f}' for label, column in (('r_t', 'r_t'), ('p', 'augment_p'), ('loss of G', 'loss/G')) if column in log]
+    if log is None:
+        return (f'**{name}**: no line in the log yet, {_duration(age)} after the start; the first comes after '
+                f'{_number(about.get("tick_kimg")):g} kimg')
+    kimg, said = log['kimg'][-1], [f'{label} {log[column][-1]:.2f}'
+                                   for label, column in (('r_t', 'r_t'), ('p', 'augment_p'), ('loss of G', 'loss/G'))
+                                   if column in log]
     if 'images/s' in log and np.isfinite(speed := np.nanmedian(np.append(log['images/s'][-10:], math.nan))):
-        said += [f'{speed:.3g} images a second'] + ([f'{_duration((end - kimg)*1000/speed)} to go'] if end > kimg else ['done'] if kimg >= end else [])
-        if age > 3*np.nanmax(log['seconds'][-10:]) + 60 and end > kimg: said.append(f'**nothing new for {_duration(age)}: does it still run?**')
+        said += [f'{speed:.3g} images a second'] + ([f'{_duration((end - kimg)*1000/speed)} to go'] if end > kimg
+                                                    else ['done'] if kimg >= end else [])
+        if age > 3*np.nanmax(log['seconds'][-10:]) + 60 and end > kimg:
+            said.append(f'**nothing new for {_duration(age)}: does it still run?**')
     return f'**{name}**: {kimg:g}' + ('' if math.isnan(end) else f' of {end:g}') + ' kimg, ' + ', '.join(said)
 
 # %% ../../nbs/training/10_watch.ipynb #9546f475
@@ -388,7 +439,8 @@ def _log(folder):
 
 def _age(folder):
     "Seconds since the newest line, or since the start"
-    return time.time() - max(p.stat().st_mtime for p in (folder, folder/'config.yaml', folder/'log.jsonl') if p.exists())
+    return time.time() - max(p.stat().st_mtime for p in (folder, folder/'config.yaml', folder/'log.jsonl')
+                             if p.exists())
 
 # %% ../../nbs/training/10_watch.ipynb #2dd33210
 def page(
@@ -406,7 +458,8 @@ def stamp(
 )->list:    # to be compared with an earlier one
     "Changes when the loop has written something"
     folder = run_folder(folder)
-    return [(p.name, p.stat().st_mtime_ns) for n in ('log.jsonl', 'time.jsonl') if (p := folder/n).exists()] + sorted(p.name for p in folder.glob('fakes-*.png'))
+    return ([(p.name, p.stat().st_mtime_ns) for n in ('log.jsonl', 'time.jsonl') if (p := folder/n).exists()]
+            + sorted(p.name for p in folder.glob('fakes-*.png')))
 
 # %% ../../nbs/training/10_watch.ipynb #2780e5a0
 def live(
@@ -419,10 +472,12 @@ def live(
     "Watch a run in a notebook until it ends or the cell is interrupted"
     try: from IPython.display import Markdown, display
     except ImportError: raise ImportError('live shows a run in a notebook: pip install ipython') from None
-    folder = run_folder(folder); about, handles, seen, said = _about(folder), {}, None, None
+    folder = run_folder(folder)
+    about, handles, seen, said = _about(folder), {}, None, None
     end = _number(about.get('kimg')) if until is None else until
     def show(name, what):
-        if handles.get(name) is None: handles[name] = display(what, display_id=True)    # stays None outside of notebooks
+        if handles.get(name) is None:   # stays None outside of notebooks
+            handles[name] = display(what, display_id=True)
         else: handles[name].update(what)
     try:
         while True:
@@ -439,14 +494,17 @@ def _writer(folder, **more):
     "Writes events; TensorBoard is imported only here"
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError: raise ImportError('TensorBoard is not installed: pip install tensorboard') from None
-    with patch('socket.gethostname', lambda: 'run'): return SummaryWriter(str(folder), **more)      # its files would be called after the computer
+    with patch('socket.gethostname', lambda: 'run'):   # its files would be called after the computer
+        return SummaryWriter(str(folder), **more)
 
 def _add_row(writer, row):
     "A line of the log"
     for name, value in row.items():
-        if name not in ('kimg', 'step', 'seconds') and isinstance(value, (int, float)): writer.add_scalar(name, value, round(1000*row['kimg']))
+        if name not in ('kimg', 'step', 'seconds') and isinstance(value, (int, float)):
+            writer.add_scalar(name, value, round(1000*row['kimg']))
 
-def _add_picture(writer, picture, kimg): writer.add_image('fakes', np.asarray(picture.convert('RGB')), round(1000*kimg), dataformats='HWC')
+def _add_picture(writer, picture, kimg):
+    writer.add_image('fakes', np.asarray(picture.convert('RGB')), round(1000*kimg), dataformats='HWC')
 
 # %% ../../nbs/training/10_watch.ipynb #6546c890
 def tensorboard(

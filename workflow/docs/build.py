@@ -15,12 +15,14 @@ from pages import Pages, root  # noqa: E402
 
 SECTIONS = {                                         # folder of nbs → heading, and a sentence for its first page
     'guide': ('Guides', 'How to do something with the project, from the first picture to your own photographs.'),
-    'study': ('The study', 'Executable articles: who is in the cohorts, what is trained, and how good it is. `make study` runs them all.'),
+    'study': ('The study', 'Executable articles: who is in the cohorts, what is trained, and how good it is. `make '
+                           'study` runs them all.'),
     'explore': ('Exploring', 'Latents, sliders and inversion, in JupyterLab or as pictures.'),
     'data': ('Cohorts', 'From a mesh to portraits with a cleft lip of known severity; from photographs to a dataset.'),
     'ops': ('Operators', 'The few operations that StyleGAN needs, each as its formula and as kernels for a CPU.'),
     'networks': ('Networks', 'StyleGAN3, StyleGAN2 and their discriminator.'),
-    'checkpoints': ('Checkpoints', 'Files that networks are kept in, and published ones that are read without running them.'),
+    'checkpoints': ('Checkpoints', 'Files that networks are kept in, and published ones that are read without '
+                                   'running them.'),
     'training': ('Training', 'Augmentation, losses, and a loop that goes on after any interruption to the last bit.'),
     'metrics': ('Metrics', 'How far generated images are from real ones, and what each number cannot see.'),
     'bench': ('Benchmarks', 'What was measured, on which machine. `make bench` measures again.'),
@@ -35,9 +37,11 @@ def toctree(names, caption=''):
 def section(pages, folder):
     "The first page of a section."
     title, about = SECTIONS[folder]
-    names = sorted(o.stem for o in pages.places.values() if o.suffix == '.ipynb' and o.parent == Path(folder) and o.stem != 'index')
+    names = sorted(o.stem for o in pages.places.values()
+                   if o.suffix == '.ipynb' and o.parent == Path(folder) and o.stem != 'index')
     if not names: return None
-    lines = [f'- [{title}]({name}.ipynb): {about}' for name in names for title, about in [pages.titles[str(Path(folder) / name)]]]
+    lines = [f'- [{title}]({name}.ipynb): {about}' for name in names
+             for title, about in [pages.titles[str(Path(folder) / name)]]]
     page = f'{folder}/index' if folder else 'library'
     pages.write(f'{page}.md', f'# {title}\n\n{about}\n\n' + '\n'.join(lines) + '\n\n' + toctree(names))
     return page
@@ -51,9 +55,11 @@ def stage(to):
     pages.page(root / 'CHANGELOG.md', 'changelog.md')
     command_pages, api_pages = commands.write(pages), api.write(pages)
     contents = {o: section(pages, o) for o in SECTIONS}
-    pages.home('[Quickstart](guide/00_quickstart.ipynb) · [The study](study/index.md) · [Your own photographs](guide/01_own_photographs.ipynb) · [Commands](commands/index.md) · [API](api/index.md)',
+    pages.home('[Quickstart](guide/00_quickstart.ipynb) · [The study](study/index.md) · [Your own '
+               'photographs](guide/01_own_photographs.ipynb) · [Commands](commands/index.md) · [API](api/index.md)',
                toctree([contents[o] for o in ('guide', 'study') if contents[o]] + [command_pages], caption='Use it')
-               + '\n' + toctree([contents[o] for o in SECTIONS if o not in ('guide', 'study') and contents[o]], caption='How it works')
+               + '\n' + toctree([contents[o] for o in SECTIONS if o not in ('guide', 'study') and contents[o]],
+                                caption='How it works')
                + '\n' + toctree([api_pages, 'cards/index', 'changelog'], caption='Look up'))
 
 
@@ -62,7 +68,8 @@ def build(out, work):
     shutil.rmtree(work, ignore_errors=True)
     stage(work / 'pages')
     os.environ['CLEFTGAN_ROOT'] = str(root)
-    code = sphinx(['-b', 'html', '-c', str(Path(__file__).parent), '-d', str(work / 'doctrees'), '-q', '-W', '-j', 'auto', str(work / 'pages'), str(work / 'html')])
+    code = sphinx(['-b', 'html', '-c', str(Path(__file__).parent), '-d', str(work / 'doctrees'), '-q', '-W', '-j',
+                   'auto', str(work / 'pages'), str(work / 'html')])
     if code: return code
     [mathjax] = [o for o in files('sphinx-mathjax-offline') if o.name == 'tex-svg-full.js']
     (work / 'html/_static/mathjax').mkdir(exist_ok=True)
@@ -76,7 +83,8 @@ def build(out, work):
 if __name__ == '__main__':
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument('--out', type=Path, default=root / '_docs')
-    arguments.add_argument('--work', type=Path, default=root / '_proc/site', help='folder for what is made on the way; it is emptied')
+    arguments.add_argument('--work', type=Path, default=root / '_proc/site',
+                           help='folder for what is made on the way; it is emptied')
     given = arguments.parse_args()
     code = build(given.out.resolve(), given.work.resolve())
     if not code: print(f'{given.out}/index.html')

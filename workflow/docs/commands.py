@@ -38,11 +38,13 @@ def write(pages):
     nb, _ = pages.notebook(GUIDE, Path('commands/index.ipynb'))
     found, markdown, known = sections(nb.cells), nbformat.v4.new_markdown_cell, parsers()
     for name, (parser, about) in known.items():
-        cells = [markdown(f'# `cleftgan {name}`\n> {about[0].upper()}{about[1:]}'), markdown('## For example'), *found.get(name, []), markdown(f'## Help\n\n{helped(parser)}')]
+        cells = [markdown(f'# `cleftgan {name}`\n> {about[0].upper()}{about[1:]}'), markdown('## For example'),
+                 *found.get(name, []), markdown(f'## Help\n\n{helped(parser)}')]
         if name not in found: del cells[1]
         page = nbformat.v4.new_notebook(cells=[o for o in cells if o.source or o.get('outputs')], metadata=nb.metadata)
         pages.remember(f'commands/{name}.ipynb', cells[0].source)
         pages.save(page, Path(f'commands/{name}.ipynb'))
-    text = '\n\n'.join(c.source for c in found['']) + '\n\n' + ''.join(f'- [`cleftgan {k}`]({k}.ipynb): {v[1]}\n' for k, v in known.items())
+    text = ('\n\n'.join(c.source for c in found['']) + '\n\n'
+            + ''.join(f'- [`cleftgan {k}`]({k}.ipynb): {v[1]}\n' for k, v in known.items()))
     pages.write('commands/index.md', text + '\n```{toctree}\n:hidden:\n' + '\n'.join(known) + '\n```\n')
     return 'commands/index'

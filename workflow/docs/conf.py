@@ -29,8 +29,11 @@ html_baseurl = settings['doc_host'] + settings['doc_baseurl'] + '/'
 html_static_path = [str(Path(__file__).parent / 'static')]
 html_css_files = ['site.css']
 html_copy_source = html_show_sourcelink = False
-html_theme_options = dict(navigation_with_keys=True, light_css_variables={'color-brand-primary': '#9c3f5b', 'color-brand-content': '#9c3f5b', 'color-brand-visited': '#7a3f74'},
-                          dark_css_variables={'color-brand-primary': '#f0a3b7', 'color-brand-content': '#f0a3b7', 'color-brand-visited': '#d6a3d0'})
+html_theme_options = dict(navigation_with_keys=True,
+                          light_css_variables={'color-brand-primary': '#9c3f5b', 'color-brand-content': '#9c3f5b',
+                                               'color-brand-visited': '#7a3f74'},
+                          dark_css_variables={'color-brand-primary': '#f0a3b7', 'color-brand-content': '#f0a3b7',
+                                              'color-brand-visited': '#d6a3d0'})
 pygments_style, pygments_dark_style = 'tango', 'monokai'
 
 mathjax_path = 'mathjax/tex-svg-full.js'             # one file with its glyphs, which build.py copies from a package

@@ -34,10 +34,15 @@ class Pages:
     def __init__(self, to):
         self.to, self.titles, self.broken = Path(to), {}, []
         self.sources = sorted(o for o in (root / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
-        self.places = {o: o.relative_to(root / 'nbs') for o in self.sources}                  # file of the repository → page
-        self.places |= {o: Path('cards') / ('index.md' if o.name == 'README.md' else o.name) for o in (root / 'data_cards').glob('*.md')}
-        self.places |= {root / 'nbs' / o: Path(o) / 'index.md' for o in {p.parent.name for p in self.sources if p.parent != root / 'nbs'}}
-        self.places |= {root / 'data_cards': Path('cards/index.md'), root / 'nbs/guide/02_commands.ipynb': Path('commands/index.md'), root / 'CHANGELOG.md': Path('changelog.md')}
+        # file of the repository → page
+        self.places = {o: o.relative_to(root / 'nbs') for o in self.sources}
+        self.places |= {o: Path('cards') / ('index.md' if o.name == 'README.md' else o.name)
+                        for o in (root / 'data_cards').glob('*.md')}
+        self.places |= {root / 'nbs' / o: Path(o) / 'index.md'
+                        for o in {p.parent.name for p in self.sources if p.parent != root / 'nbs'}}
+        self.places |= {root / 'data_cards': Path('cards/index.md'),
+                        root / 'nbs/guide/02_commands.ipynb': Path('commands/index.md'),
+                        root / 'CHANGELOG.md': Path('changelog.md')}
         self.exports = {}                                                                    # page → module
 
     def write(self, name, text):
@@ -49,7 +54,8 @@ class Pages:
 
     def remember(self, name, text):
         title, about = re.search(r'^# (.+?)$\s*(?:> ?((?:.+\n?)+?)(?:\n\s*\n|\n*\Z))?', text, re.M).groups()
-        self.titles[str(Path(name).with_suffix(''))] = title.strip(), ' '.join((about or '').replace('\n>', ' ').split())
+        self.titles[str(Path(name).with_suffix(''))] = (title.strip(),
+                                                        ' '.join((about or '').replace('\n>', ' ').split()))
 
     def link(self, target, source, page):
         "Where a link of a file of the repository leads, from a page of the site."
@@ -65,7 +71,9 @@ class Pages:
 
     def picture(self, file, page):
         "A picture, brought beside the page."
-        if not file.is_file(): self.broken.append(f'{page}: no picture {file}'); return str(file)
+        if not file.is_file():
+            self.broken.append(f'{page}: no picture {file}')
+            return str(file)
         to = self.to / Path(page).parent / file.parent.name / file.name
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, to)
@@ -74,14 +82,18 @@ class Pages:
     def links(self, text, source, page):
         "Markdown with its links followed; code and formulas stay as they are."
         parts = CODE.split(text)
-        for i in range(0, len(parts), 3): parts[i] = re.sub(r'(\]\()([^)\s]+)', lambda m: m[1] + self.link(m[2], source, page), parts[i])
+        for i in range(0, len(parts), 3):
+            parts[i] = re.sub(r'(\]\()([^)\s]+)', lambda m: m[1] + self.link(m[2], source, page), parts[i])
         return ''.join(o for i, o in enumerate(parts) if i % 3 != 2)
 
     def cell(self, c, source, page):
         "A cell as the site shows it."
-        if c.cell_type == 'markdown': c.source = self.links(c.source, source, page); return c
+        if c.cell_type == 'markdown':
+            c.source = self.links(c.source, source, page)
+            return c
         c.metadata = nbformat.NotebookNode({'tags': ['remove-input']} if has(c, r'(echo:\s*false|hide_input)') else {})
-        if alt := re.search(r'^#\|\s*fig-alt:\s*(.+)$', c.source, re.M): c.metadata['mystnb'] = {'image': {'alt': alt[1].strip()}}
+        if alt := re.search(r'^#\|\s*fig-alt:\s*(.+)$', c.source, re.M):
+            c.metadata['mystnb'] = {'image': {'alt': alt[1].strip()}}
         c.source, c.execution_count = DIRECTIVE.sub('', c.source).strip('\n'), None
         c.outputs = [o for o in map(self.output, c.outputs) if o]
         return c
@@ -91,7 +103,8 @@ class Pages:
         if o.output_type == 'stream': o.text = PROGRESS.sub('', o.text)
         if o.output_type not in ('display_data', 'execute_result'): return o if o.get('text', o) else None
         o.data = {k: v for k, v in o.data.items() if 'widget' not in k and 'javascript' not in k}
-        if set(o.data) <= {'text/plain'} and re.match(r'(HBox|VBox|Output)\(|.*\d%\|', o.data.get('text/plain', '')): return None
+        if set(o.data) <= {'text/plain'} and re.match(r'(HBox|VBox|Output)\(|.*\d%\|', o.data.get('text/plain', '')):
+            return None
         return o
 
     def notebook(self, source, page):
@@ -99,8 +112,10 @@ class Pages:
         nb = nbformat.read(executed(source), 4)
         module = next((m[1] for c in nb.cells if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', c.source, re.M))), None)
         cells = [c for c in nb.cells if not has(c, 'hide') and not has(c, r'default_exp\s+\S+')]
-        nb.cells = [o for o in (self.cell(c, source, page) for c in cells) if o.cell_type != 'code' or o.source or o.outputs]
-        nb.metadata = nbformat.NotebookNode(kernelspec=dict(name='python3', display_name='Python 3'), language_info=dict(name='python', pygments_lexer='ipython3'))
+        nb.cells = [o for o in (self.cell(c, source, page) for c in cells)
+                    if o.cell_type != 'code' or o.source or o.outputs]
+        nb.metadata = nbformat.NotebookNode(kernelspec=dict(name='python3', display_name='Python 3'),
+                                            language_info=dict(name='python', pygments_lexer='ipython3'))
         return nb, module
 
     def notebooks(self):
@@ -117,7 +132,8 @@ class Pages:
     def whence(self, source, module, page):
         "A line that says where a page is from."
         git = f'{settings["git_url"]}/blob/{settings["branch"]}/{source.relative_to(root).as_posix()}'
-        api = f' · exports [`cleftgan_nb.{module}`]({os.path.relpath(f"api/cleftgan_nb.{module}.md", page.parent)})' if module else ''
+        api = (f' · exports [`cleftgan_nb.{module}`]({os.path.relpath(f"api/cleftgan_nb.{module}.md", page.parent)})'
+               if module else '')
         return f':::{{container}} whence\n[{source.relative_to(root).as_posix()}]({git}){api}\n:::'
 
     def save(self, nb, page):
@@ -131,7 +147,10 @@ class Pages:
     def cards(self):
         for source in sorted((root / 'data_cards').glob('*.md')): self.page(source, str(self.places[source]))
         names = [o.removeprefix('cards/') for o in self.titles if o.startswith('cards/') and o != 'cards/index']
-        with open(self.to / 'cards/index.md', 'a', encoding='utf-8') as f: f.write('\n```{toctree}\n:hidden:\n' + '\n'.join('Card for a clinic <clinic-template>' if o == 'clinic-template' else o for o in names) + '\n```\n')
+        with open(self.to / 'cards/index.md', 'a', encoding='utf-8') as f:
+            f.write('\n```{toctree}\n:hidden:\n' + '\n'.join('Card for a clinic <clinic-template>'
+                                                             if o == 'clinic-template' else o for o in names)
+                                                             + '\n```\n')
 
     def home(self, ways, contents):
         "The first page, from the notebook of the README. Called last: it knows of all broken links."
