@@ -3,7 +3,7 @@ import multiprocessing, threading
 import pytest, torch
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from cleftgan_nb import ops
-from cleftgan_nb.ops import cpu
+from cleftgan_nb.ops import cpu, stage
 
 QUIET = dict(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 FACTOR, PADDING = st.integers(1, 5), st.lists(st.integers(-6, 14), min_size=4, max_size=4)
@@ -170,12 +170,12 @@ def test_forked_child_computes():
 
 def test_no_up_sampled_intermediate():
     "Scratch memory stays below the size of the output, forward and backward."
-    u = cpu.fir_stage(F12, (2, 2), (1, 1), [9, 8, 9, 8], False, 4, (150, 150))
-    d = cpu.fir_stage(F12, (1, 1), (2, 2), [0] * 4, False, 1, u.out)
+    u = stage.fir_stage(F12, (2, 2), (1, 1), [9, 8, 9, 8], False, 4, (150, 150))
+    d = stage.fir_stage(F12, (1, 1), (2, 2), [0] * 4, False, 1, u.out)
     import numpy as np
-    for g, stage in ((None, d), (d.transposed, u.transposed)):
+    for g, last in ((None, d), (d.transposed, u.transposed)):
         for lanes in (1, 16):
-            assert 2 * 4 * cpu.plan_fused(u, g, stage, lanes, np.dtype('float32'))[0].size < .2 * 4 * 512 * 150 * 150
+            assert 2 * 4 * cpu.plan_fused(u, g, last, lanes, np.dtype('float32'))[0].size < .2 * 4 * 512 * 150 * 150
 
 
 def test_use_impl_is_what_auto_means():

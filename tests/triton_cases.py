@@ -4,7 +4,7 @@ import test_ops as reference
 from cleftgan_nb import ops
 from cleftgan_nb.networks import Discriminator
 from cleftgan_nb.networks.stylegan3 import layer_filters, layer_table
-from cleftgan_nb.ops import cpu, triton_act, triton_kernels
+from cleftgan_nb.ops import stage, triton_act, triton_kernels
 from cleftgan_nb.training.losses import r1_penalty
 
 DEVICE = 'cpu' if triton_act.INTERPRETED else 'cuda'
@@ -151,8 +151,8 @@ def test_form_and_borders_of_memory(form):
     y = ops.filtered_lrelu(x, impl='triton', **{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v
                                                 for k, v in LAYERS['t'].items()})
     assert y.is_contiguous(memory_format=form)
-    u = cpu.fir_stage(F12, (2, 2), (1, 1), [9, 8, 9, 8], False, 4, (30, 12))
-    d = cpu.fir_stage(F12, (1, 1), (2, 2), [0] * 4, False, 1, u.out)
+    u = stage.fir_stage(F12, (2, 2), (1, 1), [9, 8, 9, 8], False, 4, (30, 12))
+    d = stage.fir_stage(F12, (1, 1), (2, 2), [0] * 4, False, 1, u.out)
     a, c = [triton_kernels.stage(s, 5e-7, x.device) for s in (u, d)]
     big = torch.full((2, 8, y.shape[2] + 4, y.shape[3] + 6), float('nan'), device=DEVICE).to(memory_format=form)
     inner = big[:, :, 2:-2, 3:-3]
@@ -228,8 +228,8 @@ def test_every_layer_fits(resolution, network):
     for l in layer_table(resolution, conv_kernel=3 if network == 't' else 1):
         fu, fd = layer_filters(l, network == 'r')
         size = [l.inp.size + l.kernel - 1] * 2
-        u = cpu.fir_stage(fu, (l.up, l.up), (1, 1), list(l.padding), False, l.up ** 2, size)
-        d = cpu.fir_stage(fd, (1, 1), (l.down, l.down), [0] * 4, False, 1, u.out)
+        u = stage.fir_stage(fu, (l.up, l.up), (1, 1), list(l.padding), False, l.up ** 2, size)
+        d = stage.fir_stage(fd, (1, 1), (l.down, l.down), [0] * 4, False, 1, u.out)
         assert d.out == (l.out.size, l.out.size)
         for dtype, keep in triton_kernels.KEEP.items():
             a, b, c, e = [triton_kernels.stage(s, keep, 'cpu') for s in (u, d, u.transposed, d.transposed)]

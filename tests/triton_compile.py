@@ -4,7 +4,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from cleftgan_nb import ops
 from cleftgan_nb.networks.stylegan3 import layer_filters, layer_table
-from cleftgan_nb.ops import cpu, triton_act, triton_kernels as tk
+from cleftgan_nb.ops import stage, triton_act, triton_kernels as tk
 
 SHORT = {torch.float32: 'fp32', torch.float16: 'fp16', torch.bfloat16: 'bf16'}
 
@@ -29,8 +29,8 @@ def compiled(kernel, dtype, constants, one, arch, warps):
 
 def pipe(dtype, mode, last, filters, arch):
     (fu, fd, up), half = filters, dtype != torch.float32
-    u = cpu.fir_stage(fu, (up, up), (1, 1), [9] * 4, False, up ** 2, (148, 148))
-    d = cpu.fir_stage(fd, (1, 1), (2, 2), [0] * 4, False, 1, u.out)
+    u = stage.fir_stage(fu, (up, up), (1, 1), [9] * 4, False, up ** 2, (148, 148))
+    d = stage.fir_stage(fd, (1, 1), (2, 2), [0] * 4, False, 1, u.out)
     a, b, c = [tk.stage(s, tk.KEEP[dtype], 'cpu')
                for s in ((u, d.transposed, u.transposed) if mode == 2 else (u, u, d))]
     sizes, _ = tk.plan(mode, a, b, c, half, last)

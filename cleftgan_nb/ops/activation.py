@@ -8,7 +8,7 @@ __all__ = ['Activation', 'ACTIVATIONS', 'definition', 'bias_act']
 # %% ../../nbs/ops/08_activation.ipynb #42d51b10
 from collections import namedtuple
 import torch, torch.nn.functional as F
-from . import cpu
+from . import stage
 from .dispatch import check_bias, check_clamp, check_number, choose, kernels, one_of, whole
 from .fused import FilteredLReLU
 
@@ -36,7 +36,7 @@ def definition(x, b, dim, act, alpha, gain, clamp):
 def _slope(act, alpha): return {'linear': 1, 'relu': 0, 'lrelu': alpha}.get(act)
 
 # %% ../../nbs/ops/08_activation.ipynb #5f65d9d0
-def _identity(size): return cpu.fir_stage(None, (1, 1), (1, 1), [0] * 4, True, 1, size)
+def _identity(size): return stage.fir_stage(None, (1, 1), (1, 1), [0] * 4, True, 1, size)
 
 # %% ../../nbs/ops/08_activation.ipynb #eb469b90
 def bias_act(

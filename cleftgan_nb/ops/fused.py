@@ -7,7 +7,7 @@ __all__ = ['definition', 'Gated', 'FilteredLReLU', 'filtered_lrelu']
 
 # %% ../../nbs/ops/07_fused.ipynb #1089beb0
 import torch, torch.nn.functional as F
-from . import cpu, resample
+from . import resample, stage
 from .dispatch import check_bias, check_clamp, check_filter, check_image, check_number, choose, filter_size, kernels, padding4, whole
 
 # %% ../../nbs/ops/07_fused.ipynb #3b646620
@@ -73,11 +73,11 @@ def filtered_lrelu(
     padding = padding4(padding)
     for name, v in dict(up=up, down=down).items():
         if not whole(v) or v < 1: raise ValueError(f"{name}={v!r}; accepted: a whole number of at least 1")
-    big = cpu.result_size(x.shape[:1:-1], (up, up), (1, 1), padding, filter_size(fu))
-    cpu.result_size(big, (1, 1), (down, down), [0] * 4, filter_size(fd), 'the up-sampled x')
+    big = stage.result_size(x.shape[:1:-1], (up, up), (1, 1), padding, filter_size(fu))
+    stage.result_size(big, (1, 1), (down, down), [0] * 4, filter_size(fd), 'the up-sampled x')
     chosen = choose(impl, x, fu, fd, factors=[(up, down)])
     if chosen == 'definition': return definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
-    u = cpu.fir_stage(fu, (up, up), (1, 1), padding, flip_filter, up ** 2, x.shape[:1:-1])
-    d = cpu.fir_stage(fd, (1, 1), (down, down), [0] * 4, flip_filter, 1, u.out)
+    u = stage.fir_stage(fu, (up, up), (1, 1), padding, flip_filter, up ** 2, x.shape[:1:-1])
+    d = stage.fir_stage(fd, (1, 1), (down, down), [0] * 4, flip_filter, 1, u.out)
     return FilteredLReLU.apply(x, b, u, d, (gain, gain * slope, float('inf') if clamp is None else clamp),
                                kernels(chosen))

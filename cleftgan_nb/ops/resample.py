@@ -7,7 +7,7 @@ __all__ = ['definition', 'Resample', 'upfirdn2d', 'upsample2d', 'downsample2d', 
 
 # %% ../../nbs/ops/06_resample.ipynb #cf7196d0
 import torch, torch.nn.functional as F
-from . import cpu
+from . import stage
 from .dispatch import check_filter, check_image, check_number, choose, filter_size, kernels, padding4, pair
 
 # %% ../../nbs/ops/06_resample.ipynb #755eddb0
@@ -65,10 +65,10 @@ def upfirdn2d(
     check_filter(f)
     check_number(gain=gain)
     up, down, padding = pair(up, 'up'), pair(down, 'down'), padding4(padding)
-    cpu.result_size(x.shape[:1:-1], up, down, padding, filter_size(f))
+    stage.result_size(x.shape[:1:-1], up, down, padding, filter_size(f))
     chosen = choose(impl, x, f, factors=zip(up, down))
     if chosen == 'definition': return definition(x, f, up, down, padding, flip_filter, gain)
-    return Resample.apply(x, cpu.fir_stage(f, up, down, padding, flip_filter, gain, x.shape[:1:-1]), kernels(chosen))
+    return Resample.apply(x, stage.fir_stage(f, up, down, padding, flip_filter, gain, x.shape[:1:-1]), kernels(chosen))
 
 # %% ../../nbs/ops/06_resample.ipynb #c4a34f50
 def upsample2d(

@@ -38,7 +38,7 @@ Stage.__doc__ = ("A stage for a kernel: terms [rank, taps] down and across on th
 # %% ../../nbs/ops/10_triton_kernels.ipynb #15ddc041
 @lru_cache(1024)
 def stage(
-    s, # cpu.Fir
+    s, # Fir
     keep, # see `terms`
     device, # where the tensor is
 ): # Stage
@@ -318,7 +318,7 @@ def _result(x, size):
 # %% ../../nbs/ops/10_triton_kernels.ipynb #0966c373
 def resample(
     x, # [N,C,H,W] float32, float16 or bfloat16
-    s, # cpu.Fir for images of this size
+    s, # Fir for images of this size
     b=None, # [C] bias, added first
 ): # [N,C,H',W'], the type and memory format of x
     "One stage: up-sample, filter, down-sample."
@@ -333,11 +333,11 @@ def resample(
 def resample_leaky(
     x, # [N,C,H,W] float32, float16 or bfloat16
     b, # [C] or None
-    u, # cpu.Fir that up-samples
-    d, # cpu.Fir that down-samples
+    u, # Fir that up-samples
+    d, # Fir that down-samples
     act, # (gain, gain·slope, clamp)
     g=None, # signal to multiply by the derivative instead, [N,C,·,·]
-    ug=None, # cpu.Fir that up-samples `g`
+    ug=None, # Fir that up-samples `g`
 ): # [N,C,H',W'], the type and memory format of x
     "D(a(U(x+b))); with `g`, D(a'(U(x+b))·U'(g))."
     y, last = _result(x, d.out)
