@@ -2,14 +2,17 @@
 import errno, json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
-from cleftgan_nb import checkpoints, files
-from cleftgan_nb.data import cohort
-from cleftgan_nb.data import ImageFolderDataset
+from cleftgan_nb import checkpoints
+from cleftgan_nb.data import ImageFolderDataset, cohort
 from cleftgan_nb.data.cohorts import LABELS
+from cleftgan_nb.files import atomic, sha256
 from cleftgan_nb.networks import build
+from cleftgan_nb.training import guards, loop, losses, step, writing
 from cleftgan_nb.training.aid import Aid
 from cleftgan_nb.training.config import Config, load_config
-from cleftgan_nb.training.loop import Stopped, Team, begin, train
+from cleftgan_nb.training.guards import Stopped
+from cleftgan_nb.training.loop import begin, train
+from cleftgan_nb.training.team import Team
 from cleftgan_nb.training.state import warm
 from published import published
 
@@ -226,8 +229,7 @@ def asking(clefts, base, out, **more):
 
 def test_an_unconditional_base_gains_labels(clefts, base, tmp_path, capsys):
     "It starts as it was for every label, says what is new, learns the labels, and the checkpoint knows what they mean"
-    from cleftgan_nb.training import loop
-    run, data = loop.begin(asking(clefts, base, tmp_path/'a'), loop.Team())
+    run, data = begin(asking(clefts, base, tmp_path/'a'), Team())
     old, z, c = checkpoints.load(base), torch.randn(4, 8), torch.rand(4, 5)
     with torch.no_grad():
         for now, then in ((run.G, old.G), (run.G_ema, old.G_ema)):
@@ -272,25 +274,23 @@ def test_labels_in_two_processes_are_those_of_one(clefts, base, tmp_path):
 
 def test_g_is_asked_for_labels_as_the_data_have_them(clefts, base, tmp_path):
     "Drawn by an image's number, not those of D's batch; mirrored images with their own"
-    from cleftgan_nb.training import loop
-    run, data = loop.begin(asking(clefts, base, tmp_path/'run'), loop.Team())
+    run, data = begin(asking(clefts, base, tmp_path/'run'), Team())
     index = torch.arange(5000)
-    drawn = loop.asked(run, index, 'G')
+    drawn = step.asked(run, index, 'G')
     whole = {tuple(row) for row in data.labels(range(len(data))).tolist()}
     assert {tuple(row) for row in drawn.tolist()} == whole and len(whole) == 24
     assert (drawn.mean(0) - data.labels(range(24)).mean(0)).abs().max() < .03
-    assert (torch.equal(loop.asked(run, index[[7, 3]], 'G'), drawn[[7, 3]])
-            and not torch.equal(loop.asked(run, index, 'D'), drawn))
-    assert torch.equal(loop.latents_of(run, index[:8], 'G').labels, drawn[:8])
-    assert loop.show(run, data).size == (128, 128)   # more places than images
+    assert (torch.equal(step.asked(run, index[[7, 3]], 'G'), drawn[[7, 3]])
+            and not torch.equal(step.asked(run, index, 'D'), drawn))
+    assert torch.equal(step.latents_of(run, index[:8], 'G').labels, drawn[:8])
+    assert writing.show(run, data).size == (128, 128)   # more places than images
 
 
 @pytest.mark.parametrize('labels, xflip', [(True, 0), (False, 1)])
 def test_nothing_is_mirrored_behind_a_label_s_back(clefts, base, tmp_path, labels, xflip):
     "The augmentation may flip images only where no label tells left from right"
-    from cleftgan_nb.training import loop
-    run, data = loop.begin(asking(clefts, base, tmp_path/'run', labels=labels, augment='fixed', augment_p=1.),
-                           loop.Team())
+    run, data = begin(asking(clefts, base, tmp_path/'run', labels=labels, augment='fixed', augment_p=1.),
+                           Team())
     flips = run.pipe.draw(range(400), 0)['xflip'].sum()
     assert (run.pipe.multipliers['xflip'] == xflip and (flips > 100) == bool(xflip)
             and run.pipe.multipliers['rotate90'] == 1)
@@ -336,7 +336,7 @@ def test_what_a_run_started_from_is_remembered(faces, tmp_path):
     "Also by its continuation, which knows the start only from the state"
     first = train(config(faces, tmp_path/'first'), progress=False)/'network-000000.320.safetensors'
     start, out = dict(resume_from=str(first), settings={}), tmp_path/'second'
-    began = dict(file=first.name, sha256=files.sha256(first), kimg=.32)
+    began = dict(file=first.name, sha256=sha256(first), kimg=.32)
     for kimg in (.08, .16):
         train(config(faces, out, kimg=kimg, **start), progress=False)
         assert checkpoints.load(sorted(out.glob('network-*'))[-1]).meta['provenance']['started_from'] == began
@@ -352,13 +352,12 @@ def test_a_cpu_has_no_graphs_to_replay(faces, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
 def test_steps_are_replayed_on_a_gpu(faces, tmp_path):
     "Losses stay those of a run that computes each step, as far as those of two such runs stay the same"
-    from cleftgan_nb.training import loop
     def means(name, graphs):
         c = config(faces, tmp_path/name, graphs=graphs, augment='none', network='stylegan3-t', r1_every=4)
-        team = loop.Team()
+        team = Team()
         run, data = loop.begin(c, team)
         coming = loop.batches(run, data, team)
-        for _ in range(24): loop.step(run, *next(coming), team)
+        for _ in range(24): step.step(run, *next(coming), team)
         return ({k: float(s/n) for k, (s, n) in run.sums.items()},
                 [k for k, v in run.replays.items() if getattr(v, 'graph', None)])
     (a, _), (b, none), (c, recorded) = means('a', False), means('b', False), means('c', True)
@@ -404,7 +403,7 @@ def test_term_saves_the_state_and_nobody_else_trains_here_meanwhile(faces, tmp_p
 
 
 def test_what_is_remembered_until_the_step_is_over():
-    from cleftgan_nb.training.loop import stoppable
+    from cleftgan_nb.training.guards import stoppable
     was = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with stoppable() as asked:
         # torchrun passes on what all have got already
@@ -429,28 +428,26 @@ def test_what_is_remembered_until_the_step_is_over():
 @pytest.mark.parametrize('locks', [True, False])
 def test_a_lock_that_nobody_holds_is_taken_over(tmp_path, monkeypatch, left, goes, locks):
     "Killed, rebooted, another container of this computer; not what another computer has left. Without locks of the file system, the number of a living process counts"
-    from cleftgan_nb.training import loop
-    mine = loop._here() | dict(process=2**22 + 1, since='2026-01-01')
+    mine = guards._here() | dict(process=2**22 + 1, since='2026-01-01')
     (tmp_path/'lock.json').write_text(left if isinstance(left, str) else json.dumps(mine | left))
-    if not locks: monkeypatch.setattr(loop, '_held', lambda fd: None)
+    if not locks: monkeypatch.setattr(guards, '_held', lambda fd: None)
     if goes and (locks or left != dict(process=1)):
-        with loop.alone(tmp_path): assert json.loads((tmp_path/'lock.json').read_text())['process'] == os.getpid()
+        with guards.alone(tmp_path): assert json.loads((tmp_path/'lock.json').read_text())['process'] == os.getpid()
         assert not (tmp_path/'lock.json').exists()
     else:
         with pytest.raises(Stopped, match='is being trained by process .* since 2026-01-01.* if it is long gone, '
                                           'remove .*lock.json'):
-            loop.alone(tmp_path).__enter__()
+            guards.alone(tmp_path).__enter__()
         assert (tmp_path/'lock.json').exists()
 
 
 def test_only_one_of_many_gets_the_lock(tmp_path):
     "Taken and given back a thousand times by threads, each with a file of its own"
     from concurrent.futures import ThreadPoolExecutor
-    from cleftgan_nb.training import loop
     inside, most, got = [], [], []
     def attempt(_):
         try:
-            with loop.alone(tmp_path):
+            with guards.alone(tmp_path):
                 inside.append(1)
                 most.append(len(inside))
                 got.append(1)
@@ -461,10 +458,9 @@ def test_only_one_of_many_gets_the_lock(tmp_path):
 
 
 def test_a_run_that_breaks_keeps_its_last_state(faces, tmp_path, monkeypatch):
-    from cleftgan_nb.training import loop
     out = train(config(faces, tmp_path/'run', kimg=.08), progress=False)
     before = (out/'state.safetensors').read_bytes()
-    monkeypatch.setattr(loop.losses, 'generator_loss', lambda logits: logits.mean()*float('nan'))
+    monkeypatch.setattr(losses, 'generator_loss', lambda logits: logits.mean()*float('nan'))
     with pytest.raises(Stopped, match='last good state'): train(config(faces, tmp_path/'run', kimg=.24), progress=False)
     assert (out/'state.safetensors').read_bytes() == before
 
@@ -473,9 +469,8 @@ def test_stopping_between_two_ticks_changes_nothing(faces, tmp_path):
     whole = train(config(faces, tmp_path/'whole', kimg=.16), progress=False)
     c = config(faces, tmp_path/'stopped', kimg=.16, tick_kimg=.08)
     with pytest.MonkeyPatch.context() as m:
-        from cleftgan_nb.training import loop
         taken = iter(range(99))
-        go = loop.step
+        go = step.step
         m.setattr(loop, 'step', lambda *a: (go(*a), os.kill(os.getpid(), signal.SIGINT) if next(taken) == 12 else None))
         train(c, progress=False)
     assert json.loads(checkpoints.read_tensors(tmp_path/'stopped/state.safetensors')[1]['run'])['nimg'] == 104
@@ -486,18 +481,17 @@ def test_stopping_between_two_ticks_changes_nothing(faces, tmp_path):
 
 
 def test_a_full_disk_says_so_and_keeps_the_last_state(faces, tmp_path, monkeypatch):
-    from cleftgan_nb.training import loop
     out = train(config(faces, tmp_path/'run', kimg=.08), progress=False)
     before, write = (out/'state.safetensors').read_bytes(), checkpoints.write_tensors
     def full(path, *args, **kw):
-        with files.atomic(path) as f:
+        with atomic(path) as f:
             f.write(b'half')
             raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr(checkpoints, 'write_tensors', full)
     with pytest.raises(Stopped, match='make room'): train(config(faces, tmp_path/'run', kimg=.24), progress=False)
     assert (out/'state.safetensors').read_bytes() == before and not list(out.glob('.*'))
     monkeypatch.setattr(checkpoints, 'write_tensors', write)
-    monkeypatch.setattr(loop.shutil, 'disk_usage', lambda _: type('usage', (), dict(free=1000)))
+    monkeypatch.setattr(guards.shutil, 'disk_usage', lambda _: type('usage', (), dict(free=1000)))
     with pytest.raises(Stopped, match='has room for 0 MiB'):
         train(config(faces, tmp_path/'run', kimg=.24), progress=False)
 
@@ -530,7 +524,6 @@ def test_float16_trains_like_float32(faces, tmp_path, network, settings):
 
 def test_peak_memory_of_a_gpu_is_written_down(faces, tmp_path, monkeypatch):
     "Beside the seconds of a tick; on a CPU there is none"
-    from cleftgan_nb.training import loop
     from cleftgan_nb.training.watch import read_log
     c = config(faces, tmp_path/'a', kimg=.008, tick_kimg=.008)
     train(c, progress=False)

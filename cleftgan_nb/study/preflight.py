@@ -13,7 +13,8 @@ from ..foreign import speakable, terminal
 from .profiles import FEWEST, check_plan, place
 from .provenance import NOBODY
 from ..training.config import Config, settled
-from ..training.loop import Team, step
+from ..training.step import step
+from ..training.team import Team
 from ..training.state import Run
 
 # %% auto #0

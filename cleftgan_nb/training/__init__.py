@@ -2,6 +2,7 @@
 from .ada import AdaptiveAugment
 from .augment import AugmentPipe
 from .config import Config, load_config, save_config
-from .loop import Stopped, train
+from .guards import Stopped
+from .loop import train
 from .losses import Dmain, Dreg, Gmain, Greg, Latents
-from .steps import ema_beta, make_ema, update_ema
+from .optimizer import ema_beta, make_ema, update_ema

@@ -15,7 +15,7 @@ from .ada import AdaptiveAugment
 from .augment import AugmentPipe, preset
 from .aid import Aid
 from .config import Config, from_values, kept, named, settled
-from .steps import lazy_adam, make_ema
+from .optimizer import lazy_adam, make_ema
 from ..values import renamed
 
 # %% auto #0
