@@ -339,12 +339,13 @@ def measure(args):
 
 def _measured(what):
     "A generator, or a dataset, what it is called, and what its labels mean"
-    from cleftgan_nb import checkpoints, files
+    from cleftgan_nb import checkpoints
+    from cleftgan_nb.files import sha256
     from cleftgan_nb.data import ImageFolderDataset
     if what not in checkpoints.shipped() and Path(what).suffix not in ('.safetensors', '.pkl'):
         return ImageFolderDataset(what), Path(what).name, None
     c = checkpoints.load(what)
-    return c.sampler, f'{checkpoints.find(what).name} sha256:{files.sha256(checkpoints.find(what))}', c.labels
+    return c.sampler, f'{checkpoints.find(what).name} sha256:{sha256(checkpoints.find(what))}', c.labels
 
 def _real(args, G, names):
     "The images to compare with; with their labels where the generator takes some"

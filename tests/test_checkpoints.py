@@ -5,7 +5,8 @@ import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from cleftgan_nb import checkpoints, files, networks
+from cleftgan_nb import checkpoints, networks
+from cleftgan_nb.files import atomic, sha256
 from cleftgan_nb.checkpoints import load, save
 from memory import at_most
 
@@ -300,10 +301,10 @@ def test_a_name_too_long(tmp_path):
 
 @pytest.mark.parametrize('wrong', [None, 3, b'x.safetensors', ['x.safetensors']])
 def test_no_paths(tmp_path, wrong):
-    for f, name in [(load, 'path'), (files.sha256, 'path'), (lambda p: save(p, G=small()[0], **ABOUT), 'path'),
+    for f, name in [(load, 'path'), (sha256, 'path'), (lambda p: save(p, G=small()[0], **ABOUT), 'path'),
                     (lambda p: checkpoints.convert(p, tmp_path/'y.safetensors'), 'src'),
                     (lambda p: checkpoints.convert(tmp_path/'x.pkl', p), 'dst'),
-                    (lambda p: files.atomic(p).__enter__(), 'path')]:
+                    (lambda p: atomic(p).__enter__(), 'path')]:
         with pytest.raises(ValueError) as e: f(wrong)
         assert str(e.value) == f'{name}={wrong!r}; accepted: a str or a Path'
 

@@ -3,7 +3,8 @@ import csv, json, os, socket, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from cleftgan_nb import __version__, checkpoints, cli, files, networks, pictures
+from cleftgan_nb import __version__, checkpoints, cli, networks, pictures
+from cleftgan_nb.files import sha256
 from published import published
 
 # of processes started here, wherever the library lies
@@ -39,7 +40,7 @@ def test_new(run, name):
     assert code == 0 and err == '' and 'StyleGAN' in out and "'untrained': True" in out
     run('new', name, *SMALL, 'b.safetensors', '--seed', 3)
     run('new', name, *SMALL, 'c.safetensors', '--seed', 4)
-    a, b, c = (files.sha256(f'{x}.safetensors') for x in 'abc')
+    a, b, c = (sha256(f'{x}.safetensors') for x in 'abc')
     assert a == b != c
     ckpt = checkpoints.load('a.safetensors')
     assert (ckpt.meta['provenance']['untrained'] is True and ckpt.meta['progress']['kimg'] == 0
@@ -54,7 +55,7 @@ def test_sample(run, net):
     recipe = json.loads(text['recipe'])
     assert (text['Source'] == recipe['kind'] == 'synthetic' and text['Software'] == f'cleftgan_nb {__version__}'
             and recipe['untrained'] is True and 'untrained' in text['Title'])
-    assert (recipe['seeds'] == [0, 1, 2, 3, 4, 9] and recipe['sha256'] == files.sha256(net) and recipe['file'] == net
+    assert (recipe['seeds'] == [0, 1, 2, 3, 4, 9] and recipe['sha256'] == sha256(net) and recipe['file'] == net
             and os.getcwd() not in str(text))
     G = checkpoints.load(net).G_ema
     z = torch.from_numpy(np.random.RandomState(9).randn(1, 24)).float()

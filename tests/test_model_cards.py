@@ -3,7 +3,8 @@ import dataclasses, json, re, shlex, shutil, zipfile
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from cleftgan_nb import checkpoints, cli, files
+from cleftgan_nb import checkpoints, cli
+from cleftgan_nb.files import sha256
 from cleftgan_nb.data import cohort
 from cleftgan_nb.training import model_cards as module
 from cleftgan_nb.training.config import Config, kept
@@ -67,7 +68,7 @@ def everything(path):
 # what a card says
 def test_numbers_are_those_of_the_file(filled, last, run, faces):
     said, c = lines(filled.read_text()), checkpoints.load(last)
-    assert (said['sha256'] == f'`{files.sha256(last)}`' and f'({last.stat().st_size:,} bytes)' in said['size']
+    assert (said['sha256'] == f'`{sha256(last)}`' and f'({last.stat().st_size:,} bytes)' in said['size']
             and said['license'] == 'CC0-1.0')
     for role, name in dict(G='generator as trained (G)', D='discriminator (D)').items():
         assert f'{sum(p.numel() for p in c.networks[role].parameters()):,} parameters' in said[name]
@@ -155,7 +156,7 @@ def test_pictures_say_that_they_are_synthetic(filled, last):
             assert np.asarray(im.convert('L')).std() > 5 and p.stat().st_size <= 250_000
             if p.name != 'curves.png':
                 assert (im.info['Source'] == 'synthetic'
-                        and json.loads(im.info['recipe'])['sha256'] == files.sha256(last))
+                        and json.loads(im.info['recipe'])['sha256'] == sha256(last))
     with Image.open(folder/'samples.png') as im: assert im.size == (8*64, 9*64 + 8)
 
 

@@ -2,7 +2,8 @@
 import contextlib, io, os, pickle, pickletools, struct, sys
 import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
-from cleftgan_nb import checkpoints, files, networks
+from cleftgan_nb import checkpoints, networks
+from cleftgan_nb.files import sha256
 from cleftgan_nb.checkpoints import pickles
 from memory import at_most
 from published import Stored, dumps, published, published_kwargs, stand_ins, stored
@@ -90,7 +91,7 @@ def test_round_trip(tmp_path, name, c_dim, protocol):
         assert ckpt.meta['progress']['augment_p'] == .25
         assert (not any(p.requires_grad for p in ckpt.G_ema.parameters())
                 and all(p.requires_grad for p in ckpt.G.parameters()))
-    assert converted.meta['provenance']['converted']['sha256'] == files.sha256(file)
+    assert converted.meta['provenance']['converted']['sha256'] == sha256(file)
     assert converted.meta['provenance']['training_set']['xflip'] is True
     assert 'unknown' in converted.meta['license']
 

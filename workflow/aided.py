@@ -15,7 +15,8 @@ os.environ |= dict(OMP_NUM_THREADS='1', NUMBA_NUM_THREADS='1')
 
 import torch
 
-from cleftgan_nb import checkpoints, files
+from cleftgan_nb import checkpoints
+from cleftgan_nb.files import atomic
 from cleftgan_nb.data.datasets import ImageFolderDataset
 from cleftgan_nb.metrics.distances import density_coverage, frechet_distance, precision_recall
 from cleftgan_nb.metrics.features import efficientnet_lite0
@@ -85,7 +86,7 @@ def main():
         print(rows[-1], flush=True)
         table = io.StringIO(newline='')
         csv.writer(table, lineterminator='\n').writerows([COLUMNS, *([r[k] for k in COLUMNS] for r in rows)])
-        with files.atomic(OUT) as f: f.write(table.getvalue().encode())
+        with atomic(OUT) as f: f.write(table.getvalue().encode())
 
 
 if __name__ == '__main__': main()

@@ -11,7 +11,8 @@ os.environ |= dict(OMP_NUM_THREADS='1')
 import numpy as np
 import pandas as pd
 
-from cleftgan_nb import checkpoints, files
+from cleftgan_nb import checkpoints
+from cleftgan_nb.files import atomic, sha256
 from cleftgan_nb.data.cohorts import Recipe, cohort
 from cleftgan_nb.data.datasets import ImageFolderDataset
 from cleftgan_nb.checkpoints.labels import label_of
@@ -37,7 +38,7 @@ def people(kind, n, seed, **recipe):
 
 def write(name, rows):
     "A table"
-    with files.atomic(OUT/name) as f:
+    with atomic(OUT/name) as f:
         f.write(pd.DataFrame(rows).to_csv(index=False, float_format='%.4g').encode())
     print((OUT/name).read_text())
 
@@ -56,7 +57,7 @@ def about(path):
     "What a row says of a checkpoint"
     c, shipped = checkpoints.load(path), ROOT/'cleftgan_nb'/'assets'/'models'/f'{path}.safetensors'
     return c, dict(generator=Path(path).stem, kimg=c.meta['progress']['kimg'],
-                   sha256=files.sha256(shipped if shipped.exists() else path)[:12])
+                   sha256=sha256(shipped if shipped.exists() else path)[:12])
 
 
 def bases(paths):

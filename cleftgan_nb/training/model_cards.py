@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors import safe_open
-from .. import __version__, checkpoints, files
+from .. import __version__, checkpoints
 from ..foreign import Marked, code, fence, link, markdown, within
 from ..data.cards import check_block, draft_folder, find_blocks, place_page, publish, read_page, table, write_block
 from ..data.datasets import ImageFolderDataset, about, fingerprint
@@ -22,6 +22,7 @@ from ..pictures import png, sample_one, told
 from .config import Config, from_values, load_config, settled
 from .watch import _row, curves, pictures, read_log, strip
 from ..values import shown
+from ..files import sha256
 
 # %% auto #0
 __all__ = ['SIDE', 'PSI', 'LARGEST', 'MODEL_BLOCKS', 'Source', 'facts', 'train_command', 'cohort_command', 'pace', 'training',
@@ -373,7 +374,7 @@ def _source(checkpoint, run, cohort, machine):
     path = checkpoints.find(checkpoint)
     name = path.stem if checkpoints.shipped().get(path.stem) == path else path.name
     if cohort is not None: _check_cohort(cohort, c.meta['provenance'], Path(config.data).name)
-    s = Source(path, name, files.sha256(path), c.networks, c.meta, config, None, cohort and Path(cohort), machine)
+    s = Source(path, name, sha256(path), c.networks, c.meta, config, None, cohort and Path(cohort), machine)
     if run is None:
         yield s
         return
@@ -406,7 +407,7 @@ def stale_model_card(
     "Find blocks that are empty, were typed over, or are about another checkpoint"
     path, page = read_page(card, 'card')
     blocks, found = find_blocks(page, path, MODEL_BLOCKS), []
-    digest = None if checkpoint is None else files.sha256(checkpoints.find(checkpoint))
+    digest = None if checkpoint is None else sha256(checkpoints.find(checkpoint))
     for name, m in blocks.items():
         notes, wrong = check_block(m, path, ['checkpoint'], f'model_card(checkpoint, {path.name!r})',
                                    'checkpoint and its run')

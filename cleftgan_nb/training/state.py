@@ -8,7 +8,7 @@ import dataclasses, json, math, warnings
 from pathlib import Path
 import torch
 from fastcore.basics import patch
-from .. import __version__, checkpoints, files
+from .. import __version__, checkpoints
 from ..data.datasets import ImageFolderDataset, about, fingerprint, sided
 from ..networks.build import build, from_config, plan, to_config, with_labels
 from .ada import AdaptiveAugment
@@ -17,6 +17,7 @@ from .aid import Aid
 from .config import Config, from_values, kept, named, settled
 from .optimizer import lazy_adam, make_ema
 from ..values import renamed
+from ..files import sha256
 
 # %% auto #0
 __all__ = ['FREE', 'kind_of', 'new_networks', 'known_networks', 'beginning', 'check_fit', 'check_names', 'transforms', 'Run',
@@ -77,7 +78,7 @@ def beginning(
     known = {f'{role}/{k}' for role, net in c.networks.items() for k in net.state_dict()}
     gained = [f'{role}/{k}' for role in c.networks if nets for k in nets[role].state_dict()
               if f'{role}/{k}' not in known]
-    found = dict(file=path.name, sha256=files.sha256(path), kimg=c.meta['progress'].get('kimg'),
+    found = dict(file=path.name, sha256=sha256(path), kimg=c.meta['progress'].get('kimg'),
                  history=_earlier(checkpoints.history(c.meta), path))
     return found | (dict(new=gained) if gained else {})
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from unittest.mock import patch
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from .. import __version__, checkpoints, files
+from .. import __version__, checkpoints
 from ..data.portrait import contact_sheet
 from ..networks.build import NAMES
 from ..values import read_yaml
+from ..files import atomic
 
 # %% auto #0
 __all__ = ['PANELS', 'run_folder', 'read_log', 'curves', 'pictures', 'kept', 'grid_at', 'tiles', 'strip', 'gif', 'status', 'page',
@@ -393,7 +394,7 @@ def gif(
     palette = _palette(sheets)
     first, *others = [_frame(sheet, kimgs[i], palette) for i, sheet in zip(chosen, sheets)]
     words = f'Synthetic images by a generator in training: no real person. cleftgan_nb {__version__}'
-    with files.atomic(path) as f:
+    with atomic(path) as f:
         first.save(f, 'GIF', save_all=True, append_images=others, duration=durations, loop=0, comment=words.encode(),
                    optimize=False)
     return Path(path)

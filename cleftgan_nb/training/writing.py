@@ -8,7 +8,7 @@ import json, warnings
 from pathlib import Path
 import torch
 from PIL import Image
-from .. import __version__, checkpoints, files
+from .. import __version__, checkpoints
 from ..data.datasets import ImageFolderDataset
 from ..data.portrait import contact_sheet
 from ..pictures import png, to_uint8
@@ -17,6 +17,7 @@ from .config import kept
 from .guards import judge, saying_full
 from .state import Run
 from .team import Team
+from ..files import atomic
 
 # %% auto #0
 __all__ = ['name_at', 'line_of', 'peak_memory', 'side', 'picture', 'show', 'passed', 'keep', 'tick']
@@ -71,7 +72,7 @@ def show(run, data):
     first = [i % len(data) for i in range(side(data.resolution)**2)]
     image = picture(run, data.labels(first) if c.labels else None)
     words = dict(tile=run.G_ema.img_resolution, kimg=run.nimg/1000, seed=run.config.seed)
-    with files.atomic(Path(c.out)/f'fakes-{name_at(run.nimg)}.png') as f: f.write(png(image, words))
+    with atomic(Path(c.out)/f'fakes-{name_at(run.nimg)}.png') as f: f.write(png(image, words))
     return image
 
 # %% ../../nbs/training/12_writing.ipynb #dd16dfc0
@@ -103,7 +104,7 @@ def _lines(path): return path.read_text(encoding='utf-8').splitlines() if path.e
 def _append(path, row, keep):
     "The first `keep` lines of a log and one more, in one step"
     lines = _lines(path)[:keep] + [json.dumps(row)]
-    with files.atomic(path) as f: f.write(('\n'.join(lines) + '\n').encode())
+    with atomic(path) as f: f.write(('\n'.join(lines) + '\n').encode())
 
 def tick(
     run:Run,
