@@ -8,15 +8,15 @@ from collections import namedtuple
 from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np
-from .head import Head, row, topology
+from .head import Head, row, smooth, topology
 from .measures import SIDED, MIDDLE
 
 # %% auto #0
 __all__ = ['RANGES', 'LINE', 'VERTEX', 'SIDES', 'PACE', 'WIDEST', 'EACH', 'HEIGHTS', 'SHARE', 'SILL_SHARE', 'Place', 'FOOT',
            'NOSTRIL', 'COLLAPSE', 'SHORT', 'NARROW', 'BAND', 'LEAST', 'ARCH', 'ROWS', 'COLUMNS', 'BACK', 'Side',
-           'Cleft', 'smooth', 'fade', 'Frame', 'half_width', 'extent', 'completeness', 'behind', 'lining', 'front',
-           'part', 'flatten', 'lean', 'widen', 'slide', 'lift', 'targets', 'Surface', 'zone', 'Middle', 'landmarks',
-           'aim', 'gums', 'open_cleft']
+           'Cleft', 'fade', 'Frame', 'half_width', 'extent', 'completeness', 'behind', 'lining', 'front', 'part',
+           'flatten', 'lean', 'widen', 'slide', 'lift', 'targets', 'Surface', 'zone', 'Middle', 'landmarks', 'aim',
+           'gums', 'open_cleft']
 
 # %% ../../nbs/data/02_cleft.ipynb #44835480
 RANGES = dict(lip=(0, 1), nose=(0, 1), nostril=(-2, 2), columella=(-90, 90), philtrum=(-.6, 1), length=(-.6, 1))
@@ -59,11 +59,6 @@ class Cleft:
 LINE = dict(border=7227, peak=7216, sill=7054, nostril=7151)
 VERTEX = dict(en=7769, ex=7754, al=7099, sbal=7119, nm=7112, nl=7086, ch=7249, prn=297, sn=343, ls=466, sto=474)
 SIDES = dict(left=1., right=-1.)
-
-def smooth(a, b, x):
-    "0 up to a, 1 from b on, flat at both (Hermite)"
-    t = np.clip((x - a)/(b - a), 0, 1)
-    return t*t*(3 - 2*t)
 
 def fade(x):
     "1 at 0, 0 from 1 on, flat at both"

@@ -14,9 +14,9 @@ from PIL import Image
 
 # %% auto #0
 __all__ = ['ASSETS', 'Edges', 'SLIT', 'ANCESTRIES', 'AGES', 'NEWBORN', 'OPPOSITES', 'NOT_CHANCE', 'GENTLER', 'SHAPES', 'CLINIC',
-           'CALM', 'INFANT', 'CHILDISH', 'EYEBALLS', 'stream', 'mesh', 'texture', 'row', 'edges', 'linear_step',
-           'catmull_clark_step', 'Topology', 'topology', 'morphs', 'morph', 'age_mix', 'macro_amounts', 'pairs',
-           'sample_age', 'Identity', 'sample_identity', 'amounts', 'eyes', 'Head', 'build_head']
+           'CALM', 'INFANT', 'CHILDISH', 'EYEBALLS', 'stream', 'smooth', 'mesh', 'texture', 'row', 'edges',
+           'linear_step', 'catmull_clark_step', 'Topology', 'topology', 'morphs', 'morph', 'age_mix', 'macro_amounts',
+           'pairs', 'sample_age', 'Identity', 'sample_identity', 'amounts', 'eyes', 'Head', 'build_head']
 
 # %% ../../nbs/data/01_head.ipynb #e66f0f60
 def stream(
@@ -28,6 +28,12 @@ def stream(
         raise ValueError(f'seed={seed!r}; accepted: a whole number from 0 up')
     digest = hashlib.sha256(f'{int(seed)} {name}'.encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, '<u4'))
+
+# %% ../../nbs/data/01_head.ipynb #d7d84ac0
+def smooth(a, b, x):
+    "Rise from 0 at `a` to 1 at `b`, flat at both ends; `a` may be above `b`"
+    t = np.clip((x - a)/(b - a), 0, 1)
+    return t*t*(3 - 2*t)
 
 # %% ../../nbs/data/01_head.ipynb #0c15f1f0
 ASSETS = files('cleftgan_nb.data') / 'assets' / 'phantom'

@@ -11,7 +11,7 @@ from .colorspace import LUMINANCE, srgb
 from .head import stream
 from .parts import Part, head_parts
 from .skin import Look, backdrop, compiled, sample, sample_look
-from .view import EMPTY, KINDS, Camera, frontal, opacities, sample_camera, surface, visible
+from .view import EMPTY, KINDS, Camera, _depth_map, frontal, opacities, sample_camera, surface, visible
 # all that a portrait needs, from one place
 _all_ = ['Part', 'head_parts', 'sample_look', 'Camera', 'frontal', 'sample_camera', 'KINDS']
 
@@ -73,28 +73,6 @@ def sample_light(
                  np.arange(len(room) + len(lamp)) >= len(room),
         'clinic' if clinic else 'lamp', *map(float, (np.degrees(azimuth), np.degrees(elevation), key, ambient, warmth,
                                                      np.exp(rng.normal(0, .13)))))
-
-# %% ../../nbs/data/07_render.ipynb #c84aab40
-@compiled
-def _shadow_map(x, y, z, triangles, out):
-    h, w = out.shape
-    for t in range(len(triangles)):
-        a, b, c = triangles[t]
-        left, right = (max(int(np.ceil(min(x[a], x[b], x[c]) - .5)), 0),
-                       min(int(np.floor(max(x[a], x[b], x[c]) - .5)), w - 1))
-        top, bottom = (max(int(np.ceil(min(y[a], y[b], y[c]) - .5)), 0),
-                       min(int(np.floor(max(y[a], y[b], y[c]) - .5)), h - 1))
-        if left > right or top > bottom: continue
-        ex, ey, fx, fy = x[b]-x[a], y[b]-y[a], x[c]-x[a], y[c]-y[a]
-        area = ex*fy - fx*ey
-        if area == 0: continue
-        for j in range(top, bottom + 1):
-            for i in range(left, right + 1):
-                px, py = i + .5 - x[a], j + .5 - y[a]
-                u, v = (px*fy - fx*py)/area, (ex*py - px*ey)/area
-                if u < 0 or v < 0 or u + v > 1: continue
-                near = z[a] + u*(z[b]-z[a]) + v*(z[c]-z[a])
-                if near < out[j, i]: out[j, i] = near
 
 # %% ../../nbs/data/07_render.ipynb #722f1350
 def _occluders(parts, camera, opacity):
@@ -167,7 +145,7 @@ def illuminate(surf, parts, light, camera, opacity, only=None):
         up, size = np.cross(l, right), SHADOW[sharp]
         x, y, z = (points @ np.stack([right, up, -l], 1)).T
         shadow = np.full((size, size), EMPTY)
-        _shadow_map((x/radius*.5 + .5)*size, (y/radius*.5 + .5)*size, np.ascontiguousarray(z), triangles, shadow)
+        _depth_map((x/radius*.5 + .5)*size, (y/radius*.5 + .5)*size, np.ascontiguousarray(z), triangles, shadow)
         _shade(surf.position, surf.normal, view, surf.roughness, surf.wrap, l, light.colors[k], right, up, radius,
                shadow, BIAS[sharp]*camera.half, LEAST[sharp], diffuse, mirror)
     return diffuse + BOUNCE*light.colors.sum(0), mirror

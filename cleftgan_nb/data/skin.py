@@ -9,7 +9,7 @@ from functools import lru_cache
 import numba as nb, numpy as np
 from scipy.ndimage import gaussian_filter
 from .colorspace import ita_of, lab_to_xyz, linear, rgb_to_xyz, xyz_to_lab, xyz_to_rgb
-from .head import Identity, stream, texture, topology
+from .head import Identity, smooth, stream, texture, topology
 from ..files import has_home
 
 # %% auto #0
@@ -94,10 +94,6 @@ def noise(
 #              z of the neutral head [dm], from the nape to the forehead, and the hairline's y there
 HAIRLINE = np.array([[-.6, .35, .50, .75, .95, 1.15, 1.3, 1.5], [6.6, 6.75, 7.35, 7.45, 7.6, 7.8, 7.95, 8.0]])
 
-def _smoothstep(low, high, x):
-    t = np.clip((x - low)/(high - low), 0, 1)
-    return t*t*(3 - 2*t)
-
 # %% ../../nbs/data/04_skin.ipynb #8a2db8a0
 @lru_cache(None)
 def regions()->dict:
@@ -105,9 +101,9 @@ def regions()->dict:
     t = topology()
     (x, y, z), (u, v) = t.base[t.seam].T, t.uv.T
     inside = (u > .7) & (v < .142)   # an island of the texture
-    ear = _smoothstep(.66, .70, np.abs(x)) * (y > 6.85) * (y < 7.6)
-    face = _smoothstep(.55, .65, z - .35*(y < 6.6)*(6.6 - y)) * (y > 6.12) * (1 - ear)
-    scalp = _smoothstep(-.06, .1, y - np.interp(z, *HAIRLINE)) * (1 - ear)
+    ear = smooth(.66, .70, np.abs(x)) * (y > 6.85) * (y < 7.6)
+    face = smooth(.55, .65, z - .35*(y < 6.6)*(6.6 - y)) * (y > 6.12) * (1 - ear)
+    scalp = smooth(-.06, .1, y - np.interp(z, *HAIRLINE)) * (1 - ear)
     cheek = (np.abs(np.abs(x) - .4) < .1) & (np.abs(y - 6.95) < .1) & (z > 1.1)
     face = face*(1 - scalp)
     beard, mustache = (a*face*~inside for a in _whiskers(np.abs(x), y))
@@ -129,9 +125,9 @@ MUSTACHE = np.array([[0, .1, .17, .26], [6.79, 6.80, 6.77, 6.68]])
 
 def _whiskers(x, y):
     "Beard and mustache, 0 … 1; the lips are painted over both"
-    beard = _smoothstep(.07, -.05, y - np.interp(x, *BEARDLINE))
-    mustache = (_smoothstep(.02, -.02, y - np.interp(x, *MUSTACHE)) * _smoothstep(6.55, 6.6, y)
-                * _smoothstep(.29, .22, x))
+    beard = smooth(.07, -.05, y - np.interp(x, *BEARDLINE))
+    mustache = (smooth(.02, -.02, y - np.interp(x, *MUSTACHE)) * smooth(6.55, 6.6, y)
+                * smooth(.29, .22, x))
     return beard, mustache
 
 # %% ../../nbs/data/04_skin.ipynb #64f6b750
@@ -259,7 +255,7 @@ def sample_look(
     young = who.age < 3
     albedo = skin_color(angle, s.normal(1.5 if young else 0, .8), s.normal(0, 1.2))
     return Look(int(seed), tuple(map(float, albedo)), _skin_names(stream(seed, 'texture'), who),
-                float(1 - _smoothstep(-15, 30, angle)),
+                float(1 - smooth(-15, 30, angle)),
         float(np.interp(who.age, (1, 20), (.45, 1))), float(s.uniform(.55, .85) + .15*(who.sex < .5)*(who.age > 14)),
         float(s.uniform(.5, 1.2)), float(s.random() < .25)*float(s.uniform(.2, 1))*(angle > 25 and who.age > 3),
         float(s.uniform(.42, .55)), float(s.uniform(.6, 1.1)),
@@ -279,7 +275,7 @@ def skin_albedo(
     dark, light = (sample(relative_skin(n), uv) for n in look.skins)
     rng = stream(look.seed, 'blotches')
     uneven = sum(a*noise(rng, uv, cells)[:, None]*np.array(tint) for a, cells, tint in BLOTCHES)
-    spots = look.freckles*.35*_smoothstep(.9, 1.6, noise(rng, uv, 340))[:, None]*np.array((.6, 1, 1.1))
+    spots = look.freckles*.35*smooth(.9, 1.6, noise(rng, uv, 340))[:, None]*np.array((.6, 1, 1.1))
     relative = np.clip(1 + look.contrast*(dark*look.darkness + light*(1 - look.darkness) - 1), .02, 2.2)
     return np.clip(relative*(1 + look.blotches*uneven - spots), .01, 2.2)*np.array(look.albedo)
 
@@ -296,12 +292,12 @@ def eye_albedo(
     fibers = stream(look.seed, 'iris').normal(0, .35, (2, 24))   # sums of waves around the pupil
     k = np.arange(3, 27)
     wave = (fibers[0]*np.cos(phi[:, None]*k) + fibers[1]*np.sin(phi[:, None]*k)).mean(1)*4
-    inner = np.array(look.iris)*(1.15 + .25*wave - .5*(r - .5))[:, None]*(1 - .6*_smoothstep(.8, 1, r))[:, None]
+    inner = np.array(look.iris)*(1.15 + .25*wave - .5*(r - .5))[:, None]*(1 - .6*smooth(.8, 1, r))[:, None]
     inner = np.where((r < PUPIL)[:, None], .004, np.clip(inner, .002, 1))
-    white = np.array((.42, .38, .355))*(1 - .25*_smoothstep(1.2, 2.6, r)[:, None]*np.array((.3, 1, 1)))
+    white = np.array((.42, .38, .355))*(1 - .25*smooth(1.2, 2.6, r)[:, None]*np.array((.3, 1, 1)))
     white = white*np.interp(look.ita, (-60, 40), (.65, 1))   # what meters dark skin makes the white glare
-    edge = _smoothstep(.93, 1.07, r)[:, None]
-    return (inner*(1 - edge) + white*edge)*(1 - .45*_smoothstep(-.1, .45, off[:, 1:]))   # the upper lid shades the eye
+    edge = smooth(.93, 1.07, r)[:, None]
+    return (inner*(1 - edge) + white*edge)*(1 - .45*smooth(-.1, .45, off[:, 1:]))   # the upper lid shades the eye
 
 PUPIL = .36   # radius of a pupil in room light, in radii of the iris
 

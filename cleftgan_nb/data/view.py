@@ -71,65 +71,84 @@ def frontal(head)->Camera:
     center, half = crop(head)
     return Camera(center, np.eye(3), half/np.tan(np.radians(9)), half, (0., 0.), (0., 0., 0.))
 
+# %% ../../nbs/data/06_view.ipynb #1d4fd0f0
+@compiled
+def _cover(x, y, a, b, c, shape):
+    "Bound the rows and columns that a triangle may cover; return its corner, edges and doubled area, too"
+    rows = (max(int(np.ceil(min(y[a], y[b], y[c]) - .5)), 0),
+            min(int(np.floor(max(y[a], y[b], y[c]) - .5)) + 1, shape[0]))
+    columns = (max(int(np.ceil(min(x[a], x[b], x[c]) - .5)), 0),
+               min(int(np.floor(max(x[a], x[b], x[c]) - .5)) + 1, shape[1]))
+    ex, ey, fx, fy = x[b]-x[a], y[b]-y[a], x[c]-x[a], y[c]-y[a]
+    area = ex*fy - fx*ey
+    if area == 0: rows = 0, 0
+    return rows, columns, (x[a], y[a], ex, ey, fx, fy, area)
+
+@compiled
+def _weights(edges, i, j):
+    "Say whether a pixel's center lies inside, and find its u and v"
+    x, y, ex, ey, fx, fy, area = edges
+    px, py = i + .5 - x, j + .5 - y
+    u, v = (px*fy - fx*py)/area, (ex*py - px*ey)/area
+    return u >= 0 and v >= 0 and u + v <= 1, u, v
+
+@compiled
+def _between(p, a, b, c, u, v): return p[a] + u*(p[b]-p[a]) + v*(p[c]-p[a])
+
+# %% ../../nbs/data/06_view.ipynb #2535d160
+@compiled
+def _depth_map(x, y, z, triangles, out):   # for shadows; here because numba's cache does not notice changes in other files
+    for t in range(len(triangles)):
+        a, b, c = triangles[t]
+        rows, columns, edges = _cover(x, y, a, b, c, out.shape)
+        for j in range(rows[0], rows[1]):
+            for i in range(columns[0], columns[1]):
+                inside, u, v = _weights(edges, i, j)
+                if not inside: continue
+                near = _between(z, a, b, c, u, v)
+                if near < out[j, i]: out[j, i] = near
+
 # %% ../../nbs/data/06_view.ipynb #906e76f0
 @compiled
 def _raster(x, y, z, triangles, uv, cut, opacity, part, depth, owner, cell, bu, bv, hole):
-    h, w = depth.shape
-    oh, ow = opacity.shape
     for t in range(len(triangles)):
         a, b, c = triangles[t]
-        left, right = (max(int(np.ceil(min(x[a], x[b], x[c]) - .5)), 0),
-                       min(int(np.floor(max(x[a], x[b], x[c]) - .5)), w - 1))
-        top, bottom = (max(int(np.ceil(min(y[a], y[b], y[c]) - .5)), 0),
-                       min(int(np.floor(max(y[a], y[b], y[c]) - .5)), h - 1))
-        if left > right or top > bottom: continue
-        ex, ey, fx, fy = x[b]-x[a], y[b]-y[a], x[c]-x[a], y[c]-y[a]
-        area = ex*fy - fx*ey
-        if area == 0: continue
-        for j in range(top, bottom + 1):
-            for i in range(left, right + 1):
-                px, py = i + .5 - x[a], j + .5 - y[a]
-                u, v = (px*fy - fx*py)/area, (ex*py - px*ey)/area
-                if u < 0 or v < 0 or u + v > 1: continue
+        rows, columns, edges = _cover(x, y, a, b, c, depth.shape)
+        for j in range(rows[0], rows[1]):
+            for i in range(columns[0], columns[1]):
+                inside, u, v = _weights(edges, i, j)
+                if not inside: continue
                 near = 1/((1-u-v)/z[a] + u/z[b] + v/z[c])
                 if near >= depth[j, i]: continue
                 u, v = u*near/z[b], v*near/z[c]
                 if len(cut):
-                    width = cut[a, 1] + u*(cut[b, 1]-cut[a, 1]) + v*(cut[c, 1]-cut[a, 1])
-                    if abs(cut[a, 0] + u*(cut[b, 0]-cut[a, 0]) + v*(cut[c, 0]-cut[a, 0])) < width:
+                    width = _between(cut[:, 1], a, b, c, u, v)
+                    if abs(_between(cut[:, 0], a, b, c, u, v)) < width:
                         if width < FAR/2: hole[j, i] = min(hole[j, i], near)
                         continue
-                if oh:
-                    s = uv[a, 0] + u*(uv[b, 0]-uv[a, 0]) + v*(uv[c, 0]-uv[a, 0])
-                    r = 1 - (uv[a, 1] + u*(uv[b, 1]-uv[a, 1]) + v*(uv[c, 1]-uv[a, 1]))
-                    if (opacity[min(max(int(r*oh), 0), oh-1), min(max(int(s*ow), 0), ow-1)]
-                        < ((i*7 + j*13 + (i//2)*5 + (j//2)*11 + t % 3) % 16 + .5)/16):
-                        continue
+                if len(opacity):
+                    threshold = ((i*7 + j*13 + (i//2)*5 + (j//2)*11 + t % 3) % 16 + .5)/16
+                    if _texel(opacity, uv, a, b, c, u, v) < threshold: continue
                 depth[j, i], owner[j, i], cell[j, i], bu[j, i], bv[j, i] = near, part, t, u, v
+
+@compiled
+def _texel(image, uv, a, b, c, u, v):
+    h, w = image.shape
+    row = int((1 - _between(uv[:, 1], a, b, c, u, v))*h)
+    column = int(_between(uv[:, 0], a, b, c, u, v)*w)
+    return image[min(max(row, 0), h-1), min(max(column, 0), w-1)]
 
 # %% ../../nbs/data/06_view.ipynb #a83e0570
 @compiled
 def _veil(x, y, z, triangles, uv, opacity, depth, veil):
-    h, w = depth.shape
-    oh, ow = opacity.shape
     for t in range(len(triangles)):
         a, b, c = triangles[t]
-        left, right = (max(int(np.ceil(min(x[a], x[b], x[c]) - .5)), 0),
-                       min(int(np.floor(max(x[a], x[b], x[c]) - .5)), w - 1))
-        top, bottom = (max(int(np.ceil(min(y[a], y[b], y[c]) - .5)), 0),
-                       min(int(np.floor(max(y[a], y[b], y[c]) - .5)), h - 1))
-        ex, ey, fx, fy = x[b]-x[a], y[b]-y[a], x[c]-x[a], y[c]-y[a]
-        area = ex*fy - fx*ey
-        if left > right or top > bottom or area == 0: continue
-        for j in range(top, bottom + 1):
-            for i in range(left, right + 1):
-                px, py = i + .5 - x[a], j + .5 - y[a]
-                u, v = (px*fy - fx*py)/area, (ex*py - px*ey)/area
-                if u < 0 or v < 0 or u + v > 1 or z[a] + u*(z[b]-z[a]) + v*(z[c]-z[a]) > depth[j, i] + REACH: continue
-                s = uv[a, 0] + u*(uv[b, 0]-uv[a, 0]) + v*(uv[c, 0]-uv[a, 0])
-                r = 1 - (uv[a, 1] + u*(uv[b, 1]-uv[a, 1]) + v*(uv[c, 1]-uv[a, 1]))
-                veil[j, i] = 1 - (1 - veil[j, i])*(1 - opacity[min(max(int(r*oh), 0), oh-1),
-                                                               min(max(int(s*ow), 0), ow-1)])
+        rows, columns, edges = _cover(x, y, a, b, c, depth.shape)
+        for j in range(rows[0], rows[1]):
+            for i in range(columns[0], columns[1]):
+                inside, u, v = _weights(edges, i, j)
+                if not inside or _between(z, a, b, c, u, v) > depth[j, i] + REACH: continue
+                veil[j, i] = 1 - (1 - veil[j, i])*(1 - _texel(opacity, uv, a, b, c, u, v))
 
 REACH = .006   # dm that a hair may lie below the skin and still be seen
 
