@@ -40,7 +40,7 @@ def forward(self:DiscriminatorBlock,
     x, # [N, in, H, W], or the image [N, img_channels, H, W] in the first block
 ): # [N, out, H/2, W/2]
     if hasattr(self, 'fromrgb'): x = self.fromrgb(x)
-    return self.skip(x, gain=0.5 ** 0.5) + self.conv1(self.conv0(x), gain=0.5 ** 0.5)
+    return self.skip(x, gain=0.5**0.5) + self.conv1(self.conv0(x), gain=0.5**0.5)
 
 # %% ../../nbs/networks/04_discriminator.ipynb #3a3832a0
 def minibatch_std(
@@ -54,7 +54,7 @@ def minibatch_std(
     if not n or n % g:
         raise ValueError(f"a batch of {n} images can't be dealt into groups of {group_size} (mbstd_group_size); "
                          "accepted: a multiple of it, or fewer")
-    y = x.reshape(g, n // g, num_channels, c // num_channels, h, w)
+    y = x.reshape(g, n//g, num_channels, c//num_channels, h, w)
     y = ((y - y.mean(0)).square().mean(0) + 1e-8).sqrt().mean([2, 3, 4])             # [N/G, num_channels]
     return torch.cat([x, y.repeat(g, 1)[:, :, None, None].expand(-1, -1, h, w)], 1)
 
@@ -80,7 +80,7 @@ class DiscriminatorEpilogue(nn.Module):
                              "channels at 4 pixels")
         self.mbstd = mbstd_group_size, mbstd_num_channels
         self.conv = Conv2dLayer(channels + mbstd_num_channels, channels, 3, activation='lrelu', conv_clamp=conv_clamp)
-        self.fc = FullyConnected(channels * 16, channels, 'lrelu')
+        self.fc = FullyConnected(channels*16, channels, 'lrelu')
         self.out = FullyConnected(channels, cmap_dim or 1)
         if one_of('label', label, LABELS) == 'projected' and c_dim: self.label = LabelTerm(c_dim, channels, label_lr)
 
@@ -93,8 +93,8 @@ def forward(self:DiscriminatorEpilogue,
 ): # logits [N, 1]
     h = self.fc(self.conv(minibatch_std(x, *self.mbstd)).flatten(1))
     v = self.out(h)
-    if c is not None: return v + (self.label(c) * h).sum(1, keepdim=True) / h.shape[1] ** 0.5
-    return v if cmap is None else (v * cmap).sum(1, keepdim=True) / cmap.shape[1] ** 0.5
+    if c is not None: return v + (self.label(c)*h).sum(1, keepdim=True)/h.shape[1]**0.5
+    return v if cmap is None else (v*cmap).sum(1, keepdim=True)/cmap.shape[1]**0.5
 
 # %% ../../nbs/networks/04_discriminator.ipynb #19df9cc0
 class Discriminator(nn.Module):
@@ -145,12 +145,12 @@ def _build(self:Discriminator, block_kwargs, mapping_kwargs, epilogue_kwargs, ch
                    besides=('z_dim', 'c_dim', 'w_dim', 'num_ws'))
     check_keywords('epilogue_kwargs', epilogue_kwargs, DiscriminatorEpilogue.__init__,
                    besides=('channels', 'cmap_dim', 'conv_clamp', 'c_dim'))
-    self.resolutions = [2 ** i for i in range(self.img_resolution.bit_length() - 1, 2, -1)]
-    channels, trainable = ({r: max(min(channel_base // r, channel_max), 1) for r in (*self.resolutions, 4)},
+    self.resolutions = [2**i for i in range(self.img_resolution.bit_length() - 1, 2, -1)]
+    channels, trainable = ({r: max(min(channel_base//r, channel_max), 1) for r in (*self.resolutions, 4)},
                            _freeze(**block_kwargs))
     for r in self.resolutions:
         first = r == self.img_resolution
-        setattr(self, f'b{r}', DiscriminatorBlock(channels[r], channels[r // 2], self.img_channels if first else 0,
+        setattr(self, f'b{r}', DiscriminatorBlock(channels[r], channels[r//2], self.img_channels if first else 0,
                                                   conv_clamp, trainable))
     mapped = self.c_dim if epilogue_kwargs.get('label') != 'projected' else 0
     cmap_dim = (cmap_dim or channels[4]) if mapped else 0

@@ -125,7 +125,7 @@ def uses_half(
     num_fp16_res, # how many of the highest resolutions; None for all of them
 ): # bool
     "May this layer compute in half precision, where the network does at all?"
-    return num_fp16_res is None or rate * 2 ** num_fp16_res > resolution
+    return num_fp16_res is None or rate*2**num_fp16_res > resolution
 
 # %% ../../nbs/networks/01_layers.ipynb #076d00f0
 @contextmanager
@@ -164,15 +164,15 @@ class FullyConnected(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.activation, self.lr_mult = (in_features, out_features, activation,
                 lr_mult)
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) * (weight_init / lr_mult))
-        self.bias = nn.Parameter(torch.as_tensor(bias_init, dtype=torch.float32).expand(out_features) / lr_mult)
+        self.weight = nn.Parameter(torch.randn(out_features, in_features)*(weight_init/lr_mult))
+        self.bias = nn.Parameter(torch.as_tensor(bias_init, dtype=torch.float32).expand(out_features)/lr_mult)
 
 # %% ../../nbs/networks/01_layers.ipynb #1efaa620
 @patch
 def forward(self:FullyConnected,
     x, # [batch, n_in]
 ): # [batch, n_out]
-    w, b = self.weight * (self.lr_mult / self.in_features ** 0.5), self.bias * self.lr_mult
+    w, b = self.weight*(self.lr_mult/self.in_features**0.5), self.bias*self.lr_mult
     if self.activation == 'linear': return F.linear(x, w, b)
     return ops.bias_act(F.linear(x, w), b, act=self.activation)
 
@@ -186,7 +186,7 @@ def normalize_2nd_moment(
     x, # [batch, features]
 ): # [batch, features] with mean square 1 in every row
     "Divide every row by its root mean square."
-    return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+    return x*(x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 # %% ../../nbs/networks/01_layers.ipynb #ec0c7ea0
 LABELS = 'embedded', 'added'
@@ -203,7 +203,7 @@ class LabelTerm(nn.Module):
     def forward(self,
         c, # labels [batch, c_dim]
     ): # [batch, out_features]
-        return F.linear(c.to(self.weight.dtype), self.weight * self.lr_mult)
+        return F.linear(c.to(self.weight.dtype), self.weight*self.lr_mult)
     def extra_repr(self): return f'{self.weight.shape[1]}, {self.weight.shape[0]}, lr_mult={self.lr_mult}'
 
 # %% ../../nbs/networks/01_layers.ipynb #593441d0
@@ -232,7 +232,7 @@ class MappingNetwork(nn.Module):
         self.z_dim, self.c_dim, self.w_dim, self.num_ws, self.num_layers, self.w_avg_beta = (z_dim, c_dim, w_dim,
                 num_ws, num_layers, w_avg_beta)
         if embedded: self.embed = FullyConnected(c_dim, w_dim)
-        sizes = [z_dim + (w_dim if embedded else 0)] + [w_dim] * num_layers
+        sizes = [z_dim + (w_dim if embedded else 0)] + [w_dim]*num_layers
         for i in range(num_layers):
             setattr(self, f'fc{i}', FullyConnected(sizes[i], sizes[i + 1], 'lrelu', lr_multiplier))
         if num_ws is not None: self.register_buffer('w_avg', torch.zeros(w_dim))
@@ -298,7 +298,7 @@ def early_padding(
 ): # pixels of the padding to do beforehand
     "What is beyond the reach of the fast weight gradient, where there will be one."
     training = torch.is_grad_enabled() and weight.requires_grad and x.device.type == 'cpu'
-    return max(padding - (weight.shape[-1] - 1) // 2, 0) if training else 0
+    return max(padding - (weight.shape[-1] - 1)//2, 0) if training else 0
 
 # %% ../../nbs/networks/01_layers.ipynb #cd24db60
 def conv2d(
@@ -312,7 +312,7 @@ def conv2d(
         return winograd.conv3x3(x, weight, padding)
     early = early_padding(x, weight, padding)
     run = F.conv2d if _autocast(x) else convolve
-    return run(F.pad(x, [early] * 4) if early else x, weight, padding=padding - early, stride=stride)
+    return run(F.pad(x, [early]*4) if early else x, weight, padding=padding - early, stride=stride)
 
 # %% ../../nbs/networks/01_layers.ipynb #14e433a0
 def resample_conv2d(
@@ -324,11 +324,11 @@ def resample_conv2d(
 ): # [N, out, H*up/down, W*up/down]
     "Convolution that keeps, doubles or halves the resolution."
     k = weight.shape[-1]
-    if up == down == 1: return conv2d(x, weight, padding=k // 2)
-    low, high = (f.shape[-1] + (1 if up == 2 else -1)) // 2 + k // 2, (f.shape[-1] - 2) // 2 + k // 2
-    if up == 2: return conv2d(ops.upfirdn2d(x, f, up=2, padding=[low, high] * 2, gain=4), weight.flip([2, 3]))
-    if k == 1: return conv2d(ops.upfirdn2d(x, f, down=2, padding=[low, high] * 2), weight)
-    return conv2d(ops.upfirdn2d(x, f, padding=[low, high] * 2), weight, stride=2)
+    if up == down == 1: return conv2d(x, weight, padding=k//2)
+    low, high = (f.shape[-1] + (1 if up == 2 else -1))//2 + k//2, (f.shape[-1] - 2)//2 + k//2
+    if up == 2: return conv2d(ops.upfirdn2d(x, f, up=2, padding=[low, high]*2, gain=4), weight.flip([2, 3]))
+    if k == 1: return conv2d(ops.upfirdn2d(x, f, down=2, padding=[low, high]*2), weight)
+    return conv2d(ops.upfirdn2d(x, f, padding=[low, high]*2), weight, stride=2)
 
 # %% ../../nbs/networks/01_layers.ipynb #d18ce890
 class Conv2dLayer(nn.Module):
@@ -345,7 +345,7 @@ class Conv2dLayer(nn.Module):
     ):
         super().__init__()
         self.activation, self.down, self.conv_clamp = activation, down, conv_clamp
-        self.weight_gain = 1 / (in_channels * kernel_size ** 2) ** 0.5
+        self.weight_gain = 1/(in_channels*kernel_size**2)**0.5
         self.register_buffer('resample_filter', ops.setup_filter([1, 3, 3, 1]))
         weight, bias = (torch.randn(out_channels, in_channels, kernel_size, kernel_size),
                         torch.zeros(out_channels) if bias else None)
@@ -360,12 +360,12 @@ def forward(self:Conv2dLayer,
     gain=1, # of the output and its clamp
 ): # [N, out, H/down, W/down]
     plain = self.bias is None and self.activation == 'linear' and self.conv_clamp is None
-    weight = self.weight * (self.weight_gain * gain if plain else self.weight_gain)
+    weight = self.weight*(self.weight_gain*gain if plain else self.weight_gain)
     x = resample_conv2d(x, weight.to(x.dtype), self.resample_filter, down=self.down)
     if plain: return x
-    clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+    clamp = None if self.conv_clamp is None else self.conv_clamp*gain
     return ops.bias_act(x, self.bias, act=self.activation,
-                        gain=gain * (1 if self.activation == 'linear' else 2 ** 0.5), clamp=clamp)
+                        gain=gain*(1 if self.activation == 'linear' else 2**0.5), clamp=clamp)
 
 # %% ../../nbs/networks/01_layers.ipynb #d6257ba0
 def unit_rms(
@@ -373,15 +373,15 @@ def unit_rms(
     dim=None, # axes to average over; None for all
 ): # same shape
     "Divide by the root mean square."
-    return x * x.square().mean(dim, keepdim=True).rsqrt() if dim is not None else x * x.square().mean().rsqrt()
+    return x*x.square().mean(dim, keepdim=True).rsqrt() if dim is not None else x*x.square().mean().rsqrt()
 
 # %% ../../nbs/networks/01_layers.ipynb #c2c59a80
 def _modulate_definition(x, weight, styles, demodulate, normalize, gain, padding, f, up):
     if normalize: weight, styles = unit_rms(weight, [1, 2, 3]), unit_rms(styles)
     # [N, out, in, k, k]
-    w = weight * styles[:, None, :, None, None]
-    if demodulate: w = w * (w.square().sum([2, 3, 4], keepdim=True) + 1e-8).rsqrt()
-    if gain is not None: w = w * gain
+    w = weight*styles[:, None, :, None, None]
+    if demodulate: w = w*(w.square().sum([2, 3, 4], keepdim=True) + 1e-8).rsqrt()
+    if gain is not None: w = w*gain
     return torch.cat([_convolve(x[n:n + 1], w[n].to(x.dtype), padding, f, up) for n in range(len(x))])
 
 # %% ../../nbs/networks/01_layers.ipynb #07dfc910
@@ -399,10 +399,10 @@ def modulation_coefficients(
     if not (demodulate or normalize): return styles, None
     taps = weight.flatten(2)
     energy = torch.einsum('oik,oik->oi', taps, taps)   # squares summed, without a tensor of squares
-    r = (energy.mean(1) / weight[0, 0].numel()).rsqrt() if normalize else energy.new_ones(len(energy))
+    r = (energy.mean(1)/weight[0, 0].numel()).rsqrt() if normalize else energy.new_ones(len(energy))
     if normalize: styles = unit_rms(styles)
     if not demodulate: return styles, r.expand(len(styles), -1)
-    return styles, r * (styles.square() @ (energy * r.square()[:, None]).t() + 1e-8).rsqrt()
+    return styles, r*(styles.square() @ (energy*r.square()[:, None]).t() + 1e-8).rsqrt()
 
 # %% ../../nbs/networks/01_layers.ipynb #88902ade
 def within_range(
@@ -412,9 +412,9 @@ def within_range(
 ): # (weight, s, d) that give the same product, with sums as small as x
     "Modulation that float16 can hold."
     with torch.no_grad():
-        a = weight.abs().amax([1, 2, 3]).clamp(min=1e-8) * weight[0].numel() ** 0.5
+        a = weight.abs().amax([1, 2, 3]).clamp(min=1e-8)*weight[0].numel()**0.5
         c = s.abs().amax(1, keepdim=True).clamp(min=1e-8)
-    return weight / a[:, None, None, None], s / c, d * (a * c)
+    return weight/a[:, None, None, None], s/c, d*(a*c)
 
 # %% ../../nbs/networks/01_layers.ipynb #be94b8e0
 class ScaleAndPad(torch.autograd.Function):
@@ -425,7 +425,7 @@ class ScaleAndPad(torch.autograd.Function):
         ctx.p = p
         n, c, h, w = x.shape
         last = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-        y = torch.empty(n, c, h + 2 * p, w + 2 * p, dtype=x.dtype, device=x.device, memory_format=last)
+        y = torch.empty(n, c, h + 2*p, w + 2*p, dtype=x.dtype, device=x.device, memory_format=last)
         for edge in (y[:, :, :p], y[:, :, h + p:], y[:, :, :, :p], y[:, :, :, w + p:]): edge.zero_()
         torch.mul(x, s[..., None, None], out=y[:, :, p:h + p, p:w + p])
         return y
@@ -433,19 +433,19 @@ class ScaleAndPad(torch.autograd.Function):
     def backward(ctx, g):
         (x, s), p = ctx.saved_tensors, ctx.p
         g = g[:, :, p:g.shape[2] - p, p:g.shape[3] - p]
-        return g * s[..., None, None], (g * x).sum([2, 3]) if ctx.needs_input_grad[1] else None, None
+        return g*s[..., None, None], (g*x).sum([2, 3]) if ctx.needs_input_grad[1] else None, None
 
 # %% ../../nbs/networks/01_layers.ipynb #48aaa410
 def _modulate_shared(x, weight, styles, demodulate, normalize, gain, padding, f, up):
     s, d = modulation_coefficients(weight, styles, demodulate, normalize)
-    if gain is not None: s = s * gain
+    if gain is not None: s = s*gain
     if len(x) == 1:
-        return _convolve(x, (weight * (s if d is None else d.t() * s)[..., None, None]).to(x.dtype), padding, f, up)
+        return _convolve(x, (weight*(s if d is None else d.t()*s)[..., None, None]).to(x.dtype), padding, f, up)
     if x.dtype == torch.float16 and d is not None: weight, s, d = within_range(weight, s, d)
     s, early = s.to(x.dtype), early_padding(x, weight, padding) if up == 1 else 0
-    x = ScaleAndPad.apply(x, s, early) if early else x * s[..., None, None]
+    x = ScaleAndPad.apply(x, s, early) if early else x*s[..., None, None]
     x = _convolve(x, weight.to(x.dtype), padding - early, f, up)
-    return x if d is None else x * d.to(x.dtype)[..., None, None]
+    return x if d is None else x*d.to(x.dtype)[..., None, None]
 
 # %% ../../nbs/networks/01_layers.ipynb #38913b10
 def modulated_conv2d(

@@ -48,7 +48,7 @@ def noise(self:SynthesisLayer,
     if mode == 'none': return None
     plane = self.noise_const if mode == 'const' else torch.randn(len(x), 1, *x.shape[2:], device=x.device,
                                                                  dtype=self.noise_const.dtype)
-    return (plane * self.noise_strength).to(x.dtype)
+    return (plane*self.noise_strength).to(x.dtype)
 
 # %% ../../nbs/networks/03_stylegan2.ipynb #c7270b20
 @patch
@@ -83,7 +83,7 @@ def forward(self:ToRGB,
     x, # [N, in, H, W]
     w, # [N, w_dim]
 ): # [N, img_channels, H, W]
-    x = modulated_conv2d(x, self.weight, self.affine(w) / x.shape[1] ** 0.5, demodulate=False)
+    x = modulated_conv2d(x, self.weight, self.affine(w)/x.shape[1]**0.5, demodulate=False)
     return ops.bias_act(x, self.bias, clamp=self.conv_clamp)
 
 # %% ../../nbs/networks/03_stylegan2.ipynb #2c66a700
@@ -141,9 +141,9 @@ class SynthesisNetwork(nn.Module):
         self.w_dim, self.img_resolution, self.dtype, self.channels_last = (w_dim, img_resolution, parse_dtype(dtype),
                                                                            channels_last)
         self.num_fp16_res = 4 if num_fp16_res is None and self.dtype == torch.float16 else num_fp16_res
-        self.resolutions = [2 ** i for i in range(2, img_resolution.bit_length())]
-        self.num_ws = 2 * len(self.resolutions)
-        channels = [0] + [max(min(channel_base // r, channel_max), 1) for r in self.resolutions]
+        self.resolutions = [2**i for i in range(2, img_resolution.bit_length())]
+        self.num_ws = 2*len(self.resolutions)
+        channels = [0] + [max(min(channel_base//r, channel_max), 1) for r in self.resolutions]
         for r, i, o in zip(self.resolutions, channels, channels[1:]):
             setattr(self, f'b{r}', SynthesisBlock(i, o, w_dim, r, img_channels, conv_clamp))
 

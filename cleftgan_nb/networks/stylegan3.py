@@ -38,26 +38,26 @@ def layer_bands(
     num_layers=14, # N, besides the one that makes RGB
     num_critical=2, # how many of the last layers sample critically
     first_cutoff=2, # f_c of the input, cycles across the image
-    first_stopband=2 ** 2.1, # f_t of the input, cycles across the image
-    last_stopband_rel=2 ** 0.3, # f_t of the last layer, relative to its cutoff
+    first_stopband=2**2.1, # f_t of the input, cycles across the image
+    last_stopband_rel=2**0.3, # f_t of the last layer, relative to its cutoff
     margin_size=10, # samples beyond the image on each side
 ): # num_layers + 1 bands, that of ToRGB last
     "Frequencies, samples and channels of every layer's output (SG3 §3.2)."
     check_settings(img_channels=img_channels, channel_base=channel_base, channel_max=channel_max,
                    first_cutoff=first_cutoff,
                    first_stopband=first_stopband, last_stopband_rel=last_stopband_rel, margin_size=margin_size)
-    if not first_cutoff < min(first_stopband, img_resolution / 2):
+    if not first_cutoff < min(first_stopband, img_resolution/2):
         raise ValueError(f"first_cutoff={first_cutoff!r}; accepted: a number below first_stopband={first_stopband!r} "
-                         f"and img_resolution/2={img_resolution / 2}")
-    e = np.minimum(np.arange(num_layers + 1) / (num_layers - num_critical), 1)
-    cutoff = first_cutoff * (img_resolution / 2 / first_cutoff) ** e
-    stopband = first_stopband * (img_resolution / 2 * last_stopband_rel / first_stopband) ** e
-    rate = np.exp2(np.ceil(np.log2(np.minimum(stopband * 2, img_resolution))))
-    size = rate + 2 * margin_size
+                         f"and img_resolution/2={img_resolution/2}")
+    e = np.minimum(np.arange(num_layers + 1)/(num_layers - num_critical), 1)
+    cutoff = first_cutoff*(img_resolution/2/first_cutoff)**e
+    stopband = first_stopband*(img_resolution/2*last_stopband_rel/first_stopband)**e
+    rate = np.exp2(np.ceil(np.log2(np.minimum(stopband*2, img_resolution))))
+    size = rate + 2*margin_size
     size[-2:] = img_resolution
-    channels = np.maximum(np.rint(np.minimum(channel_base / 2 / cutoff, channel_max)), 1)
+    channels = np.maximum(np.rint(np.minimum(channel_base/2/cutoff, channel_max)), 1)
     channels[-1] = img_channels
-    columns = cutoff, stopband, rate, np.maximum(stopband, rate / 2) - cutoff, size, channels
+    columns = cutoff, stopband, rate, np.maximum(stopband, rate/2) - cutoff, size, channels
     return [Band(float(c), float(t), int(s), float(h), int(n), int(k)) for c, t, s, h, n, k in zip(*columns)]
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #ca6342a0
@@ -78,16 +78,16 @@ class LayerGeometry:
     @property
     def name(self): return f'L{self.index}_{self.out.size}_{self.out.channels}'
     @property
-    def rate(self): return self.inp.rate * self.up
+    def rate(self): return self.inp.rate*self.up
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #ee48a1f0
 def _geometry(i, inp, out, last, critical, conv_kernel, filter_size, lrelu_upsampling):
-    k, rate = (1, max(inp.rate, out.rate)) if last else (conv_kernel, max(inp.rate, out.rate) * lrelu_upsampling)
-    up, down = rate // inp.rate, rate // out.rate
-    up_taps, down_taps = [1 if factor == 1 or last else filter_size * factor for factor in (up, down)]
-    total = (out.size - 1) * down + 1 - (inp.size + k - 1) * up + up_taps + down_taps - 2
-    low = (total + up) // 2
-    return LayerGeometry(i, inp, out, last, critical, k, up, down, up_taps, down_taps, (low, total - low) * 2)
+    k, rate = (1, max(inp.rate, out.rate)) if last else (conv_kernel, max(inp.rate, out.rate)*lrelu_upsampling)
+    up, down = rate//inp.rate, rate//out.rate
+    up_taps, down_taps = [1 if factor == 1 or last else filter_size*factor for factor in (up, down)]
+    total = (out.size - 1)*down + 1 - (inp.size + k - 1)*up + up_taps + down_taps - 2
+    low = (total + up)//2
+    return LayerGeometry(i, inp, out, last, critical, k, up, down, up_taps, down_taps, (low, total - low)*2)
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #07887990
 def layer_table(
@@ -117,8 +117,8 @@ def layer_filters(
 ): # (up filter, down filter), each None or a tensor of taps
     "The low-pass filters of a layer."
     radial = use_radial_filters and not layer.is_critical
-    up = ops.design_lowpass_filter(layer.up_taps, layer.inp.cutoff, layer.inp.half_width * 2, layer.rate)
-    return up, ops.design_lowpass_filter(layer.down_taps, layer.out.cutoff, layer.out.half_width * 2, layer.rate,
+    up = ops.design_lowpass_filter(layer.up_taps, layer.inp.cutoff, layer.inp.half_width*2, layer.rate)
+    return up, ops.design_lowpass_filter(layer.down_taps, layer.out.cutoff, layer.out.half_width*2, layer.rate,
                                          radial)
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #702cbba0
@@ -135,7 +135,7 @@ class SynthesisInput(nn.Module):
         self.channels, self.size, self.rate, self.bandwidth = channels, size, rate, bandwidth
         n = torch.randn(channels, 2)
         r = n.norm(dim=1, keepdim=True)
-        self.register_buffer('freqs', n / (r * r.square().exp() ** 0.25) * bandwidth)
+        self.register_buffer('freqs', n/(r*r.square().exp()**0.25)*bandwidth)
         self.register_buffer('phases', torch.rand(channels) - 0.5)
         self.register_buffer('transform', torch.eye(3))
         self.weight = nn.Parameter(torch.randn(channels, channels))
@@ -148,7 +148,7 @@ def motion(self:SynthesisInput,
 ): # M, [N, 3, 3]
     "The matrix that takes a place in the picture to a place in the waves."
     t = self.affine(w.to(self.weight.dtype))
-    rc, rs, tx, ty = (t / t[:, :2].norm(dim=1, keepdim=True)).unbind(1)
+    rc, rs, tx, ty = (t/t[:, :2].norm(dim=1, keepdim=True)).unbind(1)
     zero, one = torch.zeros_like(rc), torch.ones_like(rc)
     rotation = torch.stack([rc, -rs, zero, rs, rc, zero, zero, zero, one], 1).unflatten(1, (3, 3))
     translation = torch.stack([one, zero, -tx, zero, one, -ty, zero, zero, one], 1).unflatten(1, (3, 3))
@@ -162,17 +162,17 @@ def waves(self:SynthesisInput,
     "The moved plane waves at the pixel centers."
     M = self.motion(w)
     freqs, phases = self.freqs @ M[:, :2, :2], self.phases + (self.freqs @ M[:, :2, 2:]).squeeze(2)
-    amplitude = (1 - (freqs.norm(dim=2) - self.bandwidth) / (self.rate / 2 - self.bandwidth)).clamp(0, 1)
-    g = (torch.arange(self.size, device=w.device, dtype=freqs.dtype) + 0.5 - self.size / 2) / self.rate
+    amplitude = (1 - (freqs.norm(dim=2) - self.bandwidth)/(self.rate/2 - self.bandwidth)).clamp(0, 1)
+    g = (torch.arange(self.size, device=w.device, dtype=freqs.dtype) + 0.5 - self.size/2)/self.rate
     grid = torch.cartesian_prod(g, g).flip(1)                                               # rows of (x, y)
-    return torch.sin(2 * math.pi * (grid @ freqs.mT + phases[:, None])) * amplitude[:, None]
+    return torch.sin(2*math.pi*(grid @ freqs.mT + phases[:, None]))*amplitude[:, None]
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #7a40b900
 @patch
 def forward(self:SynthesisInput,
     w, # [N, w_dim]
 ): # [N, channels, size, size]
-    x = self.waves(w) @ (self.weight / self.channels ** 0.5).t()
+    x = self.waves(w) @ (self.weight/self.channels**0.5).t()
     return x.mT.unflatten(2, (self.size, self.size))
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #a1446e60
@@ -222,7 +222,7 @@ def convolve(self:SynthesisLayer,
 ): # [N, out, H+k-1, W+k-1]
     "The modulated convolution, padded so that nothing falls off the edge."
     styles, torgb, k = self.affine(w), self.geometry.is_torgb, self.geometry.kernel
-    if torgb: styles = styles / (x.shape[1] * k ** 2) ** 0.5
+    if torgb: styles = styles/(x.shape[1]*k**2)**0.5
     return modulated_conv2d(x, self.weight, styles, demodulate=not torgb, normalize=not torgb,
                             gain=self.magnitude_ema.rsqrt(), padding=k - 1)
 
@@ -235,7 +235,7 @@ def forward(self:SynthesisLayer,
 ): # [N, out, H', W']
     if update_emas: self.track_magnitude(x)
     g, x = self.geometry, self.convolve(x, w)
-    gain, slope = (1, 1) if g.is_torgb else (2 ** 0.5, 0.2)
+    gain, slope = (1, 1) if g.is_torgb else (2**0.5, 0.2)
     return ops.filtered_lrelu(x, fu=self.up_filter, fd=self.down_filter, b=self.bias, up=g.up, down=g.down,
                               padding=list(g.padding), gain=gain, slope=slope, clamp=self.conv_clamp)
 
@@ -299,7 +299,7 @@ def forward(self:SynthesisNetwork,
             layer = getattr(self, name)
             dtype = half if uses_half(layer.geometry.out.rate, self.img_resolution, self.num_fp16_res) else full
             x = layer(place(x, dtype, self.channels_last), w, update_emas)
-        return place(x, full, False) * self.output_scale
+        return place(x, full, False)*self.output_scale
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #99360b10
 class StyleGAN3Generator(Generator):

@@ -16,27 +16,27 @@ from .fused import FilteredLReLU
 Activation = namedtuple('Activation', 'function alpha gain')
 ACTIVATIONS = dict(
     linear=Activation(lambda x, alpha: x, 0, 1),
-    relu=Activation(lambda x, alpha: F.relu(x), 0, 2 ** .5),
-    lrelu=Activation(F.leaky_relu, 0.2, 2 ** .5),
+    relu=Activation(lambda x, alpha: F.relu(x), 0, 2**.5),
+    lrelu=Activation(F.leaky_relu, 0.2, 2**.5),
     tanh=Activation(lambda x, alpha: x.tanh(), 0, 1),
     sigmoid=Activation(lambda x, alpha: x.sigmoid(), 0, 1),
     elu=Activation(lambda x, alpha: F.elu(x), 0, 1),
     selu=Activation(lambda x, alpha: F.selu(x), 0, 1),
     softplus=Activation(lambda x, alpha: F.softplus(x), 0, 1),
-    swish=Activation(lambda x, alpha: x * x.sigmoid(), 0, 2 ** .5))
+    swish=Activation(lambda x, alpha: x*x.sigmoid(), 0, 2**.5))
 
 # %% ../../nbs/ops/08_activation.ipynb #c4806d20
 def definition(x, b, dim, act, alpha, gain, clamp):
     "`bias_act` as it is written, for checked arguments."
     if b is not None: x = x + b.to(x.dtype).reshape([-1 if i == dim else 1 for i in range(x.ndim)])
-    x = ACTIVATIONS[act].function(x, alpha) * gain
+    x = ACTIVATIONS[act].function(x, alpha)*gain
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 # %% ../../nbs/ops/08_activation.ipynb #eed11bc0
 def _slope(act, alpha): return {'linear': 1, 'relu': 0, 'lrelu': alpha}.get(act)
 
 # %% ../../nbs/ops/08_activation.ipynb #5f65d9d0
-def _identity(size): return stage.fir_stage(None, (1, 1), (1, 1), [0] * 4, True, 1, size)
+def _identity(size): return stage.fir_stage(None, (1, 1), (1, 1), [0]*4, True, 1, size)
 
 # %% ../../nbs/ops/08_activation.ipynb #eb469b90
 def bias_act(
@@ -61,7 +61,7 @@ def bias_act(
         return kernels(chosen).Act.apply(x, b, dim if b is not None else 0, (act, alpha, gain, limit))
     if chosen != 'cpu' or not one_pass: return definition(x, b, dim, act, alpha, gain, clamp)
     s = _identity(x.shape[:1:-1])
-    return FilteredLReLU.apply(x, b, s, s, (gain, gain * slope, limit), kernels(chosen))
+    return FilteredLReLU.apply(x, b, s, s, (gain, gain*slope, limit), kernels(chosen))
 
 # %% ../../nbs/ops/08_activation.ipynb #9526b790
 def _check(x, b, dim, act, clamp):

@@ -27,9 +27,9 @@ def polyphase(
 ): # for each output plane q, a list of (tap k, input plane r, shift s)
     "Which taps meet a sample, and where it lies."
     phases = []
-    for q in range(L // down):
-        e = [(k, (down * q + k - pad) // up) for k in range(taps) if (down * q + k - pad) % up == 0]
-        phases.append([(k, i % (L // up), i // (L // up)) for k, i in e])
+    for q in range(L//down):
+        e = [(k, (down*q + k - pad)//up) for k in range(taps) if (down*q + k - pad) % up == 0]
+        phases.append([(k, i % (L//up), i//(L//up)) for k, i in e])
     return phases
 
 # %% ../../nbs/ops/04_cpu.ipynb #09ce1270
@@ -52,23 +52,23 @@ def _finish(buf, i, v, mode, gain, leak, clamp):
 @_jit
 def fir(buf, dst, tab, o, shift, weights, w, taps, n, mode, act):
     "buf[dst+j] = Σ_k weights[w+k]·buf[tab[o+k]+shift+j] for j < n, a multiple of the vector's length."
-    V = 64 // buf.itemsize
+    V = 64//buf.itemsize
     zero, gain, leak, clamp = splat(buf, buf.dtype.type(0)), splat(buf, act[0]), splat(buf, act[1]), splat(buf, act[2])
     j = 0
-    while j + 4 * V <= n:
+    while j + 4*V <= n:
         a = b = c = d = zero
         for k in range(taps):
             h = splat(buf, weights[w + k])
             i = tab[o + k] + shift + j
             a = fma(h, load(buf, i), a)
             b = fma(h, load(buf, i + V), b)
-            c = fma(h, load(buf, i + 2 * V), c)
-            d = fma(h, load(buf, i + 3 * V), d)
+            c = fma(h, load(buf, i + 2*V), c)
+            d = fma(h, load(buf, i + 3*V), d)
         _finish(buf, dst + j, a, mode, gain, leak, clamp)
         _finish(buf, dst + j + V, b, mode, gain, leak, clamp)
-        _finish(buf, dst + j + 2 * V, c, mode, gain, leak, clamp)
-        _finish(buf, dst + j + 3 * V, d, mode, gain, leak, clamp)
-        j += 4 * V
+        _finish(buf, dst + j + 2*V, c, mode, gain, leak, clamp)
+        _finish(buf, dst + j + 3*V, d, mode, gain, leak, clamp)
+        j += 4*V
     while j < n: # what is left: two vectors at a time, the second perhaps the first again
         a = b = zero
         more = V if j + V < n else 0
@@ -79,7 +79,7 @@ def fir(buf, dst, tab, o, shift, weights, w, taps, n, mode, act):
             b = fma(h, load(buf, i + more), b)
         _finish(buf, dst + j, a, mode, gain, leak, clamp)
         if more: _finish(buf, dst + j + V, b, mode, gain, leak, clamp)
-        j += 2 * V
+        j += 2*V
 
 # %% ../../nbs/ops/04_cpu.ipynb #56f0ef30
 Block = namedtuple('Block', 'base down across rows stride left height width lanes apart')
@@ -89,23 +89,23 @@ Block.__doc__ = "`down`x`across` planes of `rows` rows, at buf[base]; the signal
 @_jit
 def row_at(k, y, first):
     "Where row `y` of the signal lies (its first column), when the first row of the planes is `first`."
-    return k.base + (y % k.down * k.across * k.rows + y // k.down - first) * k.stride + k.left
+    return k.base + (y % k.down*k.across*k.rows + y//k.down - first)*k.stride + k.left
 
 # %% ../../nbs/ops/04_cpu.ipynb #ab9beb60
 @_jit
 def load_row(buf, k, at, x, src, pitch, bias, c):
     "Bring the row at x[src] plus bias into the block at buf[at]; `pitch` numbers lie between pixels."
-    V = 64 // buf.itemsize
+    V = 64//buf.itemsize
     M = k.across
     for p in range(M):
-        n, to, step = (k.width - p + M - 1) // M, at + p * k.rows * k.stride, M * pitch
+        n, to, step = (k.width - p + M - 1)//M, at + p*k.rows*k.stride, M*pitch
         if n < V or k.lanes == 1 and M > 1:
             for j in range(n):
                 for l in range(k.lanes):
-                    buf[to + l * k.apart + j] = read(x, src + p * pitch + j * step + l) + bias[c + l]
+                    buf[to + l*k.apart + j] = read(x, src + p*pitch + j*step + l) + bias[c + l]
         elif k.lanes > 1:
             for j in range(0, n, V):
-                turn_in(x, src + p * pitch + min(j, n - V) * step, step, load(bias, c), buf, to + min(j, n - V),
+                turn_in(x, src + p*pitch + min(j, n - V)*step, step, load(bias, c), buf, to + min(j, n - V),
                         k.apart)
         else:
             for j in range(0, n, V):
@@ -115,16 +115,16 @@ def load_row(buf, k, at, x, src, pitch, bias, c):
 @_jit
 def store_row(buf, k, at, y, dst, pitch):
     "Write the row of the block at buf[at] to y[dst]."
-    V = 64 // buf.itemsize
+    V = 64//buf.itemsize
     M = k.across
     for p in range(M):
-        n, src, step = (k.width - p + M - 1) // M, at + p * k.rows * k.stride, M * pitch
+        n, src, step = (k.width - p + M - 1)//M, at + p*k.rows*k.stride, M*pitch
         if n < V or k.lanes == 1 and M > 1:
             for j in range(n):
-                for l in range(k.lanes): write(y, dst + p * pitch + j * step + l, buf[src + l * k.apart + j])
+                for l in range(k.lanes): write(y, dst + p*pitch + j*step + l, buf[src + l*k.apart + j])
         elif k.lanes > 1:
             for j in range(0, n, V):
-                turn_out(buf, src + min(j, n - V), k.apart, y, dst + p * pitch + min(j, n - V) * step, step)
+                turn_out(buf, src + min(j, n - V), k.apart, y, dst + p*pitch + min(j, n - V)*step, step)
         else:
             for j in range(0, n, V): store(y, dst + min(j, n - V), load(buf, src + min(j, n - V)))
 
@@ -137,10 +137,10 @@ Stage.__doc__ = ("Rows needed above and below; the first pass in `tab`; how many
 @_jit
 def run_passes(buf, tab, weights, s, src, dst, n, mode, act):
     "All passes, over `n` numbers from `src` on, to `dst` on."
-    for i in range(s.first, s.first + 4 * s.vertical, 4):
+    for i in range(s.first, s.first + 4*s.vertical, 4):
         fir(buf, tab[i], tab, tab[i + 2], src, weights, tab[i + 3], tab[i + 1], n + s.more, PLAIN, act)
     if s.vertical: src = 0
-    for i in range(s.first + 4 * s.vertical, s.first + 4 * (s.vertical + s.horizontal), 4):
+    for i in range(s.first + 4*s.vertical, s.first + 4*(s.vertical + s.horizontal), 4):
         fir(buf, dst + tab[i], tab, tab[i + 2], src, weights, tab[i + 3], tab[i + 1], n, mode, act)
 
 # %% ../../nbs/ops/04_cpu.ipynb #dbd701f0
@@ -149,26 +149,26 @@ def run_stage(buf, tab, weights, s, k, src, dst, n, mode, act, x, at, pixels, pi
     "All passes for every channel at hand; meanwhile, `pixels` from x[at] on are fetched, which will be needed next."
     if k.lanes == 1: pixels = 0 # they are contiguous: fetched without being told
     for l in range(k.lanes):
-        for i in range(l * pixels // k.lanes, (l + 1) * pixels // k.lanes): prefetch(x, at + i * pitch)
-        run_passes(buf, tab, weights, s, src + l * k.apart, dst + l * k.apart, n, mode, act)
+        for i in range(l*pixels//k.lanes, (l + 1)*pixels//k.lanes): prefetch(x, at + i*pitch)
+        run_passes(buf, tab, weights, s, src + l*k.apart, dst + l*k.apart, n, mode, act)
 
 # %% ../../nbs/ops/04_cpu.ipynb #9d116ca0
 @_jit
 def pixels_of(k, first, end):
     "Number of the pixel where the rows of the planes first…end begin, and how many there are."
-    first, end = max(0, first * k.down), min(k.height, end * k.down)
-    return first * k.width, max(0, end - first) * k.width
+    first, end = max(0, first*k.down), min(k.height, end*k.down)
+    return first*k.width, max(0, end - first)*k.width
 
 # %% ../../nbs/ops/04_cpu.ipynb #47c0aa20
 @_jit
 def slide(buf, k, first, keep, end):
     "Move rows keep…end to the top of every plane; returns the new first row."
-    V = 64 // buf.itemsize
-    j = (keep - first) * k.stride
+    V = 64//buf.itemsize
+    j = (keep - first)*k.stride
     for l in range(k.lanes):
-        for p in range(k.down * k.across):
-            at = k.base + l * k.apart + p * k.rows * k.stride
-            for i in range(0, (end - keep) * k.stride, V): store(buf, at + i, load(buf, at + i + j))
+        for p in range(k.down*k.across):
+            at = k.base + l*k.apart + p*k.rows*k.stride
+            for i in range(0, (end - keep)*k.stride, V): store(buf, at + i, load(buf, at + i + j))
     return keep
 
 # %% ../../nbs/ops/04_cpu.ipynb #66ce6680
@@ -177,17 +177,17 @@ def clear(buf, k, at, columns):
     "Zero a row, in all planes across, from a column on."
     for l in range(k.lanes):
         for p in range(k.across):
-            for j in range((columns - p + k.across - 1) // k.across, k.stride):
-                buf[at + l * k.apart + p * k.rows * k.stride + j] = 0
+            for j in range((columns - p + k.across - 1)//k.across, k.stride):
+                buf[at + l*k.apart + p*k.rows*k.stride + j] = 0
 
 # %% ../../nbs/ops/04_cpu.ipynb #52ea2f60
 @_jit
 def fill(buf, k, first, end, keep, upto, x, src, pitch, bias, c):
     "Load rows of the planes up to `upto`, zeros outside of the image; returns (first, end)."
     if upto - first > k.rows: first = slide(buf, k, first, keep, end)
-    for y in range(end * k.down, upto * k.down):
+    for y in range(end*k.down, upto*k.down):
         at = row_at(k, y, first)
-        if 0 <= y < k.height: load_row(buf, k, at, x, src + y * k.width * pitch, pitch, bias, c)
+        if 0 <= y < k.height: load_row(buf, k, at, x, src + y*k.width*pitch, pitch, bias, c)
         else: clear(buf, k, at, 0)
     return first, upto
 
@@ -195,17 +195,17 @@ def fill(buf, k, first, end, keep, upto, x, src, pitch, bias, c):
 @_jit
 def trim(buf, k, first, begin, end):
     "Zero what passes computed outside of the signal, in rows begin…end of the planes: the next stage takes it for padding."
-    for y in range(begin * k.down, end * k.down):
+    for y in range(begin*k.down, end*k.down):
         clear(buf, k, row_at(k, y, first), k.width if 0 <= y < k.height else 0)
 
 # %% ../../nbs/ops/04_cpu.ipynb #cdab1d80
 @_jit
 def _place(item, channels, lanes, area):
     "Where a channel (or a vector of channels) starts: index, its channel, and the distance between pixels."
-    if lanes == 1: return item * area, item % channels, 1
-    groups = (channels + lanes - 1) // lanes
-    c = min(item % groups * lanes, channels - lanes) # the last vector overlaps, so that none is partly empty
-    return item // groups * area * channels + c, c, channels
+    if lanes == 1: return item*area, item % channels, 1
+    groups = (channels + lanes - 1)//lanes
+    c = min(item % groups*lanes, channels - lanes) # the last vector overlaps, so that none is partly empty
+    return item//groups*area*channels + c, c, channels
 
 # %% ../../nbs/ops/04_cpu.ipynb #c95c9d50
 Fused = namedtuple('Fused', 'size step trim X sx G sg T st Y')
@@ -215,9 +215,9 @@ Fused = namedtuple('Fused', 'size step trim X sx G sg T st Y')
 def fused_blocks(buf, tab, weights, x, g, bias, none, out, gated, channels, p, act, item, m0, m1):
     "Channel (or vector of channels) `item`, rows m0…m1 of the result's planes."
     X, G, T, Y = p.X, p.G, p.T, p.Y
-    xs, c, pitch = _place(item, channels, X.lanes, X.height * X.width)
-    gs, ys = (_place(item, channels, X.lanes, G.height * G.width)[0],
-              _place(item, channels, X.lanes, Y.height * Y.width)[0])
+    xs, c, pitch = _place(item, channels, X.lanes, X.height*X.width)
+    gs, ys = (_place(item, channels, X.lanes, G.height*G.width)[0],
+              _place(item, channels, X.lanes, Y.height*Y.width)[0])
     t0 = t1 = m0 - p.st.above
     x0 = x1 = t0 - p.sx.above
     g0 = g1 = t0 - p.sg.above
@@ -226,23 +226,23 @@ def fused_blocks(buf, tab, weights, x, g, bias, none, out, gated, channels, p, a
         if e + p.st.below - t0 > T.rows: t0 = slide(buf, T, t0, m - p.st.above, t1)
         while t1 < e + p.st.below:
             r = min(p.step, e + p.st.below - t1)
-            to = T.base + (t1 - t0) * T.stride + T.left
+            to = T.base + (t1 - t0)*T.stride + T.left
             if gated:
                 g0, g1 = fill(buf, G, g0, g1, t1 - p.sg.above, t1 + r + p.sg.below, g, gs, pitch, none, c)
                 i, n = pixels_of(G, g1, g1 + p.step)
-                run_stage(buf, tab, weights, p.sg, G, (t1 - g0) * G.stride, to, r * T.stride, PLAIN, act, g,
-                          gs + i * pitch, n, pitch)
+                run_stage(buf, tab, weights, p.sg, G, (t1 - g0)*G.stride, to, r*T.stride, PLAIN, act, g,
+                          gs + i*pitch, n, pitch)
             x0, x1 = fill(buf, X, x0, x1, t1 - p.sx.above, t1 + r + p.sx.below, x, xs, pitch, bias, c)
             i, n = pixels_of(X, x1, x1 + p.step)
-            run_stage(buf, tab, weights, p.sx, X, (t1 - x0) * X.stride, to, r * T.stride, GATE if gated else ACT, act,
-                      x, xs + i * pitch, n, pitch)
+            run_stage(buf, tab, weights, p.sx, X, (t1 - x0)*X.stride, to, r*T.stride, GATE if gated else ACT, act,
+                      x, xs + i*pitch, n, pitch)
             if p.trim: trim(buf, T, t0, t1, t1 + r)
             t1 += r
         i, n = pixels_of(Y, m, e)
-        run_stage(buf, tab, weights, p.st, T, (m - t0) * T.stride, Y.base, (e - m) * Y.stride, PLAIN, act, out,
-                  ys + i * pitch, n, pitch)
-        for y in range(m * Y.down, min(e * Y.down, Y.height)):
-            store_row(buf, Y, row_at(Y, y, m), out, ys + y * Y.width * pitch, pitch)
+        run_stage(buf, tab, weights, p.st, T, (m - t0)*T.stride, Y.base, (e - m)*Y.stride, PLAIN, act, out,
+                  ys + i*pitch, n, pitch)
+        for y in range(m*Y.down, min(e*Y.down, Y.height)):
+            store_row(buf, Y, row_at(Y, y, m), out, ys + y*Y.width*pitch, pitch)
 
 # %% ../../nbs/ops/04_cpu.ipynb #3cab59a0
 @_jit
@@ -260,17 +260,17 @@ Single = namedtuple('Single', 'size step X sx Y')
 def single_blocks(buf, tab, weights, x, bias, out, channels, p, act, item, m0, m1):
     "Channel (or vector of channels) `item`, rows m0…m1 of the result's planes."
     X, Y = p.X, p.Y
-    xs, c, pitch = _place(item, channels, X.lanes, X.height * X.width)
-    ys = _place(item, channels, X.lanes, Y.height * Y.width)[0]
+    xs, c, pitch = _place(item, channels, X.lanes, X.height*X.width)
+    ys = _place(item, channels, X.lanes, Y.height*Y.width)[0]
     x0 = x1 = m0 - p.sx.above
     for m in range(m0, m1, p.step):
         e = min(m + p.step, m1)
         x0, x1 = fill(buf, X, x0, x1, m - p.sx.above, e + p.sx.below, x, xs, pitch, bias, c)
         i, n = pixels_of(Y, m, e)
-        run_stage(buf, tab, weights, p.sx, X, (m - x0) * X.stride, Y.base, (e - m) * Y.stride, PLAIN, act, out,
-                  ys + i * pitch, n, pitch)
-        for y in range(m * Y.down, min(e * Y.down, Y.height)):
-            store_row(buf, Y, row_at(Y, y, m), out, ys + y * Y.width * pitch, pitch)
+        run_stage(buf, tab, weights, p.sx, X, (m - x0)*X.stride, Y.base, (e - m)*Y.stride, PLAIN, act, out,
+                  ys + i*pitch, n, pitch)
+        for y in range(m*Y.down, min(e*Y.down, Y.height)):
+            store_row(buf, Y, row_at(Y, y, m), out, ys + y*Y.width*pitch, pitch)
 
 # %% ../../nbs/ops/04_cpu.ipynb #8f018010
 @_jit
@@ -285,11 +285,11 @@ def _split(f, dtype):
     "Taps down, taps across, and the whole filter if it is no outer product to the precision of `dtype`."
     if f.ndim == 1: return f, f, None
     u, s, v = np.linalg.svd(f)
-    if len(s) == 1 or s[1] <= np.finfo(dtype).eps * s[0]: return u[:, 0] * s[0] ** .5, v[0] * s[0] ** .5, None
+    if len(s) == 1 or s[1] <= np.finfo(dtype).eps*s[0]: return u[:, 0]*s[0]**.5, v[0]*s[0]**.5, None
     return np.zeros(f.shape[0]), np.zeros(f.shape[1]), f
 
 # %% ../../nbs/ops/04_cpu.ipynb #deb80d10
-def _ceil(a, b): return -(-a // b)
+def _ceil(a, b): return -(-a//b)
 
 # %% ../../nbs/ops/04_cpu.ipynb #fd860be0
 class Layout:
@@ -299,8 +299,8 @@ class Layout:
         self.across = polyphase(s.shape[-1], s.up[0], s.down[0], s.pad[0], Lx)
         self.down = polyphase(s.shape[0], s.up[1], s.down[1], s.pad[1], Ly)
         (self.left, self.right), (self.above, self.below) = [self._reach(p) for p in (self.across, self.down)]
-        self.planes = Ly // s.up[1], Lx // s.up[0] # of the input: down, across
-        self.result = Ly // s.down[1], Lx // s.down[0]
+        self.planes = Ly//s.up[1], Lx//s.up[0] # of the input: down, across
+        self.result = Ly//s.down[1], Lx//s.down[0]
     def _reach(self, phases):
         shifts = [shift for taps in phases for _, _, shift in taps] or [0]
         return max(0, -min(shifts)), max(0, max(shifts))
@@ -321,20 +321,20 @@ def rows(self: Layout, step):
 class Planner:
     "Lays blocks one behind the other, and collects the tables."
     def __init__(self, columns, lanes, dtype):
-        self.V = 64 // dtype.itemsize
-        self.lanes, self.dtype, self.stride, self.end = lanes, dtype, _ceil(columns, self.V) * self.V, 0
+        self.V = 64//dtype.itemsize
+        self.lanes, self.dtype, self.stride, self.end = lanes, dtype, _ceil(columns, self.V)*self.V, 0
         self.tab, self.weights, self.passes = [], [], []
     def block(self, planes, rows, left, size):
         b = Block(self.end, *planes, rows, self.stride, left, size[1], size[0], self.lanes, 0)
-        self.end += planes[0] * planes[1] * rows * self.stride + self.right_of(b) # the zeros right of the last row
+        self.end += planes[0]*planes[1]*rows*self.stride + self.right_of(b) # the zeros right of the last row
         return b
-    def right_of(self, block): return _ceil(block.left, self.V) * self.V
+    def right_of(self, block): return _ceil(block.left, self.V)*self.V
 
 # %% ../../nbs/ops/04_cpu.ipynb #9120fc20
 @patch
 def share(self: Planner, planes, step, *blocks):
     "A temporary block behind the blocks of all channels at hand, and the blocks, told how far those of the next channel are."
-    apart, self.end = self.end, self.end * self.lanes
+    apart, self.end = self.end, self.end*self.lanes
     tmp = self.block(planes, step + 1, 0, (0, 0))
     return tmp, *[b._replace(apart=apart) for b in blocks]
 
@@ -351,26 +351,26 @@ def add_pass(self: Planner, dst, taps):
 def stage(self: Planner, a, block, tmp, to):
     "The passes of layout `a` from `block` (by way of `tmp`) to the planes of `to`, relative to its first number."
     first, k, gain = len(self.passes), block, a.s.gain
-    plane = lambda b, y, x: (y * b.across + x) * b.rows * b.stride
+    plane = lambda b, y, x: (y*b.across + x)*b.rows*b.stride
     vertical = [] if a.full is not None else [(q, p) for q in range(len(a.down)) for p in range(k.across)]
     for q, p in vertical:
-        self.add_pass(tmp.base + plane(tmp, q, p), [(k.base + plane(k, r, p) + i * k.stride, a.fy[t] * gain)
+        self.add_pass(tmp.base + plane(tmp, q, p), [(k.base + plane(k, r, p) + i*k.stride, a.fy[t]*gain)
                                                     for t, r, i in a.down[q]])
     for q, down in enumerate(a.down):
         for p, across in enumerate(a.across):
             if a.full is None: taps = [(tmp.base + plane(tmp, q, r) + k.left + j, a.fx[t]) for t, r, j in across]
             else:
-                taps = [(k.base + plane(k, ry, rx) + i * k.stride + k.left + j, a.full[ty, tx] * gain)
+                taps = [(k.base + plane(k, ry, rx) + i*k.stride + k.left + j, a.full[ty, tx]*gain)
                         for ty, ry, i in down for tx, rx, j in across]
             self.add_pass(plane(to, q, p), taps)
-    return Stage(a.above, a.below, 4 * first, len(vertical), len(self.passes) - first - len(vertical),
+    return Stage(a.above, a.below, 4*first, len(vertical), len(self.passes) - first - len(vertical),
                  self.right_of(block))
 
 # %% ../../nbs/ops/04_cpu.ipynb #ec4125f0
 @patch
 def tables(self: Planner):
     "`tab`: passes, then offsets; and the weights."
-    start = 4 * len(self.passes)
+    start = 4*len(self.passes)
     passes = [(dst, n, o + start, w) for dst, n, o, w in self.passes]
     return np.array([i for p in passes for i in p] + self.tab, np.int64), np.array(self.weights, self.dtype)
 
@@ -420,15 +420,15 @@ def _pool(n):
 def _shares(items, height, threads):
     "Pieces (first item, last item, first row, last row) of equal size."
     parts = min(items, threads)
-    bands = min(height, -(-threads // parts))
-    return [(i * items // parts, (i + 1) * items // parts, j * height // bands, (j + 1) * height // bands)
+    bands = min(height, -(-threads//parts))
+    return [(i*items//parts, (i + 1)*items//parts, j*height//bands, (j + 1)*height//bands)
             for i in range(parts) for j in range(bands)]
 
 # %% ../../nbs/ops/04_cpu.ipynb #f231cae0
 def _scratch(n, dtype):
     "Zeros that begin with a line of the cache, so that no vector of a row lies in two."
-    a = np.zeros(n + 64 // dtype.itemsize, dtype)
-    start = -a.ctypes.data % 64 // dtype.itemsize
+    a = np.zeros(n + 64//dtype.itemsize, dtype)
+    start = -a.ctypes.data % 64//dtype.itemsize
     return a[start:start + n]
 
 # %% ../../nbs/ops/04_cpu.ipynb #c887b620
@@ -449,7 +449,7 @@ def _numpy(t):
 # %% ../../nbs/ops/04_cpu.ipynb #8f7e51d0
 def _format(x, dtype):
     "Lanes and memory format: channels last where x is so and a vector can be filled."
-    lanes = 64 // dtype.itemsize
+    lanes = 64//dtype.itemsize
     last = x.shape[1] >= lanes and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return (lanes, torch.channels_last) if last else (1, torch.contiguous_format)
 
@@ -461,7 +461,7 @@ _madvise = getattr(ctypes.CDLL(None), 'madvise', None) if sys.platform == 'linux
 def empty_like_rows(x, size, form):
     "A tensor for the result: batch, channels and type of `x`, (width, height) `size`; on large pages if it is large."
     y = torch.empty(*x.shape[:2], size[1], size[0], dtype=x.dtype, memory_format=form)
-    start, end = -(-y.data_ptr() // PAGE) * PAGE, (y.data_ptr() + y.nbytes) // PAGE * PAGE
+    start, end = -(-y.data_ptr()//PAGE)*PAGE, (y.data_ptr() + y.nbytes)//PAGE*PAGE
     if _madvise and start < end:   # MADV_HUGEPAGE: a request, not a need
         _madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), 14)
     return y
@@ -483,9 +483,9 @@ def resample(
     y = empty_like_rows(x, s.out, form)
     if not y.numel(): return y
     (p, tables, height), (_, none), (n, c) = plan_single(s, lanes, dtype), _biases(x, None, dtype), x.shape[:2]
-    act = (dtype.type(1),) * 3
+    act = (dtype.type(1),)*3
     _run(single, p, tables, height, dtype, (_numpy(x.contiguous(memory_format=form)), none, _numpy(y), c, p, act),
-         n * -(-c // lanes), y.numel())
+         n*-(-c//lanes), y.numel())
     return y
 
 # %% ../../nbs/ops/04_cpu.ipynb #5e914190
@@ -506,5 +506,5 @@ def resample_leaky(
     (p, tables, height), (bias, none), (n, c) = plan_fused(u, ug, d, lanes, dtype), _biases(x, b, dtype), x.shape[:2]
     xs, gs = [_numpy(t.to(x.dtype).contiguous(memory_format=form)) for t in (x, x if g is None else g)]
     _run(fused, p, tables, height, dtype, (xs, gs, bias, none, _numpy(y), g is not None, c, p,
-                                           tuple(map(dtype.type, act))), n * -(-c // lanes), y.numel())
+                                           tuple(map(dtype.type, act))), n*-(-c//lanes), y.numel())
     return y

@@ -152,7 +152,7 @@ def padding4(
     if len(q) not in (1, 2, 4) or not all(map(whole, q)):
         raise ValueError(f"padding={p!r}; accepted: a whole number, [x, y] or [x0, x1, y0, y1], negative to crop")
     q = [int(i) for i in q]
-    return q * 4 if len(q) == 1 else [q[0], q[0], q[1], q[1]] if len(q) == 2 else q
+    return q*4 if len(q) == 1 else [q[0], q[0], q[1], q[1]] if len(q) == 2 else q
 
 # %% ../../nbs/ops/00_dispatch.ipynb #3eeba650
 def check_filter(

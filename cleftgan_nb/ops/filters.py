@@ -24,10 +24,10 @@ def setup_filter(
     if f.ndim == 0: f = f[None]
     separable = f.ndim == 1 and len(f) >= 8
     if f.ndim == 1 and not separable: f = torch.outer(f, f)
-    if normalize: f = f / _nonzero(f.sum())
+    if normalize: f = f/_nonzero(f.sum())
     if separable and gain < 0:
         raise ValueError(f"gain={gain!r}; accepted: at least 0, since a separable filter is applied twice")
-    return f * gain ** (0.5 if separable else 1)
+    return f*gain**(0.5 if separable else 1)
 
 # %% ../../nbs/ops/01_filters.ipynb #8f883d40
 def _taps(f):
@@ -54,25 +54,25 @@ def design_lowpass_filter(
     _check_design(numtaps, cutoff, width, fs)
     if numtaps == 1: return None
     if not radial: return torch.as_tensor(scipy.signal.firwin(numtaps, cutoff, width=width, fs=fs), dtype=torch.float32)
-    h = _jinc(numtaps, cutoff, fs) * np.outer(*[_kaiser(numtaps, width / (fs / 2))] * 2)
-    return torch.as_tensor(h / h.sum(), dtype=torch.float32)
+    h = _jinc(numtaps, cutoff, fs)*np.outer(*[_kaiser(numtaps, width/(fs/2))]*2)
+    return torch.as_tensor(h/h.sum(), dtype=torch.float32)
 
 # %% ../../nbs/ops/01_filters.ipynb #638ecbc0
 def _check_design(numtaps, cutoff, width, fs):
     check_number(cutoff=cutoff, width=width, fs=fs)
     if not (isinstance(numtaps, (int, np.integer)) and numtaps >= 1):
         raise ValueError(f"numtaps={numtaps!r}; accepted: a whole number of at least 1")
-    if numtaps > 1 and not 0 < cutoff < fs / 2:
+    if numtaps > 1 and not 0 < cutoff < fs/2:
         raise ValueError(f"cutoff={cutoff!r} with fs={fs!r}; accepted: between 0 and fs/2, both excluded")
     if not width > 0: raise ValueError(f"width={width!r}; accepted: a number above 0")
 
 # %% ../../nbs/ops/01_filters.ipynb #2696d420
 def _jinc(n, cutoff, fs):
-    t = (np.arange(n) - (n - 1) / 2) / fs
+    t = (np.arange(n) - (n - 1)/2)/fs
     r = np.hypot(*np.meshgrid(t, t))
     at_0 = r == 0 # the central tap of an odd filter, where the limit is the cutoff
     r = np.where(at_0, 1, r)
-    return np.where(at_0, cutoff, scipy.special.j1(2 * cutoff * np.pi * r) / (np.pi * r))
+    return np.where(at_0, cutoff, scipy.special.j1(2*cutoff*np.pi*r)/(np.pi*r))
 
 # %% ../../nbs/ops/01_filters.ipynb #223f14a0
 def _kaiser(n, width):

@@ -14,10 +14,10 @@ from .dispatch import check_bias, check_clamp, check_filter, check_image, check_
 def definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter):
     "`filtered_lrelu` as it is written, for checked arguments."
     if b is not None: x = x + b.to(x.dtype).reshape(1, -1, 1, 1)
-    x = resample.definition(x, fu, (up, up), (1, 1), padding, flip_filter, up ** 2)
-    x = F.leaky_relu(x, slope) * gain
+    x = resample.definition(x, fu, (up, up), (1, 1), padding, flip_filter, up**2)
+    x = F.leaky_relu(x, slope)*gain
     if clamp is not None: x = x.clamp(-clamp, clamp)
-    return resample.definition(x, fd, (1, 1), (down, down), [0] * 4, flip_filter, 1)
+    return resample.definition(x, fd, (1, 1), (down, down), [0]*4, flip_filter, 1)
 
 # %% ../../nbs/ops/07_fused.ipynb #0b425fc0
 class Gated(torch.autograd.Function):
@@ -30,7 +30,7 @@ class Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx, h):
         u, gate, d, act, pipe = ctx.stages
-        return Gated.apply(h, *ctx.saved_tensors, u, d.transposed, gate.transposed, act, pipe), *[None] * 7
+        return Gated.apply(h, *ctx.saved_tensors, u, d.transposed, gate.transposed, act, pipe), *[None]*7
 
 # %% ../../nbs/ops/07_fused.ipynb #a1edb200
 class FilteredLReLU(torch.autograd.Function):
@@ -57,7 +57,7 @@ def filtered_lrelu(
     up=1, # up-sampling factor
     down=1, # down-sampling factor
     padding=0, # of the up-sampled image; all sides, [x, y] or [x0, x1, y0, y1], negative crops
-    gain=2 ** .5, # of the nonlinearity
+    gain=2**.5, # of the nonlinearity
     slope=0.2, # of its negative side
     clamp=None, # limit of the absolute value, or None
     flip_filter=False, # False: convolve; True: correlate
@@ -74,10 +74,10 @@ def filtered_lrelu(
     for name, v in dict(up=up, down=down).items():
         if not whole(v) or v < 1: raise ValueError(f"{name}={v!r}; accepted: a whole number of at least 1")
     big = stage.result_size(x.shape[:1:-1], (up, up), (1, 1), padding, filter_size(fu))
-    stage.result_size(big, (1, 1), (down, down), [0] * 4, filter_size(fd), 'the up-sampled x')
+    stage.result_size(big, (1, 1), (down, down), [0]*4, filter_size(fd), 'the up-sampled x')
     chosen = choose(impl, x, fu, fd, factors=[(up, down)])
     if chosen == 'definition': return definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
-    u = stage.fir_stage(fu, (up, up), (1, 1), padding, flip_filter, up ** 2, x.shape[:1:-1])
-    d = stage.fir_stage(fd, (1, 1), (down, down), [0] * 4, flip_filter, 1, u.out)
-    return FilteredLReLU.apply(x, b, u, d, (gain, gain * slope, float('inf') if clamp is None else clamp),
+    u = stage.fir_stage(fu, (up, up), (1, 1), padding, flip_filter, up**2, x.shape[:1:-1])
+    d = stage.fir_stage(fd, (1, 1), (down, down), [0]*4, flip_filter, 1, u.out)
+    return FilteredLReLU.apply(x, b, u, d, (gain, gain*slope, float('inf') if clamp is None else clamp),
                                kernels(chosen))

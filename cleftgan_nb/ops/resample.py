@@ -14,7 +14,7 @@ from .dispatch import check_filter, check_image, check_number, choose, filter_si
 def _insert_zeros(x, ux, uy):
     n, c, h, w = x.shape
     x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, ux - 1, 0, 0, 0, uy - 1])
-    return x.reshape(n, c, h * uy, w * ux)
+    return x.reshape(n, c, h*uy, w*ux)
 
 # %% ../../nbs/ops/06_resample.ipynb #d17b48a0
 def _pad(x, p):
@@ -37,7 +37,7 @@ def definition(x, f, up, down, padding, flip_filter, gain):
     x = _pad(_insert_zeros(x, *up), padding)
     if f is not None and x.numel(): x = _convolve(x, f, flip_filter)
     elif f is not None: x = x[:, :, :x.shape[2] - filter_size(f)[1] + 1, :x.shape[3] - filter_size(f)[0] + 1]
-    return x[:, :, ::down[1], ::down[0]] * gain
+    return x[:, :, ::down[1], ::down[0]]*gain
 
 # %% ../../nbs/ops/06_resample.ipynb #2a72a420
 class Resample(torch.autograd.Function):
@@ -83,9 +83,9 @@ def upsample2d(
     "Enlarge by a whole factor."
     check_filter(f)
     (ux, uy), (fw, fh), p = pair(up, 'up'), filter_size(f), padding4(padding)
-    q = [(fw + ux - 1) // 2, (fw - ux) // 2, (fh + uy - 1) // 2, (fh - uy) // 2]
+    q = [(fw + ux - 1)//2, (fw - ux)//2, (fh + uy - 1)//2, (fh - uy)//2]
     return upfirdn2d(x, f, up=(ux, uy), padding=[a + b for a, b in zip(p, q)], flip_filter=flip_filter,
-                     gain=gain * ux * uy, impl=impl)
+                     gain=gain*ux*uy, impl=impl)
 
 # %% ../../nbs/ops/06_resample.ipynb #5e393a70
 def downsample2d(
@@ -100,7 +100,7 @@ def downsample2d(
     "Shrink by a whole factor."
     check_filter(f)
     (dx, dy), (fw, fh), p = pair(down, 'down'), filter_size(f), padding4(padding)
-    q = [(fw - dx + 1) // 2, (fw - dx) // 2, (fh - dy + 1) // 2, (fh - dy) // 2]
+    q = [(fw - dx + 1)//2, (fw - dx)//2, (fh - dy + 1)//2, (fh - dy)//2]
     return upfirdn2d(x, f, down=(dx, dy), padding=[a + b for a, b in zip(p, q)], flip_filter=flip_filter, gain=gain,
                      impl=impl)
 
@@ -116,5 +116,5 @@ def filter2d(
     "Filter without a change of size; zeros beyond the border."
     check_filter(f)
     (fw, fh), p = filter_size(f), padding4(padding)
-    q = [fw // 2, (fw - 1) // 2, fh // 2, (fh - 1) // 2]
+    q = [fw//2, (fw - 1)//2, fh//2, (fh - 1)//2]
     return upfirdn2d(x, f, padding=[a + b for a, b in zip(p, q)], flip_filter=flip_filter, gain=gain, impl=impl)

@@ -19,7 +19,7 @@ class Vector(types.Type):
         self.dtype = dtype
         super().__init__(name=f'Vector({dtype})')
     @property
-    def lanes(self): return 512 // self.dtype.bitwidth
+    def lanes(self): return 512//self.dtype.bitwidth
 
 # %% ../../nbs/ops/03_simd.ipynb #7a6c1620
 @register_model(Vector)
@@ -29,7 +29,7 @@ class _VectorModel(models.PrimitiveModel):
 
 # %% ../../nbs/ops/03_simd.ipynb #9940a7b0
 def _vector(array): return Vector(types.float32 if array.dtype == types.uint16 else array.dtype)
-def _full(t, value): return ir.Constant(t, [value] * t.count)
+def _full(t, value): return ir.Constant(t, [value]*t.count)
 def _integers(bits, n): return ir.VectorType(ir.IntType(bits), n)
 
 # %% ../../nbs/ops/03_simd.ipynb #8f930e70
@@ -59,7 +59,7 @@ def load(typingctx, array, i):
     v = _vector(array)
     def codegen(ctx, b, sig, args):
         t = ir.VectorType(ctx.get_value_type(array.dtype), v.lanes)
-        x = b.load(_address(ctx, b, array, *args, t), align=array.dtype.bitwidth // 8)
+        x = b.load(_address(ctx, b, array, *args, t), align=array.dtype.bitwidth//8)
         return _widen(b, x) if array.dtype == types.uint16 else x
     return v(array, types.intp), codegen
 
@@ -69,7 +69,7 @@ def store(typingctx, array, i, v):
     "`array[i:i+lanes] = v` of a contiguous 1-D array; no bounds are checked."
     def codegen(ctx, b, sig, args):
         x = _narrow(b, args[2]) if array.dtype == types.uint16 else args[2]
-        b.store(x, _address(ctx, b, array, *args[:2], x.type), align=array.dtype.bitwidth // 8)
+        b.store(x, _address(ctx, b, array, *args[:2], x.type), align=array.dtype.bitwidth//8)
         return ctx.get_dummy_value()
     return types.void(array, types.intp, v), codegen
 
@@ -110,7 +110,7 @@ def turn_in(typingctx, x, i, pitch, bias, buf, at, apart):
         t = ir.VectorType(ctx.get_value_type(x.dtype), v.lanes)
         rows = []
         for k in _steps(b, start, pitch, v.lanes):
-            r = b.load(_address(ctx, b, x, src, k, t), align=x.dtype.bitwidth // 8)
+            r = b.load(_address(ctx, b, x, src, k, t), align=x.dtype.bitwidth//8)
             rows.append(b.fadd(_widen(b, r) if x.dtype == types.uint16 else r, bias))
         for r, k in zip(_turn(b, rows), _steps(b, at, apart, v.lanes)):
             b.store(r, _address(ctx, b, buf, dst, k, r.type), align=4)
@@ -128,7 +128,7 @@ def turn_out(typingctx, buf, at, apart, y, i, pitch):
         rows = [b.load(_address(ctx, b, buf, src, k, t), align=4) for k in _steps(b, at, apart, v.lanes)]
         for r, k in zip(_turn(b, rows), _steps(b, start, pitch, v.lanes)):
             r = _narrow(b, r) if y.dtype == types.uint16 else r
-            b.store(r, _address(ctx, b, y, dst, k, r.type), align=y.dtype.bitwidth // 8)
+            b.store(r, _address(ctx, b, y, dst, k, r.type), align=y.dtype.bitwidth//8)
         return ctx.get_dummy_value()
     return types.void(buf, types.intp, types.intp, y, types.intp, types.intp), codegen
 
@@ -151,7 +151,7 @@ def read(typingctx, array, i):
     v = _vector(array)
     def codegen(ctx, b, sig, args):
         t = ir.VectorType(ctx.get_value_type(array.dtype), 1)
-        x = b.load(_address(ctx, b, array, *args, t), align=array.dtype.bitwidth // 8)
+        x = b.load(_address(ctx, b, array, *args, t), align=array.dtype.bitwidth//8)
         return b.extract_element(_widen(b, x) if array.dtype == types.uint16 else x, ir.IntType(32)(0))
     return v.dtype(array, types.intp), codegen
 
@@ -162,7 +162,7 @@ def write(typingctx, array, i, value):
     def codegen(ctx, b, sig, args):
         x = b.insert_element(ir.Constant(ir.VectorType(args[2].type, 1), ir.Undefined), args[2], ir.IntType(32)(0))
         x = _narrow(b, x) if array.dtype == types.uint16 else x
-        b.store(x, _address(ctx, b, array, *args[:2], x.type), align=array.dtype.bitwidth // 8)
+        b.store(x, _address(ctx, b, array, *args[:2], x.type), align=array.dtype.bitwidth//8)
         return ctx.get_dummy_value()
     return types.void(array, types.intp, _vector(array).dtype), codegen
 

@@ -28,13 +28,13 @@ SCALE, ALPHA = tl.constexpr(1.0507009873554805), tl.constexpr(1.6732632423543772
 def value(v, alpha, ACT: tl.constexpr):
     "a(v)."
     if ACT == RELU: return tl.where(v < 0, 0., v)
-    if ACT == LRELU: return tl.where(v > 0, v, v * alpha)
-    if ACT == TANH: return 2 * tl.sigmoid(2 * v) - 1
+    if ACT == LRELU: return tl.where(v > 0, v, v*alpha)
+    if ACT == TANH: return 2*tl.sigmoid(2*v) - 1
     if ACT == SIGMOID: return tl.sigmoid(v)
     if ACT == ELU: return tl.where(v > 0, v, tl.exp(v) - 1)
-    if ACT == SELU: return SCALE * tl.where(v > 0, v, ALPHA * (tl.exp(v) - 1))
+    if ACT == SELU: return SCALE*tl.where(v > 0, v, ALPHA*(tl.exp(v) - 1))
     if ACT == SOFTPLUS: return tl.where(v > 0, v, 0.) + tl.log(1 + tl.exp(-tl.abs(v)))
-    if ACT == SWISH: return v * tl.sigmoid(v)
+    if ACT == SWISH: return v*tl.sigmoid(v)
     return v
 
 # %% ../../nbs/ops/09_triton_act.ipynb #db8999aa
@@ -44,12 +44,12 @@ def slope(v, alpha, ACT: tl.constexpr):
     s = tl.sigmoid(v)
     if ACT == RELU: return tl.where(v > 0, 1., 0.)
     if ACT == LRELU: return tl.where(v > 0, 1., alpha)
-    if ACT == TANH: return 4 * tl.sigmoid(2 * v) * (1 - tl.sigmoid(2 * v))
-    if ACT == SIGMOID: return s * (1 - s)
+    if ACT == TANH: return 4*tl.sigmoid(2*v)*(1 - tl.sigmoid(2*v))
+    if ACT == SIGMOID: return s*(1 - s)
     if ACT == ELU: return tl.where(v > 0, 1., tl.exp(v))
-    if ACT == SELU: return SCALE * tl.where(v > 0, 1., ALPHA * tl.exp(v))
+    if ACT == SELU: return SCALE*tl.where(v > 0, 1., ALPHA*tl.exp(v))
     if ACT == SOFTPLUS: return s
-    if ACT == SWISH: return s * (1 + v * (1 - s))
+    if ACT == SWISH: return s*(1 + v*(1 - s))
     return tl.where(v > 0, 1., 1.)
 
 # %% ../../nbs/ops/09_triton_act.ipynb #be80dc47
@@ -57,13 +57,13 @@ def slope(v, alpha, ACT: tl.constexpr):
 def bend(v, alpha, ACT: tl.constexpr):
     "a''(v)."
     s = tl.sigmoid(v)
-    if ACT == TANH: return -2 * (2 * tl.sigmoid(2 * v) - 1) * 4 * tl.sigmoid(2 * v) * (1 - tl.sigmoid(2 * v))
-    if ACT == SIGMOID: return s * (1 - s) * (1 - 2 * s)
+    if ACT == TANH: return -2*(2*tl.sigmoid(2*v) - 1)*4*tl.sigmoid(2*v)*(1 - tl.sigmoid(2*v))
+    if ACT == SIGMOID: return s*(1 - s)*(1 - 2*s)
     if ACT == ELU: return tl.where(v > 0, 0., tl.exp(v))
-    if ACT == SELU: return SCALE * tl.where(v > 0, 0., ALPHA * tl.exp(v))
-    if ACT == SOFTPLUS: return s * (1 - s)
-    if ACT == SWISH: return s * (1 - s) * (2 + v * (1 - 2 * s))
-    return 0. * v
+    if ACT == SELU: return SCALE*tl.where(v > 0, 0., ALPHA*tl.exp(v))
+    if ACT == SOFTPLUS: return s*(1 - s)
+    if ACT == SWISH: return s*(1 - s)*(2 + v*(1 - 2*s))
+    return 0.*v
 
 # %% ../../nbs/ops/09_triton_act.ipynb #9d0aeca6
 @triton.jit
@@ -79,23 +79,23 @@ def rounded(v, T: tl.constexpr, WIDE: tl.constexpr):
 def act_kernel(x, b, dy, h, y, n, apart, channels, alpha, gain, clamp, ACT: tl.constexpr, ORDER: tl.constexpr,
                BIASED: tl.constexpr, WIDE: tl.constexpr, FAR: tl.constexpr, BLOCK: tl.constexpr):
     "y = the activation of x + b (ORDER 0), its derivative times dy (1), or its second derivative times dy times h (2)."
-    start, lane = tl.program_id(0).to(tl.int64) * BLOCK, tl.arange(0, BLOCK)
+    start, lane = tl.program_id(0).to(tl.int64)*BLOCK, tl.arange(0, BLOCK)
     i = start + lane
     inside = i < n
     v = tl.load(x + i, mask=inside, other=0.).to(tl.float32)
     if BIASED:
         # divisions of 64 bits once a program, not for each element
         rest = start % apart if FAR else (start % apart).to(tl.int32)
-        c = (start // apart % channels).to(tl.int32) + (rest + lane) // apart
+        c = (start//apart % channels).to(tl.int32) + (rest + lane)//apart
         v += tl.load(b + c % channels, mask=inside, other=0.)
-    a = value(v, alpha, ACT) * gain
+    a = value(v, alpha, ACT)*gain
     if ORDER == 0:
         r = tl.where(a > clamp, clamp, a)
         r = tl.where(r < -clamp, -clamp, r)
     else:
-        if ORDER == 1: r = slope(v, alpha, ACT) * gain
-        else: r = bend(v, alpha, ACT) * gain * tl.load(h + i, mask=inside, other=0.).to(tl.float32)
-        r = tl.where(tl.abs(a) > clamp, 0., r) * tl.load(dy + i, mask=inside, other=0.).to(tl.float32)
+        if ORDER == 1: r = slope(v, alpha, ACT)*gain
+        else: r = bend(v, alpha, ACT)*gain*tl.load(h + i, mask=inside, other=0.).to(tl.float32)
+        r = tl.where(tl.abs(a) > clamp, 0., r)*tl.load(dy + i, mask=inside, other=0.).to(tl.float32)
     tl.store(y + i, rounded(r, y.dtype.element_ty, WIDE).to(y.dtype.element_ty), mask=inside)
 
 # %% ../../nbs/ops/09_triton_act.ipynb #ec90a09a

@@ -27,8 +27,8 @@ def terms(
     "Outer products that add up to a filter."
     if taps.ndim == 1: return taps[None], taps[None]
     u, s, v = np.linalg.svd(taps)
-    r = max(int((s > keep * s[0]).sum()), 1)
-    return (u[:, :r] * s[:r] ** .5).T, v[:r] * s[:r, None] ** .5
+    r = max(int((s > keep*s[0]).sum()), 1)
+    return (u[:, :r]*s[:r]**.5).T, v[:r]*s[:r, None]**.5
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #67dd9a1a
 Stage = namedtuple('Stage', 'fy fx ny nx rank uy ux dy dx py px')
@@ -44,26 +44,26 @@ def stage(
 ): # Stage
     "A stage with its filter on the device: made once."
     fy, fx = terms(s.taps, keep)
-    g = abs(s.gain) ** .5
+    g = abs(s.gain)**.5
     fy, fx = [torch.tensor(np.ascontiguousarray(f), dtype=torch.float32, device=device)
-              for f in (fy * (g if s.gain >= 0 else -g), fx * g)]
+              for f in (fy*(g if s.gain >= 0 else -g), fx*g)]
     return Stage(fy, fx, fy.shape[1], fx.shape[1], len(fy), s.up[1], s.up[0], s.down[1], s.down[0], s.pad[1], s.pad[0])
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #89192960
 @triton.jit
 def band(f, n, rank, first, u, d, shift, R: tl.constexpr, M: tl.constexpr, K: tl.constexpr):
     "A[j, i] = f[u·i - d·j + shift] for the terms first … first + R, one above the other: [R·M, K]."
-    j, i = tl.arange(0, R * M)[:, None], tl.arange(0, K)[None, :]
-    k, r = u * i - d * (j % M) + shift, first + j // M
-    return tl.load(f + r * n + k, mask=(k >= 0) & (k < n) & (r < rank), other=0.)
+    j, i = tl.arange(0, R*M)[:, None], tl.arange(0, K)[None, :]
+    k, r = u*i - d*(j % M) + shift, first + j//M
+    return tl.load(f + r*n + k, mask=(k >= 0) & (k < n) & (r < rank), other=0.)
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #f7c2efeb
 @triton.jit
 def band_across(f, n, rank, first, u, d, shift, R: tl.constexpr, K: tl.constexpr, N: tl.constexpr):
     "The transposed matrices, one above the other: [R·K, N]."
-    i, j = tl.arange(0, R * K)[:, None], tl.arange(0, N)[None, :]
-    k, r = u * (i % K) - d * j + shift, first + i // K
-    return tl.load(f + r * n + k, mask=(k >= 0) & (k < n) & (r < rank), other=0.)
+    i, j = tl.arange(0, R*K)[:, None], tl.arange(0, N)[None, :]
+    k, r = u*(i % K) - d*j + shift, first + i//K
+    return tl.load(f + r*n + k, mask=(k >= 0) & (k < n) & (r < rank), other=0.)
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #d806a865
 @triton.jit
@@ -77,28 +77,28 @@ def across(mid, right, R: tl.constexpr, M: tl.constexpr, C: tl.constexpr, K: tl.
            WIDE: tl.constexpr):
     "Terms [R·M, C·K], times the matrices [R·K, N]: their sum [M·C, N]."
     if R > 1: mid = tl.permute(tl.reshape(mid, [R, M, C, K]), [1, 2, 0, 3])
-    return product(tl.reshape(mid, [M * C, R * K]), right, T, WIDE)
+    return product(tl.reshape(mid, [M*C, R*K]), right, T, WIDE)
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #84f0a26f
 @triton.jit
 def places(plane, planes, channels, sn, sc, C: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr):
     "Where images begin and channels lie in them, the channels' numbers, and which there are."
     if EVEN:
-        n, c = plane // channels, tl.multiple_of(plane % channels, C) + tl.arange(0, C)
+        n, c = plane//channels, tl.multiple_of(plane % channels, C) + tl.arange(0, C)
         there = tl.full([C], True, tl.int1)
     else:
         p = plane + tl.arange(0, C)
-        n, c, there = p // channels, p % channels, p < planes
-    at = c * sc
-    if FAR: at = c.to(tl.int64) * sc
-    return n.to(tl.int64) * sn, at, c, there
+        n, c, there = p//channels, p % channels, p < planes
+    at = c*sc
+    if FAR: at = c.to(tl.int64)*sc
+    return n.to(tl.int64)*sn, at, c, there
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #b2bf738c
 @triton.jit
 def spread(y, at, x, sy, sx, FAR: tl.constexpr):
     "Rows, channels and columns → places in memory, [rows, channels, columns]."
     if FAR: y, x = y.to(tl.int64), x.to(tl.int64)
-    return (y * sy)[:, None, None] + at[None, :, None] + (x * sx)[None, None, :]
+    return (y*sy)[:, None, None] + at[None, :, None] + (x*sx)[None, None, :]
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #80025a73
 @triton.jit
@@ -111,13 +111,13 @@ def window(x, b, plane, planes, channels, y0, x0, H, W, sn, sc, sy, sx, C: tl.co
     v = tl.load((x + start if EVEN else (x + start)[None, :, None]) + spread(y, at, z, sy, sx, FAR), mask=inside,
                 other=0.).to(tl.float32)
     if BIASED: v = tl.where(inside, v + tl.load(b + c, mask=there, other=0.)[None, :, None], 0.)
-    return tl.reshape(v, [K, C * L])
+    return tl.reshape(v, [K, C*L])
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #4c1202ce
 @triton.jit
 def upper(at, u, p, lift):
     "The first sample that meets position `at` of the up-sampled signal: (at - p)/u rounded up; `lift` keeps the division at numbers above 0."
-    return (at - p + u - 1 + lift * u) // u - lift
+    return (at - p + u - 1 + lift*u)//u - lift
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #9a0f350f
 @triton.jit
@@ -128,18 +128,18 @@ def enlarged(x, b, plane, planes, channels, H, W, sn, sc, sy, sx, fy, fx, ny, nx
     "Rows vy … vy + BY and columns vx … vx + BX of the up-sampled image, [BY·C, BX]."
     y0, x0 = upper(vy, uy, py, lift), upper(vx, ux, px, lift)
     t = window(x, b, plane, planes, channels, y0, x0, H, W, sn, sc, sy, sx, C, IY, IX, BIASED, EVEN, FAR)
-    v = tl.zeros([BY * C, BX], tl.float32)
+    v = tl.zeros([BY*C, BX], tl.float32)
     for group in range(0, G):
-        first = group * R
-        rows = product(band(fy, ny, rank, first, uy, 1, uy * y0 - vy + py, R, BY, IY), t, T, WIDE)
-        v += across(rows, band_across(fx, nx, rank, first, ux, 1, ux * x0 - vx + px, R, IX, BX), R, BY, C, IX, T, WIDE)
+        first = group*R
+        rows = product(band(fy, ny, rank, first, uy, 1, uy*y0 - vy + py, R, BY, IY), t, T, WIDE)
+        v += across(rows, band_across(fx, nx, rank, first, ux, 1, ux*x0 - vx + px, R, IX, BX), R, BY, C, IX, T, WIDE)
     return v
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #dc054d13
 @triton.jit
 def leaky(v, gain, leak, clamp):
     "a(v)."
-    y = v * tl.where(v > 0, gain, leak)
+    y = v*tl.where(v > 0, gain, leak)
     y = tl.where(y > clamp, clamp, y)
     return tl.where(y < -clamp, -clamp, y)
 
@@ -148,7 +148,7 @@ def leaky(v, gain, leak, clamp):
 def leaky_slope(v, gain, leak, clamp):
     "a'(v)."
     s = tl.where(v > 0, gain, leak)
-    return tl.where(tl.abs(v * s) > clamp, 0., s)
+    return tl.where(tl.abs(v*s) > clamp, 0., s)
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #3f3c9901
 PLAIN, ACT, GATE = map(tl.constexpr, range(3))
@@ -178,14 +178,14 @@ def between(x, g, b, plane, planes, channels, vy, vx, x_H, x_W, x_sn, x_sc, x_sy
                  a_uy, a_ux, a_py, a_px, vy, vx, lift, C, AR, AG, BY, BX, AY, AX, BIASED, EVEN, FAR, T, WIDE)
     if MODE == ACT: z = leaky(v, gain, leak, clamp)
     else:
-        z = leaky_slope(v, gain, leak, clamp) * enlarged(g, b, plane, planes, channels, g_H, g_W, g_sn, g_sc, g_sy,
-                                                         g_sx, b_fy, b_fx, b_ny, b_nx, b_rank, b_uy, b_ux, b_py, b_px,
-                                                         vy, vx, lift, C, BR, BG, BY, BX, GY, GX, False, EVEN, FAR, T,
-                                                         WIDE)
-    row, column = vy + tl.arange(0, BY * C)[:, None] // C, vx + tl.arange(0, BX)[None, :]
+        z = leaky_slope(v, gain, leak, clamp)*enlarged(g, b, plane, planes, channels, g_H, g_W, g_sn, g_sc, g_sy,
+                                                       g_sx, b_fy, b_fx, b_ny, b_nx, b_rank, b_uy, b_ux, b_py, b_px,
+                                                       vy, vx, lift, C, BR, BG, BY, BX, GY, GX, False, EVEN, FAR, T,
+                                                       WIDE)
+    row, column = vy + tl.arange(0, BY*C)[:, None]//C, vx + tl.arange(0, BX)[None, :]
     # beyond the up-sampled image is padding
     z = tl.where((row >= 0) & (row < V_H) & (column >= 0) & (column < V_W), z, 0.)
-    return tl.reshape(z, [BY, C * BX])
+    return tl.reshape(z, [BY, C*BX])
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #f1680d35
 @triton.jit(do_not_specialize=GENERAL)
@@ -201,24 +201,24 @@ def pipe_kernel(x, g, b, y, a_fy, a_fx, b_fy, b_fx, c_fy, c_fx, gain, leak, clam
                 FAR: tl.constexpr, WIDE: tl.constexpr):
     T: tl.constexpr = x.dtype.element_ty
     i = tl.program_id(0)
-    if LAST: plane, i = i % groups * C, i // groups
-    else: plane, i = i // (tiles_y * tiles_x) * C, i % (tiles_y * tiles_x)
-    oy, ox = i // tiles_x * SY, i % tiles_x * SX
-    vy, vx = upper(c_dy * oy, c_uy, c_py, lift), upper(c_dx * ox, c_ux, c_px, lift)
-    fy, fx = c_uy * vy - c_dy * oy + c_py, c_ux * vx - c_dx * ox + c_px
-    tile = tl.zeros([TY * C, TX], tl.float32)
+    if LAST: plane, i = i % groups*C, i//groups
+    else: plane, i = i//(tiles_y*tiles_x)*C, i % (tiles_y*tiles_x)
+    oy, ox = i//tiles_x*SY, i % tiles_x*SX
+    vy, vx = upper(c_dy*oy, c_uy, c_py, lift), upper(c_dx*ox, c_ux, c_px, lift)
+    fy, fx = c_uy*vy - c_dy*oy + c_py, c_ux*vx - c_dx*ox + c_px
+    tile = tl.zeros([TY*C, TX], tl.float32)
     for group in range(0, CG):
-        first = group * CR
+        first = group*CR
         for ix in range(0, NX):
-            mid = tl.zeros([CR * TY, C * BX], tl.float32)
+            mid = tl.zeros([CR*TY, C*BX], tl.float32)
             for iy in range(0, NY):
-                z = between(x, g, b, plane, planes, channels, vy + iy * BY, vx + ix * BX, x_H, x_W, x_sn, x_sc, x_sy,
+                z = between(x, g, b, plane, planes, channels, vy + iy*BY, vx + ix*BX, x_H, x_W, x_sn, x_sc, x_sy,
                             x_sx, g_H, g_W, g_sn, g_sc, g_sy, g_sx, V_H, V_W,
                             a_fy, a_fx, a_ny, a_nx, a_rank, a_uy, a_ux, a_py, a_px, b_fy, b_fx, b_ny, b_nx, b_rank,
                             b_uy, b_ux, b_py, b_px, gain, leak, clamp, lift,
                             MODE, BIASED, C, BY, BX, AR, AG, AY, AX, BR, BG, GY, GX, EVEN, FAR, T, WIDE)
-                mid += product(band(c_fy, c_ny, c_rank, first, c_uy, c_dy, c_uy * iy * BY + fy, CR, TY, BY), z, T, WIDE)
-            tile += across(mid, band_across(c_fx, c_nx, c_rank, first, c_ux, c_dx, c_ux * ix * BX + fx, CR, BX, TX),
+                mid += product(band(c_fy, c_ny, c_rank, first, c_uy, c_dy, c_uy*iy*BY + fy, CR, TY, BY), z, T, WIDE)
+            tile += across(mid, band_across(c_fx, c_nx, c_rank, first, c_ux, c_dx, c_ux*ix*BX + fx, CR, BX, TX),
                            CR, TY, C, BX, T, WIDE)
     save(y, tl.reshape(tile, [TY, C, TX]), plane, planes, channels, oy, ox, SY, SX, Y_H, Y_W, y_sn, y_sc, y_sy, y_sx,
          C, TY, TX, EVEN, FAR, WIDE)
@@ -241,13 +241,13 @@ def cover(
     n, u, d, # taps, up, down of the last stage
 ): # (blocks, rows of the tile that count)
     "Blocks for at least three quarters of a tile."
-    blocks = -(-(((3 * size // 4 - 1) * d + n - 1) // u + 1) // block)
-    return blocks, min(size, (blocks * block * u - n) // d + 1)
+    blocks = -(-(((3*size//4 - 1)*d + n - 1)//u + 1)//block)
+    return blocks, min(size, (blocks*block*u - n)//d + 1)
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #35c2b92f
 def _power(n, least=16): return max(least, 1 << (n - 1).bit_length())
 def _reach(block, n, u):   # samples that a block of the up-sampled image is made from
-    return _power((block + n - 2) // u + 1)
+    return _power((block + n - 2)//u + 1)
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #1412703f
 MOST = 64 # rows and columns of x for a block: more do not fit on the chip
@@ -270,8 +270,8 @@ def plan(
                        GX=_reach(COLUMNS, b.nx, b.ux))
     if max(windows.values()) > MOST: return None
     ranks = {k: min(_power(s.rank, 1), 4) for k, s in dict(AR=a, BR=b, CR=c).items()}
-    groups = {k[0] + 'G': -(-s.rank // ranks[k]) for k, s in dict(AR=a, BR=b, CR=c).items()}
-    C = CHANNELS[half] // (2 if max(ranks.values()) > 1 else 1)
+    groups = {k[0] + 'G': -(-s.rank//ranks[k]) for k, s in dict(AR=a, BR=b, CR=c).items()}
+    C = CHANNELS[half]//(2 if max(ranks.values()) > 1 else 1)
     return dict(ranks, **groups, **windows, C=C, TY=ROWS, TX=COLUMNS, BY=ROWS, BX=COLUMNS, NY=NY, NX=NX, MODE=mode,
                 LAST=last), (SY, SX)
 
@@ -281,7 +281,7 @@ _fits = {} # what was found to fit: sizes → channels
 # %% ../../nbs/ops/10_triton_kernels.ipynb #5be08ae6
 def launch(x, g, b, y, stages, sizes, steps, planes, act):
     "Call the kernel, with as many channels at once as fit."
-    far = any(sum((n - 1) * d for n, d in zip(t.shape[1:], t.stride()[1:])) >= NEAR for t in (x, g, y))
+    far = any(sum((n - 1)*d for n, d in zip(t.shape[1:], t.stride()[1:])) >= NEAR for t in (x, g, y))
     key = (*sizes.items(), x.dtype, x.device, b is None)
     numbers = dict(zip(('SY', 'SX'), steps)) | {f'{k}_{f}': getattr(s, f) for k, s in zip('abc', stages)
                                                 for f in Stage._fields if k == 'c' or f not in ('dy', 'dx')}
@@ -291,12 +291,12 @@ def launch(x, g, b, y, stages, sizes, steps, planes, act):
                                                                          for d, n in zip('HW', t.shape[2:])}
     C = _fits.get(key, sizes['C'])
     while True:
-        groups, tiles = -(-planes // C), [-(-n // s) for n, s in zip(y.shape[2:], steps)]
+        groups, tiles = -(-planes//C), [-(-n//s) for n, s in zip(y.shape[2:], steps)]
         try:
             with on(x):
-                pipe_kernel[(groups * tiles[0] * tiles[1],)](x, g, x if b is None else b, y, gain=act[0], leak=act[1],
-                                                             clamp=act[2], planes=planes, channels=x.shape[1],
-                                                             V_H=act[3], V_W=act[4],
+                pipe_kernel[(groups*tiles[0]*tiles[1],)](x, g, x if b is None else b, y, gain=act[0], leak=act[1],
+                                                         clamp=act[2], planes=planes, channels=x.shape[1],
+                                                         V_H=act[3], V_W=act[4],
         tiles_y=tiles[0], tiles_x=tiles[1], groups=groups, lift=sum(max(p, 0) for s in stages for p in (s.py, s.px)),
         **tensors, **numbers, **(sizes | dict(C=C)),
         BIASED=b is not None, EVEN=x.shape[1] % C == 0, FAR=far, WIDE=wide(x),
@@ -326,7 +326,7 @@ def resample(
     if not y.numel(): return y
     c = stage(s, KEEP[x.dtype], x.device)
     sizes, steps = plan(0, c, c, c, x.dtype != torch.float32, last)
-    return launch(x.detach(), x.detach(), bias_of(b, x), y, (c, c, c), sizes, steps, x.shape[0] * x.shape[1],
+    return launch(x.detach(), x.detach(), bias_of(b, x), y, (c, c, c), sizes, steps, x.shape[0]*x.shape[1],
                   (1., 1., 1., 1, 1))
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #1af3bcd5
@@ -348,13 +348,13 @@ def resample_leaky(
     if chosen is None or (c.uy, c.ux) != (1, 1) or {a.dy, a.dx, gate.dy, gate.dx} != {1}:
         return composed(x, b, u, d, act, g, ug)
     g = x if g is None else g.to(x.dtype)
-    return launch(x.detach(), g.detach(), bias_of(b, x), y, (a, gate, c), *chosen, x.shape[0] * x.shape[1],
+    return launch(x.detach(), g.detach(), bias_of(b, x), y, (a, gate, c), *chosen, x.shape[0]*x.shape[1],
                   (*map(float, act), u.out[1], u.out[0]))
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #40147a19
 def composed(x, b, u, d, act, g=None, ug=None):
     "`resample_leaky` in three steps, with the up-sampled image in memory."
     v, (gain, leak, clamp) = resample(x, u, b), act
-    how = ('lrelu', leak / gain if gain else 0., gain, clamp)
+    how = ('lrelu', leak/gain if gain else 0., gain, clamp)
     z = run_act(0, v, None, 1, how) if g is None else run_act(1, v, None, 1, how, resample(g.to(x.dtype), ug))
     return resample(z, d)

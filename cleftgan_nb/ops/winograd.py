@@ -20,7 +20,7 @@ from .simd import Vector, _address, _full, _integers, add, borrow, load, store
 
 # %% ../../nbs/ops/05_winograd.ipynb #39328840
 Bt = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1.]])
-G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2
+G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])/2
 At = np.array([[1, 1, 1, 0], [0, 1, -1, -1.]])
 
 # %% ../../nbs/ops/05_winograd.ipynb #3a62cdb0
@@ -32,7 +32,7 @@ def transform_weight(
 ): # U [16, ⌈O/8⌉, C, 8], zeros for the channels that do not exist
     "The kernel's side of the product."
     o, c = weight.shape[:2]
-    w = F.pad(weight, [0] * 7 + [-o % GROUP]).reshape(_ceil(o, GROUP), GROUP, c, 9).permute(3, 0, 2, 1)
+    w = F.pad(weight, [0]*7 + [-o % GROUP]).reshape(_ceil(o, GROUP), GROUP, c, 9).permute(3, 0, 2, 1)
     u = torch.from_numpy(np.kron(G, G)).to(weight.dtype) @ w.reshape(9, w[0].numel())
     return u.view(16, *w.shape[1:])
 
@@ -56,14 +56,14 @@ def _product(across):
             sums = [[cgutils.alloca_once_value(b, _full(_vector, 0.)) for _ in range(across)] for _ in range(GROUP)]
             with cgutils.for_range(b, n) as loop:
                 src, w = b.add(v, b.mul(loop.index, apart)), b.mul(loop.index, ir.Constant(u.type, GROUP))
-                tiles = [b.load(at(2, src, LANES * j, _vector), align=4) for j in range(across)]
+                tiles = [b.load(at(2, src, LANES*j, _vector), align=4) for j in range(across)]
                 for i in range(GROUP):
                     number = _everywhere(b, b.load(at(0, b.add(u, w), i, ir.FloatType())))
                     for s, x in zip(sums[i], tiles):
                         b.store(b.fadd(b.fmul(number, x, flags=['contract']), b.load(s), flags=['contract']), s)
             for i in range(GROUP):
                 dst = b.add(m, b.mul(apart, ir.Constant(m.type, i)))
-                for j in range(across): b.store(b.load(sums[i][j]), at(4, dst, LANES * j, _vector), align=4)
+                for j in range(across): b.store(b.load(sums[i][j]), at(4, dst, LANES*j, _vector), align=4)
             return ctx.get_dummy_value()
         i = types.intp
         return types.void(U, i, V, i, M, i, i, i), codegen
@@ -81,14 +81,14 @@ Grid.__doc__ = ("Input, result (rows x columns), tiles (down x across) of one im
 @_jit
 def multiply(U, V, M, k, tiles, o0, o1):
     "M [16, o1-o0, apart] from U and V [16, channels, apart], for channels o0…o1 of the result."
-    C, A, groups = k.channels, k.apart, (k.out + GROUP - 1) // GROUP
+    C, A, groups = k.channels, k.apart, (k.out + GROUP - 1)//GROUP
     for p in range(16):
         for o in range(o0, o1, GROUP):
-            u, v, m, t = (p * groups + o // GROUP) * C * GROUP, p * C * A, (p * (o1 - o0) + o - o0) * A, 0
+            u, v, m, t = (p*groups + o//GROUP)*C*GROUP, p*C*A, (p*(o1 - o0) + o - o0)*A, 0
             while t < tiles:
-                if t + 2 * LANES < tiles:
+                if t + 2*LANES < tiles:
                     _product3(U, u, V, v + t, M, m + t, A, C)
-                    t += 3 * LANES
+                    t += 3*LANES
                 else:
                     _product1(U, u, V, v + t, M, m + t, A, C)
                     t += LANES
@@ -100,7 +100,7 @@ def second(typingctx, buf, i):
     def codegen(ctx, b, sig, args):
         x, y = [b.load(_address(ctx, b, buf, args[0], b.add(args[1], ir.Constant(args[1].type, k)), _vector),
                        align=4) for k in (0, LANES)]
-        return b.shuffle_vector(x, y, ir.Constant(_integers(32, LANES), list(range(0, 2 * LANES, 2))))
+        return b.shuffle_vector(x, y, ir.Constant(_integers(32, LANES), list(range(0, 2*LANES, 2))))
     return Vector(types.float32)(buf, types.intp), codegen
 
 # %% ../../nbs/ops/05_winograd.ipynb #0ccee390
@@ -136,28 +136,28 @@ def columns_in(row, g, h, plus, V, q, apart):
                           sub(second(row, g + 2), second(row, h + 2)), sub(second(row, g + 3), second(row, h + 3)))
     store(V, q, sub(w0, w2))
     store(V, q + apart, add(w1, w2))
-    store(V, q + 2 * apart, sub(w2, w1))
-    store(V, q + 3 * apart, sub(w1, w3))
+    store(V, q + 2*apart, sub(w2, w1))
+    store(V, q + 3*apart, sub(w1, w3))
 
 # %% ../../nbs/ops/05_winograd.ipynb #caa1d550
 @_jit
 def tiles_in(x, row, V, k, c, r0, r1):
     "Channel `c` of V, for rows r0…r1 of tiles, counted through all images."
-    n, place = 2 * k.across + 4 * LANES, k.channels * k.apart
+    n, place = 2*k.across + 4*LANES, k.channels*k.apart
     for r in range(r0, r1):
-        image = r // k.down
-        y = 2 * (r - image * k.down) - k.padding
+        image = r//k.down
+        y = 2*(r - image*k.down) - k.padding
         for i in range(0 if r == r0 or y == -k.padding else 2, 4):
-            src = ((image * k.channels + c) * k.height + y + i) * k.width if 0 <= y + i < k.height else -1
-            copy_row(row, ((y + i) & 3) * n, n, k.padding, x, src, k.width)
-        d0, d1, d2, d3 = (y & 3) * n, ((y + 1) & 3) * n, ((y + 2) & 3) * n, ((y + 3) & 3) * n
+            src = ((image*k.channels + c)*k.height + y + i)*k.width if 0 <= y + i < k.height else -1
+            copy_row(row, ((y + i) & 3)*n, n, k.padding, x, src, k.width)
+        d0, d1, d2, d3 = (y & 3)*n, ((y + 1) & 3)*n, ((y + 2) & 3)*n, ((y + 3) & 3)*n
         for j in range(0, k.across, LANES):
-            q = c * k.apart + (r - r0) * k.across + j
-            e = 2 * j
+            q = c*k.apart + (r - r0)*k.across + j
+            e = 2*j
             columns_in(row, d0 + e, d2 + e, False, V, q, place)
-            columns_in(row, d1 + e, d2 + e, True, V, q + 4 * place, place)
-            columns_in(row, d2 + e, d1 + e, False, V, q + 8 * place, place)
-            columns_in(row, d1 + e, d3 + e, False, V, q + 12 * place, place)
+            columns_in(row, d1 + e, d2 + e, True, V, q + 4*place, place)
+            columns_in(row, d2 + e, d1 + e, False, V, q + 8*place, place)
+            columns_in(row, d1 + e, d3 + e, False, V, q + 12*place, place)
 
 # %% ../../nbs/ops/05_winograd.ipynb #d3944720
 @intrinsic
@@ -165,7 +165,7 @@ def store_zipped(typingctx, buf, i, even, odd):
     "buf[i], buf[i+2], … = even and buf[i+1], buf[i+3], … = odd."
     def codegen(ctx, b, sig, args):
         for k in (0, LANES):
-            order = [(k + l) // 2 + LANES * (l % 2) for l in range(LANES)]
+            order = [(k + l)//2 + LANES*(l % 2) for l in range(LANES)]
             v = b.shuffle_vector(args[2], args[3], ir.Constant(_integers(32, LANES), order))
             b.store(v, _address(ctx, b, buf, args[0], b.add(args[1], ir.Constant(args[1].type, k)), _vector), align=4)
         return ctx.get_dummy_value()
@@ -173,9 +173,9 @@ def store_zipped(typingctx, buf, i, even, odd):
 
 # %% ../../nbs/ops/05_winograd.ipynb #9714f2e0
 @_jit
-def upper(M, m, down): return add(add(load(M, m), load(M, m + 4 * down)), load(M, m + 8 * down))
+def upper(M, m, down): return add(add(load(M, m), load(M, m + 4*down)), load(M, m + 8*down))
 @_jit
-def lower(M, m, down): return sub(sub(load(M, m + 4 * down), load(M, m + 8 * down)), load(M, m + 12 * down))
+def lower(M, m, down): return sub(sub(load(M, m + 4*down), load(M, m + 8*down)), load(M, m + 12*down))
 
 # %% ../../nbs/ops/05_winograd.ipynb #aa9f32d0
 @_jit
@@ -184,50 +184,50 @@ def row_out(M, m, place, row, y, dst, columns, across, below):
     for j in range(0, across, LANES):
         q = m + j
         if below:
-            s0, s1, s2, s3 = (lower(M, q, place), lower(M, q + place, place), lower(M, q + 2 * place, place),
-                              lower(M, q + 3 * place, place))
+            s0, s1, s2, s3 = (lower(M, q, place), lower(M, q + place, place), lower(M, q + 2*place, place),
+                              lower(M, q + 3*place, place))
         else:
-            s0, s1, s2, s3 = (upper(M, q, place), upper(M, q + place, place), upper(M, q + 2 * place, place),
-                              upper(M, q + 3 * place, place))
-        even, odd, left = add(add(s0, s1), s2), sub(sub(s1, s2), s3), columns - 2 * j
-        if left >= 2 * LANES: store_zipped(y, dst + 2 * j, even, odd)
+            s0, s1, s2, s3 = (upper(M, q, place), upper(M, q + place, place), upper(M, q + 2*place, place),
+                              upper(M, q + 3*place, place))
+        even, odd, left = add(add(s0, s1), s2), sub(sub(s1, s2), s3), columns - 2*j
+        if left >= 2*LANES: store_zipped(y, dst + 2*j, even, odd)
         else:
             store_zipped(row, 0, even, odd)
-            for l in range(left): y[dst + 2 * j + l] = row[l]
+            for l in range(left): y[dst + 2*j + l] = row[l]
 
 # %% ../../nbs/ops/05_winograd.ipynb #7e60e3c0
 @_jit
 def tiles_out(M, row, y, k, o, o0, o1, r0, r1):
     "Channel `o` of the result, where M has channels o0…o1 and rows r0…r1 of tiles."
     for r in range(r0, r1):
-        image = r // k.down
-        top = 2 * (r - image * k.down)
-        m, dst = (o - o0) * k.apart + (r - r0) * k.across, ((image * k.out + o) * k.rows + top) * k.columns
+        image = r//k.down
+        top = 2*(r - image*k.down)
+        m, dst = (o - o0)*k.apart + (r - r0)*k.across, ((image*k.out + o)*k.rows + top)*k.columns
         for i in range(min(2, k.rows - top)):
-            row_out(M, m, (o1 - o0) * k.apart, row, y, dst + i * k.columns, k.columns, k.across, i == 1)
+            row_out(M, m, (o1 - o0)*k.apart, row, y, dst + i*k.columns, k.columns, k.across, i == 1)
 
 # %% ../../nbs/ops/05_winograd.ipynb #8ace06e0
 @_jit
 def convolve(x, U, y, V, M, row, k, r0, r1):
     "Rows r0…r1 of tiles, from the image to the result."
-    end = (k.out + GROUP - 1) // GROUP * GROUP
+    end = (k.out + GROUP - 1)//GROUP*GROUP
     for c in range(k.channels): tiles_in(borrow(x), borrow(row), borrow(V), k, c, r0, r1)
     for o0 in range(0, end, k.some):
         o1 = min(end, o0 + k.some)
-        multiply(borrow(U), borrow(V), borrow(M), k, (r1 - r0) * k.across, o0, o1)
+        multiply(borrow(U), borrow(V), borrow(M), k, (r1 - r0)*k.across, o0, o1)
         for o in range(o0, min(o1, k.out)): tiles_out(borrow(M), borrow(row), borrow(y), k, o, o0, o1, r0, r1)
 
 # %% ../../nbs/ops/05_winograd.ipynb #bd2a3250
 def grid(shape, out, padding, threads):
     "Sizes for `convolve`."
     n, c, h, w = shape
-    rows, columns = h + 2 * padding - 2, w + 2 * padding - 2
+    rows, columns = h + 2*padding - 2, w + 2*padding - 2
     down, across = _ceil(rows, 2), _ceil(columns, 2)
-    step = max(1, (4 << 20) // (64 * max(c, 1) * across)) # V within 4 MB
-    blocks = max(1, _ceil(_ceil(n * down, step), threads)) * threads # as many for every thread
-    step = max(1, _ceil(n * down, blocks))
-    apart = _ceil((step - 1) * across, LANES) + _ceil(across, LANES) # whole vectors at the end of the last row, too
-    return Grid(c, h, w, out, rows, columns, down, across, padding, step, LANES * (apart | 1), 256)
+    step = max(1, (4 << 20)//(64*max(c, 1)*across)) # V within 4 MB
+    blocks = max(1, _ceil(_ceil(n*down, step), threads))*threads # as many for every thread
+    step = max(1, _ceil(n*down, blocks))
+    apart = _ceil((step - 1)*across, LANES) + _ceil(across, LANES) # whole vectors at the end of the last row, too
+    return Grid(c, h, w, out, rows, columns, down, across, padding, step, LANES*(apart | 1), 256)
 
 # %% ../../nbs/ops/05_winograd.ipynb #682e7370
 _mine = threading.local()
@@ -241,8 +241,8 @@ def _kept(name, n):
 
 # %% ../../nbs/ops/05_winograd.ipynb #18b46550
 def _work(x, U, y, k, todo, end):
-    V, M, row = [_kept(i, n) for i, n in enumerate((16 * k.channels * k.apart, 16 * k.some * k.apart,
-                                                    4 * (2 * k.across + 5 * LANES)))]
+    V, M, row = [_kept(i, n) for i, n in enumerate((16*k.channels*k.apart, 16*k.some*k.apart,
+                                                    4*(2*k.across + 5*LANES)))]
     for r in todo: convolve(x, U, y, V, M, row, k, r, min(end, r + k.step))
 
 # %% ../../nbs/ops/05_winograd.ipynb #b4b00230
@@ -258,7 +258,7 @@ def conv3x3(
     y = torch.empty(len(x), k.out, k.rows, k.columns)
     if not y.numel(): return y
     arrays = [t.detach().reshape(-1).numpy() for t in (x.contiguous(), transform_weight(weight), y)]
-    end = len(x) * k.down
+    end = len(x)*k.down
     todo = iter(range(0, end, k.step))
     others = [_pool(threads - 1).submit(_work, *arrays, k, todo, end)
               for _ in range(min(threads, _ceil(end, k.step)) - 1)]
@@ -279,7 +279,7 @@ def _check(x, weight, padding):
                          f"{x.shape[1]} channels")
     if not whole(padding) or padding < 0:
         raise ValueError(f"padding={padding!r}; accepted: a whole number of at least 0")
-    if min(x.shape[2:]) + 2 * padding < 3:
+    if min(x.shape[2:]) + 2*padding < 3:
         raise ValueError(f"x is {x.shape[3]}x{x.shape[2]} (width x height), smaller with padding={padding} than the "
                          "kernel of 3x3")
 
@@ -301,5 +301,5 @@ def pays(
                                                         for t in (x, weight)):
         return False
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad): return False
-    tiles = len(x) * (x.shape[2] + 2 * padding - 1) * (x.shape[3] + 2 * padding - 1) // 4
+    tiles = len(x)*(x.shape[2] + 2*padding - 1)*(x.shape[3] + 2*padding - 1)//4
     return min(weight.shape[:2]) >= 32 and tiles >= 1024 and _many_registers()
