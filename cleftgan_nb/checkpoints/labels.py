@@ -15,12 +15,12 @@ __all__ = ['SIDES', 'label_of', 'Labels']
 SIDES = {'left': ('left',), 'right': ('right',), 'bilateral': ('left', 'right')}   # the patient's
 
 def _share(name, v):
-    "A number from 0 to 1"
+    "Refuse anything but a number from 0 to 1"
     if isinstance(v, Real) and 0 <= v <= 1: return float(v)
     raise ValueError(f'{name}={v!r:.40}; accepted: a number from 0 (none) to 1 (the most)')
 
 def _check_sides(names):
-    "Labels that tell how severe each side of the lip is"
+    "Refuse labels that don't give the severity of each side of the lip"
     given = (', '.join(names) if names else 'no names: this network takes no labels, or its checkpoint does not say '
                                             'what they mean')
     if names and {'lip_left', 'lip_right'} <= set(names): return
@@ -35,7 +35,7 @@ def label_of(
     nose=None,   # severity of the nose; None: that of the lip
     **entries,   # any entry by its name, such as repaired=1
 )->torch.Tensor: # float32 [c_dim]
-    "The label that asks for a cleft"
+    "Return the label that requests a cleft"
     _check_sides(names)
     if side not in SIDES: raise ValueError(f"side={side!r:.40}; accepted: {', '.join(SIDES)}")
     if unknown := [k for k in entries if k not in names]:
@@ -49,7 +49,7 @@ def label_of(
 # %% ../../nbs/checkpoints/02_labels.ipynb #92cf9f80
 @dataclass(frozen=True)
 class Labels:
-    "What the sliders ask a network for"
+    "A map from the sliders to a network's labels"
     names:tuple # what the entries of a label mean
 
     def __post_init__(self):
@@ -60,11 +60,11 @@ class Labels:
         severity=0., # of both sides together
         side=0.,     # how much of it is on the patient's right
     )->dict:         # entry → number
-        "The entries of a label that the sliders stand for"
+        "Return the label entries that the sliders set"
         left, right = (min(max(round(v, 6), 0.), 1.) for v in (severity - side, side))
         asked = dict(lip_left=left, lip_right=right, nose_left=left, nose_right=right)
         return {k: v for k, v in asked.items() if k in self.names}
 
     def label(self, severity=0., side=0.)->torch.Tensor: # float32 [c_dim]
-        "The label that the sliders stand for"
+        "Return the label that the sliders set"
         return label_of(self.names, **self.entries(severity, side))

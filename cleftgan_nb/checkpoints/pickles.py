@@ -57,7 +57,7 @@ def _known(full): return full in ACCEPTED or bool(_MODULE.fullmatch(full) or _LA
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #34b718f0
 def _short(value, limit=80):
-    "`value` as one short printable line, whatever a file put into it"
+    "Shorten `value` to one printable line, whatever the file contains"
     if value is None or type(value) in (bool, float) or type(value) is int and abs(value) < 2**63: value = str(value)
     text = value if type(value) is str else f'<{type(value).__name__}>'
     text = text[:limit] + ('…' if len(text) > limit else '')
@@ -72,7 +72,7 @@ class Name:
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #7aca5a00
 class Call:
-    "A call that a pickle would have made: what was named, on what, and what was to be put into the result"
+    "A call that a pickle would have made: its name, its arguments and the items and state for its result"
     __slots__ = 'name', 'args', 'items', 'state'
     def __init__(self,
         name:str, # what would have been called
@@ -82,7 +82,7 @@ class Call:
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #89d81ba0
 class Machine:
-    "Runs a pickle's instructions on plain data and inert `Call`s; it can neither import nor call"
+    "A machine that runs a pickle's instructions on plain data and inert `Call`s, without imports or calls"
     def __init__(self,
         storages=False, # read the head of a tensor's numbers: storages and `persistent id`s may occur, and nothing else
     ):
@@ -111,7 +111,7 @@ def mark(self:Machine, arg=None):
 
 @patch
 def group(self:Machine):
-    "The values since the last mark"
+    "Return the values since the last mark"
     if not self.marks: raise ValueError('damaged pickle: it closes a group that it never opened')
     values, self.stack = self.stack, self.marks.pop()
     return values
@@ -128,7 +128,7 @@ _OPS |= {name: lambda m, arg, make=make: m.push(make()) for name, make in _CONST
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #97667760
 def _instructions(stream):
-    "`genops`, whose complaints are about files that are damaged or not pickles"
+    "Run `genops` and report its errors as a file that is damaged or not a pickle"
     try: yield from genops(stream)
     except ValueError as e: raise ValueError(f'damaged, cut off or not a pickle: {e}') from None
 
@@ -168,13 +168,13 @@ _OPS |= (dict.fromkeys(['PUT', 'BINPUT', 'LONG_BINPUT', 'MEMOIZE'], _put)
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #44d3eca0
 def _key(value):
-    "`value`, if it may be the key of a dict or the member of a set"
+    "Refuse a `value` that may not be a key of a dict or member of a set"
     if type(value) is str and len(value) <= 1000 or type(value) is int and abs(value) < 2**31: return value
     raise ValueError(f'refused: {_short(value)} as a key; accepted: words and small integers')
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #1200dee0
 def _fill(m, target, items):
-    "Put `items` into `target`: into a dict they go as keys and values in turn"
+    "Put `items` into `target`; for a dict, keys and values alternate"
     into = target.items if type(target) is Call else target
     if type(into) is list: into.extend(items)
     elif type(into) is set: into.update(map(_key, items))
@@ -195,12 +195,12 @@ _OPS |= {
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #670cd930
 def _add(m, arg):
-    "`APPEND` and `SETITEM`: one item, or a key and its value"
+    "Run `APPEND` and `SETITEM`: add one item, or a key and its value"
     target, *items = m.take(2 if arg == 'item' else 3)
     _fill(m, target, items)
 
 def _add_group(m, arg):
-    "`APPENDS`, `SETITEMS` and `ADDITEMS`: everything since the mark"
+    "Run `APPENDS`, `SETITEMS` and `ADDITEMS`: add everything since the mark"
     items = m.group()
     _fill(m, m.pop(), items)
 
@@ -209,7 +209,7 @@ _OPS |= ({'APPEND': lambda m, arg: _add(m, 'item'), 'SETITEM': _add}
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #35b808a0
 def _name(m, module, name):
-    "`module.name` as an inert `Name`, or a refusal"
+    "Return `module.name` as an inert `Name`, or refuse it"
     if type(module) is not str or type(name) is not str: raise ValueError('damaged pickle: a name that is not text')
     n = Name(module, name)
     if (n.full in STORAGES if m.storages else _known(n.full)): return n
@@ -260,14 +260,14 @@ def mapping(
     value,      # a dict, or the call of a dict-like class
     where:str,  # what it is, for the message
 )->dict:
-    "`value` as a dict"
+    "Return `value` as a dict"
     if type(value) is dict: return value
     if type(value) is Call and ACCEPTED.get(value.name) == 'a dict' and value.args == (): return value.items
     raise ValueError(f'{where} is {_short(getattr(value, "name", value))}; accepted: a dict')
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #541dd200
 def _raw(value, where):
-    "`value` as bytes; protocol 2 has no bytes and spells them as a call"
+    "Return `value` as bytes, which protocol 2 spells as a call"
     if type(value) in (bytes, bytearray): return bytes(value)
     if type(value) is Call and ACCEPTED.get(value.name) == 'bytes':
         if value.args == (): return b''
@@ -280,7 +280,7 @@ _NUMBERS = 'b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8'.split()
 _MOST = 10_000   # values of keywords, and of an array among them
 
 def _dtype(value, where):
-    "A NumPy number type"
+    "Return a NumPy number type"
     if type(value) is Call and value.name == 'numpy.dtype' and value.args and value.args[0] in _NUMBERS:
         order = value.state[1] if type(value.state) is tuple and len(value.state) > 1 else '='
         return np.dtype(('>' if order == '>' else '<') + value.args[0])
@@ -288,7 +288,7 @@ def _dtype(value, where):
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #f32d2a00
 def _number(call, where):
-    "A NumPy scalar or array as Python numbers"
+    "Convert a NumPy scalar or array to Python numbers"
     if call.name.endswith('.scalar') and len(call.args) == 2: (dtype, data), shape = call.args, ()
     elif call.name.endswith('._frombuffer') and len(call.args) == 4:
         data, dtype, shape, order = call.args
@@ -311,7 +311,7 @@ def plain(
     depth:int=8,   # levels of nesting
     budget=None,   # values left to visit
 ):                 # numbers, words, lists and dicts
-    "`value` as JSON-able data"
+    "Convert `value` to JSON values"
     budget = budget if budget is not None else [_MOST]
     budget[0] -= 1
     if depth < 0 or budget[0] < 0:
@@ -325,7 +325,7 @@ def plain(
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #dff95260
 def _scalar(value, where):
-    "`value`, if JSON can say it"
+    "Return `value` if JSON can represent it"
     if value is None or type(value) in (bool, float): return value
     if type(value) is int and abs(value) < 2**63 or type(value) is str and len(value) < 10_000: return value
     raise ValueError(f'{where} is {_short(getattr(value, "full", value))}; accepted: numbers, words, lists and dicts')
@@ -334,7 +334,7 @@ def _scalar(value, where):
 _MAGIC = 0x1950a86a20f9469cfc6c
 
 def _storage_head(stream):
-    "Number type and count that the head of a storage's bytes claims"
+    "Read the number type and count that the head of a storage claims"
     magic, version, system, ref, keys = [Machine(storages=True).run(stream) for _ in range(5)]
     if magic != _MAGIC or version != 1001 or type(system) is not dict or system.get('little_endian') is not True:
         raise ValueError("a tensor's numbers are not in torch's older format, little-endian")
@@ -349,7 +349,7 @@ def _storage_head(stream):
 def storage(
     data:bytes, # the argument of `_load_from_bytes`
 )->torch.Tensor: # one-dimensional
-    "The numbers of a tensor"
+    "Read the numbers of a tensor"
     if data[:4] == b'PK\x03\x04':
         raise ValueError("a tensor's numbers are a zip archive; published snapshots never do this")
     stream = io.BytesIO(data)
@@ -363,7 +363,7 @@ def storage(
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #d7c48380
 def _integers(value, where):
-    "A shape or a stride"
+    "Read a shape or a stride"
     if type(value) is Call and value.name == 'torch.Size' and len(value.args) == 1: value = value.args[0]
     if type(value) in (tuple, list) and len(value) <= 8 and all(type(n) is int and 0 <= n < 2**40 for n in value):
         return tuple(value)
@@ -371,7 +371,7 @@ def _integers(value, where):
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #457f7230
 def _view(values, offset, size, stride, where):
-    "A tensor of `size` in the one-dimensional `values`"
+    "View the one-dimensional `values` as a tensor of `size`"
     size, stride = _integers(size, where), _integers(stride, where)
     last = sum((n-1)*s for n, s in zip(size, stride)) if 0 not in size else -1
     if (len(size) != len(stride) or type(offset) is not int or offset < 0 or math.prod(size) > len(values)
@@ -386,7 +386,7 @@ def tensor(
     where:str,   # its name, for the message
     budget=None, # bytes of numbers that may still be decoded, in a list; None: as many as there are
 )->torch.Tensor:
-    "The tensor that a call describes"
+    "Build the tensor that a call describes"
     if type(value) is Call and value.name == 'torch._utils._rebuild_parameter' and value.args: value = value.args[0]
     if type(value) is not Call or value.name != 'torch._utils._rebuild_tensor_v2' or len(value.args) not in (6, 7):
         raise ValueError(f'{where} is {_short(getattr(value, "name", value))}; accepted: a tensor')
@@ -404,7 +404,7 @@ def tensor(
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #401a6030
 def _attributes(value, where):
-    "Class name and `__dict__` of a stored module"
+    "Return class name and `__dict__` of a stored module"
     if type(value) is Call and value.name.endswith('._reconstruct_persistent_obj') and len(value.args) == 1:
         meta = mapping(value.args[0], where)
         if meta.get('type') != 'class' or meta.get('version') != 6:
@@ -418,7 +418,7 @@ def _attributes(value, where):
 _PART = re.compile(r'[A-Za-z0-9_]{1,60}')
 
 def _parts(attributes, kind, where):
-    "The named, present entries of `_parameters`, `_buffers` or `_modules`"
+    "Return the named, present entries of `_parameters`, `_buffers` or `_modules`"
     for name, value in mapping(attributes.get(kind, {}), f'{where}.{kind}').items():
         if not _PART.fullmatch(str(name)):
             raise ValueError(f'{where} has a part called {_short(str(name))}; accepted: letters, digits and _')
@@ -426,7 +426,7 @@ def _parts(attributes, kind, where):
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #cee6d590
 def _modules(value, where):
-    "Every module in the stored module `value`, itself first: the prefix of its tensors' names, its `__dict__`"
+    "Walk the stored module `value` and its parts: the prefix of their tensors' names, their `__dict__`"
     todo = [('', value)]
     for _ in range(10_000):
         if not todo: return
@@ -443,7 +443,7 @@ def state_dict(
     where:str,   # its name, for the message
     budget=None, # for `tensor`
 )->dict:         # name → tensor, as `torch.nn.Module.state_dict()` has them
-    "The tensors of a stored module and of its parts"
+    "Collect the tensors of a stored module and its parts"
     found = {}
     for prefix, attributes in _modules(value, where):
         hidden = attributes.get('_non_persistent_buffers_set')
@@ -462,7 +462,7 @@ def architecture(
     state:dict, # tensors by name
     where:str,  # the network's name, for the message
 )->str:
-    "Which of our classes has tensors of these names"
+    "Find our class with tensors of these names"
     found = [arch for name, arch in SIGNATURES.items() if name in state]
     if len(found) == 1: return found[0]
     raise ValueError(f'{where} is no network of ours: it should have one of the tensors {", ".join(SIGNATURES)} and '
@@ -490,7 +490,7 @@ IDLE = 'class_name num_fp16_res fp16_channels_last use_fp16 fused_modconv_defaul
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #24f68650
 def _flat(kwargs, prefix=''):
-    "Nested keywords as dotted ones, `synthesis_kwargs` dissolved"
+    "Flatten nested keywords to dotted ones, without `synthesis_kwargs`"
     for k, v in kwargs.items():
         name = prefix + k
         if type(v) is dict: yield from _flat(v, '' if name == 'synthesis_kwargs' else f'{name}.')
@@ -498,7 +498,7 @@ def _flat(kwargs, prefix=''):
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #02c6b110
 def _nest(flat):
-    "The reverse"
+    "Nest dotted keywords again"
     nested = {}
     for name, v in flat.items():
         *outer, last = name.split('.')
@@ -516,7 +516,7 @@ def keywords(
     kwargs:dict, # the file's keywords, plain data
     where:str,  # the network's name, for the message
 )->tuple:       # (keywords of our class, what was left out as 'name=value')
-    "Our constructor's keywords for a published network"
+    "Convert a published network's keywords to our constructor's"
     kept, idle = {}, []
     for name, v in _flat(kwargs):
         last = name.split('.')[-1]
@@ -537,7 +537,7 @@ _POSITIONS = {'Generator': 'z_dim c_dim w_dim img_resolution img_channels'.split
               'Discriminator': 'c_dim img_resolution img_channels'.split()}
 
 def _arguments(attributes, class_name, where):
-    "Constructor's arguments of a stored network as plain keywords"
+    "Return the constructor arguments of a stored network as plain keywords"
     args = attributes.get('_init_args', ())
     names = _POSITIONS[class_name]
     if type(args) not in (tuple, list) or len(args) > len(names):
@@ -547,7 +547,7 @@ def _arguments(attributes, class_name, where):
 # %% ../../nbs/checkpoints/00_pickles.ipynb #663bb8b0
 @dataclass
 class Found:
-    "One network as a published snapshot has it"
+    "One network as stored in a published snapshot"
     role: str         # 'G', 'D' or 'G_ema'
     architecture: str # our class
     kwargs: dict      # its constructor's keywords
@@ -558,7 +558,7 @@ class Found:
 _CLASSES = {'G': 'Generator', 'D': 'Discriminator', 'G_ema': 'Generator'}
 
 def _network(value, role, budget):
-    "The network stored under `role`"
+    "Read the network stored under `role`"
     class_name, attributes = _attributes(value, role)
     if class_name != _CLASSES[role]: raise ValueError(f'{role} is a {class_name}; accepted: a {_CLASSES[role]}')
     state = state_dict(value, role, budget)
@@ -571,7 +571,7 @@ def _network(value, role, budget):
 # %% ../../nbs/checkpoints/00_pickles.ipynb #bad82a80
 @dataclass(repr=False)
 class Published:
-    "What a published snapshot holds for us"
+    "The contents of a published snapshot that we use"
     file: str                       # its name, without folders
     networks: dict                  # role → `Found`
     training_set: dict|None = None  # `training_set_kwargs`
@@ -580,7 +580,7 @@ class Published:
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #860b8c40
 def _augment_p(value):
-    "`p` of the stored augmentation pipe"
+    "Read `p` of the stored augmentation pipe"
     if value is None: return None
     buffers = mapping(_attributes(value, 'augment_pipe')[1].get('_buffers', {}), 'augment_pipe')
     if 'p' not in buffers: return None
@@ -590,7 +590,7 @@ def _augment_p(value):
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #280042d0
 def _snapshot(value, file, size):
-    "The dict at the top of a snapshot, in a file of so many bytes"
+    "Read the dict at the top of a snapshot, in a file of `size` bytes"
     value = mapping(value, 'the snapshot')
     roles = [r for r in _CLASSES if value.get(r) is not None]
     if not roles: raise ValueError(f'a snapshot without networks; accepted: a dict with {", ".join(_CLASSES)}')
@@ -614,7 +614,7 @@ _MISTAKEN = {
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #ea8ebe00
 def _sniff(head):
-    "Complain about the first bytes of a file that can't be a snapshot"
+    "Refuse a file whose first bytes are not those of a snapshot"
     for magic, what in _MISTAKEN.items():
         if head.lstrip().startswith(magic): raise ValueError(f'this is {what}')
     if head[8:9] == b'{' and head[6:8] == b'\0\0':
@@ -622,7 +622,7 @@ def _sniff(head):
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #8ba7ce40
 def _read(stream, file):
-    "The snapshot in `stream`, a memory-mapped file"
+    "Read the snapshot in `stream`, a memory-mapped file"
     _sniff(stream[:64])
     value = Machine().run(stream)
     if value == _MAGIC: raise ValueError('this is a file of torch.save; accepted: a StyleGAN snapshot as published')
@@ -639,7 +639,7 @@ def _read(stream, file):
 def read(
     path,        # a published `.pkl`
 )->Published:
-    "Read a published snapshot; nothing in it is imported or called"
+    "Read a published snapshot without importing or calling anything in it"
     path = as_path(path)
     if path.is_dir(): raise ValueError(f'{path} is a folder; give the name of a file')
     if not path.is_file(): raise FileNotFoundError(f'no file {path}; give the path of a published .pkl')
@@ -650,7 +650,7 @@ def read(
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #4b607d70
 class Table:
-    "Rows to look at: text in a terminal, a table in a notebook"
+    "Rows to display: text in a terminal, a table in a notebook"
     def __init__(self,
         rows:list,     # dicts with the same keys
         title:str='',  # a line above
@@ -667,7 +667,7 @@ class Table:
 # %% ../../nbs/checkpoints/00_pickles.ipynb #a67d6330
 @patch
 def _repr_html_(self:Table):
-    "A table for notebooks"
+    "Format as a table for notebooks"
     row = lambda tag, cells: '<tr>' + ''.join(f'<{tag} style="text-align:left">{foreign.html(c)}</{tag}>'
                                               for c in cells) + '</tr>'
     body = ''.join(row('td', r.values()) for r in self.rows)
@@ -677,7 +677,7 @@ def _repr_html_(self:Table):
 # %% ../../nbs/checkpoints/00_pickles.ipynb #4d116b00
 @patch
 def table(self:Published)->Table:
-    "What was found, as a `Table`"
+    "Summarize the contents as a `Table`"
     rows = [{'network': n.role, 'architecture': n.architecture, 'resolution': n.kwargs.get('img_resolution', '?'),
              'tensors': len(n.state),
              'values': sum(t.numel() for t in n.state.values()),

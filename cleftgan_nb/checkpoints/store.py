@@ -39,19 +39,19 @@ def _some(names, limit=5):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #3f006bd0
 def _json(value, where):
-    "`value` as JSON with a fixed order, or an error that names what isn't JSON"
+    "Write `value` as JSON in a fixed order, or name what isn't JSON"
     _check_json(value, where)
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 # %% ../../nbs/checkpoints/01_store.ipynb #dcd61890
 def _sayable(v):
-    "Is `v` something that every reader of JSON and UTF-8 understands?"
+    "Say whether every reader of JSON and UTF-8 understands `v`"
     if isinstance(v, str): return not re.search('[\ud800-\udfff]', v)
     return v is None or isinstance(v, int) and abs(v) < 2**64 or isinstance(v, float) and math.isfinite(v)
 
 # %% ../../nbs/checkpoints/01_store.ipynb #5a206e60
 def _check_json(value, where, depth=16):
-    "Complain about what JSON can't say, by its place"
+    "Refuse what JSON can't represent, by its place"
     if depth and isinstance(value, dict) and all(isinstance(k, str) and _sayable(k) for k in value):
         for k, v in value.items(): _check_json(v, f'{where}[{k!r}]', depth-1)
     elif depth and isinstance(value, (list, tuple)):
@@ -67,7 +67,7 @@ def _header(
     tensors:dict, # name → tensor; larger number types come first, so that each lies at a multiple of its size
     meta:dict,    # word → word
 )->bytes:
-    "Length and header of a safetensors file"
+    "Build the length and header of a safetensors file"
     entries, end = {'__metadata__': meta}, 0
     for name, t in tensors.items():
         start, end = end, end + t.numel()*t.element_size()
@@ -86,7 +86,7 @@ def _checksum(
     tensors:dict, # name → contiguous tensor on the CPU
     meta:dict,    # word → word
 )->str:           # 64 hexadecimal digits
-    "The checksum of all that a file says: words, types, shapes and numbers, in whatever order they lie"
+    "Compute the checksum of a file's metadata, types, shapes and numbers, whatever their order"
     words = [{k: v for k, v in meta.items() if k != 'checksum'},
              {k: [_CODES[t.dtype], *t.shape] for k, t in tensors.items()}]
     digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
@@ -98,7 +98,7 @@ def write_tensors(
     tensors:dict, # name → contiguous tensor on the CPU
     meta:dict,    # word → word
 )->Path:
-    "A safetensors file whose bytes depend on its content only, with their checksum in its header"
+    "Write a safetensors file whose bytes depend only on its content, with a checksum in its header"
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
     header = _header(tensors, meta | {'checksum': _checksum(tensors, meta)})
     with atomic(path) as f:
@@ -110,7 +110,7 @@ def write_tensors(
 _HEAVY = 'weight', 'const', 'noise_const'
 
 def _halve(name, t, dtype):
-    "`t` as it is stored"
+    "Convert `t` to the type it is stored in"
     if dtype is None or t.dtype != torch.float32 or name.rpartition('.')[2] not in _HEAVY: return t
     small = t.to(dtype)
     if small.isinf().any() and not t.isinf().any():
@@ -127,7 +127,7 @@ _LARGEST = 2**28   # numbers of a network, 1 GiB: eight times the largest publis
 
 # %% ../../nbs/checkpoints/01_store.ipynb #ea648c50
 def _check_ceilings(kwargs, role, depth=2):
-    "Numbers of a configuration must be of a sane size"
+    "Refuse numbers in a configuration that are too large"
     for k, v in kwargs.items():
         if type(v) is dict and depth: _check_ceilings(v, role, depth-1)
         elif type(v) in (dict, list):
@@ -137,7 +137,7 @@ def _check_ceilings(kwargs, role, depth=2):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #fbba55a0
 class _OnPaper(TorchFunctionMode):
-    "Inside, new weights have a shape but no memory; small computed tensors such as filters stay real"
+    "A mode in which new weights have a shape but no memory; small computed tensors stay real"
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if func in (torch.randn, torch.rand, torch.zeros, torch.ones, torch.empty): kwargs['device'] = 'meta'
@@ -145,7 +145,7 @@ class _OnPaper(TorchFunctionMode):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #30820620
 def _check_role(architecture, role):
-    "Complain about a network in another's place"
+    "Refuse a network in the wrong role"
     fitting = [a for a in networks.ARCHITECTURES if (a == 'Discriminator') == (role == 'D')]
     if architecture not in fitting: raise ValueError(f'{role} is a {architecture}; accepted: {", ".join(fitting)}')
 
@@ -154,7 +154,7 @@ def blueprint(
     config:dict, # {'architecture': …, 'kwargs': {…}}
     role:str,    # 'G', 'D' or 'G_ema'
 )->dict:         # tensor's name → shape
-    "Names and shapes of the tensors that a configuration leads to, without the memory for them"
+    "Compute names and shapes of the tensors for a configuration, without their memory"
     if (type(config) is not dict or type(config.get('kwargs')) is not dict
         or config.get('architecture') not in list(networks.ARCHITECTURES)):
         raise ValueError(f'{role} has the configuration {str(config)[:60]}; accepted: an architecture of '
@@ -175,7 +175,7 @@ def check_network(
     state:dict,  # tensor's name → tensor
     role:str,    # 'G', 'D' or 'G_ema'
 ):
-    "Complain about tensors that are not those of a configuration"
+    "Refuse tensors that don't match a configuration"
     shapes = blueprint(config, role)
     if missing := shapes.keys() - state.keys():
         raise ValueError(f'{role} lacks {len(missing)} tensors of its architecture: {_some(missing)}')
@@ -188,7 +188,7 @@ def check_network(
 
 # %% ../../nbs/checkpoints/01_store.ipynb #e45a5570
 def _build(config, state, role):
-    "A network with the given tensors"
+    "Build a network with the given tensors"
     check_network(config, state, role)
     with torch.random.fork_rng(devices=[]): net = networks.from_config(config)
     net.load_state_dict({k: t.clone(memory_format=torch.contiguous_format) for k, t in state.items()}, assign=True)
@@ -199,7 +199,7 @@ def _tensors(
     nets:dict,        # role → network
     dtype=None,       # of stored weights
 )->dict:              # stored name → tensor
-    "The networks' tensors in the file's order"
+    "List the networks' tensors in the file's order"
     found = {}
     for role, net in nets.items():
         for name, t in net.state_dict().items():
@@ -210,7 +210,7 @@ def _tensors(
 
 # %% ../../nbs/checkpoints/01_store.ipynb #333cc080
 def _config(net, role):
-    "Architecture and keywords of a network"
+    "Return architecture and keywords of a network"
     if isinstance(net, tuple(networks.ARCHITECTURES.values())):
         return {'architecture': net.architecture, 'kwargs': net.init_kwargs}
     raise ValueError(f'{role} is a {type(net).__name__}; accepted: {", ".join(networks.ARCHITECTURES)} of '
@@ -218,7 +218,7 @@ def _config(net, role):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #d1b81fb0
 def _check_labels(labels, nets):
-    "What the entries of the networks' labels mean, one word each"
+    "Check the meanings of the label entries, one word each"
     words = isinstance(labels, (list, tuple)) and all(isinstance(n, str) and n and n.isprintable() for n in labels)
     if not words or len(set(labels)) != len(labels):
         raise ValueError(f'labels={labels!r:.80}; accepted: None, or a list of different words, one for each entry '
@@ -231,7 +231,7 @@ def _check_labels(labels, nets):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #6a732020
 def _metadata(nets, license, provenance, progress, dtype, labels=None):
-    "The words in the header"
+    "Build the metadata for the header"
     if type(license) is not str or not license.strip():
         raise ValueError(f"license={license!r}; accepted: words such as 'CC-BY-4.0', or 'unknown' with the reason")
     _check_json(license, 'license')
@@ -271,14 +271,14 @@ def save(
 
 # %% ../../nbs/checkpoints/01_store.ipynb #bab6acd0
 def _unique(pairs):
-    "A JSON object whose keys occur once"
+    "Build a JSON object, refusing repeated keys"
     d = dict(pairs)
     if len(d) != len(pairs): raise ValueError('the header names something twice')
     return d
 
 # %% ../../nbs/checkpoints/01_store.ipynb #636e2660
 def _parse(text, what, read=dict):
-    "JSON or a clear error"
+    "Parse JSON, or raise a clear error"
     try: return json.loads(text, object_pairs_hook=lambda pairs: read(_unique(pairs)))
     except (ValueError, RecursionError) as e:
         raise ValueError(f'{what} is damaged ({type(e).__name__}: {str(e)[:80]})') from None
@@ -287,7 +287,7 @@ def _parse(text, what, read=dict):
 _BROKEN = 'the file is damaged, cut off or not a safetensors file; get or save it again'
 
 def _read_header(path):
-    "The header of a safetensors file and where its numbers start"
+    "Read the header of a safetensors file and locate its numbers"
     size = path.stat().st_size
     with open(path, 'rb') as f:
         head = f.read(8)
@@ -301,7 +301,7 @@ def _read_header(path):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #bdc048c0
 def _span(name, entry):
-    "Where a tensor's numbers lie, if its entry makes sense"
+    "Locate a tensor's numbers, if its entry makes sense"
     try: code, shape, (start, end) = entry['dtype'], entry['shape'], entry['data_offsets']
     except (TypeError, KeyError, ValueError):
         raise ValueError(f'{name!r:.80}: an entry without dtype, shape and data_offsets; {_BROKEN}') from None
@@ -315,7 +315,7 @@ def _span(name, entry):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #bfa59230
 def _check_spans(header, size):
-    "Tensors must lie side by side and fill the file"
+    "Check that the tensors lie side by side and fill the file"
     at = 0
     for start, end, name in sorted((*_span(n, e), n) for n, e in header.items()):
         if start != at:
@@ -326,13 +326,13 @@ def _check_spans(header, size):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #c8ae0df0
 def _check_words(meta):
-    "Words about a file"
+    "Check the metadata of a file"
     if type(meta) is not dict or not all(type(v) is str for v in meta.values()):
         raise ValueError(f'its metadata is no list of words; {_BROKEN}')
     return meta
 
 def _numbers(path, header, start, meta):
-    "The tensors of a file whose header has been read, if they are those that were written"
+    "Read the tensors of a file whose header has been read, and verify them"
     _check_spans(header, path.stat().st_size - start)
     try:
         with safe_open(path, 'pt') as f: tensors = {name: f.get_tensor(name) for name in f.keys()}
@@ -344,7 +344,7 @@ def _numbers(path, header, start, meta):
 def read_tensors(
     path, # a file of `write_tensors`
 )->tuple[dict, dict]: # name → tensor, word → word
-    "All of a safetensors file, compared with its checksum if it has one"
+    "Read a whole safetensors file and verify its checksum if it has one"
     path = as_path(path)
     try:
         header, start = _read_header(path)
@@ -355,7 +355,7 @@ def read_tensors(
 # %% ../../nbs/checkpoints/01_store.ipynb #19341a00
 @dataclass(repr=False)
 class Checkpoint:
-    "Networks and what their file says about them"
+    "Networks with their metadata"
     G: torch.nn.Module|None = None     # generator as trained
     D: torch.nn.Module|None = None     # discriminator
     G_ema: torch.nn.Module|None = None # moving average of the generator: the one to sample
@@ -364,17 +364,17 @@ class Checkpoint:
 
     @property
     def networks(self)->dict:
-        "Role → network, of those present"
+        "The networks that are present, by role"
         return {role: getattr(self, role) for role in ROLES if getattr(self, role) is not None}
 
     @property
     def labels(self)->list|None:
-        "What the entries of a label mean; None where there are no labels, or nobody said"
+        "The meanings of the label entries; None without labels or meanings"
         return self.meta.get('labels')
 
     @property
     def sampler(self):
-        "The generator to make pictures with: `G_ema`, or `G` where there is none"
+        "The generator for samples: `G_ema`, or `G` without it"
         if self.G_ema is None and self.G is None:
             raise ValueError(f'{self.meta.get("file", "this checkpoint")} has no generator, only '
                              f'{", ".join(self.networks)}')
@@ -384,7 +384,7 @@ class Checkpoint:
 def licenses(
     *texts, # licenses; None: not known
 )->str:
-    "All of them, each said once"
+    "List all licenses, each once"
     found, said = [], lambda part, text: re.search(rf'(?<![\w.-]){re.escape(part)}(?![\w.-])', text)
     for part in [part.strip() for text in texts if isinstance(text, str) for part in text.split(' AND ')]:
         if part and not any(said(part, text) for text in found): found.append(part)
@@ -394,7 +394,7 @@ def licenses(
 def history(
     meta:dict, # of a `Checkpoint`
 )->list:       # dicts with data, fingerprint, images, license; from: the first image of the stretch; file: the checkpoint of an earlier run that it led to
-    "The stretches of training behind a checkpoint, the first one first, as far as it says"
+    "List the known stretches of training behind a checkpoint, oldest first"
     said = meta['provenance'].get('history')
     known = [e for e in said if isinstance(e, dict)] if isinstance(said, list) else []
     covered = licenses(*(e.get('license') for e in known))
@@ -405,7 +405,7 @@ def history(
 def stretch(
     e:dict, # of `history`
 )->str:
-    "A stretch in words"
+    "Describe a stretch of training"
     mark = f"fingerprint {_short(e['fingerprint'], 16)}" if e.get('fingerprint') else 'no fingerprint'
     more = [words.format(_short(e[k])) for k, words in (('images', '{} images'), ('from', 'from image {} on'),
                                                         ('file', 'before {}')) if k in e]
@@ -414,7 +414,7 @@ def stretch(
 
 # %% ../../nbs/checkpoints/01_store.ipynb #247dfcd0
 def _row(role, net):
-    "One network as a row"
+    "Describe one network as a row"
     state, parameters = net.state_dict().values(), sum(p.numel() for p in net.parameters())
     return {'network': role, 'architecture': net.architecture,
             'resolution': net.init_kwargs.get('img_resolution', '?'), 'parameters': f'{parameters:,}',
@@ -423,7 +423,7 @@ def _row(role, net):
 # %% ../../nbs/checkpoints/01_store.ipynb #e8a7b620
 @patch
 def table(self:Checkpoint)->Table:
-    "What it holds"
+    "Summarize the contents"
     said = self.meta | {'provenance': {k: v for k, v in self.meta.get('provenance', {}).items() if k != 'history'}}
     notes = [f'{k}: {v}' for k in ('license', 'labels', 'progress', 'provenance') if (v := said.get(k))]
     if 'history' in self.meta.get('provenance', {}):
@@ -441,7 +441,7 @@ def _repr_html_(self:Checkpoint): return self.table()._repr_html_()
 
 # %% ../../nbs/checkpoints/01_store.ipynb #fc7a1660
 def _flag(state, file):
-    "Names of tensors that hold infinities or no numbers; warns about them"
+    "List the tensors with infinities or NaN, with a warning"
     bad = [k for k, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
         warnings.warn(f'{file}: not finite: {_some(bad)}. Pictures from it will be empty; load an earlier checkpoint',
@@ -450,7 +450,7 @@ def _flag(state, file):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #7fff1030
 def _load_meta(words):
-    "The header's words, as `save` was given them"
+    "Return the header's metadata as given to `save`"
     if type(words) is not dict or not all(type(v) is str for v in words.values()) or 'cleftgan_nb' not in words:
         keys = _some(words) if type(words) is dict else 'nothing'
         raise ValueError(f'it is a safetensors file of another project (its metadata has {keys}); accepted: one '
@@ -471,7 +471,7 @@ def _load_meta(words):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #67f04230
 def _by_role(tensors, half):
-    "The file's tensors, role by role; halved weights come back in float32"
+    "Group the file's tensors by role; halved weights return to float32"
     states = {}
     for name, t in tensors.items():
         role, _, tensor = name.partition('/')
@@ -480,7 +480,7 @@ def _by_role(tensors, half):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #477c7580
 def _load_safetensors(path):
-    "A checkpoint from our own format"
+    "Load a checkpoint in our own format"
     header, start = _read_header(path)
     words = header.pop('__metadata__', None)
     meta = _load_meta(words)
@@ -497,7 +497,7 @@ UNKNOWN = ('unknown: the published file names none; ask its publisher (NVIDIA pu
            'non-commercial use)')
 
 def _load_pickle(path):
-    "A checkpoint from a published snapshot"
+    "Load a checkpoint from a published snapshot"
     p = pickles.read(path)
     nets = {r: {'architecture': n.architecture, 'kwargs': n.kwargs} for r, n in p.networks.items()}
     states = {r: {k: t.float() if t.is_floating_point() and t.itemsize < 4 else t for k, t in n.state.items()}
@@ -515,13 +515,13 @@ _READERS = {'.safetensors': _load_safetensors, '.pkl': _load_pickle}
 MODELS = Path(str(resources.files('cleftgan_nb')))/'assets'/'models'
 
 def shipped()->dict:
-    "The models that come with the library: name → file"
+    "List the models that come with the library: name → file"
     return {p.stem: p for p in sorted(MODELS.glob('*.safetensors'))}
 
 def find(
     path, # of a file, or the name of a model that ships
 )->Path:
-    "The file that is meant"
+    "Find the file of a checkpoint"
     path = as_path(path)
     if str(path) in shipped():   # whatever else is called so: a checkpoint's name has a suffix
         return shipped()[str(path)]
@@ -535,7 +535,7 @@ def find(
 def load(
     path, # a `.safetensors` of `save`, a published `.pkl`, or the name of a model that ships
 )->Checkpoint:
-    "Load networks in evaluation mode; nothing in the file is executed"
+    "Load networks in evaluation mode without executing anything in the file"
     path = as_path(path)
     if path.suffix not in _READERS and str(path) not in shipped() and not path.is_dir():
         raise ValueError(f'{path.name!r} ends in {path.suffix!r}; accepted: {", ".join([*_READERS, *shipped()])}')
@@ -552,7 +552,7 @@ def convert(
     license=None, # of the weights, if you know it; that of a checkpoint is only added to
     dtype=None,   # `torch.float16` halves the file
 )->Table:         # what was found
-    "Convert a published pickle into a checkpoint; nothing in it is executed"
+    "Convert a published pickle into a checkpoint without executing anything in it"
     src, dst = as_path(src, 'src'), as_path(dst, 'dst')
     if dst.suffix != '.safetensors': raise ValueError(f'dst={dst.name!r}; accepted: a name that ends in .safetensors')
     src = find(src)

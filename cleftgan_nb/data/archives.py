@@ -17,7 +17,7 @@ __all__ = ['SIGNATURE', 'png', 'appearing', 'ToFolder', 'ToZip', 'check_path', '
 def _chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
 
 def _stored(data):
-    "`data` as a zlib stream without compression"
+    "Wrap `data` in a zlib stream without compression"
     blocks = [data[i:i+65535] for i in range(0, len(data), 65535)]
     parts = [struct.pack('<BHH', i == len(blocks) - 1, len(b), 65535 - len(b)) + b for i, b in enumerate(blocks)]
     return b'\x78\x01' + b''.join(parts) + struct.pack('>I', zlib.adler32(data))
@@ -28,7 +28,7 @@ SIGNATURE = b'\x89PNG\r\n\x1a\n'
 def png(
     image:np.ndarray, # uint8, [H,W] gray or [H,W,3] RGB
 )->bytes:
-    "An uncompressed PNG: the same pixels give the same bytes everywhere"
+    "Encode an uncompressed PNG: the same pixels give the same bytes everywhere"
     h, w = image.shape[:2]
     lines = np.zeros((h, 1 + image.size//h), np.uint8)   # each line starts with a 0: no filter
     lines[:, 1:] = image.reshape(h, -1)
@@ -37,7 +37,7 @@ def png(
 
 # %% ../../nbs/data/09_archives.ipynb #12aa80c0
 def _ours(path):
-    "Has `path` what only our datasets have, or is it empty?"
+    "Check whether `path` has what only our datasets have, or is empty"
     if path.is_dir():
         return (path/'about.json').is_file() and (path/'manifest.csv').is_file() or not any(path.iterdir())
     try:
@@ -47,14 +47,14 @@ def _ours(path):
 def _taken(path): return ValueError(f'{path} exists; give another name, or overwrite=True to replace it')
 
 def _check_free(path, overwrite):
-    "May something be written at `path`?"
+    "Check that `path` may be written"
     if os.path.lexists(path) and not overwrite: raise _taken(path)
     if overwrite and path.exists() and not _ours(path):
         raise ValueError(f'{path} is no dataset of ours (no about.json and manifest.csv in it), so it is not '
                          'replaced; give another name')
 
 def _target(path, overwrite):
-    "Where to write: behind a link, in a folder that exists, at a place that is free"
+    "Find where to write: behind a link, in an existing folder, at a free place"
     path = target(path)
     for left in sweep(path): warnings.warn(f'a killed process had left {left}; it is gone now')
     _check_free(path, overwrite)
@@ -62,7 +62,7 @@ def _target(path, overwrite):
 
 # %% ../../nbs/data/09_archives.ipynb #4dd242e0
 def _claim(new, path):
-    "Give a file a name that nobody has"
+    "Give a file a name that is still free"
     try: os.link(new, path)
     except FileExistsError: raise
     except OSError:   # a file system without links: an empty file holds the place
@@ -74,7 +74,7 @@ def _claim(new, path):
     os.unlink(new)
 
 def _place(new, path):
-    "Give `new` the name `path`, unless the name was taken meanwhile"
+    "Give `new` the name `path`, unless it has been taken meanwhile"
     try:
         if os.path.lexists(path): raise _taken(path)
         if new.is_dir() or os.name == 'nt': os.rename(new, path)   # Windows never replaces by renaming
@@ -101,7 +101,7 @@ def appearing(
     overwrite,  # may a dataset of ours that is there be replaced?
     mode=0o777, # whom to let in at most, as a folder's permissions
 ):              # the name to write under until then
-    "A name to write under, which becomes `path` at the end or vanishes"
+    "Yield a name to write under, which becomes `path` at the end or vanishes"
     path = _target(path, overwrite)
     if path in _open: raise ValueError(f'{path} is being written by this process already; finish that first')
     _open.add(path)
@@ -115,7 +115,7 @@ def appearing(
 
 # %% ../../nbs/data/09_archives.ipynb #bc8e44a0
 class ToFolder:
-    "Files in a folder"
+    "A folder to put files in"
     def __init__(self, new):
         self.new = new
         new.mkdir()
@@ -126,7 +126,7 @@ class ToFolder:
 
 # %% ../../nbs/data/09_archives.ipynb #1315cb40
 class ToZip:
-    "Members of an uncompressed zip"
+    "An uncompressed zip to put members in"
     def __init__(self, new):
         self.file = open(new, 'xb')
         self.zip = zipfile.ZipFile(self.file, 'w', zipfile.ZIP_STORED)
@@ -142,7 +142,7 @@ class ToZip:
 
 # %% ../../nbs/data/09_archives.ipynb #5272ef10
 def check_path(name, where):
-    "A name inside a dataset, with slashes"
+    "Check a name inside a dataset and return it with slashes"
     plain = re.sub(r'^(\./)+', '', name.replace('\\', '/'))
     if len(plain) > 1000:
         raise ValueError(f'{where} has a file whose name has {len(plain)} letters: {plain!r:.80}; accepted: up to 1000')
@@ -164,11 +164,11 @@ class Folder:
         self.names = set(filter(_visible, found))
 
     def read(self, name, limit=-1):
-        "The first `limit` bytes of a file, or all"
+        "Read the first `limit` bytes of a file, or all"
         with open(self.path/name, 'rb') as f: return f.read(limit)
 
     def mark(self, name):
-        "Size and checksum of a file"
+        "Return size and checksum of a file"
         data = self.read(name)
         return len(data), zlib.crc32(data)
 
@@ -192,7 +192,7 @@ class Zip:
 # %% ../../nbs/data/09_archives.ipynb #963c28d0
 @patch
 def _enter(self:Zip, info, name):
-    "Note where a member lies"
+    "Record where a member lies"
     if name in self.members: raise ValueError(f'{self.path} has two files called {name!r}; make the archive again')
     if not 0 <= info.header_offset <= self._stamp[0] - info.compress_size:
         raise ValueError(f'{self.path}: {name} lies outside the file; the zip is damaged, copy or download it again')
@@ -205,7 +205,7 @@ def _enter(self:Zip, info, name):
 # %% ../../nbs/data/09_archives.ipynb #9c98bc80
 @patch
 def _at(self:Zip, start, n):
-    "`n` bytes from `start` on"
+    "Read `n` bytes from `start` on"
     f = self._file or self._open()
     if hasattr(os, 'pread'): return os.pread(f.fileno(), n, start)
     with self._lock:   # Windows
@@ -231,7 +231,7 @@ _LARGEST = 2**28   # bytes: a file in a dataset that claims to be larger is a tr
 
 @patch
 def read(self:Zip, name, limit=-1):
-    "The first `limit` bytes of a member, or all"
+    "Read the first `limit` bytes of a member, or all"
     start, packed, size, crc, method = self.members[name]
     if size > _LARGEST: raise ValueError(f'{self.path}: {name} has {size} bytes; accepted: up to {_LARGEST}')
     head = self._at(start, 30)
@@ -254,7 +254,7 @@ def read(self:Zip, name, limit=-1):
 def open_archive(
     path, # a folder or a zip
 ):        # `names`, `path` and `read(name, limit=-1)`
-    "A folder or a zip to read from"
+    "Open a folder or a zip for reading"
     path = as_path(path)
     if path.is_dir(): return Folder(path)
     if not path.exists(): raise FileNotFoundError(f'no dataset {path}; give a folder or a zip of images')

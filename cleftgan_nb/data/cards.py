@@ -28,14 +28,14 @@ def table(
     head:list,  # names of the columns
     lines:list, # lists of cells; words that are no `Marked` are escaped
 )->str:
-    "A table in Markdown; columns after the first are set to the right"
+    "Write a Markdown table; columns after the first are right-aligned"
     cell = lambda v: v if isinstance(v, Marked) else markdown(v)
     return '\n'.join('| ' + ' | '.join(map(cell, line)) + ' |'
                      for line in [head, ['---'] + ['---:']*(len(head) - 1), *lines]) + '\n'
 
 # %% ../../nbs/data/17_cards.ipynb #6f51b820
 def _count(n, total, smallest):
-    "A number and its share, unless it is too small to be told"
+    "Return a number and its share, unless it is too small to report"
     return [f'under {smallest}', ''] if 0 < n < smallest else [n, f'{n/total:.0%}']
 
 def _counts(
@@ -45,7 +45,7 @@ def _counts(
     order=None,   # of the lines; None: the most frequent first
     published={}, # value → published share, in words
 )->str:
-    "How often is what?"
+    "Count the values"
     found = {v: values.count(v) for v in order or sorted(set(values), key=lambda v: (-values.count(v), str(v)))}
     lines = [[v] + _count(n, len(values), smallest) + [published.get(v, '')]*bool(published) for v, n in found.items()]
     return table([title, 'images', 'share'] + ['published']*bool(published), lines)
@@ -58,7 +58,7 @@ def _apart(
     smallest=1,   # smaller counts are not told
     order=(),     # of the lines
 )->str:
-    "How often is what, before and after an operation?"
+    "Count the values before and after an operation"
     if not repaired: return _counts(title, values, smallest, order)
     groups = [[v for v, r in zip(values, repaired) if bool(r) == after] for after in (False, True)]
     lines = [[v] + sum([_count(g.count(v), max(len(g), 1), smallest) for g in groups], []) for v in order]
@@ -70,7 +70,7 @@ def _numbers(
     smallest=1,   # above 1, extremes are left out: they are single people
     digits=2,     # after the point
 )->str:
-    "Mean, spread and quantiles"
+    "Tabulate mean, spread and quantiles"
     show = (lambda v: '' if len(v) < smallest or not len(v)
             else [f'{x:.{digits}f}' for x in (v.mean(), v.std(ddof=len(v) > 1), *np.quantile(v, [0, .05, .5, .95, 1]))])
     lines = [[name, len(v), *(show(v) or ['']*7)] for name, v in {k: _known(v) for k, v in columns.items()}.items()]
@@ -86,12 +86,12 @@ AGES = {'under 3 months': .25, '3 to 11 months': 1, '1 to 5 years': 6, '6 to 11 
 TENTHS = {f'{k/10:.1f} to {(k + 2)/10:.1f}': (k + 2)/10 if k < 8 else math.inf for k in range(0, 10, 2)}
 
 def _groups(values, limits):
-    "The group of each number: the first whose limit is above it"
+    "Group each number: the first group whose limit lies above it"
     return ['not known' if v is None else next(name for name, limit in limits.items() if v < limit) for v in values]
 
 # %% ../../nbs/data/17_cards.ipynb #7c8bd850
 def _span(low, high):
-    "A class's limits in words, degrees"
+    "Write a class's limits in words, degrees"
     return f'below {high}°' if low == -math.inf else f'above {low}°' if high == math.inf else f'{low}° to {high}°'
 
 SKIN = {f'{name}, {_span(low, high)}': high for (name, high), low in zip(ITA_CLASSES.items(),
@@ -99,7 +99,7 @@ SKIN = {f'{name}, {_span(low, high)}': high for (name, high), low in zip(ITA_CLA
 
 # %% ../../nbs/data/17_cards.ipynb #795db140
 def _column(rows, *names):
-    "The first of these columns that a manifest has, or None"
+    "Return the first of these columns in a manifest, or None"
     return next(([r[n] for r in rows] for n in names if n in rows[0] and any(r[n] is not None for r in rows)), None)
 
 def _in_order(values, limits): return [k for k in [*limits, 'not known'] if k in values or k != 'not known']
@@ -111,7 +111,7 @@ _LIMITS = dict(age=(0, 150), ita=_ANGLE) | {f'{part}_{s}': _SHARE for part in ('
 _LIMITS |= {f'{above}{a}': _ANGLE for above in ('', 'pose_') for a in ('yaw', 'pitch', 'roll')}
 
 def _told(value, column, where):
-    "A value of a manifest, if it is of the kind that its column's name says"
+    "Check a manifest's value against the kind that its column's name implies"
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if value is None: return value
     if column in ('laterality', 'lahshal'): right, words = isinstance(value, str), 'a word'
@@ -128,18 +128,18 @@ def _told(value, column, where):
 
 # %% ../../nbs/data/17_cards.ipynb #b32b7420
 def _lines(words, above=''):
-    "Everything of `about.json`, one line each"
+    "List everything in `about.json`, one line each"
     return [line for k, v in words.items() for line in (_lines(v, f'{above}{k}, ') if isinstance(v, dict)
                                                         else [[above + k, _words(v)]])]
 
 def _words(value):
-    "A value in a cell"
+    "Write a value in a cell"
     if isinstance(value, list):
         return ', '.join(map(_words, value[:12])) + f' … ({len(value)} in all)'*(len(value) > 12)
     return f'{value:g}' if isinstance(value, float) else str(value)
 
 def facts(rows, words, digest, smallest=1):
-    "What the dataset says about itself"
+    "Report what the dataset says about itself"
     size, kind = words.get('resolution'), 'RGB' if words.get('channels') == 3 else 'gray'
     lines = _lines({k: v for k, v in words.items()
                     if k not in ('images', 'resolution', 'channels', 'columns', 'sha256')})
@@ -150,7 +150,7 @@ def facts(rows, words, digest, smallest=1):
 
 # %% ../../nbs/data/17_cards.ipynb #02ed5a70
 def people(rows, words, digest, smallest=1):
-    "Age, sex, ancestry, skin"
+    "Report age, sex, ancestry and skin"
     parts, shown = [], dict(smallest=smallest)
     if ages := _column(rows, 'age'):
         young = sum(a is not None and a < 6 for a in ages)
@@ -172,19 +172,19 @@ def _sex(v): return v if isinstance(v, str) else 'not known' if v is None else '
 SIDES = dict(left='60 or 53%', right='30 or 27%', bilateral='10 or 20%')
 
 def _extent(code):
-    "The worse side of a LAHSHAL code in words"
+    "Translate the worse side of a LAHSHAL code into words"
     letters = {code[:1], code[-1:]}
     return next((word for letter, word in dict(L='complete', l='incomplete', **{'*': 'microform'}).items()
                  if letter in letters), 'none')
 
 def _worse(rows, part):
-    "The larger of both sides"
+    "Return the larger of both sides"
     return [max(v, default=None) for v in ([r[f'{part}_{s}'] for s in ('left', 'right')
                                             if r.get(f'{part}_{s}') is not None] for r in rows)]
 
 # %% ../../nbs/data/17_cards.ipynb #a26115c0
 def _flags(rows):
-    "What is true of an image or not"
+    "Collect properties that hold for an image or not"
     found = {name: _column(rows, c) for name, c in [('repaired', 'repaired'), ("Simonart's band", 'simonart')]}
     found |= {f'severity of the {part} exactly 1, where the range ends': [v == 1 for v in worst]
               for part in ('lip', 'nose') if len(_known(worst := _worse(rows, part)))}
@@ -192,7 +192,7 @@ def _flags(rows):
 
 # %% ../../nbs/data/17_cards.ipynb #1851cf50
 def clefts(rows, words, digest, smallest=1):
-    "Side, extent and severity"
+    "Report side, extent and severity"
     parts, shown, repaired = [], dict(smallest=smallest), _column(rows, 'repaired')
     if side := _column(rows, 'laterality'):
         parts.append(_counts('side of the cleft', [v or 'no cleft' for v in side],
@@ -216,7 +216,7 @@ def clefts(rows, words, digest, smallest=1):
 _TITLES = dict(before='not operated', after='repaired')
 
 def _compared(rows, few):
-    "Tables: ours beside the published, measures that so `few` images don't have left out"
+    "Yield tables of ours beside the published, without measures of fewer than `few` images"
     whole = [dict.fromkeys(MEASURES) | dict(laterality='left', repaired=False) | r for r in rows]
     found = [o for o in against_published(whole) if o['n'] >= few]
     for when in _TITLES:
@@ -226,13 +226,13 @@ def _compared(rows, few):
                          'ratio of SDs', 'within'], lines)
 
 def _beside(o):
-    "A line: ours beside the published"
+    "Make a row: ours beside the published"
     mean, sd = o['published_mean'], o['published_sd']
     return [o['measure'].replace('_', ' '), o['n'], f'{mean:g} ± {sd:g}', f'{o["mean"]:.2f} ± {o["sd"]:.2f}',
             f'{abs(o["mean"] - mean)/sd:.2f}', f'{o["sd"]/sd:.2f}', 'yes' if o['agrees'] else 'no']
 
 def _operated(rows):
-    "Rows before and after an operation, where there is a cleft on one side"
+    "Split rows by operation, where the cleft is on one side"
     rows = [r for r in rows if r.get('laterality', 'left') in ('left', 'right')]
     return dict(before=[r for r in rows if not r.get('repaired')], after=[r for r in rows if r.get('repaired')])
 
@@ -242,7 +242,7 @@ LESSER = dict(nostril_width_ratio=(1.29, 1.39, 1.55), columellar_deviation=(11.5
               lateral_lip_height_ratio=(.942, .851, .87))   # means of lesser, half and two-thirds forms; of the last, of mini-, micro- and minor forms
 
 def _lesser(rows, few):
-    "Incomplete clefts of one side, not operated, beside what is published of lesser forms"
+    "Compare incomplete, unoperated clefts of one side with published lesser forms"
     some = [r for r in _operated(rows)['before'] if _extent(r.get('lahshal') or '') == 'incomplete']
     found = {m: _known(r.get(m) for r in some) for m in LESSER}
     lines = [[m.replace('_', ' '), len(v), ' / '.join(f'{x:g}' for x in LESSER[m]),
@@ -252,7 +252,7 @@ def _lesser(rows, few):
 
 # %% ../../nbs/data/17_cards.ipynb #f4d43ac0
 def _missing(columns, words, smallest):
-    "In how many images is a measure missing, and why?"
+    "Report how many images lack a measure, and why"
     why = ({'columellar deviation': ', because the columella does not show there under a drooping tip of the nose'}
            if words.get('synthetic') is True else {})
     gaps = {m: len(v) - len(_known(v)) for m, v in columns.items()}
@@ -261,7 +261,7 @@ def _missing(columns, words, smallest):
 
 # %% ../../nbs/data/17_cards.ipynb #2a3c78b0
 def measures(rows, words, digest, smallest=1):
-    "The clinicians' measures, beside published figures where there are clefts"
+    "Report the clinical measures, beside published figures where there are clefts"
     few = max(smallest, 5)   # a spread of fewer says nothing
     every = {m.replace('_', ' '): [r[m] for r in rows] for m in MEASURES if m in rows[0]}
     parts = [*_compared(rows, few), *_lesser(rows, few)]
@@ -270,7 +270,7 @@ def measures(rows, words, digest, smallest=1):
 
 # %% ../../nbs/data/17_cards.ipynb #db8371d0
 def pictures(rows, words, digest, smallest=1):
-    "Pose and light"
+    "Report pose and light"
     angles = {f'{a}, degrees': v for a in ('yaw', 'pitch', 'roll') if (v := _column(rows, f'pose_{a}', a))}
     kinds = _column(rows, 'light_kind')
     return '\n'.join([_numbers(angles, smallest, 1)]*bool(angles)
@@ -285,7 +285,7 @@ _SEX = dict(female='#8e6bb0', male='#4f9a94')
 _PARTS = dict(lip='#c44e52', nose='#4c72b0')
 
 def _page(n):
-    "A row of `n` axes"
+    "Make a row of `n` axes"
     import matplotlib.pyplot as plt, seaborn as sns
     with sns.axes_style('whitegrid', {'grid.linewidth': .5}), sns.plotting_context('paper'):
         fig, axes = plt.subplots(1, n, figsize=(2.9*n, 2.6), layout='constrained', squeeze=False)
@@ -294,7 +294,7 @@ def _page(n):
 
 # %% ../../nbs/data/17_cards.ipynb #f3770550
 def _plot_age(ax, rows):
-    "Age groups by sex"
+    "Plot age groups by sex"
     groups, sexes, left = (_groups(_column(rows, 'age'), AGES),
                            [_sex(v) for v in _column(rows, 'sex') or [None]*len(rows)], np.zeros(len(AGES)))
     for sex in sorted(set(sexes)):
@@ -307,7 +307,7 @@ def _plot_age(ax, rows):
     ax.legend(frameon=False)
 
 def _plot_skin(ax, rows):
-    "Histogram of skin tones in their color"
+    "Plot a histogram of skin tones in their color"
     ita = _known(_column(rows, 'ita'))
     edges = np.arange(min(-60, ita.min()//5*5), max(80, ita.max() + 5), 5)
     for (n, lo) in zip(*np.histogram(ita, edges)):
@@ -317,7 +317,7 @@ def _plot_skin(ax, rows):
 
 # %% ../../nbs/data/17_cards.ipynb #2c6ed8c0
 def _plot_ancestry(ax, rows):
-    "Shares as points in a triangle"
+    "Plot shares as points in a triangle"
     names = [c for c in rows[0] if c.startswith('ancestry_')]
     corners = np.array([[0, 0], [1, 0], [.5, .866]])
     at = np.array([[r[c] for c in names] for r in rows], float) @ corners
@@ -330,7 +330,7 @@ def _plot_ancestry(ax, rows):
 
 # %% ../../nbs/data/17_cards.ipynb #28e71c60
 def plot_people(rows):
-    "Age, sex, ancestry and skin, as a figure"
+    "Plot age, sex, ancestry and skin"
     drawn = [f for f, c in [(_plot_age, 'age'), (_plot_skin, 'ita')] if _column(rows, c)]
     drawn += [_plot_ancestry]*(sum(c.startswith('ancestry_') for c in rows[0]) == 3
                                and all(r[c] is not None for r in rows for c in r if c.startswith('ancestry_')))
@@ -341,7 +341,7 @@ def plot_people(rows):
 
 # %% ../../nbs/data/17_cards.ipynb #da5ebef0
 def _plot_sides(ax, rows):
-    "How many clefts on which side, and how far"
+    "Plot how many clefts are on which side, and how far they reach"
     codes, side, left = _column(rows, 'lahshal') or ['']*len(rows), _column(rows, 'laterality'), np.zeros(len(SIDES))
     for kind, color in dict(microform='#f2c9b8', incomplete='#dd8a70', complete='#a8434a', none='.7').items():
         n = np.array([sum(s == name and _extent(c or '') == kind for s, c in zip(side, codes)) for name in SIDES])
@@ -353,7 +353,7 @@ def _plot_sides(ax, rows):
     if any(codes): ax.legend(frameon=False)
 
 def _plot_severity(ax, rows):
-    "Severities of lip and nose"
+    "Plot severities of lip and nose"
     for part, color in _PARTS.items():
         ax.hist(_known(_worse(rows, part)), np.linspace(0, 1, 21), color=color, alpha=.55, label=part)
     ax.set(title='severity, worse side', xlabel='0 none to 1 widest', ylabel='images')
@@ -361,7 +361,7 @@ def _plot_severity(ax, rows):
 
 # %% ../../nbs/data/17_cards.ipynb #dc67d8b0
 def _plot_together(ax, rows):
-    "Lip against nose"
+    "Plot lip against nose"
     pairs = np.array([p for p in zip(_worse(rows, 'lip'), _worse(rows, 'nose')) if None not in p], float)
     ax.scatter(*pairs.T, s=6, alpha=.5, color='.25', lw=0)
     r = f', r = {np.corrcoef(pairs.T)[0, 1]:.2f}' if len(pairs) > 2 and pairs.std(0).all() else ''
@@ -369,7 +369,7 @@ def _plot_together(ax, rows):
            ylim=(-.02, 1.02), aspect='equal')
 
 def plot_clefts(rows):
-    "Side, extent and severity, as a figure"
+    "Plot side, extent and severity"
     drawn = ([_plot_sides]*bool(_column(rows, 'laterality'))
              + [_plot_severity, _plot_together]*(len(_known(_worse(rows, 'lip'))) > 0
                                                  < len(_known(_worse(rows, 'nose')))))
@@ -383,14 +383,14 @@ _WHEN = dict(before=('one side, not operated', '#c44e52'), after=('one side, rep
              without=('no cleft', '.6'))
 
 def _plot_published(ax, mean, sd, when):
-    "Mean and standard deviation as others found them"
+    "Mark a published mean and standard deviation"
     color = _WHEN[when][1]
     ax.axvline(mean, color=color, lw=1)
     if when == 'before': ax.axvspan(mean - sd, mean + sd, color=color, alpha=.12, lw=0)
     else: [ax.axvline(mean + k*sd, color=color, lw=1, ls=':') for k in (-1, 1)]
 
 def _plot_measure(ax, rows, name):
-    "One measure before and after, and what is published"
+    "Plot one measure before and after, and its published values"
     groups = dict(**_operated(rows), without=[r for r in rows if 'laterality' in r and not r['laterality']])
     # a few far ones would press all others together
     edges = np.linspace(*np.quantile(_known(r[name] for r in rows), [.005, .995]) + [-1e-6, 1e-6], 25)
@@ -403,7 +403,7 @@ def _plot_measure(ax, rows, name):
 
 # %% ../../nbs/data/17_cards.ipynb #7ae05380
 def plot_measures(rows):
-    "The measures beside the published figures, as a figure"
+    "Plot the measures beside the published figures"
     # else there is nothing to see, such as no gap in any control
     names = [m for m in MEASURES if m in rows[0] and len(v := _known(r[m] for r in rows)) > 4 and np.ptp(v) > 1e-3]
     if not names: return None
@@ -424,7 +424,7 @@ _SAID = dict(people='Bars: images by age and sex; histogram of skin tones; trian
                     'against the other', sheet='Images of the cohort')
 
 def _draw(rows, folder, names):
-    "Save the plots of these blocks; the names of those that there is something for"
+    "Save the plots of these blocks and yield the names of those with something to show"
     import matplotlib.pyplot as plt
     for name in [n for n in names if n in _PLOTS]:
         with plt.rc_context({'text.parse_math': False}):      # a dollar in a word is a dollar
@@ -442,7 +442,7 @@ def find_blocks(
     where,    # how messages call it
     known,    # names that a block may have
 )->dict:      # name → match with the groups `notes` and `text`
-    "The generated blocks of a page"
+    "Find the generated blocks of a page"
     found = {m['name']: m for m in _BLOCK.finditer(text)}
     if not found or len(re.findall('^<!-- generated:', text, re.M)) != 2*len(found):
         raise ValueError(f'{where} has {"no blocks" if not found else "a block without its end, or one twice"}; '
@@ -462,7 +462,7 @@ def write_block(
     said='',      # the picture in words
     **notes,      # what the block is about, such as a checksum; words without spaces
 )->str:
-    "A block between its markers"
+    "Write a block between its markers"
     text = text.strip('\n')
     if picture: text += f'\n\n![{said}]({quote(folder)}/{picture}.png)'   # a space would end the link
     text, notes = f'\n{text}\n\n', notes | dict(picture=picture or 'none', text=_short(f'\n{text}\n\n'))
@@ -471,12 +471,12 @@ def write_block(
 
 # %% ../../nbs/data/17_cards.ipynb #bf3fb3b0
 def _block(name, data, smallest, picture, folder):
-    "A block of a data card"
+    "Write a block of a data card"
     text = BLOCKS[name](*data, smallest).strip('\n') or 'The manifest has no columns for this.'
     return write_block(name, text, folder, picture, _SAID.get(picture), dataset=data[2], smallest=smallest)
 
 def _data(dataset):
-    "Rows, words and checksum of a dataset, if a card can tell of them"
+    "Read rows, description and checksum of a dataset that a card can report on"
     rows, words = manifest(dataset), about(dataset)
     if not rows: raise ValueError(f'{dataset}: its manifest has no image')
     if not _shallow(words):
@@ -493,7 +493,7 @@ def read_page(
     path, # of a card
     name, # of the argument, for messages
 )->tuple[Path, str]: # its path and text
-    "The text of a page"
+    "Read the text of a page"
     path = as_path(path, name)
     if path.suffix != '.md' or not path.is_file():
         raise ValueError(f'{name}={str(path)!r}; accepted: a card that exists, whose name ends in .md')
@@ -507,7 +507,7 @@ def place_page(
     path,     # `….md`
     pictures, # names of all pictures that a card of this kind may have
 )->Path:
-    "Where a card may be written, or an error that says why not"
+    "Return where a card may be written, or raise an error that says why not"
     path, accepted = as_path(path, 'out'), 'accepted: a name that ends in .md, free or that of a card'
     if path.suffix != '.md': raise ValueError(f'out={str(path)!r}; {accepted}')
     if not path.parent.is_dir():
@@ -524,7 +524,7 @@ def place_page(
     return path
 
 def _is_card(path):
-    "Has a page generated blocks?"
+    "Check whether a page has generated blocks"
     return path.is_file() and b'<!-- generated: begin ' in path.read_bytes()
 
 # %% ../../nbs/data/17_cards.ipynb #67434720
@@ -532,7 +532,7 @@ def _is_card(path):
 def draft_folder(
     out:Path, # the card
 ):
-    "A folder to draw and write in, which vanishes"
+    "Yield a folder to draw and write in, which vanishes"
     sweep(out)
     with part(out) as draft:
         draft.mkdir()
@@ -544,7 +544,7 @@ def publish(
     text:str,   # of it
     pictures,   # names of all pictures that a card of this kind may have
 ):
-    "Move a page and its pictures to their place; pictures of before that it doesn't show go"
+    "Move a page and its pictures to their place, and remove old pictures it no longer shows"
     (draft/out.name).write_text(text, encoding='utf-8', newline='\n')
     folder, new = out.with_suffix(''), {p.name for p in draft.glob('*.png')}
     if new: folder.mkdir(exist_ok=True)
@@ -556,7 +556,7 @@ def publish(
 
 # %% ../../nbs/data/17_cards.ipynb #61521400
 def _check_told(sheet, smallest, words, dataset):
-    "How much a card may tell: the smallest count"
+    "Find the smallest count that a card may report"
     synthetic = words.get('synthetic') is True
     if sheet and not synthetic:
         raise ValueError(f'sheet=True, but {dataset} does not say that nobody is in it, and a sheet shows the faces '
@@ -608,7 +608,7 @@ def check_block(
     fill,   # the call that fills it, in words
     source, # of its numbers, in words
 )->tuple[dict, str]: # its notes; what is wrong with it, or nothing
-    "What can be said of a block without its source"
+    "Check a block without its source"
     notes, name, call = dict(re.findall(r'(\w+)=(\S+)', m['notes'])), m['name'], fill.partition('(')[0]
     if not {*needed, 'picture', 'text'} <= notes.keys(): return notes, f'{name} is empty; fill it with {fill}'
     if notes['text'] != _short(m['text']):
@@ -622,7 +622,7 @@ def stale(
     card,         # a filled card
     dataset=None, # the dataset that it should be about, if it is at hand
 )->list:          # what is wrong, in words; empty if nothing is
-    "Find blocks that are empty, were typed over, or are about another dataset"
+    "Find blocks that are empty, were edited by hand, or describe another dataset"
     path, page = read_page(card, 'card')
     found, data = [], dataset and _data(dataset)
     for name, m in find_blocks(page, path, BLOCKS).items():

@@ -61,12 +61,12 @@ VERTEX = dict(en=7769, ex=7754, al=7099, sbal=7119, nm=7112, nl=7086, ch=7249, p
 SIDES = dict(left=1., right=-1.)
 
 def fade(x):
-    "1 at 0, 0 from 1 on, flat at both"
+    "Fall from 1 at 0 to 0 from 1 on, flat at both ends"
     return np.cos(np.pi/2*np.clip(np.abs(x), 0, 1))**2
 
 # %% ../../nbs/data/02_cleft.ipynb #089bb7e0
 class Frame:
-    "The line of one side of a face, and the lengths that go with it"
+    "The line of one side of a face, with its lengths"
     def __init__(self, points, side):
         self.sign, at = SIDES[side], lambda vertex: points[row(vertex, side)]
         self.line = np.stack([at(v) for v in LINE.values()])
@@ -78,7 +78,7 @@ class Frame:
         self.reach = max(self.t(points[row(VERTEX['sn']), 1]) - self.peak, .25)
     def t(self, y): return (y - self.line[0, 1])/self.height
     def __call__(self, points):
-        "Height and distance of points [n,3]"
+        "Return height and distance of points [n,3]"
         t = self.t(points[:, 1])
         return t, self.sign*(points[:, 0] - np.interp(t, self.t(self.line[:, 1]), self.line[:, 0]))
 
@@ -91,7 +91,7 @@ EACH = .55               # of it for each side of a bilateral cleft, where two g
 HEIGHTS = [0, .3, .63, 1], [.18, .64, 1.03, 1.24]   # severity → height of the gap, in heights of the lip
 
 def half_width(t, side, frame, both):
-    "Half the width of the gap at height t, dm"
+    "Compute half the width of the gap at height t, dm"
     top, widest = np.interp(side.opening, *HEIGHTS), .5*WIDEST*frame.mouth*side.opening*(EACH if both else 1)
     return widest*(1 - np.clip(t/top, 0, 1)**(1.5 + .3*side.opening))**.8
 
@@ -99,29 +99,29 @@ def half_width(t, side, frame, both):
 def extent(
     side:Side,
 )->str: # 'none', 'microform', 'incomplete' or 'complete'
-    "How far the cleft of a side reaches"
+    "Say how far the cleft of a side reaches"
     top = np.interp(side.opening, *HEIGHTS)
     return 'none' if side.lip == 0 else 'microform' if top < .4 else 'incomplete' if top < 1 else 'complete'
 
 def completeness(
     side:Side,
 )->float: # 0 … 1; 1: through the nostril's sill
-    "Height of the gap over the height of the lip"
+    "Compute the height of the gap over the height of the lip"
     return float(min(np.interp(side.opening, *HEIGHTS), 1)) if side.lip else 0.
 
 # %% ../../nbs/data/02_cleft.ipynb #3be234f0
 @lru_cache(None)
 def behind()->np.ndarray: # [N], dm
-    "How far each fine point of the neutral face lies behind the lips' outer arch"
+    "Measure how far each fine point of the neutral face lies behind the lips' outer arch"
     x, _, z = topology().base.T
     return 1.56 - 1.6*x*x - z
 
 def lining()->np.ndarray: # [N], 0 … 1
-    "The inside of the mouth"
+    "Mask the inside of the mouth"
     return smooth(.05, .09, behind())*smooth(6.82, 6.76, topology().base[:, 1])
 
 def front()->np.ndarray: # [N], 0 … 1
-    "Skin, and the lip's inner side"
+    "Mask the skin and the lip's inner side"
     return smooth(.22, .16, behind())
 
 # %% ../../nbs/data/02_cleft.ipynb #fa47cd80
@@ -131,7 +131,7 @@ SILL_SHARE = .62         # …and at the sill, where the septum holds the medial
 Place = namedtuple('Place', 'upper front')   # of each point: above the mouth's slit; skin of the front
 
 def part(points, place, side, frame, both):
-    "Displacement [n,3] that parts the lip, distance from the line, and half the gap there"
+    "Return the displacement [n,3] that parts the lip, the distance from the line, and half the gap there"
     (t, d), m, move = frame(points), frame.mouth, np.zeros_like(points)
     corner = smooth(.22*m, .34*m, d)*smooth(-.9, -.1, t)         # of the lower lip: it goes along
     skin = place.front*np.maximum(place.upper, corner)
@@ -142,7 +142,7 @@ def part(points, place, side, frame, both):
 
 # %% ../../nbs/data/02_cleft.ipynb #a7a97c90
 def _margins(t, d, w, skin, side, frame):
-    "Edges turned up and rolled back"
+    "Turn the edges up and roll them back"
     m, e, open_ = frame.mouth, np.abs(d), smooth(0, .012*frame.mouth, w)
     up = np.where(d < 0, .14 + .08*side.opening, .10 + .06*side.opening)*frame.height*smooth(0, .3,
             side.opening)*smooth(.9, 0, t)
@@ -151,14 +151,14 @@ def _margins(t, d, w, skin, side, frame):
     return np.stack([0*t, np.exp(-(e/(.085*m))**2)*up*smooth(-.6, .1, t)*skin, (rim + swell)*skin], 1)
 
 def _mucosa(t, d, w, place, side, frame):
-    "Where the red of the lip follows the gap's edge, 0 … 1"
+    "Mask the red of the lip along the gap's edge, 0 … 1"
     m, top = frame.mouth, np.interp(side.opening, *HEIGHTS)
     return smooth(.085*m, .045*m, np.abs(d))*smooth(top + .12, top - .2, t)*smooth(0, .2,
             side.opening)*(w > 0)*place.upper*place.front*(t > -.4)
 
 # %% ../../nbs/data/02_cleft.ipynb #fa9bb9b0
 def flatten(points, at, side, frame):
-    "Displacement [n,3] of ala and dome"
+    "Displace [n,3] ala and dome"
     unit = frame.nose/.34
     bump = lambda center, radius: np.exp(-(((points - center)/(radius*unit))**2).sum(1))[:, None]
     ala = bump(at('al'), .12)*np.array([0, -.04, -.05])
@@ -170,7 +170,7 @@ def flatten(points, at, side, frame):
 FOOT = .27
 
 def lean(points, at, degrees, frame):
-    "Displacement that brings the columella's angle to `degrees`, positive: foot toward the patient's right"
+    "Tilt the columella to an angle of `degrees`, positive: foot toward the patient's right"
     sn, prn, unit = at('sn'), at('prn'), frame.nose/.34
     h, most = prn[1] - sn[1], FOOT*frame.nose
     shift = np.clip(h*np.tan(np.radians(degrees)), -most, most) - (prn[0] - sn[0])
@@ -182,7 +182,7 @@ def lean(points, at, degrees, frame):
 
 # %% ../../nbs/data/02_cleft.ipynb #6e448370
 def widen(points, at, width, frame):
-    "Displacement that makes the nostril `width` dm wide"
+    "Make the nostril `width` dm wide"
     nm, nl, unit = at('nm'), at('nl'), frame.nose/.34
     now = frame.sign*(nl[0] - nm[0])
     reach = np.clip(frame.sign*(points[:, 0] - nm[0])/now, 0, None)
@@ -191,13 +191,13 @@ def widen(points, at, width, frame):
 
 # %% ../../nbs/data/02_cleft.ipynb #a5647380
 def slide(place, frame, t, d, by):
-    "Displacement of both edges by `by` dm, positive: laterally"
+    "Move both edges by `by` dm, positive: laterally"
     near = fade(d/(.34*frame.mouth))*smooth(frame.peak + frame.reach, frame.peak, t)*smooth(-1, -.4,
             t)*place.upper*place.front
     return np.outer(frame.sign*by*near, [1, 0, 0])
 
 def lift(place, frame, t, d, by, medial):
-    "Displacement of the peak by `by` dm upward; of the medial element only if `medial`"
+    "Move the peak up by `by` dm; only the medial element if `medial`"
     near = fade(d/(.22*frame.mouth))*fade((t - frame.peak)/frame.reach)*place.upper*place.front
     return np.outer(by*near*(np.where(d <= 0, 1, 0) if medial else 1), [0, 1, 0])
 
@@ -210,7 +210,7 @@ NARROW = .14       # of the lateral lip's length lost at lip = 1
 def targets(
     cleft:Cleft,
 )->dict: # measure → value, of the left side over the right one
-    "The measures that a cleft is aimed at (left over right, so that a right cleft has the inverse)"
+    "Compute the target measures of a cleft (left over right, so a right cleft has the inverse)"
     l, r = cleft.left, cleft.right
     open_ = 0 if cleft.repaired else 1
     wide = NOSTRIL*open_*(EACH if l.lip*r.lip > 0 else 1)
@@ -235,19 +235,19 @@ BAND = .72, .86
 
 @lru_cache(None)
 def zone()->np.ndarray:
-    "The fine points that a cleft may move"
+    "List the fine points that a cleft may move"
     x, y, z = topology().base.T
     return np.flatnonzero((np.abs(x) < .7) & (y > 6.2) & (y < 7.2) & (z > .9))
 
 @lru_cache(None)
 def _index(name, side='left'):
-    "Where a landmark is among the points of the zone and the markers after them"
+    "Find a landmark among the points of the zone and the markers after them"
     if name in ('cphs', 'cphl'): return -4 + 2*(side == 'right') + (name == 'cphl')
     return int(np.searchsorted(zone(), row(VERTEX[name], side)))
 
 # %% ../../nbs/data/02_cleft.ipynb #2894b060
 class Middle:
-    "The middle of a face, while it is being moved"
+    "The middle of a face while it is being deformed"
     def __init__(self, head, frames):
         # markers at the peak: medial, lateral
         beside = [[f.line[1] - (f.sign*1e-6, 0, 0), f.line[1] + (f.sign*1e-6, 0, 0)] for f in frames.values()]
@@ -255,23 +255,23 @@ class Middle:
         self.place = Place(*(np.append(label[zone()], np.ones(4)) for label in (topology().upper, front())))
     def at(self, name, side='left'): return self.points[_index(name, side)]
     def span(self, a, b, side, points=None):
-        "Extent in x and y from one landmark to another"
+        "Measure the extent in x and y from one landmark to another"
         points = self.points if points is None else points
         return np.abs(points[_index(a, side)] - points[_index(b, side)])[:2]
     def own(self, a, b, n, o):
-        "The closed face's own ratio, side n over side o: nobody's mouth is quite even"
+        "Compute the closed face's own ratio, side n over side o: no mouth is perfectly even"
         mine, other = (self.span(a, b, side, self.start) for side in (n, o))
         return mine[1]/other[1] if a == 'sn' else np.hypot(*mine)/np.hypot(*other)
 
 def landmarks(points, markers):
-    "name → [3] of fine points, and the markers"
+    "Collect name → [3] from fine points and markers"
     at = {name: points[row(VERTEX[name])] for name in MIDDLE}
     at |= {f'{name}_{side}': points[row(VERTEX[name], side)] for name in SIDED if name in VERTEX for side in SIDES}
     return at | dict(zip(('cphs_left', 'cphl_left', 'cphs_right', 'cphl_right'), markers))
 
 # %% ../../nbs/data/02_cleft.ipynb #793e60a0
 def _opened(points, place, cleft, frames):
-    "Both sides parted: points, cut and mucosa"
+    "Part both sides: points, cut and mucosa"
     both = cleft.left.lip*cleft.right.lip > 0
     cut, red, nearest, moved = (np.tile([9., 0.], (len(points), 1)), np.zeros(len(points)),
                                 np.full(len(points), np.inf), points.copy())
@@ -302,7 +302,7 @@ def aim(face, cleft, frames):
         _lengths(face, goal, cleft, frames)
 
 def _lengths(face, goal, cleft, frames):
-    "One round of `slide` and `lift`, on the side that is cleft more"
+    "Run one round of `slide` and `lift`, on the more severely cleft side"
     n, o, sign = ('left', 'right', 1) if cleft.left.lip >= cleft.right.lip else ('right', 'left', -1)
     t, d = frames[n](face.start)
     medial = getattr(cleft, n).lip > 0 and not cleft.repaired
@@ -318,7 +318,7 @@ LEAST = .45              # of the other side's extent: less is not asked of a li
 
 # %% ../../nbs/data/02_cleft.ipynb #73c645a0
 def _scar(t, d, place, side, frame):
-    "Where the scar of a repaired lip runs, 0 … 1"
+    "Mask the scar of a repaired lip, 0 … 1"
     top = min(np.interp(side.opening, *HEIGHTS), 1.05)
     width = .02*frame.mouth*(.7 + .6*side.opening)
     return .9*np.exp(-((d + .012*frame.mouth*np.sin(5*t))/width)**2)*smooth(-.15, .1, t)*smooth(top + .1, top - .05,
@@ -331,13 +331,13 @@ ARCH = ((571, 7306, 7307, 7308, 7300), (537, 7276, 7277, 7278, 7270), (554, 7291
 ROWS, COLUMNS = 25, 61
 
 def _grid(rows, columns):
-    "Triangles of a grid of points"
+    "Triangulate a grid of points"
     i = np.arange(rows*columns).reshape(rows, columns)
     a, b, c, d = (q.ravel() for q in (i[:-1, :-1], i[:-1, 1:], i[1:, 1:], i[1:, :-1]))
     return np.concatenate([np.stack([a, c, b], 1), np.stack([a, d, c], 1)])
 
 def _arch(points, frame):
-    "Points [ROWS·COLUMNS,3] of the closed gum, and their height from 0 to 1"
+    "Return points [ROWS·COLUMNS,3] of the closed gum, and their height from 0 to 1"
     m, inner = frame.mouth, np.array([[points[row(v, s)] for v in r for s in SIDES] for r in ARCH])
     arch = np.polyfit(inner[0, :, 0], inner[0, :, 2], 2)
     free = (inner[..., 2] - np.polyval(arch, inner[..., 0])).min()                  # behind every part of the lip
@@ -348,7 +348,7 @@ def _arch(points, frame):
 
 # %% ../../nbs/data/02_cleft.ipynb #309bad60
 def gums(points, cleft, frames):
-    "Points, triangles and darkness of the gum"
+    "Return points, triangles and darkness of the gum"
     frame = frames['left']
     arch, r = _arch(points, frame)
     both = cleft.left.lip*cleft.right.lip > 0
@@ -372,7 +372,7 @@ def open_cleft(
     head:Head,   # a closed face
     cleft:Cleft, # what is asked for; `Cleft()`: none; nose and lip are then made even
 )->Surface:
-    "The face with this cleft"
+    "Open a cleft in a face"
     frames = {name: Frame(head.fine, name) for name in SIDES}
     face, shown = Middle(head, frames), Cleft() if cleft.repaired else cleft
     face.points, cut, red = _opened(face.start, face.place, shown, frames)
@@ -387,7 +387,7 @@ def open_cleft(
                    landmarks(points, face.points[-4:]), gums(head.fine, shown, frames))
 
 def _spread(values, onto=None):
-    "Values of the zone as values of all fine points"
+    "Spread values of the zone to all fine points"
     out = np.zeros(len(topology().base)) if onto is None else onto.copy()
     out[zone()] = values
     return out

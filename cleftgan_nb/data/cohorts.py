@@ -23,7 +23,7 @@ __all__ = ['KINDS', 'LABELS', 'Recipe', 'draw_severity', 'draw_cleft', 'person',
 # %% ../../nbs/data/16_cohorts.ipynb #22ced6f0
 @dataclass(frozen=True)
 class Recipe:
-    "How the people of a cleft cohort are drawn"
+    "How to draw the people of a cleft cohort"
     left:float=.56            # share of left clefts: between .60 (lip only) and .53 (with palate), as published
     right:float=.28           # of right ones: between .30 and .27
     male:float=2/3            # share of boys and men: 2 : 1 as published
@@ -56,7 +56,7 @@ def draw_severity(
     rng:np.random.Generator,
     recipe:Recipe,
 )->tuple[float, float]: # lip and nose
-    "Severities of a cleft, correlated"
+    "Draw correlated severities of a cleft"
     while True:
         a, b = rng.normal(size=2)
         b = recipe.together*a + math.sqrt(1 - recipe.together**2)*b
@@ -65,7 +65,7 @@ def draw_severity(
 
 # %% ../../nbs/data/16_cohorts.ipynb #b4999390
 def _own(rng, spreads, leaning=0.):
-    "A person's own unevenness, as keywords of a `Side`"
+    "Draw a person's own unevenness, as keywords of a `Side`"
     nostril, columella, philtrum, length = rng.normal(size=4)*np.array(spreads)
     return dict(nostril=float(nostril), columella=float(columella + leaning),
                 philtrum=float(np.clip(philtrum, -.2, .3)), length=float(np.clip(length, -.3, .45)))
@@ -75,7 +75,7 @@ def draw_cleft(
     age:float,     # years: infants are rarely repaired
     recipe:Recipe=Recipe(),
 )->Cleft:
-    "The cleft of a patient"
+    "Draw the cleft of a patient"
     of = lambda name: stream(seed, f'cohort {name}')
     side = str(of('side').choice(LATERALITIES, p=[recipe.left, recipe.right, 1 - recipe.left - recipe.right]))
     repaired = bool(of('repair').random() < (recipe.repaired_infants if age < .5 else recipe.repaired))
@@ -98,7 +98,7 @@ def person(
     seed:int=0,   # of the cohort
     recipe:Recipe=Recipe(),
 )->dict:          # keywords of `phantom`
-    "Who is number `index` of a cohort; nobody is in two cohorts"
+    "Say who is number `index` of a cohort; cohorts share nobody"
     number = (2*seed + KINDS.index(kind))*1_000_000 + index
     if kind == 'normal':
         return dict(seed=number, cleft=Cleft(Side(**_own(stream(number, 'cohort own'), recipe.normal))))
@@ -110,7 +110,7 @@ def person(
 LABELS = ('lip_left', 'lip_right', 'nose_left', 'nose_right', 'repaired')
 
 def _draw(task):
-    "Image, label and manifest row of one person"
+    "Draw image, label and manifest row of one person"
     kind, index, seed, size, recipe = task
     image, truth = phantom(**person(kind, index, seed, recipe), size=size)
     return (image, [float(truth[name]) for name in LABELS] if kind == 'cleft' else None,
@@ -118,7 +118,7 @@ def _draw(task):
 
 @contextmanager
 def _one_thread():
-    "Processes started meanwhile compute with one thread each: they are as many as the cores"
+    "Limit processes started meanwhile to one thread each: there is one per core"
     names = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS')
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, '1'))
@@ -127,14 +127,14 @@ def _one_thread():
         for name, value in before.items(): os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 def _watch(parent):
-    "A worker ends when its parent is gone, however that went"
+    "End a worker when its parent is gone, for whatever reason"
     def wait():
         while os.getppid() == parent: time.sleep(1)
         os._exit(1)
     threading.Thread(target=wait, daemon=True).start()
 
 def _drawn(tasks, workers):
-    "The results of all tasks, in order"
+    "Yield the results of all tasks, in order"
     if workers == 1:
         yield from map(_draw, tasks)
         return
@@ -173,14 +173,14 @@ def cohort(
 
 # %% ../../nbs/data/16_cohorts.ipynb #3c19f480
 def _command(kind, n, size, seed, recipe):
-    "The line that draws the same cohort, or None for a recipe that no line can give"
+    "Return the command that draws the same cohort, or None if no command can"
     line = f'cleftgan cohort {kind} --n {n} --size {size} --seed {seed}'
     if kind == 'normal' or recipe == Recipe(): return line
     return (f'{line} --repaired {recipe.repaired:g}'
             if recipe == Recipe(repaired=recipe.repaired, repaired_infants=recipe.repaired) else None)
 
 def _about(kind, n, size, seed, recipe):
-    "What a cohort says about itself"
+    "Describe a cohort"
     drawn = asdict(recipe) if kind == 'cleft' else dict(normal=recipe.normal)
     return dict(kind=f'phantom-{kind}', license='CC0-1.0', synthetic=True,
                 note='Digital phantoms: no patient is shown. Severity is a parameter of the drawing, not a clinical '
@@ -193,7 +193,7 @@ def _about(kind, n, size, seed, recipe):
 def against_published(
     rows:list,   # of a cleft cohort's manifest
 )->list:         # of dicts: when, measure, ours and published mean and standard deviation, and whether they agree
-    "The cohort's measures beside the published ones, unilateral clefts before and after the repair"
+    "Compare unilateral clefts, before and after repair, with the published measures"
     one = [r for r in rows if r['laterality'] in ('left', 'right')]
     groups = dict(before=[r for r in one if not r['repaired']], after=[r for r in one if r['repaired']])
     out = []

@@ -17,7 +17,7 @@ __all__ = ['OPENING', 'BLUER', 'NARROWEST', 'EYE_WHITE', 'MOST_CAST', 'BELIEF', 
 _CHEEK = .5, .55, .17   # beside and below the eyes' middle, and radius, in eye distances
 
 def cheeks(pixels, face):
-    "XYZ [n, 3] of the skin of both cheeks"
+    "Return XYZ [n, 3] of the skin of both cheeks"
     side, below, radius = _CHEEK
     patches = [align(pixels, Crop(face.corners.mean(0) + (x*side*face.right + below*face.down)*face.distance,
                                   radius*face.distance, face.right), 24) for x in (-1, 1)]
@@ -34,7 +34,7 @@ def ita(
     pixels, # [H, W, 3] uint8
     face,   # as found in them
 ):          # degrees, or None for a gray picture
-    "ITA° of the cheeks as photographed"
+    "Measure the ITA° of the cheeks as photographed"
     return None if is_gray(pixels) else float(ita_of(xyz_to_lab(cheeks(pixels, face)).mean(0)))
 
 # %% ../../nbs/data/14_color.ipynb #143eef10
@@ -44,7 +44,7 @@ OPENING = ((_X/.48)**2 + (_Y/.16)**2 < 1) & (abs(_X) > .23) & (abs(_X) < .42)
 _RAISED = .08   # the middle of the opening above the line of the corners, in eye widths
 
 def eye_patches(pixels, face):
-    "Both eyes, upright, 1.2 eye widths across: [2, 48, 48, 3] uint8"
+    "Cut out both eyes, upright, 1.2 eye widths across: [2, 48, 48, 3] uint8"
     found = []
     for a, b in (face.points[:2], face.points[2:4]):
         width = np.linalg.norm(a - b)
@@ -59,7 +59,7 @@ def eye_white(
     pixels, # [H, W, 3] uint8
     face,   # as found in them
 ):          # XYZ, or None where no white is to be seen
-    "Mean color of the whites of both eyes"
+    "Measure the mean color of the whites of both eyes"
     if is_gray(pixels) or np.linalg.norm(face.points[[0, 2]] - face.points[[1, 3]], axis=1).min() < NARROWEST:
         return None
     skin = cheeks(pixels, face).mean(0)
@@ -81,7 +81,7 @@ def lamp_of(
     pixels, # [H, W, 3] uint8
     face,   # as found in them
 ):          # (white of the lamp as XYZ with Y = 1, factor of the light that is missing), or None
-    "The lamp and the exposure as the whites of the eyes show them"
+    "Estimate lamp and exposure from the whites of the eyes"
     seen, good = eye_white(pixels, face), lab_to_xyz(EYE_WHITE)
     if seen is None: return None
     cast = np.clip(seen/seen[1]*good[1]/good, 1/MOST_CAST, MOST_CAST)
@@ -93,5 +93,5 @@ def adjust(
     white,    # XYZ of the lamp's white, Y = 1
     light=1., # factor of the light
 ):            # [H, W, 3] uint8
-    "The picture as it would be under D65: the same L*, a*, b*, relative to the standard white"
+    "Show the picture under D65: the same L*, a*, b*, relative to the standard white"
     return np.rint(from_lab(to_lab(pixels, np.asarray(white)/light))).astype(np.uint8)

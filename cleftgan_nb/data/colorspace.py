@@ -13,11 +13,11 @@ __all__ = ['XYZ', 'D65', 'LUMINANCE', 'ITA_CLASSES', 'linear', 'srgb', 'rgb_to_x
 
 # %% ../../nbs/data/00_colorspace.ipynb #5e454f20
 def linear(srgb):
-    "sRGB, 0…1, to linear light"
+    "Convert sRGB, 0…1, to linear light"
     return np.where(srgb <= .04045, srgb/12.92, ((np.maximum(srgb, .04045) + .055)/1.055)**2.4)
 
 def srgb(linear):
-    "Linear light to sRGB, 0…1, clipped below"
+    "Convert linear light to sRGB, 0…1, clipped below"
     x = np.maximum(linear, 0)
     return np.where(x <= .0031308, 12.92*x, 1.055*np.maximum(x, .0031308)**(1/2.4) - .055)
 
@@ -28,41 +28,41 @@ D65 = XYZ.sum(1)   # white
 LUMINANCE = XYZ[1]
 
 def rgb_to_xyz(rgb):
-    "Linear RGB, 0…1, to XYZ, where white has Y = 1"
+    "Convert linear RGB, 0…1, to XYZ, where white has Y = 1"
     return np.asarray(rgb) @ XYZ.T
 
 def xyz_to_rgb(xyz):
-    "XYZ to linear RGB: below 0 or above 1 where no screen can show it"
+    "Convert XYZ to linear RGB, below 0 or above 1 outside the screen's gamut"
     return xyz @ np.linalg.inv(XYZ).T
 
 # %% ../../nbs/data/00_colorspace.ipynb #ebf799c0
 def xyz_to_lab(xyz, white=D65):
-    "XYZ to L*, a*, b* relative to `white`"
-    t = xyz / white
+    "Convert XYZ to L*, a*, b* relative to `white`"
+    t = xyz/white
     f = np.where(t > (6/29)**3, np.cbrt(t), t/(3*(6/29)**2) + 4/29)
     return np.stack([116*f[..., 1] - 16, 500*(f[..., 0] - f[..., 1]), 200*(f[..., 1] - f[..., 2])], -1)
 
 def lab_to_xyz(lab, white=D65):
-    "L*, a*, b* relative to `white` to XYZ"
+    "Convert L*, a*, b* relative to `white` to XYZ"
     l, a, b = np.moveaxis(np.asarray(lab, float), -1, 0)
     f = np.stack([(l + 16)/116 + a/500, (l + 16)/116, (l + 16)/116 - b/200], -1)
     return np.where(f > 6/29, f**3, 3*(6/29)**2*(f - 4/29))*white
 
 # %% ../../nbs/data/00_colorspace.ipynb #2fff49f0
 def to_xyz(pixels):
-    "sRGB, 0…255, to XYZ"
+    "Convert sRGB, 0…255, to XYZ"
     return rgb_to_xyz(linear(np.asarray(pixels, float)/255))
 
 def from_xyz(xyz):
-    "XYZ to sRGB, 0…255, clipped, float"
+    "Convert XYZ to sRGB, 0…255, clipped, float"
     return srgb(np.clip(xyz_to_rgb(xyz), 0, 1))*255
 
 def to_lab(pixels, white=D65):
-    "sRGB, 0…255, to L*, a*, b* relative to `white`"
+    "Convert sRGB, 0…255, to L*, a*, b* relative to `white`"
     return xyz_to_lab(to_xyz(pixels), white)
 
 def from_lab(lab, white=D65):
-    "L*, a*, b* relative to `white` to sRGB, 0…255, clipped, float"
+    "Convert L*, a*, b* relative to `white` to sRGB, 0…255, clipped, float"
     return from_xyz(lab_to_xyz(lab, white))
 
 # %% ../../nbs/data/00_colorspace.ipynb #75ec13c0
@@ -70,6 +70,6 @@ def from_lab(lab, white=D65):
 ITA_CLASSES = {'dark': -30, 'brown': 10, 'tan': 28, 'intermediate': 41, 'light': 55, 'very light': math.inf}
 
 def ita_of(lab):
-    "Individual typology angle of L*, a*, b*, in degrees"
+    "Compute the individual typology angle of L*, a*, b*, in degrees"
     l, _, b = np.moveaxis(np.asarray(lab), -1, 0)
     return np.degrees(np.arctan2(l - 50, b))

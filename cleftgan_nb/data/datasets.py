@@ -24,7 +24,7 @@ __all__ = ['CACHE', 'sided', 'DatasetWriter', 'write_dataset', 'ImageFolderDatas
 
 # %% ../../nbs/data/10_datasets.ipynb #986df580
 def _check_image(image, where, like=None):
-    "`image` as an array that can be stored"
+    "Return `image` as an array that can be stored"
     a = np.asarray(image)
     if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
     if (a.dtype != np.uint8 or a.ndim not in (2, 3) or a.shape[2:] not in ((), (3,)) or not a.size
@@ -52,12 +52,12 @@ def _swapped(
 def sided(
     names, # of a label's entries, or None
 )->bool:
-    "Do the labels tell left from right?"
+    "Check whether the labels distinguish left from right"
     return bool(names) and _swapped(list(names)) != list(range(len(names)))
 
 # %% ../../nbs/data/10_datasets.ipynb #0932d9a0
 def _check_names(names, where=''):
-    "Names of a label's entries, as a list"
+    "Check the names of a label's entries and return them as a list"
     if names is None: return None
     if (not isinstance(names, (list, tuple)) or not all(isinstance(n, str) and n and n.isprintable() for n in names)
         or len(set(names)) != len(names)):
@@ -71,13 +71,13 @@ _CLASSES = 10_000   # more than any label that a network could be conditioned on
 _LARGEST = 1e6      # of a label's numbers: far beyond what a network learns from
 
 def _numbers(label):
-    "A label as an array, or None if it is no array of numbers"
+    "Convert a label to an array, or None if it is no array of numbers"
     try: a = np.asarray(label.detach().cpu() if isinstance(label, torch.Tensor) else label)
     except (ValueError, TypeError, OverflowError, RecursionError): return None
     return a if a.dtype.kind in 'iuf' else None
 
 def _check_label(label, where, like=None):
-    "A class as an int, a vector as a list of floats, or None"
+    "Return a class as an int, a vector as a list of floats, or None"
     if label is None: return None
     a = _numbers(label)
     if a is not None and a.ndim == 0 and a.dtype.kind in 'iu' and 0 <= a < _CLASSES: return int(a)
@@ -92,7 +92,7 @@ def _check_label(label, where, like=None):
 _WORD = re.compile('[^\0-\x1f\ud800-\udfff]{1,10000}')   # what any reader of CSV takes
 
 def _plain(value, where):
-    "A value that a CSV file can hold"
+    "Check a value that a CSV file must hold"
     if isinstance(value, np.generic): value = value.item()
     if value is None or isinstance(value, (bool, int, float)) or isinstance(value, str) and _WORD.fullmatch(value):
         return value
@@ -103,7 +103,7 @@ def _plain(value, where):
                      'the parts of larger things columns of their own')
 
 def _kind(values, name):
-    "The type of a column"
+    "Find the type of a column"
     kinds = {type(v).__name__ for v in values} - {'NoneType'}
     if kinds == {'int', 'float'}: return 'float'
     if len(kinds) > 1:
@@ -115,7 +115,7 @@ def _kind(values, name):
 def _table(
     rows:list, # dicts with the same keys
 )->tuple:      # CSV, column → type
-    "Rows as a CSV file"
+    "Write rows as CSV"
     kinds = {c: _kind([r[c] for r in rows], c) for c in rows[0]}
     text = io.StringIO(newline='')
     out = csv.writer(text, lineterminator='\n')
@@ -128,7 +128,7 @@ def _table(
 _READ = {'bool': {'True': True, 'False': False}.__getitem__, 'int': int, 'float': float, 'str': uncell}
 
 def _untable(text, kinds, where):
-    "Rows of a CSV file"
+    "Read rows from CSV"
     try:
         rows = list(csv.DictReader(io.StringIO(text, newline=''), strict=True, restkey='', restval=None))
         return [{uncell(c): _READ[kinds.get(uncell(c), 'str')](v) if v else None for c, v in r.items()} for r in rows]
@@ -138,7 +138,7 @@ def _untable(text, kinds, where):
 
 # %% ../../nbs/data/10_datasets.ipynb #f8f3bc10
 def _json(value, where):
-    "`value` as JSON with a fixed order"
+    "Write `value` as JSON in a fixed order"
     try: return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1)
     except (TypeError, ValueError, RecursionError) as e:
         raise ValueError(f'{where} is no JSON ({e}); accepted: words, finite numbers, lists and dicts of '
@@ -147,7 +147,7 @@ def _json(value, where):
 _COUNTED = {'images', 'resolution', 'channels', 'columns', 'sha256'}
 
 def _check_about(about):
-    "The words about a dataset"
+    "Check the description of a dataset"
     if not isinstance(about, dict) or not all(isinstance(about.get(k), str) and about[k].strip()
                                               for k in ('kind', 'license')):
         raise ValueError(f"about={about!r:.80}; accepted: a dict with at least 'kind' and 'license' in words, such "
@@ -159,7 +159,7 @@ def _check_about(about):
 
 # %% ../../nbs/data/10_datasets.ipynb #0d37f0a0
 class DatasetWriter:
-    "Write a dataset image by image; it appears when the `with` block ends well"
+    "A dataset written image by image; it appears if the `with` block succeeds"
     def __init__(self,
         path,             # a folder, or a name that ends in .zip
         *,
@@ -219,7 +219,7 @@ def add(self:DatasetWriter,
 # %% ../../nbs/data/10_datasets.ipynb #57f94670
 @patch
 def _row(self:DatasetWriter, name, image, row):
-    "A row of the manifest"
+    "Make a row of the manifest"
     found = {'file': name, 'sha256': hashlib.sha256(np.ascontiguousarray(image)).hexdigest()}
     if (not isinstance(row, dict) or (taken := row.keys() & found.keys())
         or not all(isinstance(k, str) and _WORD.fullmatch(k) for k in row)):
@@ -234,7 +234,7 @@ def _row(self:DatasetWriter, name, image, row):
 # %% ../../nbs/data/10_datasets.ipynb #3ea316d0
 @patch
 def _like(self:DatasetWriter, label, where):
-    "A label like those before it"
+    "Check that a label is like those before it"
     label = _check_label(label, where)
     form = lambda l: 'none' if l is None else 'a class' if isinstance(l, int) else f'{len(l)} numbers'
     if self.labels and form(label) != form(self.labels[0]):
@@ -249,7 +249,7 @@ def _like(self:DatasetWriter, label, where):
 # %% ../../nbs/data/10_datasets.ipynb #b590cf30
 @patch
 def _finish(self:DatasetWriter, to):
-    "Write what is about all images"
+    "Write the files about all images"
     if not self.rows: raise ValueError(f'no images for {self.path}; give at least one')
     table, kinds = _table(self.rows)
     labels = None if self.labels[0] is None else [[r['file'], l] for r, l in zip(self.rows, self.labels)]
@@ -271,7 +271,7 @@ def write_dataset(
     overwrite=False,  # replace an existing dataset of ours
     mode=0o777,       # whom to let in at most, as a folder's permissions
 )->Path:              # where it is
-    "Write a dataset from a stream of images; it appears when it is complete, or never"
+    "Write a dataset from a stream of images; it appears once complete, or never"
     with DatasetWriter(path, about=about, label_names=label_names, overwrite=overwrite, mode=mode) as w:
         for image, label, row in rows: w.add(image, label, row)
     return w.path
@@ -285,7 +285,7 @@ _COLORS = {(0, 8): 1, (0, 4): 1, (0, 2): 1, (0, 1): 1, (2, 8): 3, **{(3, d): 3 f
 _SIDE = 8192      # pixels: more is a trap, or no training image
 
 def _look(source, name):
-    "(height, width, channels) of a picture; channels is None if it isn't one of ours"
+    "Read (height, width, channels) of a picture; channels is None if it isn't one of ours"
     head = source.read(name, 33)
     if head[:8] == SIGNATURE and head[12:16] == b'IHDR' and len(head) == 33:
         w, h, depth, color = struct.unpack('>IIBB', head[16:26])
@@ -307,7 +307,7 @@ def _check_shape(
     like=None,          # the first one's shape
     resolution=None,    # asked for
 ):
-    "Complain about a picture that doesn't fit"
+    "Reject a picture that doesn't fit"
     (h, w, c), what = shape, f'{source.path}: {name} is {shape[1]}x{shape[0]}'
     if c is None:
         raise ValueError(f'{what} with an alpha channel, 16 bits or another color model; accepted: gray or RGB of 8 '
@@ -327,7 +327,7 @@ def _check_shape(
 
 # %% ../../nbs/data/10_datasets.ipynb #fe2586d0
 def _decode(source, name, shape):
-    "A picture as uint8 [C,H,W]"
+    "Decode a picture to uint8 [C,H,W]"
     try:
         with Image.open(io.BytesIO(source.read(name)), formats=_KINDS) as image:
             if (image.height, image.width, _MODES.get(image.mode)) != shape:
@@ -341,7 +341,7 @@ def _decode(source, name, shape):
 
 # %% ../../nbs/data/10_datasets.ipynb #3cf47220
 def _words(source, name, like=dict):
-    "The JSON object in a file of a dataset, or None if there is no such file"
+    "Read the JSON object in a dataset's file, or None if there is no such file"
     if name not in source.names: return None
     try: found = json.loads(source.read(name).decode('utf-8-sig'), object_pairs_hook=renamed)
     except (UnicodeError, ValueError, RecursionError) as e:
@@ -354,7 +354,7 @@ def _words(source, name, like=dict):
 
 # %% ../../nbs/data/10_datasets.ipynb #00d12810
 def _pairs(words, where):
-    "Name → label as `dataset.json` has them, or None"
+    "Read name → label from `dataset.json`, or None"
     labels = (words or {}).get('labels')
     if labels is None: return None
     if not isinstance(labels, list) or not all(isinstance(o, list) and len(o) == 2 and isinstance(o[0], str)
@@ -367,7 +367,7 @@ def _pairs(words, where):
 
 # %% ../../nbs/data/10_datasets.ipynb #10e71590
 def _labels(pairs, names, where):
-    "int64 [N] for classes, or float32 [N,L]"
+    "Return int64 [N] for classes, or float32 [N,L]"
     if lost := [n for n in names if n not in pairs]:
         raise ValueError(f'{where}: dataset.json has no label for {lost[0]} ({len(lost)} of {len(names)} lack one); '
                          'give every file a label, or none: "labels": null')
@@ -402,7 +402,7 @@ def put(self:_Cache, i, pixels):
 
 @patch
 def get(self:_Cache, i):
-    "A picture, or None"
+    "Return a picture, or None"
     if i >= self.n: return None
     if not self.known[i]: self.known[i] = bool(self.sums[i]) and self.sums[i] == _sum(self.pixels[i])
     return self.pixels[i] if self.known[i] else None
@@ -411,7 +411,7 @@ def get(self:_Cache, i):
 CACHE = 2**30   # bytes that 'auto' may use: room for the 70,000 faces of FFHQ at 64 pixels
 
 class ImageFolderDataset(torch.utils.data.Dataset):
-    "Square images of one size in a folder or a zip, with labels if they have any"
+    "Square images of one size in a folder or a zip, with their labels, if any"
     def __init__(self,
         path,             # a folder or a zip
         resolution=None,  # pixels that the images must have; None: as they are
@@ -434,7 +434,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
 # %% ../../nbs/data/10_datasets.ipynb #f5744230
 @patch
 def _read_labels(self:ImageFolderDataset, use_labels, mirror):
-    "Labels and what their entries mean"
+    "Read labels and the meaning of their entries"
     words = _words(self.source, 'dataset.json') or {}
     self.label_names = _check_names(words.get('label_names'), f'{self.path}: dataset.json: ') if use_labels else []
     self._labels, self.label_dim, self._swap = None, 0, None
@@ -477,7 +477,7 @@ def _compare(self:ImageFolderDataset, resolution):
 
 @patch
 def _room(self:ImageFolderDataset, cache):
-    "How many pictures may stay in memory"
+    "Compute how many pictures may stay in memory"
     size = math.prod(self.image_shape)
     if (isinstance(cache, str) and cache != 'auto' or not isinstance(cache, (str, int))
         or not isinstance(cache, (bool, str)) and cache < 0):
@@ -499,7 +499,7 @@ def __repr__(self:ImageFolderDataset):
 # %% ../../nbs/data/10_datasets.ipynb #75085610
 @patch
 def _pixels(self:ImageFolderDataset, i):
-    "A picture as it is stored"
+    "Return a picture as stored"
     if (found := self._cache.get(i)) is not None: return found
     found = _decode(self.source, self.names[i], self._shape)
     self._cache.put(i, found)
@@ -507,7 +507,7 @@ def _pixels(self:ImageFolderDataset, i):
 
 @patch
 def _split(self:ImageFolderDataset, indices):
-    "Which pictures, and which of them mirrored"
+    "Return which pictures, and which of them mirrored"
     indices = np.asarray(indices, np.int64)
     if indices.ndim != 1 or not ((0 <= indices) & (indices < len(self))).all():
         raise IndexError(f'indices {str(indices)[:60]}; accepted: a list of numbers from 0 to {len(self) - 1}')
@@ -518,7 +518,7 @@ def _split(self:ImageFolderDataset, indices):
 def labels(self:ImageFolderDataset,
     indices,   # which
 )->torch.Tensor: # float32 [N,L]
-    "Labels as vectors"
+    "Return labels as vectors"
     which, mirrored = self._split(indices)
     found = np.zeros((len(which), self.label_dim), np.float32)
     if self._labels is None: pass
@@ -532,7 +532,7 @@ def labels(self:ImageFolderDataset,
 def batch(self:ImageFolderDataset,
     indices, # which
 )->tuple:    # uint8 [N,C,H,W], float32 [N,L]
-    "Images and labels"
+    "Return images and labels"
     which, mirrored = self._split(indices)
     if len(which) and which.max() < self._cache.n and self._cache.known[which].all(): images = self._cache.pixels[which]
     else:
@@ -552,7 +552,7 @@ def __getitems__(self:ImageFolderDataset, indices): return list(zip(*self.batch(
 
 @patch
 def fill(self:ImageFolderDataset):
-    "Decode everything that there is room for now, instead of when it is first asked for"
+    "Decode now everything that there is room for, not on first use"
     for i in range(self._cache.n): self._pixels(i)
     return self
 
@@ -562,7 +562,7 @@ def sheet(self:ImageFolderDataset,
     indices=range(24), # which images
     columns=8,         # in a line
 )->Image.Image:
-    "A contact sheet"
+    "Make a contact sheet"
     images = self.batch([i for i in indices if i < len(self)])[0].permute(0, 2, 3, 1).numpy()
     n, s, _, c = images.shape
     page = np.full((-(-n//columns)*s, columns*s, c), 255, np.uint8)
@@ -571,7 +571,7 @@ def sheet(self:ImageFolderDataset,
 
 # %% ../../nbs/data/10_datasets.ipynb #8eceb550
 class InfiniteSampler(torch.utils.data.Sampler):
-    "Indices without end: the one at a position depends on `n`, `seed` and the position alone"
+    "Endless indices, each a function of `n`, `seed` and its position alone"
     def __init__(self,
         n,             # number of images, or the dataset
         seed=0,        # of the order
@@ -593,7 +593,7 @@ class InfiniteSampler(torch.utils.data.Sampler):
 def order(self:InfiniteSampler,
     epoch:int,  # which pass over the set
 )->np.ndarray:  # int64 [n]
-    "The permutation of a pass"
+    "Return the permutation of a pass"
     if epoch not in self._orders:
         keys = np.random.PCG64(np.random.SeedSequence([self.seed, epoch])).random_raw(self.n)
         self._orders = {**dict(list(self._orders.items())[-1:]),
@@ -606,7 +606,7 @@ def take(self:InfiniteSampler,
     position:int, # images seen so far by all processes
     count:int,    # for this process
 )->np.ndarray:    # int64 [count]
-    "The indices that this process gets from `position` on"
+    "Return the indices for this process from `position` on"
     epochs, steps = np.divmod(position + self.rank + self.world*np.arange(count, dtype=np.int64), self.n)
     found = np.empty(count, np.int64)
     for e in np.unique(epochs): found[epochs == e] = self.order(int(e))[steps[epochs == e]]
@@ -623,7 +623,7 @@ def __iter__(self:InfiniteSampler):
 def manifest(
     path, # a dataset of ours
 )->list:  # one dict an image, in the images' order
-    "What is known about each image"
+    "Read what is known about each image"
     source = open_archive(path)
     if not {'manifest.csv', 'about.json'} <= source.names:
         raise ValueError(f'{source.path} has no manifest.csv and about.json, so it was not written by this library; '
@@ -643,7 +643,7 @@ def _text(source, name):
 def about(
     path, # a dataset of ours
 )->dict:  # kind, license, parameters, seeds …; images, resolution, channels; columns → type; sha256 of its tables
-    "What a dataset says about itself"
+    "Read what a dataset says about itself"
     source = open_archive(path)
     if (found := _words(source, 'about.json')) is None:
         raise ValueError(f'{source.path} has no about.json, so it was not written by this library; convert makes a '
@@ -651,7 +651,7 @@ def about(
     return found
 
 def fingerprint(path)->str:
-    "The checksum of a dataset's manifest, and so of all its pixels and rows, or of the names, sizes and checksums of its files where it has none: 64 hexadecimal digits"
+    "Identify a dataset by 64 hexadecimal digits, through the checksum of its manifest or of its files"
     source = open_archive(path)
     if 'manifest.csv' in source.names: return hashlib.sha256(source.read('manifest.csv')).hexdigest()
     return hashlib.sha256(json.dumps([[n, *source.mark(n)] for n in sorted(source.names)]).encode()).hexdigest()
@@ -662,7 +662,7 @@ _TABLES = {'manifest.csv', 'dataset.json', 'about.json'}
 def verify(
     path, # a dataset of ours
 )->int:   # number of images
-    "Compare the pixels with the manifest, and the manifest and the labels with their checksums; complain about what is missing, changed or too much. The words of about.json, which holds those checksums, are not checked themselves"
+    "Compare pixels, manifest and labels with their checksums; the words of about.json go unchecked"
     ds, rows, tables = ImageFolderDataset(path, cache=False), manifest(path), about(path).get('sha256')
     tables = tables if isinstance(tables, dict) else {}
     expected, wrong = {r['file']: r['sha256'] for r in rows}, []
@@ -682,7 +682,7 @@ def verify(
 
 # %% ../../nbs/data/10_datasets.ipynb #e4150ee0
 def _overlap(s, r):
-    "[r,s]: how much of old pixel j lies in new pixel i; each line sums to s"
+    "Compute [r,s]: how much of old pixel j lies in new pixel i; each row sums to s"
     i, j = np.arange(r)[:, None], np.arange(s)
     return np.maximum(np.minimum((i + 1)*s, (j + 1)*r) - np.maximum(i*s, j*r), 0).astype(float)
 
@@ -690,7 +690,7 @@ def shrink(
     image:np.ndarray, # uint8 [S,S,3] or [S,S]
     resolution:int,   # up to S
 )->np.ndarray:
-    "The mean of each area, rounded"
+    "Average each area, rounded"
     s, w = image.shape[0], _overlap(image.shape[0], resolution)
     sums = w @ np.moveaxis(image.reshape(s, s, -1), 2, 0).astype(float) @ w.T   # whole numbers below 2^53: no rounding
     return np.moveaxis((sums.astype(np.int64)*2 + s*s) // (2*s*s), 0, 2).astype(np.uint8).reshape(resolution,
@@ -698,13 +698,13 @@ def shrink(
 
 # %% ../../nbs/data/10_datasets.ipynb #ca875e10
 def _converted(row, name, factor):
-    "A row of a smaller copy: points in pixels move along"
+    "Make a row of a smaller copy, with points in pixels rescaled"
     return {'source_file': name, **{k: v*factor if re.match('[xy]_', k) and isinstance(v, float) else v
                                     for k, v in row.items() if k not in ('file', 'sha256', 'source_file')}}
 
 # %% ../../nbs/data/10_datasets.ipynb #1d5582c0
 def _ahead(f, n):
-    "f(0), f(1), … f(n-1), computed by a few threads a little ahead of being asked for"
+    "Yield f(0), f(1), … f(n-1), computed by a few threads slightly ahead of use"
     workers, waiting = os.cpu_count() or 1, deque()
     with ThreadPoolExecutor(workers) as pool:
         for i in range(n):
@@ -714,7 +714,7 @@ def _ahead(f, n):
 
 # %% ../../nbs/data/10_datasets.ipynb #314a4540
 def _check_apart(src, dst):
-    "Is the copy somewhere else?"
+    "Check that the copy is elsewhere"
     a, b = Path(os.path.realpath(src)), Path(os.path.realpath(dst))
     if a == b or a.is_dir() and b.is_relative_to(a):
         raise ValueError(f'dst={str(dst)!r} is {"" if a == b else "in "}the source {src}; accepted: a place outside '
@@ -730,7 +730,7 @@ def convert(
     overwrite=False, # replace an existing dataset of ours
     first=None,      # take so many images, the first ones: smaller sets lie in larger ones
 )->Path:             # where it is
-    "A smaller copy of a dataset, with its labels and manifest"
+    "Make a smaller copy of a dataset, with its labels and manifest"
     ds = ImageFolderDataset(src, cache=False, max_size=max_size)
     if first is not None and (type(first) is not int or not 0 < first <= len(ds)):
         raise ValueError(f'first={first!r}; accepted: None or 1 to {len(ds)}, as many as {ds.path} has')

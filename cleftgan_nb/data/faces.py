@@ -17,7 +17,7 @@ __all__ = ['LIFT', 'MOUTH', 'SIDES', 'BELOW', 'Face', 'Crop', 'crop_of', 'align'
 # %% ../../nbs/data/12_faces.ipynb #af2ddca0
 @lru_cache(1)
 def _dlib():
-    "dlib, its face detector and its five-point model"
+    "Load dlib, its face detector and its five-point model"
     try:
         import dlib
         from face_recognition_models import pose_predictor_five_point_model_location as model
@@ -59,14 +59,14 @@ SIDES = 640, 1280, 2560   # longer side of the picture, pixels, for the first lo
 _LARGE = 160              # a face of this width, twice the smallest that the detector sees, ends the search
 
 def _resized(pixels, longer):
-    "The picture with that longer side, enlarged at most four times, and the factor"
+    "Resize the picture to that longer side, enlarged at most four times; return the factor, too"
     factor = min(longer/max(pixels.shape[:2]), 4)
     size = [max(1, round(n*factor)) for n in pixels.shape[1::-1]]
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, reducing_gap=3)), factor
 
 # %% ../../nbs/data/12_faces.ipynb #40d218b0
 def _boxes(pixels):
-    "dlib's boxes (center x, center y, width) and scores at one scale, doubtful ones included"
+    "Return dlib's boxes (center x, center y, width) and scores at one scale, including doubtful ones"
     boxes, scores, _ = _dlib()[1].run(np.ascontiguousarray(pixels), 0, -.3)
     return [(np.array([b.left() + b.right(), b.top() + b.bottom()])/2 + .5, b.width(), s)
             for b, s in zip(boxes, scores)]
@@ -76,7 +76,7 @@ def _boxes(pixels):
 _SHIFTS = [(0, 0)] + [(a*x, a*y) for a in (.04, .08) for x, y in ((-1, 0), (1, 0), (0, -1), (0, 1))]
 
 def _fitted(pixels, center, width):
-    "The five points, median over shifted boxes"
+    "Locate the five points, median over shifted boxes"
     dlib, _, model = _dlib()
     boxes = [dlib.rectangle(*map(round, (*(c - width/2), *(c + width/2)))) for c in center + np.array(_SHIFTS)*width]
     return np.median([[(p.x + .5, p.y + .5) for p in model(pixels, box).parts()] for box in boxes], 0)
@@ -85,14 +85,14 @@ def _fitted(pixels, center, width):
 _MIRRORED = [2, 3, 0, 1, 4]   # the point that takes this one's place in a mirror
 
 def _five(pixels, center, width):
-    "The five points, mean of the picture's and its mirror image's"
+    "Locate the five points, mean of the picture's and its mirror image's"
     flip = lambda xy: np.array([pixels.shape[1], 0]) + np.asarray(xy)*[-1, 1]
     there = _fitted(np.ascontiguousarray(pixels[:, ::-1]), flip(center), width)
     return (_fitted(pixels, center, width) + flip(there)[_MIRRORED])/2
 
 # %% ../../nbs/data/12_faces.ipynb #f80ee1c0
 def _plausible(face):
-    "Could these points be the eyes and nose of somebody who looks at the camera?"
+    "Check whether these points could be the eyes and nose of a person facing the camera"
     if not face.distance > 4: return False
     widths = [float((a - b) @ face.right)*side/face.distance
               for a, b, side in zip(face.points[0:4:2], face.points[1:4:2], (1, -1))]
@@ -110,17 +110,17 @@ class Crop:
     @property
     def axes(self): return np.array([self.right, [-self.right[1], self.right[0]]])
     def to_photo(self, xy, size):
-        "Points of the cut-out in the photograph"
+        "Map points of the crop to the photograph"
         return self.center + (np.asarray(xy)*2/size - 1)*self.half @ self.axes
     def to_crop(self, xy, size):
-        "Points of the photograph in the cut-out"
+        "Map points of the photograph to the crop"
         return ((np.asarray(xy) - self.center) @ self.axes.T/self.half + 1)*size/2
 
 # %% ../../nbs/data/12_faces.ipynb #7aae3ef0
 BELOW = .18   # center of the crop below the eyes, as a part of the distance from the eyes to the mouth
 
 def crop_of(face, below=BELOW):
-    "The FFHQ-style crop of a face"
+    "Find the FFHQ-style crop of a face"
     eyes = face.eyes.mean(0)
     drop = face.mouth - eyes
     return Crop(eyes + below*drop, max(2*face.distance, 1.8*float(np.linalg.norm(drop))), face.right)
@@ -168,7 +168,7 @@ def align(
 
 # %% ../../nbs/data/12_faces.ipynb #9946c9b0
 def beyond(shape, crop):
-    "The part of the crop that lies outside a photograph of this shape"
+    "Measure the part of the crop that lies outside a photograph of this shape"
     x, y = crop.to_photo(np.stack(np.meshgrid(*[np.arange(64) + .5]*2), -1), 64).transpose(2, 0, 1)
     return float(1 - ((x >= 0) & (y >= 0) & (x < shape[1]) & (y < shape[0])).mean())
 
@@ -176,7 +176,7 @@ def beyond(shape, crop):
 _SECOND = 400   # side of the second look, pixels; the half side of the standard crop is 2 eye distances or more
 
 def _look_again(pixels, face):
-    "The face seen upright and at a standard size, or None where nothing is seen any more"
+    "Find the face again, upright and at a standard size, or None"
     crop = Crop(face.corners.mean(0) + .6*face.nose*face.down, 2*face.distance, face.right)
     near = align(pixels, crop, _SECOND)
     seen = [(c, w, s) for c, w, s in _boxes(near) if np.abs(c - _SECOND/2).max() < .15*_SECOND and .3 < w/_SECOND < .85]
@@ -186,7 +186,7 @@ def _look_again(pixels, face):
 
 # %% ../../nbs/data/12_faces.ipynb #17cc9b30
 def _apart(faces):
-    "The best of each group of faces that lie on each other"
+    "Keep the best of each group of overlapping faces"
     kept = []
     for face in sorted(faces, key=lambda o: -o.score):
         if all(np.linalg.norm(face.corners.mean(0) - o.corners.mean(0)) > max(face.distance, o.distance) for o in kept):
@@ -198,7 +198,7 @@ def find_faces(
     pixels,       # [H, W, 3] uint8
     threshold=.2, # what the second look's score must exceed, for a second face also a third of the best one's
 ):                # list of `Face`, largest first
-    "All faces that look at the camera"
+    "Find all faces that look at the camera"
     faces, sides = [], [o for o in SIDES if o == SIDES[0] or o < 2*max(pixels.shape[:2])]
     for longer in sides:
         small, factor = _resized(pixels, longer)
@@ -216,7 +216,7 @@ def choose_face(
     faces,         # largest first
     dominance=2.,  # how many times larger (eye distance) than the second the largest must be; None: there must be only one
 ):                 # (face, reason): one of the two is None
-    "The face that a photograph is about, or the reason why it can't be told"
+    "Choose the face that a photograph is about, or give the reason why none can be chosen"
     if not faces: return None, 'no face found'
     first, *others = faces
     rivals = [o for o in others if dominance is None or o.distance*dominance > first.distance]

@@ -23,7 +23,7 @@ def stream(
     seed:int, # the phantom's number, 0 or more
     name:str, # the aspect: 'age', 'light', …
 )->np.random.Generator:
-    "The random numbers of one aspect of one phantom: the same in every process"
+    "Return the random numbers of one aspect of one phantom, the same in every process"
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f'seed={seed!r}; accepted: a whole number from 0 up')
     digest = hashlib.sha256(f'{int(seed)} {name}'.encode()).digest()
@@ -36,11 +36,11 @@ def smooth(a, b, x):
     return t*t*(3 - 2*t)
 
 # %% ../../nbs/data/01_head.ipynb #0c15f1f0
-ASSETS = files('cleftgan_nb.data') / 'assets' / 'phantom'
+ASSETS = files('cleftgan_nb.data')/'assets'/'phantom'
 
 @lru_cache(None)
 def mesh()->dict:
-    "The arrays of `geom.npz`: vertices `V`, quads `F`, texture coordinates `VT` of corners `FT`, morph targets, what is worn"
+    "Load `geom.npz`: vertices `V`, quads `F`, texture coordinates `VT` of corners `FT`, morphs, worn parts"
     with (ASSETS/'geom.npz').open('rb') as f, np.load(f) as z: return {k: z[k] for k in z.files}
 
 # %% ../../nbs/data/01_head.ipynb #e10daa50
@@ -48,7 +48,7 @@ def mesh()->dict:
 def texture(
     name:str, # a file of `ASSETS` without its ending
 )->np.ndarray: # uint8 [height,width,3 or 4], not to be written into
-    "A decoded texture"
+    "Decode a texture"
     with (ASSETS/f'{name}.webp').open('rb') as f: t = np.array(Image.open(f))
     t.flags.writeable = False
     return t
@@ -67,7 +67,7 @@ def row(
     vertex:int, # number in hm08
     side='left', # the patient's side; on the right it is the nearest vertex to the mirrored place
 )->int: # into the coarse and into the fine points
-    "Where a vertex of the base mesh lies in our arrays"
+    "Find the row of a vertex of the base mesh in our arrays"
     if side not in ('left', 'right'): raise ValueError(f"side={side!r}; accepted: 'left', 'right'")
     if vertex not in _rows():
         raise ValueError(f'vertex {vertex} of hm08 is not part of the head; accepted: one of the {len(_rows())} '
@@ -78,47 +78,47 @@ def row(
 Edges = namedtuple('Edges', 'ends of_face inside') # [e,2] vertices, [f,4] edge of each side, [e] two faces share it
 
 def edges(quads):
-    "The edges of quads"
+    "Find the edges of quads"
     pairs = np.sort(np.stack([quads, np.roll(quads, -1, 1)], -1).reshape(-1, 2), 1).astype(np.int64)
     keys, of_face, count = np.unique(pairs[:, 0] << 32 | pairs[:, 1], return_inverse=True, return_counts=True)
     return Edges(np.stack([keys >> 32, keys & 0xffffffff], 1), of_face.reshape(-1, 4), count == 2)
 
 # %% ../../nbs/data/01_head.ipynb #f445e4d0
 def _mean(of, n):
-    "Sparse [len(of), n]: each row the mean of the columns that `of` names"
+    "Build a sparse [len(of), n]: each row the mean of the columns that `of` names"
     m, k = of.shape
     return sp.csr_matrix((np.full(m*k, 1/k), (np.repeat(np.arange(m), k), of.ravel())), (m, n))
 
 def _rownorm(a):
-    "`a` with rows that sum to one (or are empty)"
+    "Scale the rows of `a` to sum to one (or to stay empty)"
     return sp.diags_array(1/np.maximum(np.asarray(a.sum(1)).ravel(), 1e-30)) @ a
 
 # %% ../../nbs/data/01_head.ipynb #f2865300
 def _children(quads, e, n):
-    "Four quads for each: corner, edge, center, edge before"
+    "Split each quad into four: corner, edge, center, edge before"
     edge, center = e.of_face + n, np.arange(len(quads)) + n + len(e.ends)
     return np.stack([np.stack([quads[:, k], edge[:, k], center, edge[:, k-1]], 1) for k in range(4)], 1).reshape(-1, 4)
 
 # %% ../../nbs/data/01_head.ipynb #1f1696d0
 def linear_step(quads, n):
-    "Matrix and quads of a subdivision that moves nothing: for texture coordinates and labels"
+    "Return matrix and quads of a subdivision that moves nothing, for texture coordinates and labels"
     e = edges(quads)
     return sp.vstack([sp.eye_array(n), _mean(e.ends, n), _mean(quads, n)]).tocsr(), _children(quads, e, n)
 
 # %% ../../nbs/data/01_head.ipynb #2ee86280
 def catmull_clark_step(quads, n):
-    "Matrix and quads of one Catmull-Clark step of `n` points"
+    "Return matrix and quads of one Catmull-Clark step of `n` points"
     e = edges(quads)
     center, middle = _mean(quads, n), _mean(e.ends, n)
     sides = sp.csr_matrix((np.full(quads.size, .5), (e.of_face.ravel(), np.repeat(np.arange(len(quads)), 4))),
                           (len(e.ends), len(quads)))
     inside = sp.diags_array(e.inside.astype(float))
-    edge = middle + inside @ (sides @ center - middle) * .5
+    edge = middle + inside @ (sides @ center - middle)*.5
     return sp.vstack([_old_points(quads, e, center, middle, n), edge, center]).tocsr(), _children(quads, e, n)
 
 # %% ../../nbs/data/01_head.ipynb #73cdceb0
 def _old_points(quads, e, center, middle, n):
-    "Where a step moves the points that were there"
+    "Find where a step moves the old points"
     at = lambda cells, keep: sp.csr_matrix((np.repeat(keep.astype(float), cells.shape[1]),
                                             (cells.ravel(), np.repeat(np.arange(len(cells)), cells.shape[1]))),
                                             (n, len(cells)))
@@ -134,7 +134,7 @@ def _old_points(quads, e, center, middle, n):
 # %% ../../nbs/data/01_head.ipynb #25dc7ad0
 @dataclass(frozen=True)
 class Topology:
-    "What all heads share"
+    "Quads and matrices shared by all heads"
     operator:sp.csr_matrix # [N,n], fine points from coarse ones
     quads:np.ndarray       # [.,4] of fine points
     middle:np.ndarray      # [.,4] quads of one step only: their points are the first of the fine points
@@ -149,7 +149,7 @@ SLIT = 6.604   # dm, height of the closed mouth in the neutral head
 
 @lru_cache(None)
 def topology()->Topology:
-    "Operators and quads of two subdivision levels, made on first use"
+    "Build the matrices and quads of two subdivision levels, on first use"
     m, n, nt = mesh(), len(mesh()['V']), len(mesh()['VT'])
     smooth1, q1 = catmull_clark_step(m['F'], n)
     smooth2, q2 = catmull_clark_step(q1, smooth1.shape[0])
@@ -164,7 +164,7 @@ def topology()->Topology:
 # %% ../../nbs/data/01_head.ipynb #a909e8c0
 @lru_cache(None)
 def morphs()->tuple[dict, sp.csc_matrix]:
-    "Name → column, and the columns: [3n, targets], dm"
+    "Return name → column, and the columns: [3n, targets], dm"
     m = mesh()
     rows = (m['ti'].astype(np.int32)[:, None]*3 + np.arange(3, dtype=np.int32)).ravel()
     columns = sp.csc_matrix((m['tv'].ravel()*1e-3, rows, m['tptr']*3), (m['V'].size, len(m['tnames'])))
@@ -174,7 +174,7 @@ def morphs()->tuple[dict, sp.csc_matrix]:
 def morph(
     amounts:dict, # name of a target → amount; 1 is the target as it was modeled
 )->np.ndarray: # [n,3], dm
-    "The coarse mesh with these targets applied"
+    "Apply morph targets to the coarse mesh"
     names, columns = morphs()
     unknown = [n for n in amounts if n not in names]
     if unknown:
@@ -190,7 +190,7 @@ AGES = {'baby': 1, 'child': 10, 'young': 25, 'old': 90}   # years of MakeHuman's
 def age_mix(
     age:float, # years, 0 to 90
 )->dict:
-    "How much of each modeled age; the sum is 1, and below a year 'child' is negative"
+    "Mix the modeled ages: shares that sum to 1; below a year 'child' is negative"
     names, years = list(AGES), list(AGES.values())
     if age < 1: return {'baby': 1 + NEWBORN*(1-age), 'child': -NEWBORN*(1-age), 'young': 0., 'old': 0.}
     return {n: float(np.interp(age, years, np.eye(4)[i])) for i, n in enumerate(names)}
@@ -199,7 +199,7 @@ NEWBORN = .12   # how far beyond the one-year-old, of the way from ten years to 
 
 # %% ../../nbs/data/01_head.ipynb #327ffef0
 def _levels(x, name):
-    "Shares of the modeled minimum, average and maximum for `x` in 0…1"
+    "Split `x` in 0…1 into shares of the modeled minimum, average and maximum"
     return {f'min{name}': max(0., 1-2*x), f'average{name}': 1-abs(2*x-1), f'max{name}': max(0., 2*x-1)}
 
 def macro_amounts(
@@ -209,7 +209,7 @@ def macro_amounts(
     weight=.5,      # 0 thin … 1 heavy
     muscle=.5,      # 0 … 1
 )->dict:
-    "Amounts of the targets that model age, sex, ancestry and build"
+    "Find the amounts of the targets that model age, sex, ancestry and build"
     names, amounts = morphs()[0], {}
     for g, gw in dict(female=1-sex, male=sex).items():
         for a, aw in age_mix(age).items():
@@ -225,7 +225,7 @@ NOT_CHANCE = 'eye', 'head-age', 'universal', 'neck-trans', 'head-trans', 'asym',
 
 @lru_cache(None)
 def pairs()->dict:
-    "The detail targets in pairs: name of the one → name of the other"
+    "Pair the detail targets: name of one → name of the other"
     names = morphs()[0]
     split = {n: n.rpartition('-') for n in names if not n.startswith(NOT_CHANCE)}
     both = {n: f'{head}-{OPPOSITES[end]}' for n, (head, _, end) in split.items() if end in OPPOSITES}
@@ -239,18 +239,18 @@ SHAPES = [f'head-{s}' for s in ('round', 'oval', 'square', 'rectangular', 'trian
                                 'invertedtriangular')]
 
 def _sample_details(rng):
-    "Amounts of the paired targets, and of the shapes of a head"
+    "Draw amounts for the paired targets and the shapes of a head"
     shared, details = {}, {}
     for name in pairs():
         key = name[2:] if name[:2] in ('l-', 'r-') else name
         if key not in shared:
-            shared[key] = np.clip(rng.normal(0, .3), -.8, .8) * np.prod([f for word, f in GENTLER if word in key])
+            shared[key] = np.clip(rng.normal(0, .3), -.8, .8)*np.prod([f for word, f in GENTLER if word in key])
         details[name] = float(shared[key])
     return details | {n: float(w) for n, w in zip(SHAPES, rng.dirichlet([.4]*len(SHAPES))*.5)}
 
 # %% ../../nbs/data/01_head.ipynb #21409830
 def _sample_asymmetry(rng):
-    "Differences between the sides: of paired targets, and of targets that bend one side"
+    "Draw differences between the sides, for paired targets and for targets that bend one side"
     sided = {n: float(rng.normal(0, .04)) for n in pairs() if n[:2] in ('l-', 'r-')}
     bent = [n for n in morphs()[0] if n.startswith('asym-')]
     return sided | {n: float(rng.uniform(0, .25)) for n, on in zip(bent, rng.random(len(bent)) < .25) if on}
@@ -260,7 +260,7 @@ def _sample_asymmetry(rng):
 CLINIC = ((.25, 1, .28), (1, 6, .25), (6, 14, .22), (14, 40, .19), (40, 75, .06))
 
 def sample_age(rng)->float:
-    "An age from a cleft clinic, in years"
+    "Draw an age from a cleft clinic, in years"
     low, high, _ = CLINIC[rng.choice(len(CLINIC), p=[share for *_, share in CLINIC])]
     return float(rng.uniform(low, high))
 
@@ -279,13 +279,13 @@ class Identity:
 
 # %% ../../nbs/data/01_head.ipynb #420b9b90
 def _sample_ancestry(rng):
-    "One ancestry prevails, the others mix in"
+    "Draw shares: one ancestry prevails, the others mix in"
     shares = rng.dirichlet([.35]*3)*.45
     shares[rng.integers(3)] += .55
     return dict(zip(ANCESTRIES, map(float, shares)))
 
 def _sample_expression(rng):
-    "A calm face: sometimes a hint of a smile or of an open mouth"
+    "Draw a calm face, sometimes with a hint of a smile or an open mouth"
     smile, jaw = rng.choice([0, rng.uniform(0, .35)]), rng.choice([0, rng.uniform(0, .06)])
     brow, wide = rng.normal(0, .12), rng.uniform(-.05, .2)
     both = dict(mouthSmile=smile, browOuterUp=max(brow, 0), browDown=max(-brow, 0)*.5, eyeWide=max(wide, 0),
@@ -299,7 +299,7 @@ def sample_identity(
     sex=None,      # 0 female … 1 male; None: by chance
     ancestry=None, # name → share; None: by chance
 )->Identity:
-    "Who phantom `seed` is; what is given replaces its draw and changes no other"
+    "Draw who phantom `seed` is; a given value replaces its draw and changes no other"
     of = lambda name: stream(seed, name)
     return Identity(
         sample_age(of('age')) if age is None else _number('age', age, 90),
@@ -320,7 +320,7 @@ def _shares(ancestry):
         or not sum(ancestry.values())):
         raise ValueError(f"ancestry={ancestry!r}; accepted: shares of {', '.join(ANCESTRIES)}, such as "
                          "dict(african=1) or dict(asian=.5, caucasian=.5)")
-    return {a: float(ancestry.get(a, 0) / sum(ancestry.values())) for a in ANCESTRIES}
+    return {a: float(ancestry.get(a, 0)/sum(ancestry.values())) for a in ANCESTRIES}
 
 # %% ../../nbs/data/01_head.ipynb #cd141f30
 CALM = {'eyebrows-angle-up': .4, 'eyebrows-trans-up': .2, 'browInnerUp': .12, 'eyeWideLeft': .07, 'eyeWideRight': .07,
@@ -331,7 +331,7 @@ CHILDISH = (.25, 1), (.55, 3), (.55, 12), (1, 20)   # amplitude of details at an
 def amounts(
     who:Identity,
 )->dict:
-    "All targets of a head with their amounts"
+    "Collect all targets of a head with their amounts"
     infant = np.interp(who.age, (1, 3), (1, 0))
     total = macro_amounts(who.age, who.sex, who.ancestry, who.weight - infant*(.1 + .6*(who.weight - .5)), who.muscle)
     grown = np.interp(who.age, [y for _, y in CHILDISH], [a for a, _ in CHILDISH])
@@ -351,7 +351,7 @@ EYEBALLS = range(14598, 14670), range(14670, 14742)   # helper points of the lef
 def eyes(
     coarse:np.ndarray, # [n,3]
 )->tuple[np.ndarray, np.ndarray]:
-    "Centers [2,3] and radii [2] of the left and the right eyeball, dm"
+    "Find the centers [2,3] and radii [2] of the left and right eyeballs, dm"
     balls = [coarse[[row(v) for v in ball]] for ball in EYEBALLS]
     centers = np.stack([b.mean(0) for b in balls])
     return centers, np.array([np.linalg.norm(b - c, axis=1).mean() for b, c in zip(balls, centers)])
@@ -368,14 +368,14 @@ class Head:
         vertex:int,   # number in hm08
         side='left',  # the patient's side
     )->int: # into `coarse` and `fine`
-        "The row of a vertex"
+        "Find the row of a vertex"
         return row(vertex, side)
 
 # %% ../../nbs/data/01_head.ipynb #3fea45b0
 def build_head(
     who:Identity, # from `sample_identity`
 )->Head:
-    "The head of an identity"
+    "Build the head of an identity"
     if not isinstance(who, Identity):
         raise ValueError(f'{type(who).__name__} is not an identity; accepted: what sample_identity(seed) returns')
     coarse = morph(amounts(who))

@@ -25,7 +25,7 @@ NAMES = tuple(MIDDLE) + tuple(f'{name}_{side}' for name in SIDED for side in ('l
 def upright(
     points:dict, # name → (x, y) in pixels, y down
 )->dict:         # name → array (x, y) in pixels, x along the intercanthal line toward the patient's left, origin between the eyes
-    "The points in the axes of the face"
+    "Express the points in the axes of the face"
     missing = [name for name in NAMES if name not in points]
     if missing: raise ValueError(f'points: {", ".join(missing)} missing; needed are {", ".join(NAMES)}')
     p = {name: np.asarray(points[name], float) for name in NAMES}
@@ -45,7 +45,7 @@ MEASURES = ('cleft_width_ratio', 'nostril_width_ratio', 'columellar_deviation', 
 VISIBLE = .15
 
 def _distances(p, side):
-    "The lengths of one side, pixels"
+    "Measure the lengths of one side, pixels"
     at = lambda name: p.get(f'{name}_{side}', p.get(name))
     span = lambda a, b: float(np.linalg.norm(at(a) - at(b)))
     return dict(nostril_width_ratio=abs(at('nl')[0] - at('nm')[0]), alar_base_ratio=span('sbal', 'sn'),
@@ -57,7 +57,7 @@ def measures(
     points:dict,      # name → (x, y) in pixels; names as in `NAMES`
     side:str='left',  # the patient's side that goes above the line: the cleft side; of a bilateral cleft, the wider one
 )->dict:              # measure → number; ratios without unit, columellar_deviation in degrees, nan where the columella does not show
-    "The clinicians' measures of one frontal picture"
+    "Compute the clinical measures of one frontal picture"
     if side not in ('left', 'right'): raise ValueError(f'side={side!r}; accepted: left, right (the patient\'s)')
     p = upright(points)
     other = 'right' if side == 'left' else 'left'
@@ -88,7 +88,7 @@ def lahshal(
     left:str,  # extent of the cleft in the patient's left lip, one of `KINDS`
     right:str, # in the right one
 )->str:        # seven letters
-    "The LAHSHAL code of a lip"
+    "Write the LAHSHAL code of a lip"
     for name, kind in dict(left=left, right=right).items():
         if kind not in KINDS: raise ValueError(f'{name}={kind!r}; accepted: {", ".join(KINDS)}')
     letter = dict(zip(KINDS, '•*lL'))

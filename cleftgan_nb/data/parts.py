@@ -36,7 +36,7 @@ class Part:
 
 # %% ../../nbs/data/05_parts.ipynb #47b45bf0
 def _check_part(p):
-    "Complain about what the renderer would stumble over"
+    "Reject what the renderer would stumble over"
     if p.material not in MATERIALS: raise ValueError(f"material={p.material!r}; accepted: {', '.join(MATERIALS)}")
     n = len(p.points)
     given = {'points': (p.points, 3), 'uv': (p.uv, 2), 'normals': (p.normals, 3), 'cut': (p.cut, 2)}
@@ -54,7 +54,7 @@ def _check_part(p):
 
 # %% ../../nbs/data/05_parts.ipynb #b22beed0
 def halves(quads):
-    "Two triangles of each quad, without those that a doubled corner flattens"
+    "Split each quad into two triangles, dropping those that a doubled corner flattens"
     t = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
     return t[(t[:, 0] != t[:, 1]) & (t[:, 1] != t[:, 2]) & (t[:, 0] != t[:, 2])]
 
@@ -72,10 +72,10 @@ def _add_normals(points, cells, out):
             out[cells[k, j], 2] += z
 
 def normals(points, cells):
-    "Unit normals at points, from the triangles or quads around them, large ones count more"
+    "Compute unit normals at points from the triangles or quads around them, weighted by area"
     out = np.zeros((len(points), 3))
     _add_normals(np.ascontiguousarray(points, float), cells, out)
-    return out / (np.linalg.norm(out, axis=1, keepdims=True) + 1e-12)
+    return out/(np.linalg.norm(out, axis=1, keepdims=True) + 1e-12)
 
 # %% ../../nbs/data/05_parts.ipynb #0c2ab110
 CLOTH_LIFT = .02       # dm
@@ -83,7 +83,7 @@ FAR = 100.             # dm, the half-width of a cut that takes all on one side
 
 @lru_cache(None)
 def _skin_triangles():
-    "Triangles of skin and of cloth, and those that cast their shadow: into textured points"
+    "List triangles of skin, of cloth, and of skin that casts shadows: rows of textured points"
     t, collar = topology(), regions()['collar']
     first = np.zeros(len(t.base), np.int64)
     first[t.seam] = np.arange(len(t.seam))
@@ -95,7 +95,7 @@ def _skin_triangles():
 # %% ../../nbs/data/05_parts.ipynb #bcad8360
 @lru_cache(None)
 def _skirt():
-    "Textured points along the border of the mesh, and quads between them and as many points below"
+    "List textured points along the mesh's border, and quads from them to as many points below"
     t = topology()
     rim = edges(t.quads)
     rim = rim.ends[~rim.inside]
@@ -109,7 +109,7 @@ DROP = (.15, 0, 0), (0, -1.5, -.1)   # how the skirt spreads with x and falls, d
 
 # %% ../../nbs/data/05_parts.ipynb #c43a36b0
 def _shirt(points, n):
-    "The cloth over textured points"
+    "Make the cloth over textured points"
     t, collar = topology(), regions()['collar']
     top, quads = _skirt()
     lifted = points + n*CLOTH_LIFT
@@ -125,7 +125,7 @@ _NO_TRIANGLES = np.zeros((0, 3), np.int32)
 
 # %% ../../nbs/data/05_parts.ipynb #311ee1b0
 def _body(points, cut, tint):
-    "The skin and the shirt of fine points"
+    "Make the skin and the shirt of fine points"
     t, r = topology(), regions()
     skin, _, shadow = _skin_triangles()
     seam, n = t.seam, normals(points, t.quads)
@@ -138,7 +138,7 @@ def _body(points, cut, tint):
 # %% ../../nbs/data/05_parts.ipynb #c489f750
 @lru_cache(None)
 def _cap(rings=20, around=36, reach=1.75):
-    "Directions [p,3] over a cap of a sphere around +z, `reach` radians wide, and its triangles"
+    "Return directions [p,3] over a cap of a sphere around +z, `reach` radians wide, and its triangles"
     theta, phi = np.linspace(.001, reach, rings), np.arange(around)*2*np.pi/around
     d = np.stack([np.sin(theta)[:, None]*np.cos(phi), np.sin(theta)[:, None]*np.sin(phi),
                   np.broadcast_to(np.cos(theta)[:, None], (rings, around))], -1).reshape(-1, 3)
@@ -159,7 +159,7 @@ WING = .169    # dm from the midline to the wing of the neutral nose: unit of si
 BOWL = .22, 1.25, .35, .26   # half-width, half-height in lip heights, depth, distance of its rim behind the lips
 
 def _mouth(head):
-    "Teeth or gum, and the dark bowl behind"
+    "Make teeth or gum, and the dark bowl behind"
     t = halves(mesh()['TF'])
     used, t = np.unique(t, return_inverse=True)
     ridge = head.coarse[used]
@@ -179,10 +179,10 @@ def worn(
     material:str, # 'hair', 'brow' or 'lash'
     lift=0.,      # dm along the normals
 )->Part:
-    "A mesh that follows the face"
+    "Make a mesh that follows the face"
     m = mesh()
-    scale = abs(head.coarse[row(5399), 0] - head.coarse[row(11998), 0]) / WORN_WIDTH
-    p = (head.coarse[m[f'p_{name}_ref']] * m[f'p_{name}_w'][..., None]).sum(1) + m[f'p_{name}_off']*scale
+    scale = abs(head.coarse[row(5399), 0] - head.coarse[row(11998), 0])/WORN_WIDTH
+    p = (head.coarse[m[f'p_{name}_ref']]*m[f'p_{name}_w'][..., None]).sum(1) + m[f'p_{name}_off']*scale
     quads, corners = m[f'p_{name}_F'].astype(np.int64), m[f'p_{name}_FT'].astype(np.int64)
     n = normals(p, quads)
     keys, cells = np.unique(quads.ravel() << 32 | corners.ravel(), return_inverse=True)
@@ -197,7 +197,7 @@ WORN_WIDTH = 1.41   # dm between the two points at the temples when an offset is
 WINDOW = (.60, .80), -.50, .75
 
 def _trimmed(head, part):
-    "Hair without what hangs into the face"
+    "Cut away hair that hangs into the face"
     (left, right), _ = eyes(head.coarse)
     unit, mid = np.linalg.norm(left - right), (left + right)/2
     x, y, z = ((part.points - mid)/unit).T
@@ -213,7 +213,7 @@ def head_parts(
     cut=None,    # [N,2] distance across a gap and its half-width
     tint=None,   # name → [N] weight: 'mucosa', 'scar'
 )->list:
-    "All parts of a portrait"
+    "Make all parts of a portrait"
     points = head.fine if points is None else np.asarray(points, float)
     if points.shape != head.fine.shape:
         raise ValueError(f'points are {list(points.shape)}; accepted: {list(head.fine.shape)}, as head.fine')

@@ -40,7 +40,7 @@ KNOWN = {b'ftypheic': 'HEIC, a format of phones', b'ftypheix': 'HEIC, a format o
          b'II*\0\x10\0\0\0CR': 'a raw camera file', b'PK\x03\x04': 'a zip archive', b'8BPS': 'a Photoshop file'}
 
 def _bytes(path):
-    "Content of a regular file, opened for reading only"
+    "Read a regular file without changing it"
     try: st = os.stat(path)
     except FileNotFoundError:
         raise Rejected('a link to nowhere' if os.path.islink(path) else 'vanished while we were reading') from None
@@ -57,7 +57,7 @@ def _bytes(path):
 
 # %% ../../nbs/data/15_photographs.ipynb #12d87f00
 def _opened(data):
-    "A Pillow image whose pixels aren't decoded yet"
+    "Open a Pillow image without decoding its pixels"
     if not data: raise Rejected('an empty file')
     named = [v for k, v in KNOWN.items() if k in data[:16]] + ['a DICOM file']*(data[128:132] == b'DICM')
     if named: raise Rejected(f'another format: {named[0]}; export it as JPEG or PNG')
@@ -75,7 +75,7 @@ def _opened(data):
 
 # %% ../../nbs/data/15_photographs.ipynb #77b00c10
 def _scaled(im):
-    "16-bit, 32-bit and floating-point gray → 8-bit gray"
+    "Convert 16-bit, 32-bit and floating-point gray to 8-bit gray"
     low, high = np.array([(a.min(), a.max()) for *_, tile in _tiles(im) for a in [np.asarray(tile, np.float64)]]).T
     if not np.isfinite([low, high]).all() or low.min() < 0 or high.max() > 65535:
         raise Rejected('gray values outside 0 … 65535')
@@ -87,7 +87,7 @@ def _scaled(im):
 
 # %% ../../nbs/data/15_photographs.ipynb #bbc3ee90
 def _srgb(im, profile):
-    "Colors by the embedded profile, or as they are where it is unusable"
+    "Convert colors by the embedded profile, or leave them if it is unusable"
     if not profile or im.mode not in ('RGB', 'CMYK', 'L'): return im
     try:
         return ImageCms.profileToProfile(im, ImageCms.ImageCmsProfile(io.BytesIO(profile)),
@@ -98,7 +98,7 @@ def _srgb(im, profile):
 _GRAY = 119   # sRGB value of L* = 50, behind transparent pictures
 
 def _rgb(im):
-    "Any mode that `_small` leaves → RGB"
+    "Convert any mode that `_small` leaves to RGB"
     profile = im.info.get('icc_profile')
     if im.mode in ('LA', 'PA', 'La', 'RGBa', 'RGBA') or 'transparency' in im.info:
         im = im.convert('RGBA')
@@ -111,12 +111,12 @@ _STORED = dict.fromkeys(('1', 'L', 'P'), 1) | dict.fromkeys(('I;16', 'I;16B', 'I
 _BESIDES = dict(AVIF=10, WEBP=12, JPEG2000=21)
 
 def _cost(im, area):
-    "Bytes that decoding takes, as the header has it; area: of the picture in the file, pixels"
+    "Estimate the bytes for decoding from the header; area: of the picture in the file, pixels"
     stored, progressive = _STORED.get(im.mode, 4), 2*len(im.getbands()) if 'progressive' in im.info else 0
     return im.width*im.height*stored + area*(stored if im.format == 'TIFF' else _BESIDES.get(im.format, progressive))
 
 def _check_room(need):
-    "Is there enough memory?"
+    "Check that there is enough memory"
     if need > _ROOM:
         raise Rejected('too large to decode: '
                        f'{f"{need/2**20:.0f} MiB of memory" if need < math.inf else "more memory than the file says"}; accepted: up to {_ROOM/2**20:.0f}. Save it smaller, or as baseline JPEG')
@@ -124,7 +124,7 @@ def _check_room(need):
 # %% ../../nbs/data/15_photographs.ipynb #d12c16b0
 @contextlib.contextmanager
 def _bounded():
-    "Let nothing take more memory than that, whatever a file says, where the system counts it"
+    "Limit memory, whatever a file says, on systems that count it"
     try:
         import resource
         taken = int(re.search(r'VmData:\s*([0-9]+)', Path('/proc/self/status').read_text())[1])*1024
@@ -139,19 +139,19 @@ def _bounded():
 
 # %% ../../nbs/data/15_photographs.ipynb #833adcb0
 def _tiles(im, k=1):
-    "(x, y, tile): about four million pixels at a time, whole blocks of k × k"
+    "Yield (x, y, tile): about four million pixels at a time, whole blocks of k × k"
     step = max(1, 2048//k)*k
     for y in range(0, im.height, step):
         for x in range(0, im.width, step):
             yield x, y, im.crop((x, y, min(x + step, im.width), min(y + step, im.height)))
 
 def _even(im):
-    "In a mode whose pixels can be averaged"
+    "Convert to a mode whose pixels can be averaged"
     if im.mode in ('P', 'PA'): return im.convert('RGBA' if 'transparency' in im.info or im.mode == 'PA' else 'RGB')
     return im.convert('L') if im.mode == '1' else im
 
 def _averaged(im, k):
-    "Each block of k × k pixels becomes one"
+    "Average each block of k × k pixels"
     out = None
     for x, y, tile in _tiles(im, k):
         tile = _even(tile).reduce(k)
@@ -161,7 +161,7 @@ def _averaged(im, k):
 
 # %% ../../nbs/data/15_photographs.ipynb #0ef81710
 def _small(im):
-    "At most 4096 pixels long, of 8 bits, with what its colors need"
+    "Reduce to at most 4096 pixels and 8 bits, keeping what its colors need"
     info = im.info
     if im.mode in ('I', 'F') or im.mode.startswith('I;16'): im, info = _scaled(im), {}
     k = -(-max(im.size)//_LONGEST)
@@ -176,7 +176,7 @@ _TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANS
           7: 'TRANSVERSE', 8: 'ROTATE_90'}
 
 def _orientation(im):
-    "EXIF's orientation, 1 … 8"
+    "Read EXIF's orientation, 1 … 8"
     try: turn = im.getexif().get(0x0112, 1)
     except Exception: return 1   # damaged EXIF is common and no reason to lose a picture
     return turn if turn in _TURNS else 1
@@ -194,7 +194,7 @@ class Photo:
 def read_photo(
     path, # of a picture in any of FORMATS
 )->Photo:
-    "A photograph as RGB, upright; raises `Rejected` with the reason"
+    "Read a photograph as upright RGB, or raise `Rejected` with the reason"
     data = _bytes(path)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')   # of Pillow, about size and damaged metadata: we have our own limits
@@ -208,7 +208,7 @@ def read_photo(
 
 # %% ../../nbs/data/15_photographs.ipynb #13df14b0
 def _decoded(im, length):
-    "The first frame, reduced, turned, as RGB; EXIF's orientation; the number of frames"
+    "Decode the first frame, reduced, rotated, as RGB; EXIF's orientation; the number of frames"
     try:
         area, frames = im.width*im.height, getattr(im, 'n_frames', 1)
         if im.format in ('JPEG', 'MPO') and max(im.size) > _LONGEST: im.draft(None, (_LONGEST//2, _LONGEST//2))
@@ -227,7 +227,7 @@ def _decoded(im, length):
 # %% ../../nbs/data/15_photographs.ipynb #94e3e5b0
 @dataclass(frozen=True)
 class Settings:
-    "What `prepare` may be told about pictures"
+    "The image settings of `prepare`"
     size: int = 256              # side of the results, pixels
     color: bool = True           # take out the lamp's color
     blur: bool = True            # blur the background
@@ -244,7 +244,7 @@ def _one_of(name, value, kinds, low, high):
                          f'to {high}')
 
 def _check_settings(s):
-    "The settings, or a complaint before the first photograph"
+    "Check the settings before the first photograph"
     _one_of('size', s.size, int, 16, 1024)
     if s.dominance is not None: _one_of('dominance', s.dominance, (int, float), 1, 100)
     _one_of('threshold', s.threshold, (int, float), -1, 10)
@@ -254,7 +254,7 @@ def _check_settings(s):
 
 # %% ../../nbs/data/15_photographs.ipynb #9c78a280
 def _face_of(photo, settings):
-    "The face and its crop, or `Rejected`"
+    "Find the face and its crop, or raise `Rejected`"
     face, reason = faces.choose_face(faces.find_faces(photo.pixels, settings.threshold), settings.dominance)
     if face is None: raise Rejected(reason)
     crop = faces.crop_of(face)
@@ -270,7 +270,7 @@ def face_region(
     face, crop,
     size, # pixels of the crop
 ):        # bool [size, size]
-    "An ellipse around brows, eyes, nose, mouth"
+    "Mark an ellipse around brows, eyes, nose and mouth"
     eye, mouth = crop.to_crop([face.eyes.mean(0), face.mouth], size)
     distance = face.distance*size/(2*crop.half)
     center, tall = (eye + mouth)/2, np.linalg.norm(mouth - eye)*.5 + .55*distance
@@ -282,7 +282,7 @@ def prepare_photo(
     photo:Photo,
     settings=Settings(),
 ):                    # (uint8 [size, size, 3], columns of the report)
-    "Cut out, adjust, blur: one photograph; raises `Rejected`"
+    "Crop, adjust and blur one photograph, or raise `Rejected`"
     face, crop = _face_of(photo, settings)
     image = faces.align(photo.pixels, crop, settings.size)
     row = dict(score=round(face.score, 2), eye_distance=round(face.distance, 1), roll=round(face.roll, 1),
@@ -297,7 +297,7 @@ def prepare_photo(
 
 # %% ../../nbs/data/15_photographs.ipynb #f4258420
 def _tones(photo, face, lamp):
-    "ITA° before and after, and the factors of red, blue and light between"
+    "Measure ITA° before and after, and the factors of red, blue and light between"
     before = color.ita(photo.pixels, face)
     if before is None or lamp is None:
         return dict(ita_before=before and round(before, 1), ita_after=before and round(before, 1), red=None,
@@ -312,7 +312,7 @@ def steps(
     photo:Photo,
     settings=Settings(),
 )->dict: # what was done → the picture after it
-    "What `prepare_photo` does, one step after the other; raises `Rejected`"
+    "Show each step of `prepare_photo`, or raise `Rejected`"
     (face, crop), size = _face_of(photo, settings), settings.size
     cut = faces.align(photo.pixels, crop, size)
     lamp = color.lamp_of(photo.pixels, face) if settings.color else None
@@ -323,7 +323,7 @@ def steps(
 
 # %% ../../nbs/data/15_photographs.ipynb #b3956770
 def _listed(folder):
-    "(path, reason or None) of everything that is no ordinary folder, sorted"
+    "List (path, reason or None) of everything that is no ordinary folder, sorted"
     found = []
     def unreadable(e): found.append((e.filename, 'no permission to read this folder'))
     for at, folders, files in os.walk(folder, onerror=unreadable):
@@ -342,7 +342,7 @@ _ENDINGS = {'.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.bmp', '.gif', '
 
 # %% ../../nbs/data/15_photographs.ipynb #2f4bdee0
 def _named(folder, path, key):
-    "How the report calls a file"
+    "Name a file in the report"
     name = os.path.relpath(path, folder).replace(os.sep, '/')
     if key is None: return terminal(name)
     hashed = lambda text: hmac.new(key, os.fsencode(text), hashlib.sha256).hexdigest()[:16]
@@ -351,7 +351,7 @@ def _named(folder, path, key):
 
 # %% ../../nbs/data/15_photographs.ipynb #457803c0
 def _key(anonymize, secret):
-    "The key of the hashes, or None"
+    "Return the key of the hashes, or None"
     if not anonymize:
         if secret is not None: raise ValueError('secret is given but anonymize is False; accepted: both or neither')
         return None
@@ -362,7 +362,7 @@ def _key(anonymize, secret):
 
 # %% ../../nbs/data/15_photographs.ipynb #2ddf0d30
 def _check_folders(folder, out):
-    "Both as absolute paths; the input exists, the output is free and outside"
+    "Return both as absolute paths, once the input exists and the output is free and outside"
     source, target = Path(os.path.realpath(as_path(folder, 'folder'))), Path(os.path.abspath(as_path(out, 'out')))
     if not source.exists(): raise FileNotFoundError(f'no folder {folder}; accepted: a folder with photographs')
     if not source.is_dir(): raise ValueError(f'{folder} is a file; accepted: a folder with photographs')
@@ -381,7 +381,7 @@ def _thumb(pixels):
 
 # %% ../../nbs/data/15_photographs.ipynb #88299390
 def _wrapped(text, width=18, lines=3):
-    "Short lines for under a thumbnail"
+    "Wrap text into short lines for under a thumbnail"
     rows = ['']
     for word in text.split(' '):
         for piece in [word[i:i + width] for i in range(0, len(word), width)]:
@@ -393,7 +393,7 @@ def _wrapped(text, width=18, lines=3):
 def contact_sheet(
     entries, # list of (thumbnail as an image or None, caption)
 ):           # an image
-    "Pictures in rows with a line below each"
+    "Arrange pictures in rows with a caption below each"
     caption, columns = 40, min(_COLUMNS, max(1, len(entries)))
     w, h = _THUMB + 8, _THUMB + caption
     sheet = Image.new('RGB', (columns*w, -(-len(entries)//columns)*h), 'white')
@@ -445,7 +445,7 @@ def _write_table(path, report):
 # %% ../../nbs/data/15_photographs.ipynb #de8246b0
 @dataclass
 class _Run:
-    "What is remembered from one file to the next"
+    "The state kept from one file to the next"
     source: Path
     settings: Settings
     key: bytes|None
@@ -455,7 +455,7 @@ class _Run:
     pages: Counter = field(default_factory=Counter)                # contact sheets of each kind that are written
 
     def first(self, name, *hashes):
-        "The name of an earlier file with one of these hashes, or None"
+        "Return the name of an earlier file with one of these hashes, or None"
         same = next((self.seen[h] for h in hashes if h in self.seen), None)
         for h in hashes: self.seen.setdefault(h, name)
         return same
@@ -466,7 +466,7 @@ class _Run:
         if len(self.sheets[kind]) == _PER_SHEET: self.page(kind)
 
     def page(self, kind):
-        "Write a contact sheet, if there is something on it"
+        "Write a contact sheet, if it is not empty"
         if not self.sheets[kind]: return
         self.pages[kind] += 1
         contact_sheet(self.sheets[kind]).save(self.part/f'{kind}{f"-{self.pages[kind]}"*(self.pages[kind] > 1)}.png')
@@ -474,7 +474,7 @@ class _Run:
 
 # %% ../../nbs/data/15_photographs.ipynb #0fe9bb30
 def _warn_of(folder):
-    "Name what killed processes left beside the output"
+    "Warn of what killed processes left beside the output"
     for place, dead in leftovers(folder, deep=False):
         whose = 'a killed process' if dead else 'another computer or container, or is being written there'
         if dead is not False:
@@ -483,7 +483,7 @@ def _warn_of(folder):
 
 # %% ../../nbs/data/15_photographs.ipynb #977f2bf0
 def _one(run, path, reason):
-    "A file's row, and its picture if it is accepted"
+    "Make a file's row, and its picture if accepted"
     name = _named(run.source, path, run.key)
     row, image, photo = dict.fromkeys(COLUMNS) | dict(name=name, accepted=False), None, None
     try:
@@ -543,7 +543,7 @@ def prepare(
 
 # %% ../../nbs/data/15_photographs.ipynb #fc213ef0
 def _fill(run, files, report, about):
-    "Write the dataset while the files are read"
+    "Write the dataset as files are read"
     words = dict(kind='photographs', license='not stated: fill in the data card',
                  made_by=f'cleftgan_nb {__version__} prepare',
                  settings={k: getattr(run.settings, k) for k in Settings.__dataclass_fields__}) | (about or {})

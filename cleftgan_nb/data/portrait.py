@@ -26,7 +26,7 @@ LIP_ONLY = dict(left=.6, right=.3, bilateral=.1)      # of clefts of the lip, pu
 def draw_laterality(
     seed:int, # the phantom's number
 )->str:       # 'left', 'right' or 'bilateral'
-    "The side of a cleft by chance, 6 : 3 : 1"
+    "Draw the side of a cleft, 6 : 3 : 1"
     return str(stream(seed, 'laterality').choice(LATERALITIES, p=list(LIP_ONLY.values())))
 
 def cleft_of(
@@ -35,20 +35,20 @@ def cleft_of(
     nose=None,        # severity of the nose, 0 … 1; None: that of the lip
     repaired=False,   # closed by an operation
 )->Cleft:
-    "The cleft of one severity, without the chances of a person"
+    "Make the cleft of a severity, without personal variation"
     side = Side(float(severity), float(severity if nose is None else nose))
     return Cleft(*(side if laterality in (name, 'bilateral') else Side() for name in ('left', 'right')),
                  repaired=repaired)
 
 # %% ../../nbs/data/08_portrait.ipynb #3810c850
 class Truth(dict):
-    "What is true about a phantom; its entries can be read as attributes"
+    "The ground truth of a phantom; its entries can be read as attributes"
     def __getattr__(self, name):
         try: return self[name]
         except KeyError:
             raise AttributeError(f'{name!r} is no entry of the truth; there are {", ".join(self)}') from None
     def row(self)->dict:
-        "The flat columns of a manifest: all but the masks"
+        "Flatten everything but the masks into the columns of a manifest"
         flat = {k: v for k, v in self.items() if not isinstance(v, dict)}
         for key in ('ancestry', 'light', 'pose'): flat |= {f'{key}_{k}': v for k, v in self[key].items()}
         flat |= self['measures']
@@ -56,7 +56,7 @@ class Truth(dict):
 
 # %% ../../nbs/data/08_portrait.ipynb #02ed7810
 def _sides(cleft):
-    "What is true about the two sides of a cleft"
+    "Collect the truth about the two sides of a cleft"
     each = dict(left=cleft.left, right=cleft.right)
     rows = {f'{key}_{name}': of(side) for key, of in dict(lip=lambda s: s.lip, nose=lambda s: s.nose,
                                                           completeness=completeness).items()
@@ -68,12 +68,12 @@ def _sides(cleft):
                        lahshal=lahshal(**found), repaired=cleft.repaired, simonart=cleft.simonart)
 
 def worse_side(cleft):
-    "The side that goes above the line of the ratios: the wider cleft, or else the stronger nose; left if there is none"
+    "Find the numerator side of the ratios: the wider cleft, else the stronger nose, else left"
     return 'right' if (cleft.right.lip, cleft.right.nose) > (cleft.left.lip, cleft.left.nose) else 'left'
 
 # %% ../../nbs/data/08_portrait.ipynb #ccc722b0
 def _arguments(severity, laterality, cleft, size, nose, repaired):
-    "Complaints about arguments that do not go together"
+    "Reject arguments that contradict each other"
     number = lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool) and 0 <= v <= 1
     if cleft is not None and not isinstance(cleft, Cleft):
         raise ValueError(f'cleft={cleft!r}; accepted: a Cleft, such as Cleft(left=Side(lip=.5))')
@@ -106,7 +106,7 @@ class Scene:
     camera:Camera
 
     def parts(self)->list:
-        "What is drawn: the head with its cleft; behind the lip its gum, in place of a closed mouth's teeth"
+        "Collect the parts: the head with its cleft, and a gum in place of a closed mouth's teeth"
         points, triangles, dark = self.surface.gums
         own = np.full(len(points), float(self.surface.cut[:, 1].max() > 0))   # behind a closed lip all have the same
         gum = Part(points, triangles, np.zeros((len(points), 2)), 'gum', tint=dict(dark=dark, own=own))
@@ -121,7 +121,7 @@ def truth(self:Scene,
     size=256,   # pixels of the picture that landmarks are given in
     masks=None, # of a rendered picture
 )->Truth:
-    "All that is known, without drawing anything"
+    "Tell everything known, without drawing anything"
     who, marks = self.head.identity, self.surface.landmarks
     places = dict(zip(marks, self.camera.project(np.stack(list(marks.values())), size)))
     return Truth(seed=int(self.seed), size=int(size), **_sides(self.cleft), age=who.age, sex=who.sex,
@@ -138,7 +138,7 @@ def scene(
     cleft=Cleft(),   # none by default
     *, age=None, sex=None, ancestry=None, # as in `phantom`
 )->Scene:
-    "Everything about a phantom but its pixels"
+    "Draw everything about a phantom but its pixels"
     head = build_head(sample_identity(seed, age=age, sex=sex, ancestry=ancestry))
     return Scene(seed, head, cleft, open_cleft(head, cleft), sample_look(seed, head.identity), sample_light(seed),
                  sample_camera(seed, head))
@@ -157,7 +157,7 @@ def phantom(
     sex=None,         # 0 female … 1 male; None: by chance
     ancestry=None,    # shares of african, asian, caucasian; None: by chance
 )->tuple[np.ndarray, Truth]: # uint8 [size,size,3], and what is true about it
-    "The portrait of a person who does not exist, with a cleft lip of known severity"
+    "Draw the portrait of a person who does not exist, with a cleft lip of known severity"
     _arguments(severity, laterality, cleft, size, nose, repaired)
     if cleft is None:
         cleft = cleft_of(severity, laterality or draw_laterality(seed), nose, repaired) if severity else Cleft()
@@ -170,7 +170,7 @@ def contact_sheet(
     images:list, # arrays [h,w,3] of one size
     columns:int, # in a row
 )->np.ndarray:   # [rows·h, columns·w, 3]; missing pictures are white
-    "Pictures side by side"
+    "Arrange pictures in a grid"
     rows, blank = -(-len(images)//columns), np.full_like(images[0], 255)
     images = list(images) + [blank]*(rows*columns - len(images))
     return np.vstack([np.hstack(images[i:i+columns]) for i in range(0, len(images), columns)])
@@ -179,7 +179,7 @@ def contact_sheet(
 def mouth_box(
     truth:Truth,
 )->tuple: # slices of rows and columns
-    "The square around nose and mouth, 1.6 mouths wide"
+    "Find the square around nose and mouth, 1.6 mouths wide"
     p = truth.landmarks
     half, (x, y) = .8*abs(p['ch_left'][0] - p['ch_right'][0]), (p['sn'] + p['sto'])/2
     return tuple(slice(max(int(round(c - half)), 0), int(round(c + half))) for c in (y, x))
@@ -191,7 +191,7 @@ def visible_change(
     size=64,         # pixels
     **person,        # age, sex, ancestry
 )->np.ndarray:       # mean absolute difference to severity 0 around the mouth, gray levels
-    "How much a cleft changes the picture"
+    "Measure how much a cleft changes the picture"
     plain, truth = phantom(seed, size=size, **person)
     box = mouth_box(truth)
     return np.array([np.abs(phantom(seed, s, laterality if s else None, size, **person)[0][box].astype(float)

@@ -23,7 +23,7 @@ __all__ = ['GOLDEN', 'F0', 'SHADOW', 'BIAS', 'LEAST', 'BOUNCE', 'SCATTER', 'SOFT
 # %% ../../nbs/data/07_render.ipynb #998b8620
 @dataclass(frozen=True)
 class Light:
-    "Directions light comes from, with colors"
+    "Directions of light, with colors"
     directions:np.ndarray # [n,3] toward the light, camera axes
     colors:np.ndarray     # [n,3] linear
     sharp:np.ndarray      # [n] is it part of a lamp, with a finer shadow?
@@ -39,15 +39,15 @@ class Light:
 GOLDEN = np.pi*(3 - 5**.5)   # radians; turns by it spread directions evenly
 
 def _room(rng, n=14):
-    "Directions and colors of a room: brighter above and on one side"
+    "Draw directions and colors of a room, brighter above and on one side"
     z, phi = 1 - 1.5*(np.arange(n) + .5)/n, np.arange(n)*GOLDEN + rng.uniform(0, 2*np.pi)
     d = np.stack([np.sqrt(1 - z*z)*np.cos(phi), np.sqrt(1 - z*z)*np.sin(phi), z], 1)
     side, tint = (v/np.linalg.norm(v) for v in rng.normal(0, 1, (2, 3)))
-    c = np.exp(.55*d[:, 1] + .35*(d @ side))[:, None] * np.exp(.03*(d @ tint)[:, None]*rng.normal(0, 1, 3))
+    c = np.exp(.55*d[:, 1] + .35*(d @ side))[:, None]*np.exp(.03*(d @ tint)[:, None]*rng.normal(0, 1, 3))
     return d, c/c.mean()*2.2/n
 
 def _lamp(azimuth, elevation, radius, n):
-    "Directions over a disc of a lamp; radians"
+    "Spread directions over the disk of a lamp; radians"
     d = np.array([np.sin(azimuth)*np.cos(elevation), np.sin(elevation), np.cos(azimuth)*np.cos(elevation)])
     right = np.cross(d, (0, 1, .01))
     right /= np.linalg.norm(right)
@@ -59,7 +59,7 @@ def _lamp(azimuth, elevation, radius, n):
 def sample_light(
     seed:int, # the phantom's number
 )->Light:
-    "The light of phantom `seed`"
+    "Draw the light of phantom `seed`"
     rng = stream(seed, 'light')
     room, tint = _room(rng)
     clinic = rng.random() < .4
@@ -76,7 +76,7 @@ def sample_light(
 
 # %% ../../nbs/data/07_render.ipynb #722f1350
 def _occluders(parts, camera, opacity):
-    "Points in camera axes and the triangles that throw shadows"
+    "Collect points in camera axes and the triangles that cast shadows"
     points, triangles, start = [], [], 0
     for p in parts:
         if p.material not in ('skin', 'hair'): continue
@@ -132,7 +132,7 @@ BIAS = .018, .011          # of the half picture: how much nearer an occluder mu
 LEAST = .30, .12           # roughness that a light of one direction can show without sparkling
 
 def illuminate(surf, parts, light, camera, opacity, only=None):
-    "Irradiance and mirrored light of every sample, [n,3] each; `only` picks lights by number"
+    "Light every sample: irradiance and mirrored light, [n,3] each; `only` picks lights by number"
     points, triangles = _occluders(parts, camera, opacity)
     view = np.array([0, 0, camera.distance]) - surf.position
     view /= np.linalg.norm(view, axis=1, keepdims=True)
@@ -157,7 +157,7 @@ SCATTER = .024, .013, .008     # dm: radius for red, green and blue
 SOFT = 'skin', 'gum'
 
 def scatter(surf, irradiance, soft, size, pixel):
-    "Irradiance after its way through the skin; `soft` [n]: is it skin, `pixel` in samples a dm"
+    "Scatter irradiance in the skin; `soft` [n]: is it skin, `pixel` in samples per dm"
     mask = np.zeros(size*size, np.float32)
     mask[surf.where] = soft
     mask, out = mask.reshape(size, size), irradiance.copy()
@@ -166,17 +166,17 @@ def scatter(surf, irradiance, soft, size, pixel):
         plane[surf.where] = irradiance[:, c]*soft
         blur = lambda a: gaussian_filter(a, max(r*pixel, .3), truncate=3)
         share = blur(mask)
-        out[soft, c] = (blur(plane.reshape(size, size)) / np.maximum(share, 1e-3)).ravel()[surf.where[soft]]
+        out[soft, c] = (blur(plane.reshape(size, size))/np.maximum(share, 1e-3)).ravel()[surf.where[soft]]
     return out
 
 # %% ../../nbs/data/07_render.ipynb #3759faf0
 FACING = np.array([[0, 0, 1], [.5, 0, .866], [-.5, 0, .866], [0, .5, .866]])   # normals that a light meter averages
 
 def metered(look, light)->float:
-    "The factor from scene light to the picture's"
+    "Find the factor from scene light to the picture's"
     y = float(np.array(look.albedo) @ LUMINANCE)
     e = float((np.maximum(FACING @ light.directions.T, 0) @ light.colors).mean(0) @ LUMINANCE)
-    return light.exposure * MIDDLE*(y/.42)**ADAPTED / (y*e)
+    return light.exposure*MIDDLE*(y/.42)**ADAPTED/(y*e)
 
 ADAPTED = .5   # 0: every skin comes out equally bright, 1: as bright as it is
 MIDDLE = .42    # luminance of light skin in the picture, before shadows
@@ -184,7 +184,7 @@ MIDDLE = .42    # luminance of light skin in the picture, before shadows
 # %% ../../nbs/data/07_render.ipynb #9dbaf4d0
 @dataclass(frozen=True)
 class Picture:
-    "A portrait and what is where in it"
+    "A portrait and a map of what it shows"
     image:np.ndarray # uint8 [size,size,3]
     masks:dict       # name → bool [size,size]; each pixel is in exactly one
 
@@ -197,12 +197,12 @@ def grain(
     seed:int, # the phantom's number
     size:int, # pixels a side
 )->np.ndarray: # float32 [size,size,3]
-    "A sensor's noise, as much as a picture of this size has left of it"
+    "Draw a sensor's noise, as strong as it remains at this size"
     return stream(seed, 'noise').standard_normal((size, size, 3), np.float32)*np.float32(NOISE*size/SENSOR)
 
 # %% ../../nbs/data/07_render.ipynb #b13b3e50
 def _develop(x, look, size):
-    "Linear light to bytes: tone, sensor blur and noise"
+    "Turn linear light into bytes: tone, sensor blur and noise"
     y = srgb(np.clip(x, 0, 1)).astype(np.float32)
     y = gaussian_filter(y, (BLUR[0] + BLUR[1]*size,)*2 + (0,), truncate=3)
     return (np.clip(y + grain(look.seed, size), 0, 1)*255 + .5).astype(np.uint8)
@@ -211,7 +211,7 @@ BLUR = .35, .0008    # pixels, and pixels a pixel of width
 
 # %% ../../nbs/data/07_render.ipynb #e7c6b210
 def _masks(kind, size, samples):
-    "The kind that most samples of a pixel show"
+    "Find the kind that most samples of a pixel show"
     counts = np.stack([_shrink((kind == k).astype(np.float32), samples) for k in range(len(KINDS))])
     most = counts.argmax(0)
     return {name: most == k for k, name in enumerate(KINDS)}
@@ -225,7 +225,7 @@ def render(
     size=256,       # pixels a side
     samples=None,   # a side and pixel; None: 3 for pictures up to 128, else 2
 )->Picture:
-    "A portrait with its masks"
+    "Render a portrait with its masks"
     samples = _check_render(parts, look, light, camera, size, samples)
     n, opacity = size*samples, opacities(look)
     frame = visible(parts, camera, n, opacity)

@@ -18,7 +18,7 @@ WEIGHTS = files('cleftgan_nb.data')/'assets'/'selfie_segmentation'/'weights.npz'
 
 @lru_cache(1)
 def weights(file=WEIGHTS):
-    "Layer and part ('stem.weight', 'stem.bias', …) → tensor, float32"
+    "Load layer and part ('stem.weight', 'stem.bias', …) → tensor, float32"
     if not file.is_file():
         raise FileNotFoundError(f'no {file}: the installation is incomplete; install cleftgan-nb again')
     with file.open('rb') as f, np.load(f, allow_pickle=False) as z:
@@ -26,7 +26,7 @@ def weights(file=WEIGHTS):
 
 # %% ../../nbs/data/13_segmentation.ipynb #e5ccedf0
 def _conv(x, name, stride=1):
-    "Convolve with the layer `name`; one filter a channel where the weight says so"
+    "Convolve with the layer `name`, depthwise if the weight's shape says so"
     w, b = weights()[name + '.weight'], weights()[name + '.bias']
     pads = [max((-(-n//stride) - 1)*stride + k - n, 0) for n, k in zip(x.shape[:1:-1], w.shape[:1:-1])]
     x = F.pad(x, [o for p in pads for o in (p//2, p - p//2)])
@@ -34,13 +34,13 @@ def _conv(x, name, stride=1):
 
 # %% ../../nbs/data/13_segmentation.ipynb #b224b5a0
 def _gate(x, name):
-    "A factor in 0…1 for each channel, from the channels' means"
+    "Compute a factor in 0…1 for each channel from the channels' means"
     means = x.mean((2, 3), keepdim=True)
     return _conv(F.relu(_conv(means, name + '.squeeze')), name + '.excite').sigmoid()
 
 # %% ../../nbs/data/13_segmentation.ipynb #c605c270
 def _block(x, i, stride):
-    "Block `i` of the encoder"
+    "Apply block `i` of the encoder"
     act, name = (F.relu if i < 3 else F.hardswish), f'block{i}'
     y = act(_conv(act(_conv(x, name + '.expand')), name + '.depth', stride))
     if name + '.squeeze.weight' in weights(): y = y*_gate(y, name)
@@ -49,7 +49,7 @@ def _block(x, i, stride):
 
 # %% ../../nbs/data/13_segmentation.ipynb #afd944a0
 def _up(x, skip, i):
-    "Step `i` of the decoder: twice as large, joined by the encoder's tensor of that size"
+    "Apply step `i` of the decoder: double the size, join the encoder's tensor of that size"
     name = f'up{i}'
     x = _conv(F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=False), name + '.reduce')
     x = F.relu(_conv(skip*_gate(skip + x, name) + x, name + '.mix'))
@@ -60,7 +60,7 @@ def _up(x, skip, i):
 def selfie_network(
     x, # [N, 3, 256, 256] float, RGB in 0…1
 ):     # [N, 1, 256, 256], probability of 'person'
-    "MediaPipe's selfie segmentation, written with PyTorch"
+    "Run MediaPipe's selfie segmentation in PyTorch"
     x = half = F.hardswish(_conv(x, 'stem', 2))
     x = quarter = _block(x, 0, 2)
     x = eighth = _block(_block(x, 1, 2), 2, 1)
@@ -73,7 +73,7 @@ def selfie_network(
 def person_mask(
     image, # [H, W, 3] uint8, one person, upright, roughly square
 ):         # [H, W] float32, probability of 'person'
-    "Where the person is"
+    "Find where the person is"
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f'image is {image.dtype} of shape {list(image.shape)}; accepted: uint8 [H, W, 3]')
@@ -87,7 +87,7 @@ def blur_background(
     mask,      # [H, W], 1 where the person is
     sigma=None,# of the Gaussian, pixels; None: a 24th of the side, so that no letter of a nameplate stays legible
 ):             # [H, W, 3] uint8
-    "The person sharp, the rest blurred"
+    "Keep the person sharp and blur the rest"
     sigma = max(image.shape[:2])/BACKGROUND_BLUR if sigma is None else sigma
     keep = np.clip(mask, 0, 1).astype(np.float32)[..., None]
     weight = (1 - keep)**2 + 1e-4   # doubtful pixels, at the rim of the hair, count little

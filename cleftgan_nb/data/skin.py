@@ -20,7 +20,7 @@ __all__ = ['LOCUS', 'TONES', 'HAIRLINE', 'NECKLINE', 'BEARDLINE', 'MUSTACHE', 'S
 
 # %% ../../nbs/data/04_skin.ipynb #145608d0
 def ita(rgb):
-    "ITA° of linear RGB"
+    "Compute the ITA° of linear RGB"
     return ita_of(xyz_to_lab(rgb_to_xyz(rgb)))
 
 # %% ../../nbs/data/04_skin.ipynb #85cc3800
@@ -39,7 +39,7 @@ def skin_color(
     redder=0.,   # added to a*
     yellower=0., # added to b*
 )->np.ndarray: # [3]
-    "Linear albedo of a skin of this angle"
+    "Find the linear albedo of a skin of this angle"
     a, b = (np.interp(angle, LOCUS[:, 0], LOCUS[:, i]) for i in (1, 2))
     b = b + yellower
     return xyz_to_rgb(lab_to_xyz([50 + b*np.tan(np.radians(angle)), a + redder, b]))
@@ -48,13 +48,13 @@ def skin_color(
 TONES = dict(african=(-45, 20), asian=(33, 13), caucasian=(56, 11))   # mean and standard deviation of ITA°
 
 def sample_tone(rng, ancestry)->float:
-    "ITA° of a person of this ancestry"
+    "Draw the ITA° of a person of this ancestry"
     mean, spread = (sum(share*TONES[a][i] for a, share in ancestry.items()) for i in (0, 1))
     return float(np.clip(rng.normal(mean, spread), *LOCUS[[0, -1], 0]))
 
 # %% ../../nbs/data/04_skin.ipynb #3d0c3020
 def compiled(f):
-    "`f` as machine code, kept on disk where that's possible; IEEE arithmetic, one thread: the same bits every time"
+    "Compile `f`, cached on disk if possible; IEEE arithmetic, one thread: the same bits every time"
     try: return nb.njit(nogil=True, cache=has_home('NUMBA_CACHE_DIR'))(f)
     except RuntimeError: return nb.njit(nogil=True)(f) # no folder to write to
 
@@ -75,7 +75,7 @@ def sample(
     image:np.ndarray, # float32 [h,w,c], repeats beyond its borders
     uv:np.ndarray,    # [n,2], v up, 0…1 over the image
 )->np.ndarray:        # float32 [n,c]
-    "Bilinear values of an image"
+    "Sample an image bilinearly"
     out = np.empty((len(uv), image.shape[2]), np.float32)
     _bilinear(image, uv[:, 0]*image.shape[1] - .5, (1 - uv[:, 1])*image.shape[0] - .5, out)
     return out
@@ -87,7 +87,7 @@ def noise(
     cells:float,    # cells over the width of the texture
     tile=64,        # random numbers a side; repeats after that many cells
 )->np.ndarray:      # [n], mean 0, standard deviation about .6
-    "Smooth noise over the skin"
+    "Make smooth noise over the skin"
     return sample(rng.standard_normal((tile, tile, 1), np.float32), uv*(cells/tile))[:, 0]
 
 # %% ../../nbs/data/04_skin.ipynb #735bdbf0
@@ -97,13 +97,13 @@ HAIRLINE = np.array([[-.6, .35, .50, .75, .95, 1.15, 1.3, 1.5], [6.6, 6.75, 7.35
 # %% ../../nbs/data/04_skin.ipynb #8a2db8a0
 @lru_cache(None)
 def regions()->dict:
-    "Name → [M] number for each textured point"
+    "Label the textured points: name → [M] number for each"
     t = topology()
     (x, y, z), (u, v) = t.base[t.seam].T, t.uv.T
     inside = (u > .7) & (v < .142)   # an island of the texture
-    ear = smooth(.66, .70, np.abs(x)) * (y > 6.85) * (y < 7.6)
-    face = smooth(.55, .65, z - .35*(y < 6.6)*(6.6 - y)) * (y > 6.12) * (1 - ear)
-    scalp = smooth(-.06, .1, y - np.interp(z, *HAIRLINE)) * (1 - ear)
+    ear = smooth(.66, .70, np.abs(x))*(y > 6.85)*(y < 7.6)
+    face = smooth(.55, .65, z - .35*(y < 6.6)*(6.6 - y))*(y > 6.12)*(1 - ear)
+    scalp = smooth(-.06, .1, y - np.interp(z, *HAIRLINE))*(1 - ear)
     cheek = (np.abs(np.abs(x) - .4) < .1) & (np.abs(y - 6.95) < .1) & (z > 1.1)
     face = face*(1 - scalp)
     beard, mustache = (a*face*~inside for a in _whiskers(np.abs(x), y))
@@ -114,7 +114,7 @@ def regions()->dict:
 NECKLINE = (0, 5.82, .12), .62   # center and radius of the ball that a shirt leaves free, dm
 
 def _collar(x, y, z):
-    "Distance above the neckline, in dm: negative where a shirt is"
+    "Measure the distance above the neckline, in dm: negative under a shirt"
     (cx, cy, cz), radius = NECKLINE
     d = radius - np.sqrt((x - cx)**2 + np.minimum(y - cy, 0)**2 + (z - cz)**2)
     return np.where(y > 6.02, 1, d + np.maximum(y - 5.9, 0)*8)
@@ -124,9 +124,9 @@ BEARDLINE = np.array([[0, .12, .2, .27, .4, .5, .58, .66], [6.5, 6.5, 6.58, 6.64
 MUSTACHE = np.array([[0, .1, .17, .26], [6.79, 6.80, 6.77, 6.68]])
 
 def _whiskers(x, y):
-    "Beard and mustache, 0 … 1; the lips are painted over both"
+    "Mask beard and mustache, 0 … 1; the lips are painted over both"
     beard = smooth(.07, -.05, y - np.interp(x, *BEARDLINE))
-    mustache = (smooth(.02, -.02, y - np.interp(x, *MUSTACHE)) * smooth(6.55, 6.6, y)
+    mustache = (smooth(.02, -.02, y - np.interp(x, *MUSTACHE))*smooth(6.55, 6.6, y)
                 * smooth(.29, .22, x))
     return beard, mustache
 
@@ -135,14 +135,14 @@ def _whiskers(x, y):
 def relative_skin(
     name:str, # of a texture
 )->np.ndarray:
-    "A skin texture in linear light as multiples of its cheek"
+    "Load a skin texture in linear light as multiples of its cheek"
     image = linear(texture(name)[..., :3].astype(np.float32)/255).astype(np.float32)
-    return np.ascontiguousarray(image / sample(image, topology().uv[regions()['cheek']]).mean(0,
+    return np.ascontiguousarray(image/sample(image, topology().uv[regions()['cheek']]).mean(0,
             dtype=np.float64).astype(np.float32))
 
 # %% ../../nbs/data/04_skin.ipynb #98a232c0
 def _skin_names(rng, who):
-    "Two dark and two light textures of about this age and sex"
+    "Choose a dark and a light texture of about this age and sex"
     age = 'young' if who.age < 45 else 'middleage' if who.age < 62 else 'old'
     sex = 'male' if who.sex > .5 and who.age > 15 else 'female'
     light = [n for n in SKINS if n.startswith(f'skin_{age}_lightskinned_{sex}')]
@@ -182,7 +182,7 @@ class Look:
 
     @property
     def ita(self)->float:
-        "ITA° of the cheek's albedo: the truth, whatever the light"
+        "Compute the ITA° of the cheek's albedo: the truth under any light"
         return float(ita(np.array(self.albedo)))
 
 # %% ../../nbs/data/04_skin.ipynb #8c6af120
@@ -194,13 +194,13 @@ BACKDROPS = 'plain', 'wall', 'blurred', 'lights'
 BEHIND = .45, .3, .2, .05   # their shares (declared): a clinic has a sheet or a wall
 
 def _pick(rng, of, p):
-    "One key of `of`, with these weights"
+    "Draw one key of `of` with these weights"
     p = np.array(p, float)
     return list(of)[rng.choice(len(p), p=p/p.sum())]
 
 # %% ../../nbs/data/04_skin.ipynb #f0fdc8b0
 def _sample_colors(rng, who):
-    "Hair and iris: dark for most people, anything where European ancestry prevails (weights declared, not counted)"
+    "Draw hair and iris colors"
     fair = who.ancestry['caucasian']**2
     hair = np.array(HAIR_COLORS[_pick(rng, HAIR_COLORS, (1 - fair, .5, .45*fair, .3*fair, .08*fair))])
     iris = IRIS_COLORS[_pick(rng, IRIS_COLORS, (1 - .8*fair, .45, .2*fair, .12*fair, .12*fair, .3*fair, .1*fair))]
@@ -213,7 +213,7 @@ STYLES = dict(boy=('hair_short01', 'hair_short02', 'hair_short04'),
               curls=('hair_afro01',))
 
 def _sample_hair(rng, who):
-    "Hair style and fuzz. Infants have little hair, old men may have none"
+    "Draw hair style and fuzz; infants have little hair, old men may have none"
     u, v, bald = rng.random(3)
     if who.age < 1.2: return ('hair_short04' if who.age > .6 and bald < .2 else None), float(.1 + .8*u*u)
     if bald < (.3 if who.age < 2.5 else .06 if who.age < 40 or who.sex < .5 else .35): return None, float(.15 + .7*u)
@@ -227,25 +227,25 @@ BEARDS = dict(shaved=(0., 0.), stubble=(.3, .35), mustache=(.85, 0.), full=(.85,
 WORN = .5, .25, .08, .17   # their shares among men (declared)
 
 def _sample_beard(rng, who):
-    "What a grown man leaves to grow"
+    "Draw the beard of a grown man"
     kind, thick = _pick(rng, BEARDS, WORN), rng.uniform(.7, 1.15)
     return tuple(float(v*thick*(who.sex > .5 and who.age >= 18)) for v in BEARDS[kind])
 
 def _sample_gum(rng):
-    "Gums are lighter or darker, paler or redder"
+    "Draw a gum color: lighter or darker, paler or redder"
     light, pale = rng.normal(0, (.1, .12))
     return tuple(map(float, np.exp((light, light + pale, light + pale))))
 
 # %% ../../nbs/data/04_skin.ipynb #cda64c50
 def _iris_size(age):
-    "An iris hardly grows, the opening of the lids does: the younger, the more of the eye it fills"
+    "Find the iris size: the iris hardly grows but the lids' opening does, so it fills more of a young eye"
     return float(np.interp(age, (0, 3, 12, 25), (.52, .46, .41, .39)))
 
 def sample_look(
     seed:int,     # the phantom's number
     who:Identity, # its tone, hair and brows depend on ancestry, age and sex
 )->Look:
-    "How phantom `seed` looks"
+    "Draw the look of phantom `seed`"
     if not isinstance(who, Identity):
         raise ValueError(f'{type(who).__name__} is not an identity; accepted: what sample_identity(seed) returns')
     s, e, b = stream(seed, 'skin'), stream(seed, 'eyes'), stream(seed, 'backdrop')
@@ -271,7 +271,7 @@ def skin_albedo(
     look:Look,
     uv:np.ndarray, # [n,2]
 )->np.ndarray:     # [n,3] linear
-    "Albedo of the skin at these texture coordinates"
+    "Compute the albedo of the skin at these texture coordinates"
     dark, light = (sample(relative_skin(n), uv) for n in look.skins)
     rng = stream(look.seed, 'blotches')
     uneven = sum(a*noise(rng, uv, cells)[:, None]*np.array(tint) for a, cells, tint in BLOTCHES)
@@ -287,7 +287,7 @@ def eye_albedo(
     look:Look,
     off:np.ndarray, # [n,2] direction from the gaze, in eyeball radii
 )->np.ndarray:      # [n,3] linear
-    "Albedo of the eye"
+    "Compute the albedo of the eye"
     r, phi = np.hypot(*off.T)/look.iris_size, np.arctan2(off[:, 1], off[:, 0])
     fibers = stream(look.seed, 'iris').normal(0, .35, (2, 24))   # sums of waves around the pupil
     k = np.arange(3, 27)
@@ -308,7 +308,7 @@ def backdrop(
     look:Look,
     size:int, # pixels a side
 )->np.ndarray: # [size,size,3] linear
-    "The background of a picture, as `prepare` leaves it"
+    "Draw the background of a picture, as `prepare` leaves it"
     rng = stream(look.seed, 'background')
     at = (np.arange(size) + .5)/size*2 - 1
     x, y = np.meshgrid(at, -at)
@@ -319,19 +319,19 @@ def backdrop(
 
 # %% ../../nbs/data/04_skin.ipynb #d50a6b30
 def _plain(rng, x, y, color):
-    "A sheet of paper or cloth in a studio: white, gray, blue or green"
+    "Draw a sheet of paper or cloth in a studio: white, gray, blue or green"
     sheets = np.array(((.6, .6, .6), (.25, .25, .26), (.12, .2, .36), (.16, .28, .24), (.42, .5, .56)))
     return sheets[rng.integers(len(sheets))]*np.exp(-rng.uniform(.02, .25)*(x*x + y*y))[..., None]
 
 def _wall(rng, x, y, color):
-    "Two surfaces that meet in a soft, slightly slanting line"
+    "Draw two surfaces that meet in a soft, slightly slanting line"
     line = (y - rng.uniform(-.6, .5) - rng.normal(0, .1)*x if rng.random() < .6
             else x - rng.uniform(.4, .9)*rng.choice((-1, 1)) - rng.normal(0, .05)*y)
     return color*np.exp(np.tanh(line/rng.uniform(.03, .2))[..., None]*rng.normal(0, .35, 3))
 
 # %% ../../nbs/data/04_skin.ipynb #f8d51d50
 def _spots(rng, x, y, n, radius, sharp):
-    "n round spots with colors of their own"
+    "Draw n round spots with colors of their own"
     total = np.zeros((*x.shape, 3))
     for cx, cy, r, *c in np.column_stack([rng.uniform(-1.2, 1.2, (n, 2)), rng.uniform(*radius, n),
                                           rng.normal(0, .14, (n, 3)) + rng.normal(0, .25, (n, 1))]):

@@ -17,7 +17,7 @@ __all__ = ['person_of', 'held_out', 'split']
 
 # %% ../../nbs/data/11_split.ipynb #49d92857
 def person_of(row)->str:
-    "Whose image a row of the manifest is about: its folder, or just itself"
+    "Say whose image a row of the manifest describes: its folder's, or just its own"
     name = PurePosixPath(str(row.get('name') or row['file']))
     return str(name.parent) if len(name.parts) > 1 and row.get('name') else row['file']
 
@@ -26,7 +26,7 @@ def held_out(
     share:float, # of the images
     seed:int,
 )->set:          # of people
-    "Who is held back"
+    "Choose who is held out"
     people = Counter(map(person_of, rows))
     names = sorted(people)
     if len(names) < 2:
@@ -40,7 +40,7 @@ def held_out(
 
 # %% ../../nbs/data/11_split.ipynb #bad53492
 def _check_two(train, unseen, overwrite):
-    "Are there two places, both of them free?"
+    "Check that there are two places, both free"
     a, b = _target(train, overwrite), _target(unseen, overwrite)
     if a == b or a in b.parents or b in a.parents:
         raise ValueError(f'train={str(train)!r} and unseen={str(unseen)!r} are '
@@ -48,7 +48,7 @@ def _check_two(train, unseen, overwrite):
                          'replace the other')
 
 def _subset(ds, rows, keep, path, words, labels, overwrite):
-    "A dataset of some of the images"
+    "Write a dataset of some of the images"
     names = (_words(ds.source, 'dataset.json') or {}).get('label_names')
     some = ((ds._pixels(i).transpose(1, 2, 0), labels.get(name),
              {k: v for k, v in rows[name].items() if k not in ('file', 'sha256')}) for i, name in enumerate(ds.names)

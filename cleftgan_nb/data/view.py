@@ -19,7 +19,7 @@ __all__ = ['REACH', 'EMPTY', 'VEILS', 'LASHES', 'KINDS', 'MUCOSA', 'GUM', 'SCAR'
 # %% ../../nbs/data/06_view.ipynb #a9fc2c00
 @dataclass(frozen=True)
 class Camera:
-    "Perspective from a point in front of the face"
+    "A perspective view from a point in front of the face"
     center:np.ndarray   # [3] what it looks at, dm
     rotation:np.ndarray # [3,3] head space → camera axes
     distance:float      # dm
@@ -28,21 +28,21 @@ class Camera:
     angles:tuple        # yaw to the patient's left, pitch down, roll counterclockwise, in degrees
 
     def view(self, points):
-        "Points in camera axes: right, up, toward the camera"
+        "Express points in camera axes: right, up, toward the camera"
         return (np.asarray(points, float) - self.center) @ self.rotation.T
 
     def project(self,
         points:np.ndarray, # [n,3] head space
         size=256,          # of the picture, pixels
     )->np.ndarray:         # [n,2] x to the right, y down; a pixel's center is at +½
-        "Where points appear in a picture"
+        "Find where points appear in a picture"
         v = self.view(points)
-        scale = self.distance / (self.half*(self.distance - v[..., 2:]))
+        scale = self.distance/(self.half*(self.distance - v[..., 2:]))
         return (v[..., :2]*scale + self.shift)*(.5*size, -.5*size) + .5*size
 
 # %% ../../nbs/data/06_view.ipynb #7d7bf5a0
 def rotation(yaw, pitch, roll):
-    "Head space to camera axes; degrees"
+    "Rotate from head space to camera axes; degrees"
     (c, s), (d, t), (e, u) = ((np.cos(a), np.sin(a)) for a in np.radians((yaw, pitch, roll)))
     turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     nod = np.array([[1, 0, 0], [0, d, -t], [0, t, d]])
@@ -50,7 +50,7 @@ def rotation(yaw, pitch, roll):
 
 # %% ../../nbs/data/06_view.ipynb #a1936500
 def crop(head, zoom=1.):
-    "Center and half-width of the usual crop of a head, dm"
+    "Find center and half-width of the usual crop of a head, dm"
     (left, right), _ = eyes(head.coarse)
     eye, mouth = (left + right)/2, (head.coarse[row(474)] + head.coarse[row(493)])/2
     return eye + .18*(mouth - eye), zoom*max(2*np.linalg.norm(left - right), 1.8*np.linalg.norm(eye - mouth))
@@ -59,15 +59,15 @@ def sample_camera(
     seed:int,   # the phantom's number
     head:Head,  # its eyes and mouth decide the crop
 )->Camera:
-    "The camera of phantom `seed`: frontal within a few degrees, as a clinic asks for"
+    "Draw the camera of phantom `seed`: frontal within a few degrees, as clinics require"
     rng = stream(seed, 'camera')
     center, half = crop(head, rng.uniform(.95, 1.06))
     angles = tuple(float(a) for a in rng.normal(0, (3, 3, 2)))
-    return Camera(center, rotation(*angles), half / np.tan(np.radians(rng.uniform(13, 24)/2)), half,
+    return Camera(center, rotation(*angles), half/np.tan(np.radians(rng.uniform(13, 24)/2)), half,
                   tuple(map(float, rng.normal(0, .02, 2))), angles)
 
 def frontal(head)->Camera:
-    "A camera straight in front of a head, 18° wide"
+    "Place a camera straight in front of a head, 18° wide"
     center, half = crop(head)
     return Camera(center, np.eye(3), half/np.tan(np.radians(9)), half, (0., 0.), (0., 0., 0.))
 
@@ -175,7 +175,7 @@ def visible(
     size:int,                  # samples a side
     opacity=lambda part: None, # opacity texture of a part, or None
 )->Frame:
-    "The nearest part, triangle and place in it for every sample"
+    "Find the nearest part, its triangle and the place in it for every sample"
     f = Frame(np.full((size, size), EMPTY), np.full((size, size), -1, np.int16), np.zeros((size, size), np.int32),
               *np.zeros((2, size, size)),
               np.full((size, size), EMPTY), {m: np.zeros((size, size)) for m in VEILS})
@@ -199,7 +199,7 @@ def _opaque(name, power, density):
 LASHES = .9   # opacity of the lashes beside that of the brows: thin in infants
 
 def opacities(look):
-    "Opacity textures of what a look wears"
+    "Collect the opacity textures that a look wears"
     worn = dict(brow=(look.brow, 1., round(look.brow_density, 3)),
                 lash=('lash', 1., round(LASHES*look.brow_density, 3)), hair=(look.hair, .8, 1.))
     return lambda part: _opaque(*worn[part.material]) if part.material in worn else None
@@ -229,7 +229,7 @@ KINDS = 'background', 'face skin', 'other skin', 'lips', 'mouth', 'gap', 'eyes',
 
 # %% ../../nbs/data/06_view.ipynb #17c3cf00
 def surface(parts, look, camera, frame)->Surface:
-    "What the samples of a frame show"
+    "Find what the samples of a frame show"
     where = np.flatnonzero(frame.part.ravel() >= 0)
     owner = frame.part.ravel()[where]
     s = Surface(where, *np.zeros((3, len(where), 3)), *np.zeros((3, len(where))), np.zeros(len(where), np.int8))
@@ -272,9 +272,9 @@ MUCOSA, GUM, SCAR = np.array((.42, .098, .092)), np.array((.52, .145, .13)), np.
 LIPS = 'mask_lips'
 
 def _lip_color(look, base):
-    "Lips: the skin's tone, redder (on dark skin less so), with half the contrast of the texture there"
+    "Color lips: the skin's tone but redder (less so on dark skin), with half the texture's contrast"
     red = np.array((.92, .46, .48)) + (1 - _tone(look))*np.array((.1, .4, .35))
-    detail = np.sqrt(base @ LUMINANCE / (look.albedo @ LUMINANCE))[:, None]
+    detail = np.sqrt(base @ LUMINANCE/(look.albedo @ LUMINANCE))[:, None]
     return np.array(look.albedo)*(1 + look.lips*(red - 1))*np.minimum(detail, 1.1)
 
 @lru_cache(None)
@@ -297,23 +297,23 @@ def _paint_skin(s, mine, look, uv, tint):
 
 # %% ../../nbs/data/06_view.ipynb #a2cfd230
 def _strands(look, uv):
-    "Short hair is uneven: 0.75 … 1.15"
+    "Vary the density of short hair: 0.75 … 1.15"
     return np.clip(.95 + .16*noise(stream(look.seed, 'strands'), uv, 500), .7, 1.15)
 
 def _whiskers(look, uv, tint):
-    "How much of the skin a beard and a mustache cover: never all of it"
+    "Compute how much of the skin a beard and a mustache cover, never all of it"
     grown = sum(v*tint.get(k, 0.) for k, v in zip(('mustache', 'beard'), look.beard))
     return np.minimum(grown*np.clip(.9 + .2*noise(stream(look.seed, 'whiskers'), uv, 1300), .6, 1.1), .92)
 
 def _plain(kind, albedo):
-    "A painter of one color, less of it where the part's tint 'dark' says so"
+    "Make a painter of one color, darkened by the part's tint 'dark'"
     def paint(s, mine, look, uv, tint):
         s.albedo[mine], s.kind[mine] = (np.asarray(albedo(look))*(1 - tint.get('dark', np.zeros(len(mine))))[:, None],
                                         KINDS.index(kind))
     return paint
 
 def _paint_cloth(s, mine, look, uv, tint):
-    "A shirt with a narrow darker band along its hem"
+    "Paint a shirt with a narrow darker band along its hem"
     hem = np.clip(1 + tint['collar']/HEM, 0, 1) if 'collar' in tint else np.zeros(len(mine))
     s.albedo[mine], s.kind[mine] = np.array(look.cloth)*(1 - .35*(hem > 0))[:, None], KINDS.index('clothes')
 
@@ -322,10 +322,10 @@ HEM = .07   # dm
 # %% ../../nbs/data/06_view.ipynb #79715ec0
 @lru_cache(None)
 def _hair_shade(name):
-    "Brightness of a hair texture as multiples of its mean, [h,w,1]"
+    "Compute the brightness of a hair texture as multiples of its mean, [h,w,1]"
     t = texture(name).astype(np.float32)/np.float32(255)
     l, a = (t[..., :3]**np.float32(2.2)).mean(-1), t[..., 3]
-    return (l / (float((l*a).sum()/a.sum()) + 1e-4))[..., None]
+    return (l/(float((l*a).sum()/a.sum()) + 1e-4))[..., None]
 
 def _paint_hair(s, mine, look, uv, tint):
     s.albedo[mine] = np.clip(np.array(look.hair_color)*np.clip(.3 + .75*sample(_hair_shade(look.hair), uv), .15, 3),
@@ -334,13 +334,13 @@ def _paint_hair(s, mine, look, uv, tint):
 
 # %% ../../nbs/data/06_view.ipynb #79715ec1
 def _paint_gum(s, mine, look, uv, tint):
-    "Gum: in a color of its person's own where the part's tint 'own' says so"
+    "Paint gum, in the person's own color where the part's tint 'own' says so"
     _plain('mouth', lambda look: GUM*_tone(look))(s, mine, look, uv, tint)
     s.albedo[mine] *= 1 + tint.get('own', np.zeros(len(mine)))[:, None]*(np.array(look.gum) - 1)
 
 # %% ../../nbs/data/06_view.ipynb #742c7120
 def _paint_veil(s, look, material, veil):
-    "Brows in the color of the hair, lashes darker, over what lies below"
+    "Paint brows in the hair's color, and darker lashes, over what lies below"
     color = np.array(look.hair_color)*dict(brow=.8, lash=.3)[material] + .003
     on = np.flatnonzero(veil)
     _blend(s, on, veil[on], color, *MATERIALS[material][:2])
@@ -348,7 +348,7 @@ def _paint_veil(s, look, material, veil):
 
 # %% ../../nbs/data/06_view.ipynb #90dcf5a0
 def _eye_uv(part, look, camera):
-    "Directions on an eyeball relative to where it looks, [p,2]"
+    "Find directions on an eyeball relative to its gaze, [p,2]"
     d = part.normals
     camera_at = camera.rotation.T @ (0, 0, 1)
     aim = GAZE*camera_at + (1 - GAZE)*np.array((0, 0, 1)) + (*look.gaze, 0)
@@ -365,7 +365,7 @@ def _paint_eye(s, mine, look, uv, tint):
 
 # %% ../../nbs/data/06_view.ipynb #43c481b0
 def _paint_teeth(s, mine, look, uv, tint):
-    "Ivory, darker between the teeth, gum at the roots"
+    "Paint ivory, darker between the teeth, gum at the roots"
     between = np.exp(-((np.abs(uv[:, 0]) % TOOTH)/.008)**2)[:, None]
     s.albedo[mine] = np.array((.62, .54, .42))*(1 - .4*between)
     _blend(s, mine, tint['root'], GUM*_tone(look), *MATERIALS['gum'][:2])

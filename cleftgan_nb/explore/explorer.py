@@ -16,7 +16,7 @@ __all__ = ['Explorer']
 
 # %% ../../nbs/explore/08_explorer.ipynb #0e9d541f
 class Explorer(Panel):
-    "Everything that there is to move and to look at, in tabs"
+    "All panels in tabs"
     title = 'Explorer'
     def __init__(self,
         G,               # a generator, or what `checkpoints.load` takes, such as the name of a model that ships
@@ -44,14 +44,14 @@ def build(self:Explorer, w):
 # %% ../../nbs/explore/08_explorer.ipynb #4f7b98cb
 @patch
 def turn(self:Explorer, index):
-    "The panel that is shown follows, the others rest"
+    "Let the visible panel follow and the others rest"
     for k, panel in enumerate(self.panels): panel.visible = k == index
     if index is not None: self.panels[index].follow()
 
 # %% ../../nbs/explore/08_explorer.ipynb #db3ed7fc
 @patch
 def picture(self:Explorer):
-    "The panels that are drawn within a second or two"
+    "Stack the panels that draw within a second or two"
     return stacked([panel.picture() for panel in self.panels
                     if isinstance(panel, (Face, Layers)) or isinstance(panel, Walk)
                     and self.face.G.img_resolution <= 64])

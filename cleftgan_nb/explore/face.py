@@ -45,7 +45,7 @@ class Face(Panel):
 # %% ../../nbs/explore/04_face.ipynb #a4e13730
 @patch
 def _check_labels(self:Face):
-    "Whoever takes labels must say what they mean"
+    "Check that a network's labels have names"
     self.asks = isinstance(self.directions, Labels)
     if (len(self.directions.names) if self.asks else 0) == self.G.c_dim: return
     accepted = ('an unconditional generator, or directions=Labels(names) with a name for each entry, as '
@@ -82,7 +82,7 @@ def say(self:Face, words): self.note.value = caption(f'Synthetic: this person do
 # %% ../../nbs/explore/04_face.ipynb #b4c11ddb
 @patch
 def parents(self:Face, state):
-    "The two faces that are mixed, a step each"
+    "Draw the two faces that are mixed, a step each"
     self.pair.layout.display = '' if state.layers else 'none'
     if not state.layers: return
     one = replace(state, layers=())
@@ -99,7 +99,7 @@ SEEDS = dict(seed='seed', other='second seed', to='walk to seed')
 
 # %% ../../nbs/explore/04_face.ipynb #462aea78
 def _sliders(w, state, off=()):
-    "Name → control"
+    "Make the controls: name → control"
     style, layout = dict(description_width='90px'), w.Layout(width='380px')
     seeds = {name: w.BoundedIntText(getattr(state, name), min=0, max=2**32 - 1, description=words, style=style,
                                     layout=w.Layout(width='200px')) for name, words in SEEDS.items()}
@@ -109,7 +109,7 @@ def _sliders(w, state, off=()):
 
 # %% ../../nbs/explore/04_face.ipynb #dad22435
 def _toggles(w, state, n):
-    "A button for each layer, pressed where it comes from the second seed"
+    "Make a button for each layer, pressed if it comes from the second seed"
     return [w.ToggleButton(k in state.layers, description=str(k), tooltip=f'layer {k} from the second seed',
                            layout=w.Layout(width='30px', padding='0', margin='1px')) for k in range(n)]
 
@@ -131,7 +131,7 @@ def build(self:Face, w):
 # %% ../../nbs/explore/04_face.ipynb #55980cd7
 @patch
 def knobs(self:Face, w):
-    "The sliders in groups, the buttons below"
+    "Arrange the sliders in groups, with the buttons below"
     c = self.controls
     cleft = [] if self.directions else [w.HTML(caption('For the cleft, give directions=find_directions(G).'))]
     buttons = [w.Button(description=words, tooltip=more, layout=w.Layout(width='116px'))
@@ -147,13 +147,13 @@ def knobs(self:Face, w):
 # %% ../../nbs/explore/04_face.ipynb #b414254a
 @patch
 def safely(self:Face, act):
-    "A button's answer, or what went wrong"
+    "Run a button's action, or show its error"
     try: act()
     except Exception as e: self.complain(e)   # a button has no cell below it to show it
 
 @patch
 def read(self:Face):
-    "The state that the sliders say"
+    "Read the state from the sliders"
     values = {name: round(c.value, 6) if isinstance(c.value, float) else c.value for name, c in self.controls.items()}
     return State(**values, layers=tuple(k for k, t in enumerate(self.toggles) if t.value))
 
@@ -188,7 +188,7 @@ def copy(self:Face):
 # %% ../../nbs/explore/04_face.ipynb #94ef8612
 @patch
 def picture(self:Face)->Image.Image:
-    "Rows in which one slider moves; of a large network, which would take minutes, the face alone"
+    "Draw a row per slider; for large networks, which would take minutes, only the face"
     s, n = self.state, self.G.num_ws
     if self.G.img_resolution > 64: return enlarged(self.render(s))
     rows = {'truncation 0 … 1': [replace(s, truncation_psi=p) for p in (0., .25, .5, .75, 1.)]}
@@ -206,6 +206,6 @@ def picture(self:Face)->Image.Image:
 # %% ../../nbs/explore/04_face.ipynb #22ac7400
 @patch
 def ranges(self:Face):
-    "How far the sliders of the cleft go in the picture"
+    "Return how far the picture moves the sliders of the cleft"
     if self.asks: return ('severity', 'severity', 0, 1), ('side', 'of it on the right', 0, max(self.state.severity, 0.))
     return ('severity', 'severity', -.6, .4), ('side', 'the other side', 0, .6)

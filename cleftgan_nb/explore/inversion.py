@@ -35,7 +35,7 @@ class Inversion:
 
 # %% ../../nbs/explore/09_inversion.ipynb #d11872b5
 class Inverter:
-    "Search for the latents of pictures; what it knows of its generator it learns once"
+    "A search for the latents of pictures, which learns about its generator once"
     def __init__(self,
         G,               # a generator, unconditional, of RGB
         perceptual=None, # with `distance(a, b)`; None: `stlpips()`
@@ -55,7 +55,7 @@ class Inverter:
         together=1e-3,  # pull of the layers' latents toward each other, λ+
         progress=True,  # show a bar
     )->Inversion:
-        "The latents of a picture"
+        "Find the latents of a picture"
         one_of('space', space, ('w', 'w+'))
         check_count(steps=steps)
         x = self._picture(image)
@@ -76,7 +76,7 @@ def _picture(self:Inverter, image):
 
 @patch
 def _search(self:Inverter, x, v, middle, spread, steps, lr, weight, prior, together, progress):
-    "Adam on v, its rate falling in the last two fifths"
+    "Run Adam on v, its rate falling in the last two fifths"
     opt, G = torch.optim.Adam([v], lr, betas=(.9, .95)), self.known.G_ema
     def ws(): return (middle + spread*v).expand(-1, G.num_ws, -1)
     for k in trange(steps, desc='inversion', unit='step', disable=None if progress else True):
@@ -111,7 +111,7 @@ def save_latents(
 def load_latents(
     path, # of `save_latents`
 )->tuple: # ws, what the file says about them
-    "Latents of a file"
+    "Read latents from a file"
     tensors, meta = read_tensors(path)
     if meta.get('kind') != KIND or set(tensors) != {'ws'}:
         raise ValueError(f'{path} is {meta.get("kind", "of another kind")!r:.40}; accepted: {KIND!r}, as '

@@ -25,7 +25,7 @@ def latent_of(
     truncation_psi=1., # 1: as trained; less: closer to the average face
     label=None,        # [c_dim] of a conditional network
 )->torch.Tensor:       # ws [1, num_ws, w_dim]
-    "The latents of the face that a seed stands for"
+    "Find the latents of a seed's face"
     check_count(0, seed=seed)
     z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim)).float().to(_device(G))
     with torch.no_grad():
@@ -36,7 +36,7 @@ def _device(G): return next(G.parameters()).device
 # %% ../../nbs/explore/00_latents.ipynb #81c86ca5
 @contextmanager
 def _moved(G, transform):
-    "StyleGAN3's input with another transform, for a while"
+    "Move StyleGAN3's input by another transform, temporarily"
     if transform is None:
         yield
         return
@@ -55,7 +55,7 @@ def draw(
     ws,             # latents [n, num_ws, w_dim]
     transform=None, # [3,3] of StyleGAN3's input, of `motion`; None: the network's own
 )->np.ndarray:      # uint8 [n,H,W,C]
-    "Faces of latents, one after the other: a face must not depend on its neighbors"
+    "Draw faces from latents, one at a time, so that no face depends on its neighbors"
     check_shape('ws', ws, 'n', G.num_ws, G.w_dim)
     with torch.inference_mode(), _moved(G, transform):
         return np.concatenate([to_uint8(G.synthesis(w, noise_mode='const').float())
@@ -66,7 +66,7 @@ def motion(
     x=0., y=0.,      # to the right and down, shares of the picture's width
     angle=0.,        # clockwise, degrees
 )->torch.Tensor:     # [3,3], for `draw`
-    "The transform of StyleGAN3's input that moves the picture"
+    "Make the transform of StyleGAN3's input that moves the picture"
     if bad := [v for v in (x, y, angle) if not math.isfinite(v)]:
         raise ValueError(f'x={x!r}, y={y!r}, angle={angle!r}; accepted: finite numbers, {bad[0]!r} is none')
     c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
@@ -78,7 +78,7 @@ def mix(
     b,      # of the face that lends some layers
     layers, # their numbers, from 0 (StyleGAN3: the input)
 )->torch.Tensor:
-    "Latents of `a` with some layers of `b` (style mixing)"
+    "Mix some layers of `b` into the latents of `a` (style mixing)"
     layers = sorted(set(layers))
     if a.shape != b.shape:
         raise ValueError(f'a has shape {list(a.shape)} and b {list(b.shape)}; accepted: the same for both')
@@ -96,7 +96,7 @@ def _elsewhere(size): return 1 - ellipse(size, *AROUND)   # weights [H,W]: all b
 
 # %% ../../nbs/explore/00_latents.ipynb #f5a56d57
 def _gradients(G, net, w, fields):
-    "For some faces: how their scores [n,2,w_dim] and the rest of their pictures [n,k,w_dim] change with w"
+    "Find how scores [n,2,w_dim] and the rest of the pictures [n,k,w_dim] change with w"
     w = w.clone().requires_grad_()
     images = G.synthesis(w[:, None].expand(-1, G.num_ws, -1), noise_mode='const').float()
     scores, rest = _scores(net, images), _elsewhere(images.shape[-1]).to(images.device)/images.shape[-1]
@@ -107,7 +107,7 @@ def _gradients(G, net, w, fields):
 # %% ../../nbs/explore/00_latents.ipynb #572bcaa7
 @dataclass(eq=False)
 class Directions:
-    "How to move in W so that the cleft changes and the person stays"
+    "Steps in W that change the cleft and keep the person"
     step:torch.Tensor # Δw for a change of 1 of the left and the right side, [2, w_dim]
     usual:tuple       # mean score of the left and the right side
     found_with:dict   # what `find_directions` was given: n, seed, probes, ridge, batch, and the scorer's name
@@ -117,7 +117,7 @@ class Directions:
         severity=0., # by how much the usual side of this generator's clefts opens, in the scorer's units (0 … 1)
         side=0.,     # by how much it closes, and the other opens
     )->torch.Tensor: # latents
-        "Latents of the same people with another cleft"
+        "Change the cleft of the same people's latents"
         main = int(self.usual[1] > self.usual[0])
         change = torch.zeros(2)
         change[main], change[1 - main] = severity - side, side
@@ -134,7 +134,7 @@ def find_directions(
     batch=8,         # faces at once
     progress=True,   # show a bar
 )->Directions:
-    "Ask the networks which way a cleft opens"
+    "Find the directions in W that open a cleft"
     if not isinstance(G, Generator):
         raise ValueError(f"G is {type(G).__name__}; accepted: a generator, such as "
                          "cleftgan_nb.checkpoints.load('phantom-64-cleft-stylegan3-t').sampler")
@@ -157,7 +157,7 @@ def find_directions(
 
 # %% ../../nbs/explore/00_latents.ipynb #c74f3ce6
 def _solve(J, rest, ridge, scores, given):
-    "The closed form above, in double precision"
+    "Solve the closed form above, in double precision"
     J, rest = J.double(), rest.double()
     A = rest.mT @ rest/len(rest)
     if not A.isfinite().all() or not J.isfinite().all():
@@ -176,7 +176,7 @@ def check_directions(
     seed=1,           # of the people
     scorer=None,      # `Regression`; None: the one that ships
 )->dict:              # severity [amounts, n], moved [amounts, n], between [n]: feature distances from the same and to the next person
-    "Edit people and look what became of them"
+    "Edit people and measure the results"
     if seed == directions.found_with['seed']:
         raise ValueError(f'seed={seed}: those people were asked for the directions; give another')
     with torch.inference_mode():

@@ -22,13 +22,13 @@ __all__ = ['JUDGED', 'Severity', 'Neighbors']
 
 # %% ../../nbs/explore/07_likeness.ipynb #14144c20
 def _judges():
-    "Feature spaces that are there"
+    "List the available feature spaces"
     from cleftgan_nb.metrics.features import efficientnet_lite0
     try: return [Pixels(), efficientnet_lite0()]
     except (ImportError, FileNotFoundError): return [Pixels()]
 
 def _features(network, images):
-    "Both ways, without a bar"
+    "Compute features of both orientations, without a progress bar"
     return both_ways(network, images, 'images', progress=False)
 
 # %% ../../nbs/explore/07_likeness.ipynb #28194c70
@@ -56,7 +56,7 @@ class Severity(Panel):
 # %% ../../nbs/explore/07_likeness.ipynb #7b0092f0
 @patch
 def between(self:Severity):
-    "How far people are from each other, in the median"
+    "Compute the median distance between people"
     people = [self.features(State(self.face.state.seed + 1 + k)) for k in range(self.others)]
     return float(np.median([np.linalg.norm(a - b) for a, b in zip(people, people[1:])]))
 
@@ -66,7 +66,7 @@ def judged(self:Severity,
     state:State,
     unit:float, # of `between`
 )->Image.Image:
-    "A picture below what is said of it"
+    "Show a picture below its scores"
     image, start = self.face.render(state), replace(state, severity=0.)
     moved = float(np.linalg.norm(self.features(state) - self.features(start)))/unit
     return stacked([band(f'severity {self.scorer.score(image[None])[0]:.2f}', 104), band(f'person {moved:.2f}', 104),
@@ -122,14 +122,14 @@ class Neighbors(Panel):
 
 # %% ../../nbs/explore/07_likeness.ipynb #9d76645f
 def _phantoms(path):
-    "Does the dataset say that nobody is shown?"
+    "Check whether the dataset declares itself synthetic"
     try: return bool(about(path).get('synthetic'))
     except (ValueError, OSError): return False
 
 # %% ../../nbs/explore/07_likeness.ipynb #c7100acb
 @patch
 def prepare(self:Neighbors, batch=2):
-    "Read the dataset and its features, some images at a time"
+    "Read the dataset and its features, a few images at a time"
     while (first := sum(map(len, self.images))) < len(self.dataset):
         some = self.dataset.batch(range(first, min(first + batch, len(self.dataset))))[0].permute(0, 2, 3, 1).numpy()
         # all of them, before any is kept
@@ -144,7 +144,7 @@ def nearest(self:Neighbors,
     image,   # uint8 [H,W,C]
     network, # one of `networks`
 )->list:     # (distance, image), the nearest first
-    "The nearest of the dataset, mirrored where that is nearer"
+    "Find the nearest images of the dataset, mirrored where that is nearer"
     y, images = np.concatenate(self.found[network.name], 1), np.concatenate(self.images)
     d = np.sqrt(((y - _features(network, image[None])[0])**2).sum(2))
     best = d.min(0)
@@ -153,7 +153,7 @@ def nearest(self:Neighbors,
 
 # %% ../../nbs/explore/07_likeness.ipynb #c2572ee0
 def _resized(image, size):
-    "An image of a dataset, as large as the face"
+    "Resize a dataset's image to the face's size"
     if len(image) == size: return image
     return np.asarray(Image.fromarray(image.squeeze()).resize((size, size), Image.Resampling.LANCZOS)).reshape(size,
             size, -1)
@@ -161,7 +161,7 @@ def _resized(image, size):
 # %% ../../nbs/explore/07_likeness.ipynb #4533d0f1
 @patch
 def rows(self:Neighbors, network):
-    "A row of `labeled`"
+    "Make a row for `labeled`"
     image = self.face.render(self.face.state)
     found = self.nearest(image, network)
     return {f'{network.name}: the face, then {", ".join(f"{d:.3g}" for d, _ in found)} away': [image]

@@ -23,7 +23,7 @@ def enlarged(
     image,      # uint8 [H,W,C]
     size=SHOWN, # pixels across
 )->Image.Image:
-    "A picture, large enough to be looked at"
+    "Enlarge a picture for viewing"
     image = Image.fromarray(np.asarray(image).squeeze())
     return image if image.width >= size else image.resize((size, round(image.height*size/image.width)),
                                                           Image.Resampling.LANCZOS)
@@ -33,14 +33,14 @@ def as_png(
     image,            # uint8 [H,W,C], or a PIL image
     kind='synthetic', # whose faces are on it
 )->bytes:
-    "A PNG that says what it shows"
+    "Encode a PNG that says what it shows"
     return png(image if isinstance(image, Image.Image) else Image.fromarray(image.squeeze()), {'Source': kind})
 
 # %% ../../nbs/explore/02_panel.ipynb #4c29f076
 def labeled(
     rows:dict, # what a row shows → pictures [H,W,C] of one size
 )->Image.Image:
-    "Rows of pictures, each below what it shows"
+    "Stack rows of pictures, each below its caption"
     parts = []
     for words, images in rows.items():
         strip = enlarged(np.hstack([image if image.shape[2] == 3 else image.repeat(3, 2) for image in images]),
@@ -53,7 +53,7 @@ def band(
     words:str,
     wide:int, # pixels
 )->Image.Image:
-    "Words on white"
+    "Write words on white"
     image = Image.new('RGB', (wide, 20), 'white')
     ImageDraw.Draw(image).text((4, 10), words, 'black', ImageFont.load_default(12), 'lm')
     return image
@@ -62,7 +62,7 @@ def band(
 def stacked(
     parts:list, # of PIL images
 )->Image.Image:
-    "Pictures below each other, on white"
+    "Stack pictures on white"
     sheet, top = Image.new('RGB', (max(p.width for p in parts), sum(p.height for p in parts)), 'white'), 0
     for part in parts:
         sheet.paste(part, (0, top))
@@ -71,7 +71,7 @@ def stacked(
 
 # %% ../../nbs/explore/02_panel.ipynb #7d2ae5c7
 def _widgets():
-    "ipywidgets, which the library itself does without"
+    "Import ipywidgets, which the library itself does without"
     try: import ipywidgets
     except ImportError:
         raise ImportError('sliders need ipywidgets: pip install ipywidgets jupyterlab matplotlib') from None
@@ -98,7 +98,7 @@ class Panel:
 # %% ../../nbs/explore/02_panel.ipynb #910e614a
 @patch
 def _repr_mimebundle_(self:Panel, include=None, exclude=None):
-    "The widgets, and a PNG for whatever cannot show them"
+    "Return the widgets, and a PNG for places that cannot show them"
     shown, missing = {'text/plain': f'{self.title} ({self.kind})'}, {}
     try: shown['image/png'] = base64.b64encode(as_png(self.static(), self.kind)).decode()
     except ImportError as e: missing = {'text/plain': f'pictures of layers need {e.name}: pip install matplotlib'}
@@ -110,14 +110,14 @@ def caption(
     text:str,
     color='#666',
 )->str: # HTML
-    "Small words below a picture"
+    "Write small words below a picture"
     return f'<div style="color:{color};font-size:12px;line-height:1.4">{html(text)}</div>'
 
 def blank(
     w,           # ipywidgets
     width=SHOWN, # pixels, where there is room
 ):               # a widget without a picture yet
-    "A place for a picture"
+    "Make a place for a picture"
     return w.Image(format='png', layout=w.Layout(width=f'{width}px', max_width='100%', object_fit='contain'))
 
 def row(
@@ -125,5 +125,5 @@ def row(
     parts,  # widgets
     **more, # of the layout
 ):          # a widget
-    "Widgets beside each other"
+    "Place widgets side by side"
     return w.HBox(parts, layout=w.Layout(flex_flow='row wrap', **more))

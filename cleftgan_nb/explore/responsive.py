@@ -14,7 +14,7 @@ __all__ = ['Latest', 'Coarse']
 
 # %% ../../nbs/explore/03_responsive.ipynb #af0e9224
 class Latest:
-    "Goes through the steps of the newest of many wishes"
+    "A runner of steps that serves only the latest request"
     def __init__(self,
         steps,          # function that yields after each step
         complain=print, # what to do with an error, which nobody would see in a task
@@ -38,7 +38,7 @@ class Latest:
 # %% ../../nbs/explore/03_responsive.ipynb #e60c327e
 @patch
 async def run(self:Latest):
-    "Until there is no newer wish"
+    "Run until there is no newer request"
     while self.wish is not None:
         await asyncio.sleep(self.wait)
         wish, self.wish = self.wish, None
@@ -48,7 +48,7 @@ async def run(self:Latest):
 
 # %% ../../nbs/explore/03_responsive.ipynb #4762515d
 class Coarse:
-    "Guesses a picture from those drawn so far"
+    "A guess at a picture, learned from those drawn so far"
     def __init__(self,
         size=32, # pixels of a thumbnail
         most=64, # pictures to remember
@@ -70,7 +70,7 @@ def guess(self:Coarse,
     ws,             # [1,num_ws,w_dim]
     transform=None, # 3x3: the guess is moved as a picture
 ):                  # uint8 [size,size,C]; None before anything was seen
-    "What a picture will look like, from afar"
+    "Guess roughly what a picture will look like"
     if not self.seen: return None
     X, T = (np.stack(part) for part in zip(*self.seen.values()))
     x, t, w = X.mean(0), T.mean(0), ws.flatten().double().cpu().numpy()
@@ -81,7 +81,7 @@ def guess(self:Coarse,
 
 # %% ../../nbs/explore/03_responsive.ipynb #91e56a0e
 def _moved(image, transform):
-    "A picture moved as StyleGAN3's input is"
+    "Move a picture as StyleGAN3's input is moved"
     half = len(image)/2
     to, back = (np.array([[1/(2*half), 0, -.5], [0, 1/(2*half), -.5], [0, 0, 1]]),
                 np.array([[2*half, 0, half], [0, 2*half, half], [0, 0, 1]]))

@@ -20,7 +20,7 @@ __all__ = ['Layer', 'layers', 'find_layer', 'Heard', 'listening', 'spectrum', 'u
 # %% ../../nbs/explore/05_spectra.ipynb #cb9b446d
 @dataclass(frozen=True)
 class Layer:
-    "A layer of a synthesis network, with the band that its output should keep to"
+    "A layer of a synthesis network, with the band its output should keep to"
     name:str
     module:nn.Module
     cutoff:float   # f_c, cycles across the image
@@ -29,7 +29,7 @@ class Layer:
 
 # %% ../../nbs/explore/05_spectra.ipynb #d1eda987
 def _layer(name, m):
-    "StyleGAN2 knows no cutoff: half of the rate"
+    "Describe a layer; StyleGAN2 has no cutoff but half the rate"
     if isinstance(m, stylegan2.SynthesisLayer): return Layer(name, m, m.resolution/2, m.resolution/2, m.resolution)
     return Layer(name, m, m.geometry.out.cutoff, m.geometry.out.stopband, m.geometry.out.rate)
 
@@ -37,7 +37,7 @@ def _layer(name, m):
 def layers(
     G,     # a generator
 )->dict:   # name → Layer, from the coarsest to the finest
-    "The layers that can be listened to"
+    "List the layers that can be recorded"
     return {name: _layer(name, m) for name, m in G.synthesis.named_modules()
             if isinstance(m, (stylegan2.SynthesisLayer, stylegan3.SynthesisLayer))}
 
@@ -46,7 +46,7 @@ def find_layer(
     G,
     name:str, # as in `layers`
 )->Layer:
-    "A layer by its name"
+    "Find a layer by its name"
     if name not in (found := layers(G)): raise ValueError(f'layer {name!r}; accepted: {", ".join(found)}')
     return found[name]
 
@@ -57,7 +57,7 @@ class Heard(NamedTuple):
     w:torch.Tensor   # [n,w_dim]
     out:torch.Tensor # [n,C,H',W']
 
-class _Enough(Exception): "Nothing behind this layer is needed"
+class _Enough(Exception): "A signal that no further layer is needed"
 
 # %% ../../nbs/explore/05_spectra.ipynb #b32671d5
 @contextmanager
@@ -66,7 +66,7 @@ def listening(
     names,      # of layers
     stop=False, # end the drawing behind the last of them
 ):              # name → Heard, filled while pictures are drawn
-    "Listen to layers for a while"
+    "Record layers while pictures are drawn"
     modules = {name: find_layer(G, name).module for name in names}      # complains before anything is changed
     heard, last = {}, [name for name in layers(G) if name in modules][-1]
     def listener(name):
@@ -85,7 +85,7 @@ def spectrum(
     x,       # samples [C,N,N]
     rate:int,# samples across the image
 )->tuple:    # cycles across the image [k], mean power in dB [k]
-    "Radial power spectrum up to half of the rate"
+    "Compute the radial power spectrum up to half the rate"
     x, n = np.asarray(x, np.float64), x.shape[-1]
     fade = np.hanning(n + 2)[1:-1]
     power = (np.abs(np.fft.fft2(x*fade[:, None]*fade))**2).mean(0)/fade.sum()**4
@@ -99,7 +99,7 @@ def unfiltered(
     layer:Layer, # of StyleGAN3
     heard:Heard,
 )->np.ndarray:   # [C,H,W], at the rate of the layer's input
-    "What a layer would write without its filters"
+    "Compute what a layer would write without its filters"
     m = layer.module
     x = ops.bias_act(m.convolve(heard.x, heard.w), m.bias, act='lrelu')
     edge = m.geometry.kernel - 1
@@ -109,7 +109,7 @@ def unfiltered(
 def drawn(
     figure, # of matplotlib
 )->Image.Image:
-    "A figure as pixels, which need no matplotlib to be shown"
+    "Render a figure to pixels, which need no matplotlib to be shown"
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -117,7 +117,7 @@ def drawn(
 
 # %% ../../nbs/explore/05_spectra.ipynb #5dcc8035
 def _channels(axes, maps, rate):
-    "The channels that vary most, each from dark to bright"
+    "Show the channels that vary most, each from dark to bright"
     edge = (maps.shape[-1] - rate)/2
     for ax, k in zip(axes, np.argsort(-maps.std((1, 2)), kind='stable')):
         low, high = np.percentile(maps[k], (1, 99))
@@ -128,7 +128,7 @@ def _channels(axes, maps, rate):
 
 # %% ../../nbs/explore/05_spectra.ipynb #acce2dfe
 def _spectrum(ax, layer, heard):
-    "A layer's spectrum with its band, and what filters keep out of it"
+    "Plot a layer's spectrum with its band, and what the filters keep out"
     f, power = spectrum(heard.out[0].float().cpu().numpy(), layer.rate)
     top = power.max()
     ax.plot(f, power - top, color='#4c72b0', lw=1.8, label='this layer')
@@ -152,7 +152,7 @@ def plot_layer(
     transform=None, # 3x3, of StyleGAN3's input
     channels=6,     # how many to show
 ):                  # PIL image
-    "Some channels of a layer above their spectrum"
+    "Plot some channels of a layer above their spectrum"
     try: from matplotlib.figure import Figure
     except ImportError: raise ImportError('plot_layer needs matplotlib: pip install matplotlib') from None
     layer = find_layer(G, name)
@@ -171,7 +171,7 @@ def plot_spectra(
     G,
     ws, # [1,num_ws,w_dim]
 ):      # PIL image
-    "The spectra of all layers in one plot; a dot at each cutoff"
+    "Plot the spectra of all layers, with a dot at each cutoff"
     try:
         from matplotlib import colormaps
         from matplotlib.figure import Figure

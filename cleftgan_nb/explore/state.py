@@ -21,7 +21,7 @@ LIMITS = dict(truncation_psi=(0., 1.5), severity=(-1., 1.), side=(-1., 1.), x=(-
 
 @dataclass(frozen=True)
 class State:
-    "Where all the sliders are"
+    "The positions of all sliders"
     seed:int=0              # whose face
     truncation_psi:float=1. # 1: as trained; less: closer to the average face
     other:int=1             # whose face the mixed layers come from
@@ -39,7 +39,7 @@ class State:
 # %% ../../nbs/explore/01_state.ipynb #3af18e15
 @patch
 def _check(self:State):
-    "Complain about what no picture can be drawn with"
+    "Reject values that no picture can be drawn from"
     layers = self.layers if isinstance(self.layers, (tuple, list, range, set)) else [self.layers]
     object.__setattr__(self, 'layers', tuple(sorted({_whole('layers', v) for v in layers})))
     for name in ('seed', 'other', 'to'): object.__setattr__(self, name, _whole(name, getattr(self, name)))
@@ -48,7 +48,7 @@ def _check(self:State):
             raise ValueError(f'{name}={v!r}; accepted: a number from {low:g} to {high:g}')
 
 def _whole(name, v):
-    "A plain int; NumPy's are taken, too"
+    "Return a plain int; NumPy's are accepted, too"
     try: found = operator.index(v)
     except TypeError: found = -1
     if not 0 <= found < 2**32: raise ValueError(f'{name}={v!r}; accepted: a whole number from 0 to {2**32 - 1}')
@@ -60,7 +60,7 @@ def ws(self:State,
     G,               # a generator
     directions=None, # of `find_directions`, or the `Labels` of a network that takes some; needed for severity and side only
 ):                   # [1,num_ws,w_dim]
-    "The latents of a face"
+    "Compute the latents of a face"
     if self.layers and not 0 <= min(self.layers) <= max(self.layers) < G.num_ws:
         raise ValueError(f'layers={self.layers}; accepted: numbers from 0 to {G.num_ws - 1}')
     label = directions.label(self.severity, self.side) if isinstance(directions, Labels) else None
@@ -77,7 +77,7 @@ def ws(self:State,
 # %% ../../nbs/explore/01_state.ipynb #b1fd0b46
 @patch
 def transform(self:State):
-    "How StyleGAN3's input is moved; None: it stays"
+    "Return the motion of StyleGAN3's input, or None if it stays"
     return motion(self.x, self.y, self.angle) if self.x or self.y or self.angle else None
 
 @patch
@@ -85,7 +85,7 @@ def render(self:State,
     G,               # a generator
     directions=None, # of `find_directions`, or `Labels`
 )->np.ndarray:       # uint8 [H,W,C]
-    "The picture"
+    "Draw the picture"
     return draw(G, self.ws(G, directions), self.transform())[0]
 
 # %% ../../nbs/explore/01_state.ipynb #11187d1b
@@ -94,7 +94,7 @@ def code(self:State,
     checkpoint:str,  # what `checkpoints.load` takes
     directions=None, # of `find_directions`, or `Labels`
 )->str:              # `image` and `ws`, to the same bytes
-    "A cell that draws the picture again"
+    "Write a cell that draws the picture again"
     psi, steps, names, asked = (f', truncation_psi={self.truncation_psi!r}', [], ['draw', 'latent_of'],
                                 isinstance(directions, Labels))
     if asked:
@@ -117,7 +117,7 @@ def code(self:State,
 
 # %% ../../nbs/explore/01_state.ipynb #4e7f8913
 def _move(state, directions):
-    "The lines that move along the directions"
+    "Write the lines that move along the directions"
     given = {k: v for k, v in directions.found_with.items()
              if k in ('n', 'seed') or v != inspect.signature(find_directions).parameters[k].default}
     own = f"   # with your own scorer={given.pop('scorer')}" if 'scorer' in given else ''
@@ -126,6 +126,6 @@ def _move(state, directions):
 
 # %% ../../nbs/explore/01_state.ipynb #d1b9e950
 def _ask(state, labels):
-    "The line that makes the label"
+    "Write the line that makes the label"
     entries = ', '.join(f'{k}={v!r}' for k, v in labels.entries(state.severity, state.side).items())
     return f'label = label_of({list(labels.names)}, {entries})'

@@ -19,7 +19,7 @@ __all__ = ['Walk', 'Layers', 'Training']
 
 # %% ../../nbs/explore/06_views.ipynb #3736507d
 class Walk(Panel):
-    "From the face to another one, through W"
+    "A walk through W from the face to another"
     title = 'Walk'
     def __init__(self,
         face:Face,
@@ -98,7 +98,7 @@ def build(self:Layers, w):
 
 # %% ../../nbs/explore/06_views.ipynb #e976e412
 class Training(Panel):
-    "A training run, followed"
+    "A training run, followed live"
     title = 'Training'
     def __init__(self,
         run,      # folder of a run
@@ -133,7 +133,7 @@ async def watch(self:Training):
 # %% ../../nbs/explore/06_views.ipynb #33717639
 @patch
 def follow_run(self:Training, on):
-    "Start or end the looking"
+    "Start or stop looking"
     if self.task is not None:
         self.task.cancel()
         self.task = None

@@ -21,14 +21,14 @@ ARCHITECTURES = {cls.architecture: cls for cls in (StyleGAN3Generator, StyleGAN2
 def to_config(
     network, # one of ours
 ): # {'architecture': name, 'kwargs': keywords}, in types that JSON has
-    "What `from_config` needs to build such a network again."
+    "Describe a network so that `from_config` can build it again"
     return {'architecture': network.architecture, 'kwargs': network.init_kwargs}
 
 # %% ../../nbs/networks/05_build.ipynb #0b84e940
 def from_config(
     config, # {'architecture': one of ARCHITECTURES, 'kwargs': its keywords}
 ): # a network with random weights
-    "Build a network from its description."
+    "Build a network from its description"
     if (not isinstance(config, dict) or set(config) != {'architecture', 'kwargs'}
         or not isinstance(config['kwargs'], dict)):
         given = f"the keys {', '.join(map(str, config))}" if isinstance(config, dict) else type(config).__name__
@@ -42,7 +42,7 @@ def from_config(
 def accepted_by(
     cls, # one of the classes
 ): # functions whose parameters are its keywords
-    "Where the keywords of a network are declared."
+    "List the functions whose parameters are keywords of a network"
     return (cls.__init__, *(cls._synthesis.keywords() if issubclass(cls, Generator) else ()))
 
 # %% ../../nbs/networks/05_build.ipynb #537f9d30
@@ -64,7 +64,7 @@ NAMES = {
 def plan(
     name, resolution, G_kwargs=None, D_kwargs=None, **overrides, # as for `build`
 ): # (of the generator, of the discriminator), for `from_config`
-    "The descriptions of what `build` builds, which take no memory."
+    "Describe what `build` would build, without using memory"
     cls, defaults = NAMES[one_of('name', name, list(NAMES))]
     check_resolution(resolution)
     check_settings(G_kwargs=G_kwargs, D_kwargs=D_kwargs)
@@ -82,12 +82,12 @@ def build(
     D_kwargs=None, # keywords for the discriminator only
     **overrides, # keywords for whichever of the two has them
 ): # (generator, discriminator), untrained
-    "The networks of that name with the published defaults."
+    "Build the networks of that name with the published defaults"
     return tuple(map(from_config, plan(name, resolution, G_kwargs, D_kwargs, **overrides)))
 
 # %% ../../nbs/networks/05_build.ipynb #6142f990
 def _for(cls, kwargs):
-    "Those keywords that a class has."
+    "Select the keywords that a class accepts"
     known = {k for f in accepted_by(cls) for k in inspect.signature(f).parameters}
     return {k: v for k, v in kwargs.items() if k in known}
 
@@ -97,7 +97,7 @@ def with_labels(
     c_dim, # size of the labels
     label_lr=1, # learning rate of what is new, relative to the rest of the network
 ): # an equal network that takes labels
-    "The same network with a term for labels, which is nothing at the start."
+    "Copy a network and add a term for labels that starts at zero"
     has = f"the {network.architecture} has {network.c_dim} label entries already"
     if network.c_dim: raise ValueError(f"{has}; accepted: a network without labels (c_dim=0)")
     if not c_dim: raise ValueError("c_dim=0; accepted: 1 or more, the entries of a label")

@@ -12,11 +12,11 @@ __all__ = ['Convolution', 'ToInput', 'ToWeight', 'convolve']
 
 # %% ../../nbs/networks/00_convolution.ipynb #428eae60
 def _derivative(dy, x, w, padding, stride, mask):
-    "PyTorch's own first derivatives of a convolution"
+    "Call PyTorch's own first derivatives of a convolution"
     return torch.ops.aten.convolution_backward(dy, x, w, None, [stride]*2, [padding]*2, [1, 1], False, [0, 0], 1, mask)
 
 class Convolution(torch.autograd.Function):
-    "x * w"
+    "The map x * w"
     @staticmethod
     def forward(ctx, x, w, padding, stride):
         ctx.save_for_backward(x, w)
@@ -30,7 +30,7 @@ class Convolution(torch.autograd.Function):
 
 # %% ../../nbs/networks/00_convolution.ipynb #9d2acef0
 class ToInput(torch.autograd.Function):
-    "A: what x gets; linear in dy and w, of x only the shape matters"
+    "The map A, the gradient for x; linear in dy and w, only the shape of x matters"
     @staticmethod
     def forward(ctx, dy, w, x, padding, stride):
         ctx.save_for_backward(dy, w, x)
@@ -44,7 +44,7 @@ class ToInput(torch.autograd.Function):
 
 # %% ../../nbs/networks/00_convolution.ipynb #d23aef30
 class ToWeight(torch.autograd.Function):
-    "B: what w gets; linear in dy and x, of w only the shape matters"
+    "The map B, the gradient for w; linear in dy and x, only the shape of w matters"
     @staticmethod
     def forward(ctx, dy, x, w, padding, stride):
         ctx.save_for_backward(dy, x, w)
@@ -63,7 +63,7 @@ def convolve(
     padding=0, # pixels on each side
     stride=1,
 ):             # [N, out, H', W']
-    "A convolution without bias"
+    "Convolve without bias"
     ours = x.device.type == 'cuda' or x.device.type == 'cpu' and x.dtype == weight.dtype == torch.bfloat16
     if ours and torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return Convolution.apply(x, weight, padding, stride)

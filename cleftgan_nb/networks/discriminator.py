@@ -18,7 +18,7 @@ from ..ops.dispatch import one_of
 
 # %% ../../nbs/networks/04_discriminator.ipynb #22388c00
 class DiscriminatorBlock(nn.Module):
-    "Halves the resolution; the first block also reads the image."
+    "A block that halves the resolution; the first block also reads the image"
     def __init__(self,
         in_channels, # channels of its input, or made from the image in the first block
         out_channels, # channels of its output
@@ -48,7 +48,7 @@ def minibatch_std(
     group_size=4, # images in a group; N has to be a multiple of it, unless it is smaller
     num_channels=1, # parts into which the channels are dealt, each with a channel of its own
 ): # [N, C + num_channels, H, W]
-    "Append the standard deviation over groups of the batch."
+    "Append the standard deviation over groups of the batch"
     n, c, h, w = x.shape
     g = min(group_size, n)
     if not n or n % g:
@@ -62,7 +62,7 @@ def minibatch_std(
 LABELS = 'mapped', 'projected'
 
 class DiscriminatorEpilogue(nn.Module):
-    "From 4x4 feature maps to a number, or to a vector to compare with the labels."
+    "The end, from 4x4 feature maps to a number, or to a vector to compare with the labels"
     def __init__(self,
         channels, # of its input
         cmap_dim=0, # size of the vector; 0 for a number
@@ -98,7 +98,7 @@ def forward(self:DiscriminatorEpilogue,
 
 # %% ../../nbs/networks/04_discriminator.ipynb #19df9cc0
 class Discriminator(nn.Module):
-    "How real images look: one logit each, positive for real."
+    "A network that gives one logit per image, positive for real"
     architecture = 'Discriminator'
     def __init__(self,
         c_dim, # size of the labels; 0 means none
@@ -131,7 +131,7 @@ class Discriminator(nn.Module):
 
 # %% ../../nbs/networks/04_discriminator.ipynb #37bd0ff0
 def _freeze(freeze_layers=0): # how many of the first layers stay as they are
-    "For each layer in turn, whether it is trained."
+    "Say for each layer in turn whether it is trained"
     check_settings(freeze_layers=freeze_layers)
     return itertools.chain(itertools.repeat(False, freeze_layers), itertools.repeat(True))
 
@@ -139,7 +139,7 @@ def _freeze(freeze_layers=0): # how many of the first layers stay as they are
 @patch
 def _build(self:Discriminator, block_kwargs, mapping_kwargs, epilogue_kwargs, channel_base, channel_max, conv_clamp,
            cmap_dim):
-    "Make the blocks, the labels' mapping and the end."
+    "Build the blocks, the mapping of the labels and the end"
     check_keywords('block_kwargs', block_kwargs, _freeze)
     check_keywords('mapping_kwargs', mapping_kwargs, MappingNetwork.__init__,
                    besides=('z_dim', 'c_dim', 'w_dim', 'num_ws'))
@@ -164,7 +164,7 @@ def features(self:Discriminator,
     x, # images [N, img_channels, img_resolution, img_resolution], about -1 to 1
     half=torch.float32, # type to compute in, where a block may use half precision
 ): # iterator over the feature maps after every block
-    "What the blocks see, from the image down to 4 pixels."
+    "Compute what the blocks see, from the image down to 4 pixels"
     for r in self.resolutions:
         dtype = half if uses_half(r, self.img_resolution, self.num_fp16_res) else self.b4.fc.weight.dtype
         x = getattr(self, f'b{r}')(place(x, dtype, self.channels_last))
@@ -176,7 +176,7 @@ def forward(self:Discriminator,
     img, # images [N, img_channels, img_resolution, img_resolution], about -1 to 1
     c=None, # labels [N, c_dim]; None where c_dim is 0
 ): # logits [N, 1], positive for real
-    "How real the images look."
+    "Score how real the images look"
     check_shape('img', img, 'batch', self.img_channels, self.img_resolution, self.img_resolution)
     c = check_labels(c, self.c_dim, len(img))
     with precision(self.dtype, self.b4.fc.weight) as half:

@@ -28,7 +28,7 @@ def check_shape(
     x, # what was given
     *shape, # a whole number for a fixed size, a word for a free one
 ):
-    "Refuse what is not a tensor of `shape` with floating point numbers in it, in words."
+    "Refuse anything but a floating-point tensor of `shape`"
     given = f"has shape {list(x.shape)}" if isinstance(x, torch.Tensor) else f"is {type(x).__name__}"
     fits = (isinstance(x, torch.Tensor) and x.ndim == len(shape)
             and all(isinstance(s, str) or s == n for s, n in zip(shape, x.shape)))
@@ -45,7 +45,7 @@ def check_labels(
     c_dim, # what the network was built with; 0 means without labels
     batch='batch', # how many there must be
 ):
-    "The labels, or None where there are none; a `ValueError` where they don't fit the network."
+    "Return the labels, None if there are none, or refuse labels that don't fit the network"
     if c_dim: return check_shape('c', c, batch, c_dim)
     if c is not None and (not isinstance(c, torch.Tensor) or c.numel()):
         given = list(c.shape) if isinstance(c, torch.Tensor) else type(c).__name__
@@ -59,7 +59,7 @@ def check_keywords(
     *functions, # whose parameters are accepted
     besides=(), # parameters that the caller fills in by itself
 ):
-    "Refuse keywords that none of `functions` has, by name."
+    "Refuse keywords that none of `functions` accepts, by name"
     known = [p.name for f in functions for p in signature(f).parameters.values() if p.kind != p.VAR_KEYWORD]
     known = list(dict.fromkeys(k for k in known if k not in ('self', *besides)))   # each once, in order
     unknown = ', '.join(str(k) for k in given if k not in known)
@@ -70,7 +70,7 @@ def check_resolution(
     resolution, # width and height of the image in pixels
     minimum=8, # smallest that makes sense for the network
 ):
-    "A power of two, or a `ValueError`."
+    "Refuse a resolution that is not a power of two"
     if not whole(resolution) or resolution < minimum or resolution & (resolution - 1):
         raise ValueError(f"img_resolution={resolution!r}; accepted: a power of two, {minimum} or more: 32, 64, 128, "
                          "256, ...")
@@ -102,7 +102,7 @@ SETTINGS = {
 
 # %% ../../nbs/networks/01_layers.ipynb #e3847cb0
 def check_settings(**given): # any of SETTINGS
-    "Values that the table accepts, or a `ValueError` that names the keyword."
+    "Refuse values that the table doesn't accept, by keyword"
     for name, value in given.items():
         fits, accepted = SETTINGS[name]
         if not fits(value): raise ValueError(f"{name}={value!r}; accepted: {accepted}")
@@ -115,7 +115,7 @@ DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch
 def parse_dtype(
     dtype, # a torch.dtype or its name
 ): # torch.dtype
-    "The type that activations travel in."
+    "Return the type of the activations"
     return DTYPES[one_of('dtype', str(dtype).removeprefix('torch.'), DTYPES)]
 
 # %% ../../nbs/networks/01_layers.ipynb #eece36e0
@@ -124,7 +124,7 @@ def uses_half(
     resolution, # of the final image, pixels
     num_fp16_res, # how many of the highest resolutions; None for all of them
 ): # bool
-    "May this layer compute in half precision, where the network does at all?"
+    "Say whether this layer may use half precision if the network does"
     return num_fp16_res is None or rate*2**num_fp16_res > resolution
 
 # %% ../../nbs/networks/01_layers.ipynb #076d00f0
@@ -133,7 +133,7 @@ def precision(
     dtype, # what the network was built with
     weight, # one of its parameters: where it is, and its own type
 ):
-    "Within, autocast is off; yields the type in which activations travel."
+    "Turn autocast off within a block and yield the type of the activations"
     device = weight.device.type
     cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if cast: dtype = torch.get_autocast_dtype(device)
@@ -146,13 +146,13 @@ def place(
     dtype, # type to compute in
     channels_last=None, # order in memory; None: channels last in half precision only
 ): # the same values
-    "`x` in the type and the order in memory that the next layer computes in."
+    "Convert `x` to the type and memory layout of the next layer"
     last = dtype in HALF if channels_last is None else channels_last
     return x.to(dtype=dtype, memory_format=torch.channels_last if last else torch.contiguous_format)
 
 # %% ../../nbs/networks/01_layers.ipynb #aaa68090
 class FullyConnected(nn.Module):
-    "A linear layer with equalized learning rate, and an activation."
+    "A linear layer with equalized learning rate and an activation"
     def __init__(self,
         in_features, # n_in
         out_features, # n_out
@@ -185,14 +185,14 @@ def extra_repr(self:FullyConnected):
 def normalize_2nd_moment(
     x, # [batch, features]
 ): # [batch, features] with mean square 1 in every row
-    "Divide every row by its root mean square."
+    "Divide every row by its root mean square"
     return x*(x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 # %% ../../nbs/networks/01_layers.ipynb #ec0c7ea0
 LABELS = 'embedded', 'added'
 
 class LabelTerm(nn.Module):
-    "λAc: nothing at the start."
+    "The term λAc, zero at the start"
     def __init__(self,
         c_dim, # size of the labels
         out_features, # size of what it is added to
@@ -208,7 +208,7 @@ class LabelTerm(nn.Module):
 
 # %% ../../nbs/networks/01_layers.ipynb #593441d0
 class MappingNetwork(nn.Module):
-    "From latent codes and labels to intermediate latent codes w, one for every layer of the synthesis."
+    "A network from latent codes and labels to intermediate codes w, one for each synthesis layer"
     def __init__(self,
         z_dim, # size of z; 0 means that labels are the only input
         c_dim, # size of the labels; 0 means none
@@ -241,7 +241,7 @@ class MappingNetwork(nn.Module):
 # %% ../../nbs/networks/01_layers.ipynb #ca227760
 @patch
 def _codes(self:MappingNetwork, z, c):
-    "What goes into the first layer: [z, embed(c)], each normalized."
+    "Compute the input of the first layer: [z, embed(c)], each normalized"
     c = check_labels(c, self.c_dim, len(z) if self.z_dim and isinstance(z, torch.Tensor) else 'batch')
     parts = [check_shape('z', z, 'batch', self.z_dim)] if self.z_dim else []
     parts = [p.to(self.fc0.weight.dtype) for p in parts]
@@ -263,7 +263,7 @@ def truncate(self:MappingNetwork,
     psi, # 1 leaves w alone, 0 gives the average
     cutoff=None, # how many of the ws, from the first; None for all
 ): # [batch, num_ws, w_dim]
-    "Pull ws toward the average."
+    "Pull ws toward the average"
     self._check_truncation(psi, cutoff)
     k = self.num_ws if cutoff is None else cutoff
     return torch.cat([self.w_avg.lerp(ws[:, :k], psi), ws[:, k:]], 1)
@@ -296,7 +296,7 @@ def early_padding(
     weight, # [out, in, k, k]
     padding, # zeros on each side, pixels
 ): # pixels of the padding to do beforehand
-    "What is beyond the reach of the fast weight gradient, where there will be one."
+    "Compute the padding beyond the reach of the fast weight gradient, where one will be needed"
     training = torch.is_grad_enabled() and weight.requires_grad and x.device.type == 'cpu'
     return max(padding - (weight.shape[-1] - 1)//2, 0) if training else 0
 
@@ -307,7 +307,7 @@ def conv2d(
     padding=0, # zeros on each side, pixels
     stride=1, # pixels
 ): # [N, out, H', W']
-    "Correlation of `x` with `weight`."
+    "Correlate `x` with `weight`"
     if ops.default_impl() != 'definition' and not _autocast(x) and winograd.pays(x, weight, padding, stride):
         return winograd.conv3x3(x, weight, padding)
     early = early_padding(x, weight, padding)
@@ -322,7 +322,7 @@ def resample_conv2d(
     up=1, # 1 or 2
     down=1, # 1 or 2
 ): # [N, out, H*up/down, W*up/down]
-    "Convolution that keeps, doubles or halves the resolution."
+    "Convolve and keep, double or halve the resolution"
     k = weight.shape[-1]
     if up == down == 1: return conv2d(x, weight, padding=k//2)
     low, high = (f.shape[-1] + (1 if up == 2 else -1))//2 + k//2, (f.shape[-1] - 2)//2 + k//2
@@ -332,7 +332,7 @@ def resample_conv2d(
 
 # %% ../../nbs/networks/01_layers.ipynb #d18ce890
 class Conv2dLayer(nn.Module):
-    "A convolution with equalized learning rate, bias, activation and clamp; the discriminator is made of it."
+    "A convolution with equalized learning rate, bias, activation and clamp, for the discriminator"
     def __init__(self,
         in_channels, # channels of its input
         out_channels, # channels of its output
@@ -372,7 +372,7 @@ def unit_rms(
     x, # any tensor
     dim=None, # axes to average over; None for all
 ): # same shape
-    "Divide by the root mean square."
+    "Divide by the root mean square"
     return x*x.square().mean(dim, keepdim=True).rsqrt() if dim is not None else x*x.square().mean().rsqrt()
 
 # %% ../../nbs/networks/01_layers.ipynb #c2c59a80
@@ -395,7 +395,7 @@ def modulation_coefficients(
     demodulate=True, # rescale to unit variance
     normalize=False, # StyleGAN3's normalization of weights and styles
 ): # (scale of the input [N, in], scale of the output [N, out] or None)
-    "What modulation and demodulation do to the channels of input and output."
+    "Compute how modulation and demodulation scale the channels of input and output"
     if not (demodulate or normalize): return styles, None
     taps = weight.flatten(2)
     energy = torch.einsum('oik,oik->oi', taps, taps)   # squares summed, without a tensor of squares
@@ -410,7 +410,7 @@ def within_range(
     s, # scale of the input [N, in]
     d, # scale of the output [N, out]
 ): # (weight, s, d) that give the same product, with sums as small as x
-    "Modulation that float16 can hold."
+    "Rescale modulation to the range of float16"
     with torch.no_grad():
         a = weight.abs().amax([1, 2, 3]).clamp(min=1e-8)*weight[0].numel()**0.5
         c = s.abs().amax(1, keepdim=True).clamp(min=1e-8)
@@ -418,7 +418,7 @@ def within_range(
 
 # %% ../../nbs/networks/01_layers.ipynb #be94b8e0
 class ScaleAndPad(torch.autograd.Function):
-    "x times s, with zeros around it; differentiable any number of times."
+    "The product of x and s with zeros around it, differentiable to any order"
     @staticmethod
     def forward(ctx, x, s, p):
         ctx.save_for_backward(x, s)
@@ -460,7 +460,7 @@ def modulated_conv2d(
     up=1, # 2: `resample_conv2d`
     impl='auto', # 'definition': one kernel a sample, literally
 ): # [N, out, H', W']
-    "A convolution whose kernel every sample scales by its own style (SG2 §2.2, SG3 appendix F)."
+    "Convolve with a kernel that every sample scales by its own style (SG2 §2.2, SG3 appendix F)"
     check_shape('styles', styles, len(x), weight.shape[1])
     literal = (ops.default_impl() if impl == 'auto' else impl) == 'definition'
     return (_modulate_definition if literal else _modulate_shared)(x, weight, styles, demodulate, normalize, gain,
@@ -468,7 +468,7 @@ def modulated_conv2d(
 
 # %% ../../nbs/networks/01_layers.ipynb #90a209e0
 class Generator(nn.Module):
-    "What StyleGAN2 and StyleGAN3 share; `architecture`, `_synthesis` and `_mapping_layers` are theirs."
+    "The shared part of StyleGAN2 and StyleGAN3; they add `architecture`, `_synthesis` and `_mapping_layers`"
     def __init__(self,
         z_dim=512, # size of the latent codes z
         c_dim=0, # size of the labels; 0 means none
@@ -498,7 +498,7 @@ class Generator(nn.Module):
 def plain_kwargs(
     kwargs, # keywords of a network
 ): # dict in types that JSON has
-    "Keywords as they go into a file: a dtype becomes its name, NumPy's numbers become Python's."
+    "Convert keywords for a file: types become names, NumPy's numbers Python's"
     def plain(v):
         return (str(v).removeprefix('torch.') if isinstance(v, torch.dtype) else v.item()
                 if isinstance(v, np.generic) else v)
@@ -514,7 +514,7 @@ def forward(self:Generator,
     update_emas=False, # let running averages follow this batch (in training)
     **synthesis_kwargs, # e.g. noise_mode='const' for StyleGAN2
 ): # images [batch, img_channels, img_resolution, img_resolution], about -1 to 1
-    "From latent codes to images."
+    "Generate images from latent codes"
     check_keywords(f"{self.architecture}'s synthesis", synthesis_kwargs, self._synthesis.forward,
                    besides=('ws', 'update_emas'))
     ws = self.mapping(z, c, truncation_psi, truncation_cutoff, update_emas)

@@ -20,7 +20,7 @@ NOISE_MODES = ('random', 'const', 'none')
 
 # %% ../../nbs/networks/03_stylegan2.ipynb #37d6f7b0
 class SynthesisLayer(nn.Module):
-    "Modulated 3x3 convolution, noise, bias, activation."
+    "A modulated 3x3 convolution, noise, bias and activation"
     def __init__(self,
         in_channels, # channels of its input
         out_channels, # channels of its output
@@ -44,7 +44,7 @@ def noise(self:SynthesisLayer,
     mode, # one of NOISE_MODES
     x, # what it will be added to, [N, out, resolution, resolution]
 ): # tensor that broadcasts over x, or None
-    "The noise to add."
+    "Make the noise to add"
     if mode == 'none': return None
     plane = self.noise_const if mode == 'const' else torch.randn(len(x), 1, *x.shape[2:], device=x.device,
                                                                  dtype=self.noise_const.dtype)
@@ -64,7 +64,7 @@ def forward(self:SynthesisLayer,
 
 # %% ../../nbs/networks/03_stylegan2.ipynb #c7078360
 class ToRGB(nn.Module):
-    "From feature maps to a picture."
+    "A layer from feature maps to an image"
     def __init__(self,
         in_channels, # channels of its input
         img_channels, # 3 for RGB
@@ -88,7 +88,7 @@ def forward(self:ToRGB,
 
 # %% ../../nbs/networks/03_stylegan2.ipynb #2c66a700
 class SynthesisBlock(nn.Module):
-    "Two layers at one resolution (one in the first block, which starts from a constant), and its RGB."
+    "Two layers at one resolution (one in the first block, which starts from a constant) and its RGB"
     def __init__(self,
         in_channels, # channels of the block before; 0 for the first block
         out_channels, # channels of this one
@@ -121,7 +121,7 @@ def forward(self:SynthesisBlock,
 
 # %% ../../nbs/networks/03_stylegan2.ipynb #7f035a80
 class SynthesisNetwork(nn.Module):
-    "Blocks from 4 pixels to the image: from ws to images."
+    "Blocks from 4 pixels to the image, from ws to images"
     def __init__(self,
         w_dim, # size of w
         img_resolution, # width and height of the image, pixels; a power of two
@@ -150,7 +150,7 @@ class SynthesisNetwork(nn.Module):
 # %% ../../nbs/networks/03_stylegan2.ipynb #1a46f1e0
 @patch(cls_method=True)
 def keywords(cls:SynthesisNetwork):
-    "Functions whose parameters are keywords of this network."
+    "List the functions whose parameters are keywords of this network"
     return cls.__init__,
 
 # %% ../../nbs/networks/03_stylegan2.ipynb #1effde20
@@ -160,7 +160,7 @@ def pictures(self:SynthesisNetwork,
     noise_mode='random', # 'random', 'const' or 'none'
     half=torch.float32, # type to compute in, where a block may use half precision
 ): # iterator over the sum of pictures at 4, 8, … pixels
-    "The picture at every resolution; the last is the image."
+    "Compute the image at every resolution; the last is the result"
     x, img, i = self.b4.const.expand(len(ws), -1, -1, -1), None, 0
     for r in self.resolutions:
         block, dtype = (getattr(self, f'b{r}'), half if uses_half(r, self.img_resolution, self.num_fp16_res)
@@ -176,7 +176,7 @@ def forward(self:SynthesisNetwork,
     noise_mode='random', # 'random', 'const' (the same every time) or 'none'
     update_emas=False, # taken so that both generators can be called alike; nothing here has a running average
 ): # images [N, img_channels, img_resolution, img_resolution]
-    "From ws to images."
+    "Generate images from ws"
     one_of('noise_mode', noise_mode, NOISE_MODES)
     check_shape('ws', ws, 'batch', self.num_ws, self.w_dim)
     with precision(self.dtype, self.b4.const) as half:
@@ -185,5 +185,5 @@ def forward(self:SynthesisNetwork,
 
 # %% ../../nbs/networks/03_stylegan2.ipynb #372607f0
 class StyleGAN2Generator(Generator):
-    "StyleGAN2 with skip connections and 8 mapping layers."
+    "StyleGAN2 with skip connections and 8 mapping layers"
     architecture, _synthesis, _mapping_layers = 'StyleGAN2Generator', SynthesisNetwork, 8

@@ -21,7 +21,7 @@ from ..ops.dispatch import one_of, whole
 # %% ../../nbs/networks/02_stylegan3.ipynb #1358dbc0
 @dataclass(frozen=True)
 class Band:
-    "What a feature map holds: a band of frequencies, in so many samples and channels."
+    "The content of a feature map: a band of frequencies, in so many samples and channels"
     cutoff: float # f_c, cycles across the image; the signal lives below
     stopband: float # f_t, cycles across the image; nothing is left above
     rate: int # s, samples across the image
@@ -42,7 +42,7 @@ def layer_bands(
     last_stopband_rel=2**0.3, # f_t of the last layer, relative to its cutoff
     margin_size=10, # samples beyond the image on each side
 ): # num_layers + 1 bands, that of ToRGB last
-    "Frequencies, samples and channels of every layer's output (SG3 §3.2)."
+    "Compute frequencies, samples and channels of every layer's output (SG3 §3.2)"
     check_settings(img_channels=img_channels, channel_base=channel_base, channel_max=channel_max,
                    first_cutoff=first_cutoff,
                    first_stopband=first_stopband, last_stopband_rel=last_stopband_rel, margin_size=margin_size)
@@ -63,7 +63,7 @@ def layer_bands(
 # %% ../../nbs/networks/02_stylegan3.ipynb #ca6342a0
 @dataclass(frozen=True)
 class LayerGeometry:
-    "How a layer gets from its input's band to its output's."
+    "A layer's way from its input's band to its output's"
     index: int # 0 is the first after the input
     inp: Band # what it reads
     out: Band # what it writes
@@ -99,7 +99,7 @@ def layer_table(
     num_critical=2, # how many of the last layers sample critically
     **bands, # see `layer_bands`
 ): # one LayerGeometry a layer, ToRGB last
-    "Everything about sizes in StyleGAN3's synthesis, for any resolution."
+    "Compute all sizes in StyleGAN3's synthesis, for any resolution"
     img_resolution = check_resolution(img_resolution)
     check_settings(conv_kernel=conv_kernel, filter_size=filter_size, lrelu_upsampling=lrelu_upsampling,
                    num_layers=num_layers)
@@ -115,7 +115,7 @@ def layer_filters(
     layer, # a LayerGeometry
     use_radial_filters=False, # StyleGAN3-r
 ): # (up filter, down filter), each None or a tensor of taps
-    "The low-pass filters of a layer."
+    "Design the low-pass filters of a layer"
     radial = use_radial_filters and not layer.is_critical
     up = ops.design_lowpass_filter(layer.up_taps, layer.inp.cutoff, layer.inp.half_width*2, layer.rate)
     return up, ops.design_lowpass_filter(layer.down_taps, layer.out.cutoff, layer.out.half_width*2, layer.rate,
@@ -123,7 +123,7 @@ def layer_filters(
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #702cbba0
 class SynthesisInput(nn.Module):
-    "Fourier features that every sample rotates and translates."
+    "Fourier features that every sample rotates and translates"
     def __init__(self,
         w_dim, # size of w
         channels, # waves, and channels of the output
@@ -146,7 +146,7 @@ class SynthesisInput(nn.Module):
 def motion(self:SynthesisInput,
     w, # [N, w_dim]
 ): # M, [N, 3, 3]
-    "The matrix that takes a place in the picture to a place in the waves."
+    "Compute the matrix from positions in the image to positions in the waves"
     t = self.affine(w.to(self.weight.dtype))
     rc, rs, tx, ty = (t/t[:, :2].norm(dim=1, keepdim=True)).unbind(1)
     zero, one = torch.zeros_like(rc), torch.ones_like(rc)
@@ -159,7 +159,7 @@ def motion(self:SynthesisInput,
 def waves(self:SynthesisInput,
     w, # [N, w_dim]
 ): # [N, size*size, channels]
-    "The moved plane waves at the pixel centers."
+    "Compute the moved plane waves at the pixel centers"
     M = self.motion(w)
     freqs, phases = self.freqs @ M[:, :2, :2], self.phases + (self.freqs @ M[:, :2, 2:]).squeeze(2)
     amplitude = (1 - (freqs.norm(dim=2) - self.bandwidth)/(self.rate/2 - self.bandwidth)).clamp(0, 1)
@@ -182,7 +182,7 @@ def extra_repr(self:SynthesisInput):
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #7f348510
 class SynthesisLayer(nn.Module):
-    "Modulated convolution, then a leaky ReLU between two low-pass filters."
+    "A modulated convolution, then a leaky ReLU between two low-pass filters"
     def __init__(self,
         w_dim, # size of w
         geometry, # a LayerGeometry
@@ -205,7 +205,7 @@ class SynthesisLayer(nn.Module):
 def track_magnitude(self:SynthesisLayer,
     x, # [N, in, H, W]
 ):
-    "Let the running mean square follow this batch; an empty one leaves it alone."
+    "Update the running mean square with this batch, unless it is empty"
     if not x.numel(): return
     # as they lie in memory
     rows = x.detach().permute(0, 2, 3, 1) if x.is_contiguous(memory_format=torch.channels_last) else x.detach()
@@ -220,7 +220,7 @@ def convolve(self:SynthesisLayer,
     x, # [N, in, H, W]
     w, # [N, w_dim]
 ): # [N, out, H+k-1, W+k-1]
-    "The modulated convolution, padded so that nothing falls off the edge."
+    "Apply the modulated convolution, padded so that nothing is lost at the edge"
     styles, torgb, k = self.affine(w), self.geometry.is_torgb, self.geometry.kernel
     if torgb: styles = styles/(x.shape[1]*k**2)**0.5
     return modulated_conv2d(x, self.weight, styles, demodulate=not torgb, normalize=not torgb,
@@ -248,7 +248,7 @@ def extra_repr(self:SynthesisLayer):
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #73707280
 class SynthesisNetwork(nn.Module):
-    "Input and layers in a row: from ws to images."
+    "The input and the layers in a row, from ws to images"
     def __init__(self,
         w_dim, # size of w
         img_resolution, # width and height of the image, pixels; a power of two
@@ -279,7 +279,7 @@ class SynthesisNetwork(nn.Module):
 # %% ../../nbs/networks/02_stylegan3.ipynb #6e5b6e00
 @patch(cls_method=True)
 def keywords(cls:SynthesisNetwork):
-    "Functions whose parameters are keywords of this network."
+    "List the functions whose parameters are keywords of this network"
     return cls.__init__, layer_table, layer_bands
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #1f171290
@@ -289,7 +289,7 @@ def forward(self:SynthesisNetwork,
     update_emas=False, # let the running mean squares follow this batch (in training)
     noise_mode='const', # taken so that both generators can be called alike; StyleGAN3 has no noise
 ): # images [N, img_channels, img_resolution, img_resolution]
-    "From ws to images."
+    "Generate images from ws"
     one_of('noise_mode', noise_mode, ('random', 'const', 'none'))
     check_shape('ws', ws, 'batch', self.num_ws, self.w_dim)
     with precision(self.dtype, self.input.weight) as half:
@@ -303,5 +303,5 @@ def forward(self:SynthesisNetwork,
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #99360b10
 class StyleGAN3Generator(Generator):
-    "StyleGAN3: version t by default; version r with conv_kernel=1, use_radial_filters=True and twice the channels."
+    "StyleGAN3-t, or -r with conv_kernel=1, use_radial_filters=True and twice the channels"
     architecture, _synthesis, _mapping_layers = 'StyleGAN3Generator', SynthesisNetwork, 2

@@ -27,7 +27,7 @@ ACTIVATIONS = dict(
 
 # %% ../../nbs/ops/08_activation.ipynb #c4806d20
 def definition(x, b, dim, act, alpha, gain, clamp):
-    "`bias_act` as it is written, for checked arguments."
+    "Compute `bias_act` as written, for checked arguments"
     if b is not None: x = x + b.to(x.dtype).reshape([-1 if i == dim else 1 for i in range(x.ndim)])
     x = ACTIVATIONS[act].function(x, alpha)*gain
     return x if clamp is None else x.clamp(-clamp, clamp)
@@ -49,7 +49,7 @@ def bias_act(
     clamp=None, # limit of the absolute value, or None
     impl='auto', # 'auto', 'definition', 'cpu' or 'triton'
 ): # like x
-    "Bias, activation, gain, clamp (SG2 appendix B)."
+    "Add a bias, then apply activation, gain and clamp (SG2 appendix B)"
     _check(x, b, dim, one_of('act', act, tuple(ACTIVATIONS)), clamp)
     alpha, gain = [default if v is None else v for v, default in zip((alpha, gain), ACTIVATIONS[act][1:])]
     check_number(alpha=alpha, gain=gain)

@@ -25,7 +25,7 @@ def polyphase(
     pad, # p: samples before the first one, negative crops
     L, # common multiple of up and down
 ): # for each output plane q, a list of (tap k, input plane r, shift s)
-    "Which taps meet a sample, and where it lies."
+    "Find the taps that meet a sample, and where the sample lies"
     phases = []
     for q in range(L//down):
         e = [(k, (down*q + k - pad)//up) for k in range(taps) if (down*q + k - pad) % up == 0]
@@ -37,7 +37,7 @@ PLAIN, ACT, GATE = 0, 1, 2
 
 # %% ../../nbs/ops/04_cpu.ipynb #a12ec3c0
 def _jit(f):
-    "Compile at first use, free of Python's lock; keep the machine code on disk where that is possible."
+    "Compile at first use, without Python's lock; cache the machine code on disk where possible"
     try: return nb.njit(nogil=True, cache=has_home('NUMBA_CACHE_DIR'), error_model='numpy')(f)
     except RuntimeError: return nb.njit(nogil=True, error_model='numpy')(f) # no folder to write to
 
@@ -51,7 +51,7 @@ def _finish(buf, i, v, mode, gain, leak, clamp):
 # %% ../../nbs/ops/04_cpu.ipynb #61b2b6f0
 @_jit
 def fir(buf, dst, tab, o, shift, weights, w, taps, n, mode, act):
-    "buf[dst+j] = Σ_k weights[w+k]·buf[tab[o+k]+shift+j] for j < n, a multiple of the vector's length."
+    "Compute buf[dst+j] = Σ_k weights[w+k]·buf[tab[o+k]+shift+j] for j < n, a multiple of the vector's length"
     V = 64//buf.itemsize
     zero, gain, leak, clamp = splat(buf, buf.dtype.type(0)), splat(buf, act[0]), splat(buf, act[1]), splat(buf, act[2])
     j = 0
@@ -88,13 +88,13 @@ Block.__doc__ = "`down`x`across` planes of `rows` rows, at buf[base]; the signal
 # %% ../../nbs/ops/04_cpu.ipynb #e6d54cb0
 @_jit
 def row_at(k, y, first):
-    "Where row `y` of the signal lies (its first column), when the first row of the planes is `first`."
+    "Locate the first column of row `y` of the signal if the first row of the planes is `first`"
     return k.base + (y % k.down*k.across*k.rows + y//k.down - first)*k.stride + k.left
 
 # %% ../../nbs/ops/04_cpu.ipynb #ab9beb60
 @_jit
 def load_row(buf, k, at, x, src, pitch, bias, c):
-    "Bring the row at x[src] plus bias into the block at buf[at]; `pitch` numbers lie between pixels."
+    "Load the row at x[src] plus bias into the block at buf[at], with `pitch` numbers between pixels"
     V = 64//buf.itemsize
     M = k.across
     for p in range(M):
@@ -114,7 +114,7 @@ def load_row(buf, k, at, x, src, pitch, bias, c):
 # %% ../../nbs/ops/04_cpu.ipynb #5bf26790
 @_jit
 def store_row(buf, k, at, y, dst, pitch):
-    "Write the row of the block at buf[at] to y[dst]."
+    "Write the row of the block at buf[at] to y[dst]"
     V = 64//buf.itemsize
     M = k.across
     for p in range(M):
@@ -136,7 +136,7 @@ Stage.__doc__ = ("Rows needed above and below; the first pass in `tab`; how many
 # %% ../../nbs/ops/04_cpu.ipynb #83f18050
 @_jit
 def run_passes(buf, tab, weights, s, src, dst, n, mode, act):
-    "All passes, over `n` numbers from `src` on, to `dst` on."
+    "Run all passes over `n` numbers from `src` to `dst`"
     for i in range(s.first, s.first + 4*s.vertical, 4):
         fir(buf, tab[i], tab, tab[i + 2], src, weights, tab[i + 3], tab[i + 1], n + s.more, PLAIN, act)
     if s.vertical: src = 0
@@ -146,7 +146,7 @@ def run_passes(buf, tab, weights, s, src, dst, n, mode, act):
 # %% ../../nbs/ops/04_cpu.ipynb #dbd701f0
 @_jit
 def run_stage(buf, tab, weights, s, k, src, dst, n, mode, act, x, at, pixels, pitch):
-    "All passes for every channel at hand; meanwhile, `pixels` from x[at] on are fetched, which will be needed next."
+    "Run all passes for every channel at hand, and prefetch the next `pixels` from x[at] meanwhile"
     if k.lanes == 1: pixels = 0 # they are contiguous: fetched without being told
     for l in range(k.lanes):
         for i in range(l*pixels//k.lanes, (l + 1)*pixels//k.lanes): prefetch(x, at + i*pitch)
@@ -155,14 +155,14 @@ def run_stage(buf, tab, weights, s, k, src, dst, n, mode, act, x, at, pixels, pi
 # %% ../../nbs/ops/04_cpu.ipynb #9d116ca0
 @_jit
 def pixels_of(k, first, end):
-    "Number of the pixel where the rows of the planes first…end begin, and how many there are."
+    "Locate the first pixel of rows first…end of the planes and count the pixels"
     first, end = max(0, first*k.down), min(k.height, end*k.down)
     return first*k.width, max(0, end - first)*k.width
 
 # %% ../../nbs/ops/04_cpu.ipynb #47c0aa20
 @_jit
 def slide(buf, k, first, keep, end):
-    "Move rows keep…end to the top of every plane; returns the new first row."
+    "Move rows keep…end to the top of every plane and return the new first row"
     V = 64//buf.itemsize
     j = (keep - first)*k.stride
     for l in range(k.lanes):
@@ -174,7 +174,7 @@ def slide(buf, k, first, keep, end):
 # %% ../../nbs/ops/04_cpu.ipynb #66ce6680
 @_jit
 def clear(buf, k, at, columns):
-    "Zero a row, in all planes across, from a column on."
+    "Zero a row, in all planes across, from a column on"
     for l in range(k.lanes):
         for p in range(k.across):
             for j in range((columns - p + k.across - 1)//k.across, k.stride):
@@ -183,7 +183,7 @@ def clear(buf, k, at, columns):
 # %% ../../nbs/ops/04_cpu.ipynb #52ea2f60
 @_jit
 def fill(buf, k, first, end, keep, upto, x, src, pitch, bias, c):
-    "Load rows of the planes up to `upto`, zeros outside of the image; returns (first, end)."
+    "Load rows of the planes up to `upto`, with zeros outside the image; return (first, end)"
     if upto - first > k.rows: first = slide(buf, k, first, keep, end)
     for y in range(end*k.down, upto*k.down):
         at = row_at(k, y, first)
@@ -194,14 +194,14 @@ def fill(buf, k, first, end, keep, upto, x, src, pitch, bias, c):
 # %% ../../nbs/ops/04_cpu.ipynb #f098fc00
 @_jit
 def trim(buf, k, first, begin, end):
-    "Zero what passes computed outside of the signal, in rows begin…end of the planes: the next stage takes it for padding."
+    "Zero what passes computed outside the signal in rows begin…end: the next stage's padding"
     for y in range(begin*k.down, end*k.down):
         clear(buf, k, row_at(k, y, first), k.width if 0 <= y < k.height else 0)
 
 # %% ../../nbs/ops/04_cpu.ipynb #cdab1d80
 @_jit
 def _place(item, channels, lanes, area):
-    "Where a channel (or a vector of channels) starts: index, its channel, and the distance between pixels."
+    "Locate a channel (or a vector of channels): its start, its number, the distance between pixels"
     if lanes == 1: return item*area, item % channels, 1
     groups = (channels + lanes - 1)//lanes
     c = min(item % groups*lanes, channels - lanes) # the last vector overlaps, so that none is partly empty
@@ -213,7 +213,7 @@ Fused = namedtuple('Fused', 'size step trim X sx G sg T st Y')
 # %% ../../nbs/ops/04_cpu.ipynb #b5df6850
 @_jit
 def fused_blocks(buf, tab, weights, x, g, bias, none, out, gated, channels, p, act, item, m0, m1):
-    "Channel (or vector of channels) `item`, rows m0…m1 of the result's planes."
+    "Compute rows m0…m1 of the result's planes for channel (or vector of channels) `item`"
     X, G, T, Y = p.X, p.G, p.T, p.Y
     xs, c, pitch = _place(item, channels, X.lanes, X.height*X.width)
     gs, ys = (_place(item, channels, X.lanes, G.height*G.width)[0],
@@ -247,7 +247,7 @@ def fused_blocks(buf, tab, weights, x, g, bias, none, out, gated, channels, p, a
 # %% ../../nbs/ops/04_cpu.ipynb #3cab59a0
 @_jit
 def fused(buf, tab, weights, x, g, bias, none, out, gated, channels, p, act, i0, i1, m0, m1):
-    "`fused_blocks` for channels i0…i1."
+    "Run `fused_blocks` for channels i0…i1"
     for i in range(i0, i1):
         fused_blocks(borrow(buf), borrow(tab), borrow(weights), borrow(x), borrow(g), borrow(bias), borrow(none),
                      borrow(out), gated, channels, p, act, i, m0, m1)
@@ -258,7 +258,7 @@ Single = namedtuple('Single', 'size step X sx Y')
 # %% ../../nbs/ops/04_cpu.ipynb #c24b1180
 @_jit
 def single_blocks(buf, tab, weights, x, bias, out, channels, p, act, item, m0, m1):
-    "Channel (or vector of channels) `item`, rows m0…m1 of the result's planes."
+    "Compute rows m0…m1 of the result's planes for channel (or vector of channels) `item`"
     X, Y = p.X, p.Y
     xs, c, pitch = _place(item, channels, X.lanes, X.height*X.width)
     ys = _place(item, channels, X.lanes, Y.height*Y.width)[0]
@@ -275,14 +275,14 @@ def single_blocks(buf, tab, weights, x, bias, out, channels, p, act, item, m0, m
 # %% ../../nbs/ops/04_cpu.ipynb #8f018010
 @_jit
 def single(buf, tab, weights, x, bias, out, channels, p, act, i0, i1, m0, m1):
-    "`single_blocks` for channels i0…i1."
+    "Run `single_blocks` for channels i0…i1"
     for i in range(i0, i1):
         single_blocks(borrow(buf), borrow(tab), borrow(weights), borrow(x), borrow(bias), borrow(out), channels, p,
                       act, i, m0, m1)
 
 # %% ../../nbs/ops/04_cpu.ipynb #e2e586c0
 def _split(f, dtype):
-    "Taps down, taps across, and the whole filter if it is no outer product to the precision of `dtype`."
+    "Split a filter into taps down and across; return it whole if `dtype` shows no outer product"
     if f.ndim == 1: return f, f, None
     u, s, v = np.linalg.svd(f)
     if len(s) == 1 or s[1] <= np.finfo(dtype).eps*s[0]: return u[:, 0]*s[0]**.5, v[0]*s[0]**.5, None
@@ -293,7 +293,7 @@ def _ceil(a, b): return -(-a//b)
 
 # %% ../../nbs/ops/04_cpu.ipynb #fd860be0
 class Layout:
-    "Where a stage's taps lie: `phases` down and across, and what they ask of the block before it."
+    "The places of a stage's taps: `phases` down and across, and what they require of the block before"
     def __init__(self, s, Lx, Ly, dtype):
         self.s, (self.fy, self.fx, self.full) = s, _split(s.taps, dtype)
         self.across = polyphase(s.shape[-1], s.up[0], s.down[0], s.pad[0], Lx)
@@ -308,18 +308,18 @@ class Layout:
 # %% ../../nbs/ops/04_cpu.ipynb #4725c170
 @patch
 def columns(self: Layout):
-    "Columns that a plane of the block must have for this stage."
+    "Count the columns that a plane of the block needs for this stage"
     return max(self.left + _ceil(self.s.size[0], self.planes[1]), self.right + _ceil(self.s.out[0], self.result[1]))
 
 # %% ../../nbs/ops/04_cpu.ipynb #764d6e10
 @patch
 def rows(self: Layout, step):
-    "Rows that a plane of the block must have to make `step` rows."
+    "Count the rows that a plane of the block needs to make `step` rows"
     return self.above + step + self.below
 
 # %% ../../nbs/ops/04_cpu.ipynb #5e1d9280
 class Planner:
-    "Lays blocks one behind the other, and collects the tables."
+    "A planner that lays blocks one behind the other and collects the tables"
     def __init__(self, columns, lanes, dtype):
         self.V = 64//dtype.itemsize
         self.lanes, self.dtype, self.stride, self.end = lanes, dtype, _ceil(columns, self.V)*self.V, 0
@@ -333,7 +333,7 @@ class Planner:
 # %% ../../nbs/ops/04_cpu.ipynb #9120fc20
 @patch
 def share(self: Planner, planes, step, *blocks):
-    "A temporary block behind the blocks of all channels at hand, and the blocks, told how far those of the next channel are."
+    "Put a temporary block behind all channels' blocks and tell these how far apart channels are"
     apart, self.end = self.end, self.end*self.lanes
     tmp = self.block(planes, step + 1, 0, (0, 0))
     return tmp, *[b._replace(apart=apart) for b in blocks]
@@ -341,7 +341,7 @@ def share(self: Planner, planes, step, *blocks):
 # %% ../../nbs/ops/04_cpu.ipynb #2b74e380
 @patch
 def add_pass(self: Planner, dst, taps):
-    "`taps`: (offset, weight) pairs."
+    "Add a pass of (offset, weight) pairs"
     self.passes.append((dst, len(taps), len(self.tab), len(self.weights)))
     self.tab += [o for o, _ in taps]
     self.weights += [w for _, w in taps]
@@ -349,7 +349,7 @@ def add_pass(self: Planner, dst, taps):
 # %% ../../nbs/ops/04_cpu.ipynb #fb26a870
 @patch
 def stage(self: Planner, a, block, tmp, to):
-    "The passes of layout `a` from `block` (by way of `tmp`) to the planes of `to`, relative to its first number."
+    "Add the passes of layout `a` from `block` (by way of `tmp`) to the planes of `to`"
     first, k, gain = len(self.passes), block, a.s.gain
     plane = lambda b, y, x: (y*b.across + x)*b.rows*b.stride
     vertical = [] if a.full is not None else [(q, p) for q in range(len(a.down)) for p in range(k.across)]
@@ -369,7 +369,7 @@ def stage(self: Planner, a, block, tmp, to):
 # %% ../../nbs/ops/04_cpu.ipynb #ec4125f0
 @patch
 def tables(self: Planner):
-    "`tab`: passes, then offsets; and the weights."
+    "Return `tab` (passes, then offsets) and the weights"
     start = 4*len(self.passes)
     passes = [(dst, n, o + start, w) for dst, n, o, w in self.passes]
     return np.array([i for p in passes for i in p] + self.tab, np.int64), np.array(self.weights, self.dtype)
@@ -380,7 +380,7 @@ def _step(height, lanes): return min(height, 24 if lanes == 1 else 12) # rows of
 # %% ../../nbs/ops/04_cpu.ipynb #4c22db80
 @lru_cache(1024)
 def plan_single(s, lanes, dtype):
-    "What `single` needs to know: sizes and tables."
+    "Compute the sizes and tables that `single` needs"
     a = Layout(s, math.lcm(s.up[0], s.down[0]), math.lcm(s.up[1], s.down[1]), dtype)
     p = Planner(a.columns(), lanes, dtype)
     height = _ceil(s.out[1], a.result[0])
@@ -393,7 +393,7 @@ def plan_single(s, lanes, dtype):
 # %% ../../nbs/ops/04_cpu.ipynb #7eeec490
 @lru_cache(1024)
 def plan_fused(u, g, d, lanes, dtype):
-    "What `fused` needs to know: up-sampling `u` of x, `g` of the gated signal (None: none), and down-sampling `d`."
+    "Compute what `fused` needs, for up-sampling `u` of x and `g` of the gate (or None), down-sampling `d`"
     L = [math.lcm(u.up[i], d.down[i], g.up[i] if g else 1) for i in (0, 1)]
     a, b, c = [Layout(s, *L, dtype) for s in (u, g or u, d)]
     p = Planner(max(v.columns() for v in (a, b, c)), lanes, dtype)
@@ -411,14 +411,14 @@ _pools = {}
 
 # %% ../../nbs/ops/04_cpu.ipynb #2e012230
 def _pool(n):
-    "Threads of this process: a forked child makes its own."
+    "Return this process's threads; a forked child makes its own"
     key = os.getpid(), n
     if key not in _pools: _pools[key] = ThreadPoolExecutor(n, thread_name_prefix='cleftgan_nb')
     return _pools[key]
 
 # %% ../../nbs/ops/04_cpu.ipynb #002003e0
 def _shares(items, height, threads):
-    "Pieces (first item, last item, first row, last row) of equal size."
+    "Split the work into equal pieces (first item, last item, first row, last row)"
     parts = min(items, threads)
     bands = min(height, -(-threads//parts))
     return [(i*items//parts, (i + 1)*items//parts, j*height//bands, (j + 1)*height//bands)
@@ -426,14 +426,14 @@ def _shares(items, height, threads):
 
 # %% ../../nbs/ops/04_cpu.ipynb #f231cae0
 def _scratch(n, dtype):
-    "Zeros that begin with a line of the cache, so that no vector of a row lies in two."
+    "Allocate zeros that start on a cache line, so that no vector of a row spans two"
     a = np.zeros(n + 64//dtype.itemsize, dtype)
     start = -a.ctypes.data % 64//dtype.itemsize
     return a[start:start + n]
 
 # %% ../../nbs/ops/04_cpu.ipynb #c887b620
 def _run(kernel, p, tables, height, dtype, args, items, work):
-    "Call kernel(scratch, tables, *args, piece) for all pieces."
+    "Call kernel(scratch, tables, *args, piece) for all pieces"
     shares = _shares(items, height, torch.get_num_threads() if work > 1 << 14 else 1)
     call = lambda piece: kernel(_scratch(p.size, dtype), *tables, *args, *piece)
     others = [_pool(len(shares) - 1).submit(call, s) for s in shares[1:]]
@@ -442,13 +442,13 @@ def _run(kernel, p, tables, height, dtype, args, items, work):
 
 # %% ../../nbs/ops/04_cpu.ipynb #14a01040
 def _numpy(t):
-    "The memory of a tensor as a 1-D array, in the order in which it lies."
+    "View the memory of a tensor as a 1-D array, in storage order"
     t = t.detach().reshape(-1) if t.is_contiguous() else t.detach().permute(0, 2, 3, 1).reshape(-1)
     return t.view(torch.int16).numpy().view(np.uint16) if t.dtype == torch.bfloat16 else t.numpy()
 
 # %% ../../nbs/ops/04_cpu.ipynb #8f7e51d0
 def _format(x, dtype):
-    "Lanes and memory format: channels last where x is so and a vector can be filled."
+    "Choose lanes and memory format: channels last if x is and a vector can be filled"
     lanes = 64//dtype.itemsize
     last = x.shape[1] >= lanes and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return (lanes, torch.channels_last) if last else (1, torch.contiguous_format)
@@ -459,7 +459,7 @@ _madvise = getattr(ctypes.CDLL(None), 'madvise', None) if sys.platform == 'linux
 
 # %% ../../nbs/ops/04_cpu.ipynb #1061ee80
 def empty_like_rows(x, size, form):
-    "A tensor for the result: batch, channels and type of `x`, (width, height) `size`; on large pages if it is large."
+    "Allocate the result with batch, channels and type of `x`, on large pages if it is large"
     y = torch.empty(*x.shape[:2], size[1], size[0], dtype=x.dtype, memory_format=form)
     start, end = -(-y.data_ptr()//PAGE)*PAGE, (y.data_ptr() + y.nbytes)//PAGE*PAGE
     if _madvise and start < end:   # MADV_HUGEPAGE: a request, not a need
@@ -468,7 +468,7 @@ def empty_like_rows(x, size, form):
 
 # %% ../../nbs/ops/04_cpu.ipynb #cd7642f0
 def _biases(x, b, dtype):
-    "The bias, or zeros; and zeros: contiguous, in the type of the sums."
+    "Return the bias, or zeros, and zeros: contiguous, in the type of the sums"
     none = np.zeros(x.shape[1], dtype)
     return none if b is None else np.ascontiguousarray(b.detach().double().numpy(), dtype), none
 
@@ -477,7 +477,7 @@ def resample(
     x, # [N,C,H,W] float32, float64 or bfloat16
     s, # Fir for images of this size
 ): # [N,C,H',W'], the type and memory format of x
-    "One stage: up-sample, filter, down-sample."
+    "Run one stage: up-sample, filter, down-sample"
     dtype = np.dtype(np.float64 if x.dtype == torch.float64 else np.float32)
     lanes, form = _format(x, dtype)
     y = empty_like_rows(x, s.out, form)
@@ -498,7 +498,7 @@ def resample_leaky(
     g=None, # signal to multiply by the derivative instead, [N,C,·,·]
     ug=None, # Fir that up-samples `g`
 ): # [N,C,H',W'], the type and memory format of x
-    "D(a(U(x+b))); with `g`, D(a'(U(x+b))·U'(g))."
+    "Compute D(a(U(x+b))) or, with `g`, D(a'(U(x+b))·U'(g))"
     dtype = np.dtype(np.float64 if x.dtype == torch.float64 else np.float32)
     lanes, form = _format(x, dtype)
     y = empty_like_rows(x, d.out, form)

@@ -26,14 +26,14 @@ _default = ContextVar('cleftgan_nb_impl', default='auto')
 
 # %% ../../nbs/ops/00_dispatch.ipynb #c797b500
 def one_of(name, value, accepted):
-    "Refuse a `value` that is not among the `accepted` ones, in words."
+    "Refuse a `value` that is not among the `accepted` ones"
     if not any(value is a or isinstance(value, type(a)) and value == a for a in accepted):
         raise ValueError(f"{name}={value!r} is not known; accepted: {', '.join(map(str, accepted))}")
     return value
 
 # %% ../../nbs/ops/00_dispatch.ipynb #16f06390
 def default_impl():
-    "What `impl='auto'` means at present; 'auto' unless inside `use_impl`."
+    "Return what `impl='auto'` means at present; 'auto' unless inside `use_impl`"
     return _default.get()
 
 # %% ../../nbs/ops/00_dispatch.ipynb #2e68a7a0
@@ -41,7 +41,7 @@ def default_impl():
 def use_impl(
     impl, # 'definition', 'cpu', 'triton' or 'auto'
 ):
-    "Within the block, `impl='auto'` means `impl`: a whole network on its definition, say."
+    "Let `impl='auto'` mean `impl` within a block, such as 'definition' for a whole network"
     token = _default.set(one_of('impl', impl, IMPLS))
     try: yield
     finally: _default.reset(token)
@@ -53,7 +53,7 @@ def choose(
     *filters, # the operator's filters, each a tensor or None
     factors=((1, 1),), # (up, down) along each axis
 ): # 'definition', 'cpu' or 'triton'
-    "The implementation that will run."
+    "Choose the implementation to run"
     if one_of('impl', impl, IMPLS) == 'auto': impl = _default.get()
     if impl == 'definition': return impl
     kernels = impl if impl != 'auto' else 'triton' if x.device.type == 'cuda' else 'cpu'
@@ -76,7 +76,7 @@ def _obstacle(x, filters, factors):
 # %% ../../nbs/ops/00_dispatch.ipynb #39382524
 @lru_cache
 def _triton():
-    "The module of Triton's kernels for `bias_act`, which knows how they run; None without Triton."
+    "Import the Triton kernels for `bias_act`; None without Triton"
     try: return import_module('cleftgan_nb.ops.triton_act')
     except ImportError as e:
         return warnings.warn("without Triton, operators on a GPU take the definition, slowly: pip install triton "
@@ -101,12 +101,12 @@ def _gpu_obstacle(x):
 def kernels(
     name, # 'cpu' or 'triton', as `choose` says
 ): # module with `resample` and `resample_leaky`
-    "The module whose kernels will run."
+    "Import the module whose kernels will run"
     return import_module('cleftgan_nb.ops.' + {'cpu': 'cpu', 'triton': 'triton_kernels'}[name])
 
 # %% ../../nbs/ops/00_dispatch.ipynb #72a8252e
 def processor()->str: # such as 'AMD EPYC 7763 64-Core Processor'
-    "The model of this machine's CPU."
+    "Return the model of this machine's CPU"
     try: lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError: lines = []
     names = [o.split(':', 1)[1].strip() for o in lines if o.startswith('model name')]
@@ -117,7 +117,7 @@ def check_image(
     x, # anything
     name='x', # what to call it in the message
 ):
-    "A tensor [N,C,H,W] of floating point, or a `ValueError`."
+    "Refuse anything but a floating-point tensor [N,C,H,W]"
     if not isinstance(x, torch.Tensor):
         raise ValueError(f"{name} is {type(x).__name__}; accepted: a torch.Tensor [N,C,H,W]")
     if x.ndim != 4: raise ValueError(f"{name} has shape {list(x.shape)}; accepted: four dimensions [N,C,H,W]")
@@ -127,7 +127,7 @@ def check_image(
 
 # %% ../../nbs/ops/00_dispatch.ipynb #0b5a9950
 def whole(v):
-    "Is `v` a whole number (bool is not)?"
+    "Say whether `v` is a whole number (bool is not)"
     return (isinstance(v, int) and not isinstance(v, bool)
             or hasattr(v, '__index__') and not isinstance(v, (bool, torch.Tensor)))
 
@@ -136,7 +136,7 @@ def pair(
     v, # one whole number >= 1 or [x, y]
     name, # what to call it in the message
 ): # (x, y)
-    "A factor as (x, y)."
+    "Convert a factor to (x, y)"
     p = (v, v) if whole(v) else tuple(v) if isinstance(v, (list, tuple)) else ()
     if len(p) != 2 or not all(whole(i) and i >= 1 for i in p):
         raise ValueError(f"{name}={v!r}; accepted: a whole number of at least 1, or [x, y] of such")
@@ -146,7 +146,7 @@ def pair(
 def padding4(
     p, # one whole number, [x, y] or [x0, x1, y0, y1]; negative crops
 ): # [x0, x1, y0, y1]
-    "Padding of the four sides, in samples of the up-sampled image."
+    "Convert padding to four sides, in samples of the up-sampled image"
     q = ([p] if whole(p) else list(p) if isinstance(p, (list, tuple))
          or hasattr(p, 'tolist') and getattr(p, 'ndim', 0) == 1 else [])
     if len(q) not in (1, 2, 4) or not all(map(whole, q)):
@@ -159,7 +159,7 @@ def check_filter(
     f, # a tensor of 1 or 2 dimensions, or None (identity)
     name='f', # what to call it in the message
 ):
-    "A filter or a `ValueError`."
+    "Refuse anything but a filter or None"
     if f is None: return
     if not isinstance(f, torch.Tensor) or f.ndim not in (1, 2) or f.numel() == 0 or not f.is_floating_point():
         given = f"a {f.dtype} tensor of shape {list(f.shape)}" if isinstance(f, torch.Tensor) else type(f).__name__
@@ -170,7 +170,7 @@ def check_filter(
 def filter_size(
     f, # filter or None
 ): # (width, height)
-    "Taps across and down."
+    "Count the taps across and down"
     return (1, 1) if f is None else (f.shape[-1], f.shape[0])
 
 # %% ../../nbs/ops/00_dispatch.ipynb #7a4e1790
@@ -178,19 +178,19 @@ def check_bias(
     b, # a tensor of one dimension or None
     n, # how many channels it must have
 ):
-    "A bias or a `ValueError`."
+    "Refuse anything but a bias of `n` values or None"
     if b is not None and (not isinstance(b, torch.Tensor) or b.ndim != 1 or len(b) != n or not b.is_floating_point()):
         given = f"{list(b.shape)}, {b.dtype}" if isinstance(b, torch.Tensor) else type(b).__name__
         raise ValueError(f"b is {given}; accepted: a floating point tensor with one value a channel, [{n}]")
 
 # %% ../../nbs/ops/00_dispatch.ipynb #a397f3f0
 def check_clamp(clamp):
-    "None or a number >= 0."
+    "Refuse anything but None or a number of at least 0"
     if clamp is not None and not (isinstance(clamp, Real) and clamp >= 0):
         raise ValueError(f"clamp={clamp!r}; accepted: None or a number of at least 0")
 
 # %% ../../nbs/ops/00_dispatch.ipynb #6027d420
 def check_number(**values):
-    "Finite numbers, or a `ValueError` that names the argument. A tensor is none: its gradient would be lost."
+    "Refuse anything but finite numbers, tensors included: their gradient would be lost"
     for name, v in values.items():
         if not isinstance(v, Real) or not math.isfinite(v): raise ValueError(f"{name}={v!r}; accepted: a finite number")

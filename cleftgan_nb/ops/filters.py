@@ -16,7 +16,7 @@ def setup_filter(
     normalize=True, # make the sum 1
     gain=1, # brightness gain of the whole filter (both axes together)
 ): # float32 [taps] when separable, else [height, width]
-    "A filter in the form that the operators take."
+    "Convert taps to a filter for the operators"
     f = _taps(f)
     check_number(gain=gain)
     if f.ndim > 2 or f.numel() == 0:
@@ -50,7 +50,7 @@ def design_lowpass_filter(
     fs, # sampling rate, samples per unit length
     radial=False, # round 2-D filter instead of a separable 1-D one
 ): # float32 [numtaps], or [numtaps, numtaps] when radial; None for one tap
-    "A low-pass filter that sums to 1 (SG3 §3.1, appendix C)."
+    "Design a low-pass filter that sums to 1 (SG3 §3.1, appendix C)"
     _check_design(numtaps, cutoff, width, fs)
     if numtaps == 1: return None
     if not radial: return torch.as_tensor(scipy.signal.firwin(numtaps, cutoff, width=width, fs=fs), dtype=torch.float32)

@@ -12,7 +12,7 @@ from .dispatch import check_bias, check_clamp, check_filter, check_image, check_
 
 # %% ../../nbs/ops/07_fused.ipynb #3b646620
 def definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter):
-    "`filtered_lrelu` as it is written, for checked arguments."
+    "Compute `filtered_lrelu` as written, for checked arguments"
     if b is not None: x = x + b.to(x.dtype).reshape(1, -1, 1, 1)
     x = resample.definition(x, fu, (up, up), (1, 1), padding, flip_filter, up**2)
     x = F.leaky_relu(x, slope)*gain
@@ -21,7 +21,7 @@ def definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
 
 # %% ../../nbs/ops/07_fused.ipynb #0b425fc0
 class Gated(torch.autograd.Function):
-    "D(a'(U(x+b))·G(g)): linear in `g`."
+    "The map D(a'(U(x+b))·G(g)), linear in `g`"
     @staticmethod
     def forward(ctx, g, x, b, u, gate, d, act, pipe):
         ctx.save_for_backward(x, b)
@@ -34,7 +34,7 @@ class Gated(torch.autograd.Function):
 
 # %% ../../nbs/ops/07_fused.ipynb #a1edb200
 class FilteredLReLU(torch.autograd.Function):
-    "D(a(U(x+b))), differentiable any number of times; `pipe` is the module whose kernels compute it."
+    "The map D(a(U(x+b))), differentiable to any order; the kernels of module `pipe` compute it"
     @staticmethod
     def forward(ctx, x, b, u, d, act, pipe):
         ctx.save_for_backward(x, b)
@@ -63,7 +63,7 @@ def filtered_lrelu(
     flip_filter=False, # False: convolve; True: correlate
     impl='auto', # 'auto', 'definition', 'cpu' or 'triton'
 ): # [N,C,H',W'], memory format of x
-    "Bias, up-sample, leaky ReLU, clamp, down-sample (SG3 §3.2)."
+    "Add a bias, up-sample, apply leaky ReLU and clamp, down-sample (SG3 §3.2)"
     check_image(x)
     check_filter(fu, 'fu')
     check_filter(fd, 'fd')

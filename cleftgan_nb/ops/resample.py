@@ -18,14 +18,14 @@ def _insert_zeros(x, ux, uy):
 
 # %% ../../nbs/ops/06_resample.ipynb #d17b48a0
 def _pad(x, p):
-    "Zeros where `p` is positive, then crop where it is negative."
+    "Pad with zeros where `p` is positive, then crop where it is negative"
     x = F.pad(x, [max(i, 0) for i in p])
     x0, x1, y0, y1 = [max(-i, 0) for i in p]
     return x[:, :, y0:x.shape[2] - y1, x0:x.shape[3] - x1]
 
 # %% ../../nbs/ops/06_resample.ipynb #959eaa40
 def _convolve(x, f, flip):
-    "Depthwise convolution with a 2-D filter, or with a 1-D one along both axes."
+    "Convolve depthwise with a 2-D filter, or with a 1-D one along both axes"
     for k in ([f[None, :], f[:, None]] if f.ndim == 1 else [f]):
         k = (k if flip else k.flip([0, 1])).to(x.dtype)
         x = F.conv2d(x, k[None, None].repeat(x.shape[1], 1, 1, 1), groups=x.shape[1])
@@ -33,7 +33,7 @@ def _convolve(x, f, flip):
 
 # %% ../../nbs/ops/06_resample.ipynb #b805a7c0
 def definition(x, f, up, down, padding, flip_filter, gain):
-    "`upfirdn2d` as it is written, for checked arguments."
+    "Compute `upfirdn2d` as written, for checked arguments"
     x = _pad(_insert_zeros(x, *up), padding)
     if f is not None and x.numel(): x = _convolve(x, f, flip_filter)
     elif f is not None: x = x[:, :, :x.shape[2] - filter_size(f)[1] + 1, :x.shape[3] - filter_size(f)[0] + 1]
@@ -41,7 +41,7 @@ def definition(x, f, up, down, padding, flip_filter, gain):
 
 # %% ../../nbs/ops/06_resample.ipynb #2a72a420
 class Resample(torch.autograd.Function):
-    "A linear stage, differentiable any number of times; `pipe` is the module whose kernels compute it."
+    "A linear stage, differentiable to any order; the kernels of module `pipe` compute it"
     @staticmethod
     def forward(ctx, x, stage, pipe):
         ctx.stage, ctx.pipe = stage, pipe
@@ -60,7 +60,7 @@ def upfirdn2d(
     gain=1, # factor in total
     impl='auto', # 'auto', 'definition', 'cpu' or 'triton'
 ): # [N,C,H',W'] with W' = (W·up + x0 + x1 - taps)//down + 1
-    "Insert zeros, pad, filter, keep every `down`-th sample (SG2 appendix B, SG3 §2)."
+    "Insert zeros, pad, filter, keep every `down`-th sample (SG2 appendix B, SG3 §2)"
     check_image(x)
     check_filter(f)
     check_number(gain=gain)
@@ -80,7 +80,7 @@ def upsample2d(
     gain=1, # factor in total
     impl='auto', # as in `upfirdn2d`
 ): # [N,C,H·up,W·up]
-    "Enlarge by a whole factor."
+    "Enlarge by a whole factor"
     check_filter(f)
     (ux, uy), (fw, fh), p = pair(up, 'up'), filter_size(f), padding4(padding)
     q = [(fw + ux - 1)//2, (fw - ux)//2, (fh + uy - 1)//2, (fh - uy)//2]
@@ -97,7 +97,7 @@ def downsample2d(
     gain=1, # factor in total
     impl='auto', # as in `upfirdn2d`
 ): # [N,C,H/down,W/down]
-    "Shrink by a whole factor."
+    "Shrink by a whole factor"
     check_filter(f)
     (dx, dy), (fw, fh), p = pair(down, 'down'), filter_size(f), padding4(padding)
     q = [(fw - dx + 1)//2, (fw - dx)//2, (fh - dy + 1)//2, (fh - dy)//2]
@@ -113,7 +113,7 @@ def filter2d(
     gain=1, # factor in total
     impl='auto', # as in `upfirdn2d`
 ): # [N,C,H,W]
-    "Filter without a change of size; zeros beyond the border."
+    "Filter without changing the size, with zeros beyond the border"
     check_filter(f)
     (fw, fh), p = filter_size(f), padding4(padding)
     q = [fw//2, (fw - 1)//2, fh//2, (fh - 1)//2]

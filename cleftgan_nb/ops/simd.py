@@ -14,7 +14,7 @@ from numba.extending import intrinsic, models, register_model
 
 # %% ../../nbs/ops/03_simd.ipynb #0f67ba50
 class Vector(types.Type):
-    "64 bytes of numbers of one type, as a value."
+    "64 bytes of numbers of one type, as a value"
     def __init__(self, dtype):
         self.dtype = dtype
         super().__init__(name=f'Vector({dtype})')
@@ -55,7 +55,7 @@ def _narrow(b, x):
 # %% ../../nbs/ops/03_simd.ipynb #e9246250
 @intrinsic
 def load(typingctx, array, i):
-    "The vector `array[i:i+lanes]` of a contiguous 1-D array; no bounds are checked."
+    "Load the vector `array[i:i+lanes]` of a contiguous 1-D array without checking bounds"
     v = _vector(array)
     def codegen(ctx, b, sig, args):
         t = ir.VectorType(ctx.get_value_type(array.dtype), v.lanes)
@@ -66,7 +66,7 @@ def load(typingctx, array, i):
 # %% ../../nbs/ops/03_simd.ipynb #ea6f0610
 @intrinsic
 def store(typingctx, array, i, v):
-    "`array[i:i+lanes] = v` of a contiguous 1-D array; no bounds are checked."
+    "Store `array[i:i+lanes] = v` in a contiguous 1-D array without checking bounds"
     def codegen(ctx, b, sig, args):
         x = _narrow(b, args[2]) if array.dtype == types.uint16 else args[2]
         b.store(x, _address(ctx, b, array, *args[:2], x.type), align=array.dtype.bitwidth//8)
@@ -76,7 +76,7 @@ def store(typingctx, array, i, v):
 # %% ../../nbs/ops/03_simd.ipynb #95fe2fd0
 @intrinsic
 def splat(typingctx, array, value):
-    "A vector as `load(array, …)` gives, every lane `value`."
+    "Make a vector like those of `load(array, …)` with `value` in every lane"
     v = _vector(array)
     def codegen(ctx, b, sig, args):
         x = b.insert_element(ir.Constant(ir.VectorType(args[1].type, v.lanes), ir.Undefined), args[1],
@@ -86,7 +86,7 @@ def splat(typingctx, array, value):
 
 # %% ../../nbs/ops/03_simd.ipynb #e23aaf30
 def _turn(b, rows):
-    "The transposed of a square of vectors."
+    "Transpose a square of vectors"
     rows, n, s = list(rows), len(rows), 1
     i32 = ir.VectorType(ir.IntType(32), n)
     while s < n:
@@ -103,7 +103,7 @@ def _steps(b, start, step, n): return [b.add(start, b.mul(step, ir.Constant(step
 # %% ../../nbs/ops/03_simd.ipynb #478fa840
 @intrinsic
 def turn_in(typingctx, x, i, pitch, bias, buf, at, apart):
-    "buf[at + l·apart + k] = x[i + k·pitch + l] + bias lane l, for k and l over the lanes."
+    "Load buf[at + l·apart + k] = x[i + k·pitch + l] + bias lane l, for k and l over the lanes"
     v = _vector(x)
     def codegen(ctx, b, sig, args):
         src, start, pitch, bias, dst, at, apart = args
@@ -120,7 +120,7 @@ def turn_in(typingctx, x, i, pitch, bias, buf, at, apart):
 # %% ../../nbs/ops/03_simd.ipynb #cecad720
 @intrinsic
 def turn_out(typingctx, buf, at, apart, y, i, pitch):
-    "y[i + k·pitch + l] = buf[at + l·apart + k], for k and l over the lanes."
+    "Store y[i + k·pitch + l] = buf[at + l·apart + k], for k and l over the lanes"
     v = _vector(buf)
     def codegen(ctx, b, sig, args):
         src, at, apart, dst, start, pitch = args
@@ -135,7 +135,7 @@ def turn_out(typingctx, buf, at, apart, y, i, pitch):
 # %% ../../nbs/ops/03_simd.ipynb #d70beb50
 @intrinsic
 def prefetch(typingctx, array, i):
-    "Begin to bring `array[i]` into the second-level cache."
+    "Start to fetch `array[i]` into the second-level cache"
     def codegen(ctx, b, sig, args):
         byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
         f = b.module.declare_intrinsic('llvm.prefetch', [byte], ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32]))
@@ -147,7 +147,7 @@ def prefetch(typingctx, array, i):
 # %% ../../nbs/ops/03_simd.ipynb #f1576550
 @intrinsic
 def read(typingctx, array, i):
-    "The number `array[i]`, widened if it is a bfloat16."
+    "Read the number `array[i]`, widened if it is a bfloat16"
     v = _vector(array)
     def codegen(ctx, b, sig, args):
         t = ir.VectorType(ctx.get_value_type(array.dtype), 1)
@@ -158,7 +158,7 @@ def read(typingctx, array, i):
 # %% ../../nbs/ops/03_simd.ipynb #feb30cd0
 @intrinsic
 def write(typingctx, array, i, value):
-    "`array[i] = value`, rounded if it is a bfloat16."
+    "Write `array[i] = value`, rounded if it is a bfloat16"
     def codegen(ctx, b, sig, args):
         x = b.insert_element(ir.Constant(ir.VectorType(args[2].type, 1), ir.Undefined), args[2], ir.IntType(32)(0))
         x = _narrow(b, x) if array.dtype == types.uint16 else x
@@ -169,7 +169,7 @@ def write(typingctx, array, i, value):
 # %% ../../nbs/ops/03_simd.ipynb #ce3a76a0
 @intrinsic
 def borrow(typingctx, array):
-    "The same array, not counted as a reference."
+    "Return the same array without counting a reference"
     def codegen(ctx, b, sig, args):
         a = ctx.make_array(array)(ctx, b, args[0])
         a.meminfo = ir.Constant(a.meminfo.type, None)
@@ -180,7 +180,7 @@ def borrow(typingctx, array):
 # %% ../../nbs/ops/03_simd.ipynb #7946af40
 @intrinsic
 def fma(typingctx, x, y, z):
-    "x·y + z."
+    "Compute x·y + z"
     def codegen(ctx, b, sig, args):
         return b.fadd(b.fmul(args[0], args[1], flags=['contract']), args[2], flags=['contract'])
     return x(x, x, x), codegen
@@ -188,13 +188,13 @@ def fma(typingctx, x, y, z):
 # %% ../../nbs/ops/03_simd.ipynb #6aa5b310
 @intrinsic
 def add(typingctx, x, y):
-    "x + y."
+    "Compute x + y"
     return x(x, x), lambda ctx, b, sig, args: b.fadd(*args)
 
 # %% ../../nbs/ops/03_simd.ipynb #a1b11c00
 @intrinsic
 def mul(typingctx, x, y):
-    "x·y."
+    "Compute x·y"
     return x(x, x), lambda ctx, b, sig, args: b.fmul(*args)
 
 # %% ../../nbs/ops/03_simd.ipynb #50cad540
@@ -203,7 +203,7 @@ def _steep(b, x, gain, leak): return b.select(b.fcmp_ordered('>', x, _full(x.typ
 # %% ../../nbs/ops/03_simd.ipynb #f1e3dc60
 @intrinsic
 def leaky(typingctx, v, gain, leak, clamp):
-    "a(v), where `leak` = gain·slope."
+    "Compute a(v), where `leak` = gain·slope"
     def codegen(ctx, b, sig, args):
         x, gain, leak, c = args
         minus = b.fneg(c)
@@ -215,7 +215,7 @@ def leaky(typingctx, v, gain, leak, clamp):
 # %% ../../nbs/ops/03_simd.ipynb #afc07180
 @intrinsic
 def leaky_slope(typingctx, v, gain, leak, clamp):
-    "a'(v), where `leak` = gain·slope."
+    "Compute a'(v), where `leak` = gain·slope"
     def codegen(ctx, b, sig, args):
         x, gain, leak, c = args
         s = _steep(b, x, gain, leak)

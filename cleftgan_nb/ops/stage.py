@@ -12,12 +12,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 # %% ../../nbs/ops/02_stage.ipynb #08793e40
 class Fir(namedtuple('Fir', 'shape data gain up down pad size out')):
-    "A linear stage. `data`: taps that correlate, as bytes; up, down, pad, size, out: (x, y)."
+    "A linear stage; `data` holds the taps (to correlate) as bytes, the other fields are (x, y)"
     @property
     def taps(self): return np.frombuffer(self.data).reshape(self.shape)
     @property
     def transposed(self):
-        "The stage that carries gradients back."
+        "The stage of the gradient"
         k = (self.shape[-1], self.shape[0])
         pad = tuple(n - 1 - p for n, p in zip(k, self.pad))
         return Fir(self.shape, np.flip(self.taps).tobytes(), self.gain, self.down, self.up, pad, self.out, self.size)
@@ -32,12 +32,12 @@ _known = WeakTensorKeyDictionary() # filter on a GPU → (how often it was chang
 def _fetch(f): return f.detach().double().cpu().numpy()
 
 def _kept(f):
-    "Fetched once, and again when it was changed."
+    "Fetch the taps once, and again after a change"
     if f not in _known or _known[f][0] != f._version: _known[f] = f._version, _fetch(f)
     return _known[f][1]
 
 def _taps_of(f):
-    "The taps as an array in the host's memory."
+    "Return the taps as an array in host memory"
     return _fetch(f) if f.device.type == 'cpu' or f.is_inference() else _kept(f)
 
 # %% ../../nbs/ops/02_stage.ipynb #9cfe7ad0
@@ -48,7 +48,7 @@ def result_size(
     taps, # (width, height) of the filter
     name='x', # what to call the input in a message
 ): # (width, height) of the result
-    "How large the result of a stage is; a `ValueError` if nothing is left of the image, or far too much made of it."
+    "Compute the size of a stage's result; refuse one that is empty or far too large"
     have = [n*u + sum(padding[2*i:2*i + 2]) for i, (n, u) in enumerate(zip(size, up))]
     made = (f"{name} is {size[0]}x{size[1]} (width x height); up={list(up)} and padding={list(padding)} make it "
             f"{have[0]}x{have[1]}")
@@ -67,7 +67,7 @@ def fir_stage(
     gain, # factor in total
     size, # (width, height) of the input
 ): # Fir
-    "Describe a stage; a `ValueError` if nothing is left of the image."
+    "Describe a stage; refuse one whose result is empty"
     taps = np.ones(1) if f is None else _taps_of(f)
     out = result_size(size, up, down, padding, (taps.shape[-1], taps.shape[0]))
     return Fir(taps.shape, (taps if flip else np.flip(taps)).tobytes(), float(gain), up, down,

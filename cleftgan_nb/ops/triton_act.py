@@ -26,7 +26,7 @@ SCALE, ALPHA = tl.constexpr(1.0507009873554805), tl.constexpr(1.6732632423543772
 # %% ../../nbs/ops/09_triton_act.ipynb #c4f4e19f
 @triton.jit
 def value(v, alpha, ACT: tl.constexpr):
-    "a(v)."
+    "Compute a(v)"
     if ACT == RELU: return tl.where(v < 0, 0., v)
     if ACT == LRELU: return tl.where(v > 0, v, v*alpha)
     if ACT == TANH: return 2*tl.sigmoid(2*v) - 1
@@ -40,7 +40,7 @@ def value(v, alpha, ACT: tl.constexpr):
 # %% ../../nbs/ops/09_triton_act.ipynb #db8999aa
 @triton.jit
 def slope(v, alpha, ACT: tl.constexpr):
-    "a'(v)."
+    "Compute a'(v)"
     s = tl.sigmoid(v)
     if ACT == RELU: return tl.where(v > 0, 1., 0.)
     if ACT == LRELU: return tl.where(v > 0, 1., alpha)
@@ -55,7 +55,7 @@ def slope(v, alpha, ACT: tl.constexpr):
 # %% ../../nbs/ops/09_triton_act.ipynb #be80dc47
 @triton.jit
 def bend(v, alpha, ACT: tl.constexpr):
-    "a''(v)."
+    "Compute a''(v)"
     s = tl.sigmoid(v)
     if ACT == TANH: return -2*(2*tl.sigmoid(2*v) - 1)*4*tl.sigmoid(2*v)*(1 - tl.sigmoid(2*v))
     if ACT == SIGMOID: return s*(1 - s)*(1 - 2*s)
@@ -68,7 +68,7 @@ def bend(v, alpha, ACT: tl.constexpr):
 # %% ../../nbs/ops/09_triton_act.ipynb #9d0aeca6
 @triton.jit
 def rounded(v, T: tl.constexpr, WIDE: tl.constexpr):
-    "`v` in type T. NumPy has no bfloat16, and the interpreter cuts off where GPUs round to the nearest: WIDE rounds, and leaves a float32 that T can hold."
+    "Round `v` to type T; with WIDE, NumPy rounds and returns a float32 that T can hold"
     if WIDE:
         u = v.to(tl.int32, bitcast=True)
         return ((u + 0x7fff + ((u >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
@@ -78,7 +78,7 @@ def rounded(v, T: tl.constexpr, WIDE: tl.constexpr):
 @triton.jit
 def act_kernel(x, b, dy, h, y, n, apart, channels, alpha, gain, clamp, ACT: tl.constexpr, ORDER: tl.constexpr,
                BIASED: tl.constexpr, WIDE: tl.constexpr, FAR: tl.constexpr, BLOCK: tl.constexpr):
-    "y = the activation of x + b (ORDER 0), its derivative times dy (1), or its second derivative times dy times h (2)."
+    "Compute the activation y of x + b (ORDER 0), its derivative times dy (1), or the second times dy·h (2)"
     start, lane = tl.program_id(0).to(tl.int64)*BLOCK, tl.arange(0, BLOCK)
     i = start + lane
     inside = i < n
@@ -104,17 +104,17 @@ def wide(x): return INTERPRETED and x.dtype == torch.bfloat16
 
 # %% ../../nbs/ops/09_triton_act.ipynb #2ef1911c
 def on(x):
-    "Triton launches on the current device, which need not be that of `x`."
+    "Launch on the device of `x`, as Triton launches on the current one"
     return torch.cuda.device(x.device) if x.device.type == 'cuda' else nullcontext()
 
 # %% ../../nbs/ops/09_triton_act.ipynb #719535ba
 def dense(x):
-    "`x` if its numbers fill a stretch of memory, in whatever order; else a contiguous copy."
+    "Return `x` if its numbers fill a stretch of memory, in any order; else a contiguous copy"
     return x if torch.ops.aten.is_non_overlapping_and_dense(x) else x.contiguous()
 
 # %% ../../nbs/ops/09_triton_act.ipynb #747bef07
 def bias_of(b, x):
-    "A bias as kernels read it: float32, beside `x`."
+    "Convert a bias for the kernels: float32, on the device of `x`"
     if b is None: return None
     if b.device != x.device: raise ValueError(f"b is on {b.device}, x on {x.device}; accepted: both on one device")
     return b.detach().float().contiguous()
@@ -127,7 +127,7 @@ def run_act(
     how, # (act, alpha, gain, clamp)
     dy=None, h=None, # like x
 ): # like x
-    "One pass over memory."
+    "Run one pass over memory"
     x = dense(x)
     y = torch.empty_like(x)
     act, alpha, gain, clamp = how
@@ -147,12 +147,12 @@ def run_act(
 
 # %% ../../nbs/ops/09_triton_act.ipynb #89c2d103
 def _to_bias(dx, b, dim):
-    "A gradient of x, summed up for the bias."
+    "Sum a gradient of x for the bias"
     return dx.sum([i for i in range(dx.ndim) if i != dim], dtype=torch.float32).to(b.dtype)
 
 # %% ../../nbs/ops/09_triton_act.ipynb #8394b4e1
 class Bend(torch.autograd.Function):
-    "a''(x + b)·dy·h."
+    "The map a''(x + b)·dy·h"
     @staticmethod
     def forward(ctx, h, dy, x, b, dim, how): return run_act(2, x, b, dim, how, dy, h)
     @staticmethod
@@ -161,7 +161,7 @@ class Bend(torch.autograd.Function):
 
 # %% ../../nbs/ops/09_triton_act.ipynb #bcaca168
 class Slope(torch.autograd.Function):
-    "a'(x + b)·dy."
+    "The map a'(x + b)·dy"
     @staticmethod
     def forward(ctx, dy, x, b, dim, how):
         ctx.save_for_backward(dy, x, b)
@@ -177,7 +177,7 @@ class Slope(torch.autograd.Function):
 
 # %% ../../nbs/ops/09_triton_act.ipynb #d5f44ff2
 class Act(torch.autograd.Function):
-    "clamp(gain·a(x + b))."
+    "The map clamp(gain·a(x + b))"
     @staticmethod
     def forward(ctx, x, b, dim, how):
         ctx.save_for_backward(x, b)

@@ -24,7 +24,7 @@ def terms(
     taps, # [n] for both axes, or [height, width]
     keep, # smallest singular value that counts, relative to the largest
 ): # down [rank, height], across [rank, width]
-    "Outer products that add up to a filter."
+    "Split a filter into outer products"
     if taps.ndim == 1: return taps[None], taps[None]
     u, s, v = np.linalg.svd(taps)
     r = max(int((s > keep*s[0]).sum()), 1)
@@ -42,7 +42,7 @@ def stage(
     keep, # see `terms`
     device, # where the tensor is
 ): # Stage
-    "A stage with its filter on the device: made once."
+    "Return a stage with its filter on the device, made once"
     fy, fx = terms(s.taps, keep)
     g = abs(s.gain)**.5
     fy, fx = [torch.tensor(np.ascontiguousarray(f), dtype=torch.float32, device=device)
@@ -52,7 +52,7 @@ def stage(
 # %% ../../nbs/ops/10_triton_kernels.ipynb #89192960
 @triton.jit
 def band(f, n, rank, first, u, d, shift, R: tl.constexpr, M: tl.constexpr, K: tl.constexpr):
-    "A[j, i] = f[u·i - d·j + shift] for the terms first … first + R, one above the other: [R·M, K]."
+    "Fill A[j, i] = f[u·i - d·j + shift] for the terms first … first + R, stacked: [R·M, K]"
     j, i = tl.arange(0, R*M)[:, None], tl.arange(0, K)[None, :]
     k, r = u*i - d*(j % M) + shift, first + j//M
     return tl.load(f + r*n + k, mask=(k >= 0) & (k < n) & (r < rank), other=0.)
@@ -60,7 +60,7 @@ def band(f, n, rank, first, u, d, shift, R: tl.constexpr, M: tl.constexpr, K: tl
 # %% ../../nbs/ops/10_triton_kernels.ipynb #f7c2efeb
 @triton.jit
 def band_across(f, n, rank, first, u, d, shift, R: tl.constexpr, K: tl.constexpr, N: tl.constexpr):
-    "The transposed matrices, one above the other: [R·K, N]."
+    "Fill the transposed matrices, stacked: [R·K, N]"
     i, j = tl.arange(0, R*K)[:, None], tl.arange(0, N)[None, :]
     k, r = u*(i % K) - d*j + shift, first + i//K
     return tl.load(f + r*n + k, mask=(k >= 0) & (k < n) & (r < rank), other=0.)
@@ -68,21 +68,21 @@ def band_across(f, n, rank, first, u, d, shift, R: tl.constexpr, K: tl.constexpr
 # %% ../../nbs/ops/10_triton_kernels.ipynb #d806a865
 @triton.jit
 def product(a, b, T: tl.constexpr, WIDE: tl.constexpr):
-    "a @ b, rounded to T before and summed in float32."
+    "Multiply a @ b, rounded to T first and summed in float32"
     return tl.dot(rounded(a, T, WIDE), rounded(b, T, WIDE), input_precision='ieee', out_dtype=tl.float32)
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #74f05ed5
 @triton.jit
 def across(mid, right, R: tl.constexpr, M: tl.constexpr, C: tl.constexpr, K: tl.constexpr, T: tl.constexpr,
            WIDE: tl.constexpr):
-    "Terms [R·M, C·K], times the matrices [R·K, N]: their sum [M·C, N]."
+    "Multiply terms [R·M, C·K] by the matrices [R·K, N] and sum: [M·C, N]"
     if R > 1: mid = tl.permute(tl.reshape(mid, [R, M, C, K]), [1, 2, 0, 3])
     return product(tl.reshape(mid, [M*C, R*K]), right, T, WIDE)
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #84f0a26f
 @triton.jit
 def places(plane, planes, channels, sn, sc, C: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr):
-    "Where images begin and channels lie in them, the channels' numbers, and which there are."
+    "Locate images and their channels; return the channels' numbers and which of them exist"
     if EVEN:
         n, c = plane//channels, tl.multiple_of(plane % channels, C) + tl.arange(0, C)
         there = tl.full([C], True, tl.int1)
@@ -96,7 +96,7 @@ def places(plane, planes, channels, sn, sc, C: tl.constexpr, EVEN: tl.constexpr,
 # %% ../../nbs/ops/10_triton_kernels.ipynb #b2bf738c
 @triton.jit
 def spread(y, at, x, sy, sx, FAR: tl.constexpr):
-    "Rows, channels and columns → places in memory, [rows, channels, columns]."
+    "Turn rows, channels and columns into places in memory, [rows, channels, columns]"
     if FAR: y, x = y.to(tl.int64), x.to(tl.int64)
     return (y*sy)[:, None, None] + at[None, :, None] + (x*sx)[None, None, :]
 
@@ -104,7 +104,7 @@ def spread(y, at, x, sy, sx, FAR: tl.constexpr):
 @triton.jit
 def window(x, b, plane, planes, channels, y0, x0, H, W, sn, sc, sy, sx, C: tl.constexpr, K: tl.constexpr,
            L: tl.constexpr, BIASED: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr):
-    "Rows y0 … y0 + K, channels plane … plane + C, columns x0 … x0 + L: [K, C·L], float32."
+    "Load rows y0 … y0 + K, channels plane … plane + C, columns x0 … x0 + L: [K, C·L], float32"
     start, at, c, there = places(plane, planes, channels, sn, sc, C, EVEN, FAR)
     y, z = y0 + tl.arange(0, K), x0 + tl.arange(0, L)
     inside = ((y >= 0) & (y < H))[:, None, None] & there[None, :, None] & ((z >= 0) & (z < W))[None, None, :]
@@ -116,7 +116,7 @@ def window(x, b, plane, planes, channels, y0, x0, H, W, sn, sc, sy, sx, C: tl.co
 # %% ../../nbs/ops/10_triton_kernels.ipynb #4c1202ce
 @triton.jit
 def upper(at, u, p, lift):
-    "The first sample that meets position `at` of the up-sampled signal: (at - p)/u rounded up; `lift` keeps the division at numbers above 0."
+    "Find the first sample at or after position `at` of the up-sampled signal: (at - p)/u, rounded up"
     return (at - p + u - 1 + lift*u)//u - lift
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #9a0f350f
@@ -125,7 +125,7 @@ def enlarged(x, b, plane, planes, channels, H, W, sn, sc, sy, sx, fy, fx, ny, nx
              C: tl.constexpr, R: tl.constexpr, G: tl.constexpr, BY: tl.constexpr, BX: tl.constexpr, IY: tl.constexpr,
              IX: tl.constexpr, BIASED: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr,
              T: tl.constexpr, WIDE: tl.constexpr):
-    "Rows vy … vy + BY and columns vx … vx + BX of the up-sampled image, [BY·C, BX]."
+    "Compute rows vy … vy + BY and columns vx … vx + BX of the up-sampled image, [BY·C, BX]"
     y0, x0 = upper(vy, uy, py, lift), upper(vx, ux, px, lift)
     t = window(x, b, plane, planes, channels, y0, x0, H, W, sn, sc, sy, sx, C, IY, IX, BIASED, EVEN, FAR)
     v = tl.zeros([BY*C, BX], tl.float32)
@@ -138,7 +138,7 @@ def enlarged(x, b, plane, planes, channels, H, W, sn, sc, sy, sx, fy, fx, ny, nx
 # %% ../../nbs/ops/10_triton_kernels.ipynb #dc054d13
 @triton.jit
 def leaky(v, gain, leak, clamp):
-    "a(v)."
+    "Compute a(v)"
     y = v*tl.where(v > 0, gain, leak)
     y = tl.where(y > clamp, clamp, y)
     return tl.where(y < -clamp, -clamp, y)
@@ -146,7 +146,7 @@ def leaky(v, gain, leak, clamp):
 # %% ../../nbs/ops/10_triton_kernels.ipynb #b94749e8
 @triton.jit
 def leaky_slope(v, gain, leak, clamp):
-    "a'(v)."
+    "Compute a'(v)"
     s = tl.where(v > 0, gain, leak)
     return tl.where(tl.abs(v*s) > clamp, 0., s)
 
@@ -170,7 +170,7 @@ def between(x, g, b, plane, planes, channels, vy, vx, x_H, x_W, x_sn, x_sc, x_sy
             AR: tl.constexpr, AG: tl.constexpr, AY: tl.constexpr, AX: tl.constexpr,
             BR: tl.constexpr, BG: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, EVEN: tl.constexpr,
             FAR: tl.constexpr, T: tl.constexpr, WIDE: tl.constexpr):
-    "A block of what the last stage reads: [BY, C·BX]."
+    "Compute a block of the last stage's input: [BY, C·BX]"
     if MODE == PLAIN:
         return window(x, b, plane, planes, channels, vy, vx, x_H, x_W, x_sn, x_sc, x_sy, x_sx, C, BY, BX, BIASED,
                       EVEN, FAR)
@@ -227,7 +227,7 @@ def pipe_kernel(x, g, b, y, a_fy, a_fx, b_fy, b_fx, c_fy, c_fx, gain, leak, clam
 @triton.jit
 def save(y, tile, plane, planes, channels, oy, ox, SY, SX, H, W, sn, sc, sy, sx, C: tl.constexpr, TY: tl.constexpr,
          TX: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr, WIDE: tl.constexpr):
-    "Write what counts of a tile."
+    "Write the valid part of a tile"
     start, at, c, there = places(plane, planes, channels, sn, sc, C, EVEN, FAR)
     j, i = tl.arange(0, TY), tl.arange(0, TX)
     inside = ((j < SY) & (oy + j < H))[:, None, None] & there[None, :, None] & ((i < SX) & (ox + i < W))[None, None, :]
@@ -240,7 +240,7 @@ def cover(
     block, # of a block
     n, u, d, # taps, up, down of the last stage
 ): # (blocks, rows of the tile that count)
-    "Blocks for at least three quarters of a tile."
+    "Count the blocks for at least three quarters of a tile"
     blocks = -(-(((3*size//4 - 1)*d + n - 1)//u + 1)//block)
     return blocks, min(size, (blocks*block*u - n)//d + 1)
 
@@ -262,7 +262,7 @@ def plan(
     half, # float16 or bfloat16?
     last, # channels last?
 ): # dict of what is compiled in, steps (rows, columns); or None where a block of x would be too large
-    "Sizes for the kernel."
+    "Choose sizes for the kernel"
     (NY, SY), (NX, SX) = cover(ROWS, ROWS, c.ny, c.uy, c.dy), cover(COLUMNS, COLUMNS, c.nx, c.ux, c.dx)
     if mode == PLAIN: windows = dict(AY=16, AX=16, GY=16, GX=16)
     else:
@@ -280,7 +280,7 @@ _fits = {} # what was found to fit: sizes → channels
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #5be08ae6
 def launch(x, g, b, y, stages, sizes, steps, planes, act):
-    "Call the kernel, with as many channels at once as fit."
+    "Call the kernel with as many channels at once as fit"
     far = any(sum((n - 1)*d for n, d in zip(t.shape[1:], t.stride()[1:])) >= NEAR for t in (x, g, y))
     key = (*sizes.items(), x.dtype, x.device, b is None)
     numbers = dict(zip(('SY', 'SX'), steps)) | {f'{k}_{f}': getattr(s, f) for k, s in zip('abc', stages)
@@ -310,7 +310,7 @@ def launch(x, g, b, y, stages, sizes, steps, planes, act):
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #530a9a45
 def _result(x, size):
-    "A tensor for the result, channels last where `x` is."
+    "Allocate the result, channels last if `x` is"
     last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     return torch.empty(*x.shape[:2], size[1], size[0], dtype=x.dtype, device=x.device,
                        memory_format=torch.channels_last if last else torch.contiguous_format), last
@@ -321,7 +321,7 @@ def resample(
     s, # Fir for images of this size
     b=None, # [C] bias, added first
 ): # [N,C,H',W'], the type and memory format of x
-    "One stage: up-sample, filter, down-sample."
+    "Run one stage: up-sample, filter, down-sample"
     y, last = _result(x, s.out)
     if not y.numel(): return y
     c = stage(s, KEEP[x.dtype], x.device)
@@ -339,7 +339,7 @@ def resample_leaky(
     g=None, # signal to multiply by the derivative instead, [N,C,·,·]
     ug=None, # Fir that up-samples `g`
 ): # [N,C,H',W'], the type and memory format of x
-    "D(a(U(x+b))); with `g`, D(a'(U(x+b))·U'(g))."
+    "Compute D(a(U(x+b))) or, with `g`, D(a'(U(x+b))·U'(g))"
     y, last = _result(x, d.out)
     if not y.numel(): return y
     a, c = [stage(s, KEEP[x.dtype], x.device) for s in (u, d)]
@@ -353,7 +353,7 @@ def resample_leaky(
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #40147a19
 def composed(x, b, u, d, act, g=None, ug=None):
-    "`resample_leaky` in three steps, with the up-sampled image in memory."
+    "Compute `resample_leaky` in three steps, with the up-sampled image in memory"
     v, (gain, leak, clamp) = resample(x, u, b), act
     how = ('lrelu', leak/gain if gain else 0., gain, clamp)
     z = run_act(0, v, None, 1, how) if g is None else run_act(1, v, None, 1, how, resample(g.to(x.dtype), ug))

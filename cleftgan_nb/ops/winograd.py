@@ -30,7 +30,7 @@ GROUP = 8 # output channels whose sums are in registers at the same time
 def transform_weight(
     weight, # [O,C,3,3]
 ): # U [16, ⌈O/8⌉, C, 8], zeros for the channels that do not exist
-    "The kernel's side of the product."
+    "Transform the kernel for the product"
     o, c = weight.shape[:2]
     w = F.pad(weight, [0]*7 + [-o % GROUP]).reshape(_ceil(o, GROUP), GROUP, c, 9).permute(3, 0, 2, 1)
     u = torch.from_numpy(np.kron(G, G)).to(weight.dtype) @ w.reshape(9, w[0].numel())
@@ -47,7 +47,7 @@ def _everywhere(b, number):
 
 # %% ../../nbs/ops/05_winograd.ipynb #45da9060
 def _product(across):
-    "M[m + i·apart + j] = Σ_c U[u + 8c + i]·V[v + c·apart + j], for i < 8 and j < 16·across."
+    "Compute M[m + i·apart + j] = Σ_c U[u + 8c + i]·V[v + c·apart + j], for i < 8 and j < 16·across"
     @intrinsic
     def product(typingctx, U, u, V, v, M, m, apart, n):
         def codegen(ctx, b, sig, args):
@@ -80,7 +80,7 @@ Grid.__doc__ = ("Input, result (rows x columns), tiles (down x across) of one im
 # %% ../../nbs/ops/05_winograd.ipynb #71931f30
 @_jit
 def multiply(U, V, M, k, tiles, o0, o1):
-    "M [16, o1-o0, apart] from U and V [16, channels, apart], for channels o0…o1 of the result."
+    "Compute M [16, o1-o0, apart] from U and V [16, channels, apart], for channels o0…o1 of the result"
     C, A, groups = k.channels, k.apart, (k.out + GROUP - 1)//GROUP
     for p in range(16):
         for o in range(o0, o1, GROUP):
@@ -96,7 +96,7 @@ def multiply(U, V, M, k, tiles, o0, o1):
 # %% ../../nbs/ops/05_winograd.ipynb #1b22ed20
 @intrinsic
 def second(typingctx, buf, i):
-    "buf[i], buf[i+2], … as a vector."
+    "Load buf[i], buf[i+2], … as a vector"
     def codegen(ctx, b, sig, args):
         x, y = [b.load(_address(ctx, b, buf, args[0], b.add(args[1], ir.Constant(args[1].type, k)), _vector),
                        align=4) for k in (0, LANES)]
@@ -106,13 +106,13 @@ def second(typingctx, buf, i):
 # %% ../../nbs/ops/05_winograd.ipynb #0ccee390
 @intrinsic
 def sub(typingctx, x, y):
-    "x - y."
+    "Compute x - y"
     return x(x, x), lambda ctx, b, sig, args: b.fsub(*args)
 
 # %% ../../nbs/ops/05_winograd.ipynb #1f18bb00
 @_jit
 def copy_row(row, at, n, p, x, src, width):
-    "p zeros, then the row at x[src], which is all zeros if src < 0, then zeros, n numbers in total."
+    "Write p zeros, the row at x[src] (zeros if src < 0), then zeros, n numbers in total"
     j = 0
     if src < 0: width = 0
     while j + LANES <= width:
@@ -127,7 +127,7 @@ def copy_row(row, at, n, p, x, src, width):
 # %% ../../nbs/ops/05_winograd.ipynb #90776000
 @_jit
 def columns_in(row, g, h, plus, V, q, apart):
-    "The horizontal half of Bᵀ d B, for the sum or difference of two rows."
+    "Compute the horizontal half of Bᵀ d B, for the sum or difference of two rows"
     if plus:
         w0, w1, w2, w3 = (add(second(row, g), second(row, h)), add(second(row, g + 1), second(row, h + 1)),
                           add(second(row, g + 2), second(row, h + 2)), add(second(row, g + 3), second(row, h + 3)))
@@ -142,7 +142,7 @@ def columns_in(row, g, h, plus, V, q, apart):
 # %% ../../nbs/ops/05_winograd.ipynb #caa1d550
 @_jit
 def tiles_in(x, row, V, k, c, r0, r1):
-    "Channel `c` of V, for rows r0…r1 of tiles, counted through all images."
+    "Compute channel `c` of V for rows r0…r1 of tiles, counted through all images"
     n, place = 2*k.across + 4*LANES, k.channels*k.apart
     for r in range(r0, r1):
         image = r//k.down
@@ -162,7 +162,7 @@ def tiles_in(x, row, V, k, c, r0, r1):
 # %% ../../nbs/ops/05_winograd.ipynb #d3944720
 @intrinsic
 def store_zipped(typingctx, buf, i, even, odd):
-    "buf[i], buf[i+2], … = even and buf[i+1], buf[i+3], … = odd."
+    "Store buf[i], buf[i+2], … = even and buf[i+1], buf[i+3], … = odd"
     def codegen(ctx, b, sig, args):
         for k in (0, LANES):
             order = [(k + l)//2 + LANES*(l % 2) for l in range(LANES)]
@@ -180,7 +180,7 @@ def lower(M, m, down): return sub(sub(load(M, m + 4*down), load(M, m + 8*down)),
 # %% ../../nbs/ops/05_winograd.ipynb #aa9f32d0
 @_jit
 def row_out(M, m, place, row, y, dst, columns, across, below):
-    "The upper or the lower row of a row of tiles."
+    "Write the upper or the lower row of a row of tiles"
     for j in range(0, across, LANES):
         q = m + j
         if below:
@@ -198,7 +198,7 @@ def row_out(M, m, place, row, y, dst, columns, across, below):
 # %% ../../nbs/ops/05_winograd.ipynb #7e60e3c0
 @_jit
 def tiles_out(M, row, y, k, o, o0, o1, r0, r1):
-    "Channel `o` of the result, where M has channels o0…o1 and rows r0…r1 of tiles."
+    "Write channel `o` of the result, where M has channels o0…o1 and rows r0…r1 of tiles"
     for r in range(r0, r1):
         image = r//k.down
         top = 2*(r - image*k.down)
@@ -209,7 +209,7 @@ def tiles_out(M, row, y, k, o, o0, o1, r0, r1):
 # %% ../../nbs/ops/05_winograd.ipynb #8ace06e0
 @_jit
 def convolve(x, U, y, V, M, row, k, r0, r1):
-    "Rows r0…r1 of tiles, from the image to the result."
+    "Convolve rows r0…r1 of tiles, from the image to the result"
     end = (k.out + GROUP - 1)//GROUP*GROUP
     for c in range(k.channels): tiles_in(borrow(x), borrow(row), borrow(V), k, c, r0, r1)
     for o0 in range(0, end, k.some):
@@ -219,7 +219,7 @@ def convolve(x, U, y, V, M, row, k, r0, r1):
 
 # %% ../../nbs/ops/05_winograd.ipynb #bd2a3250
 def grid(shape, out, padding, threads):
-    "Sizes for `convolve`."
+    "Choose sizes for `convolve`"
     n, c, h, w = shape
     rows, columns = h + 2*padding - 2, w + 2*padding - 2
     down, across = _ceil(rows, 2), _ceil(columns, 2)
@@ -234,7 +234,7 @@ _mine = threading.local()
 
 # %% ../../nbs/ops/05_winograd.ipynb #5b619300
 def _kept(name, n):
-    "This thread's scratch memory, which the next call finds again: fresh pages cost as much as the transforms."
+    "Return this thread's scratch memory and keep it: fresh pages cost as much as the transforms"
     kept = _mine.__dict__
     if name not in kept or len(kept[name]) < n: kept[name] = _scratch(n, np.dtype(np.float32))
     return kept[name]
@@ -251,7 +251,7 @@ def conv3x3(
     weight, # [O,C,3,3] float32
     padding=0, # zeros on each side, pixels
 ): # [N, O, H+2·padding-2, W+2·padding-2] float32, contiguous
-    "Correlation of `x` with `weight`, without gradients."
+    "Correlate `x` with `weight`, without gradients"
     _check(x, weight, padding)
     threads = torch.get_num_threads()
     k = grid(x.shape, len(weight), padding, threads)
@@ -286,7 +286,7 @@ def _check(x, weight, padding):
 # %% ../../nbs/ops/05_winograd.ipynb #58697990
 @lru_cache(None)
 def _many_registers():
-    "Has this processor 32 vectors of 64 bytes?"
+    "Say whether this processor has 32 vectors of 64 bytes"
     return bool(llvmlite.binding.get_host_cpu_features().get('avx512f'))
 
 # %% ../../nbs/ops/05_winograd.ipynb #04f4a5b0
@@ -296,7 +296,7 @@ def pays(
     padding=0, # zeros on each side, pixels
     stride=1, # pixels
 ): # bool
-    "Can `conv3x3` take this, and is it faster than torch?"
+    "Say whether `conv3x3` can take this and is faster than torch"
     if weight.shape[2:] != (3, 3) or stride != 1 or any(t.dtype != torch.float32 or t.device.type != 'cpu'
                                                         for t in (x, weight)):
         return False

@@ -14,7 +14,7 @@ from .losses import check_range
 
 # %% ../../nbs/training/04_ada.ipynb #51198ff0
 class AdaptiveAugment:
-    "ADA's controller: `p` follows what D thinks of real images."
+    "ADA's controller, which adapts `p` to D's answers to real images"
     def __init__(self,
         p=0., # probability at the start
         target=0.6, # of r_t
@@ -36,7 +36,7 @@ class AdaptiveAugment:
 def step(self:AdaptiveAugment,
     signs, # [2]: sum of signs and how many, of this step's real images, over all processes
 ): # True where p was updated, every `interval` steps
-    "Count a step, and move p when it is time."
+    "Count a step and move p when it is time"
     self.signs, self.steps = self.signs + check_shape('signs', signs, 2), self.steps + 1
     if self.steps < self.interval: return False
     total, count = self.signs
@@ -49,7 +49,7 @@ def step(self:AdaptiveAugment,
 # %% ../../nbs/training/04_ada.ipynb #409ed8e0
 @patch
 def state_dict(self:AdaptiveAugment):
-    "What has to be kept, as JSON can hold it; r_t is None where nothing was seen yet."
+    "Return the state in JSON types; r_t is None before any images were seen"
     r_t = self.r_t.item()
     return {'p': self.p.item(), 'r_t': None if r_t != r_t else r_t, 'signs': self.signs.tolist(), 'steps': self.steps}
 
@@ -58,7 +58,7 @@ def state_dict(self:AdaptiveAugment):
 def load_state_dict(self:AdaptiveAugment,
     state, # from `state_dict`
 ):
-    "Go on from there; the settings stay as they are."
+    "Restore a state; the settings stay as they are"
     known = ('p', 'r_t', 'signs', 'steps')
     if not isinstance(state, dict) or set(state) != set(known):
         raise ValueError(f"state has {sorted(state) if isinstance(state, dict) else type(state).__name__}; accepted: "

@@ -22,7 +22,7 @@ __all__ = ['WEIGHTS', 'BGR', 'DEPTHS', 'SCALE', 'DRAWS', 'FACE', 'MOUTH', 'WIDTH
 
 # %% ../../nbs/training/05_aid.ipynb #bd92e830
 class Fire(nn.Module):
-    "Squeeze the channels, expand them by two kinds of filters"
+    "A squeeze of the channels, then an expansion by two kinds of filters"
     def __init__(self,
         n,       # channels that come in
         squeeze, # channels between
@@ -70,7 +70,7 @@ def sight(
     n,      # pixels of the image
     m,      # pixels of the view
 )->torch.Tensor: # [N,m,n]
-    "Which pixels of an image each pixel of a view takes, and how much"
+    "Compute which pixels of an image each pixel of a view takes, and how much"
     at = (center[:, None] + extent*((torch.arange(m, device=center.device) + .5)/m - .5))*n - .5
     away = (at.clamp(0, n - 1)[..., None] - torch.arange(n, device=center.device)).abs()
     share = (1 - away/max(1, extent*n/m)).clamp(min=0)
@@ -83,7 +83,7 @@ def recolored(
     x, # [N,C,H,W], -1 … 1
     u, # [N,3], uniform
 ):     # [N,C,H,W]
-    "Brightness by up to ±1/4, saturation by a half to three halves, contrast by .7 to 1.3"
+    "Vary brightness by up to ±1/4, saturation from a half to three halves, contrast from .7 to 1.3"
     a, b, c = (v[:, None, None, None] for v in u.T)
     x = x + (a - .5)/2
     gray = x.mean(1, keepdim=True)
@@ -95,7 +95,7 @@ def holes(
     u, # [N,2], uniform
     m, # pixels of the view
 ):     # [N,1,m,m], 0 in a square of a third of the side, in half of the views
-    "A missing square"
+    "Cut out a square"
     at, third = torch.arange(m, device=u.device), m//3
     low = (u[:, :2]*2 % 1*m - third/2).floor()[..., None]
     inside = (at >= low) & (at < low + third)
@@ -119,7 +119,7 @@ def look(
     u,    # [N,7], uniform
     view, # View
 ):        # [N,C,pixels,pixels]
-    "An image as a head may see it"
+    "Show an image as a head may see it"
     rows, columns = (sight(c + view.extent*view.shift*(2*v - 1), view.extent, x.shape[-1], view.pixels)[:, None]
                      for c, v in zip((view.y, view.x), u[:, 3:5].T))
     seen = recolored(rows @ x @ columns.mT, u[:, :3])
@@ -129,12 +129,12 @@ def look(
 WIDTH = 64   # channels after the projections
 
 def _random(seed, name, shape):
-    "Normal weights for a convolution that keeps the size of what it filters"
+    "Draw normal weights for a convolution that keeps the size of its input"
     rows = normals(seed, f'aid {name}', torch.arange(shape[0]), math.prod(shape[1:]))
     return rows.view(shape)/math.prod(shape[1:])**.5
 
 class Projections(nn.Module):
-    "Mix the maps of all depths by fixed random filters"
+    "Fixed random filters that mix the maps of all depths"
     def __init__(self,
         seed=0, # of the filters
     ):
@@ -155,7 +155,7 @@ class Projections(nn.Module):
 def _conv(n, m, *args, **kw): return spectral_norm(nn.Conv2d(n, m, *args, **kw))
 
 class Head(nn.Module):
-    "How real a map looks, and how well it fits a label"
+    "A network that judges how real a map looks and how well it fits a label"
     def __init__(self,
         side,     # of the map, pixels
         c_dim=0,  # entries of a label
@@ -180,7 +180,7 @@ class Head(nn.Module):
 
 # %% ../../nbs/training/05_aid.ipynb #dadfc600
 class Reader(nn.Sequential):
-    "Tell an image's label from a map"
+    "A network that predicts an image's label from a map"
     def __init__(self,
         side,    # of the map, pixels
         c_dim,   # entries of a label
@@ -213,7 +213,7 @@ class Aid(nn.Module):
                                      | (dict(reader=reader) if c_dim else {})).to(memory_format=torch.channels_last)
 
     def maps(self, x, u): # images [N,3,n,n], uniform [N,7·views] → the maps that heads see
-        "Look, and project what is seen"
+        "Look, and project the features"
         check_shape('images', x, 'batch', 3, x.shape[-1], x.shape[-1])
         for view, v in zip(self.views, u.split(DRAWS, 1)):
             with torch.autocast(x.device.type, enabled=False):
@@ -238,14 +238,14 @@ def heads_loss(
     real, # logits [N,heads] of real images
     made, # of made ones
 ): # sum over the heads
-    "What the heads pay"
+    "Compute the loss of the heads"
     return (F.relu(1 - real) + F.relu(1 + made)).mean(0).sum()
 
 def told_loss(
     told,   # labels [N,c_dim], as they are read
     labels, # [N,c_dim], as they are
 ):
-    "Squared error of labels"
+    "Compute the squared error of labels"
     return (told - labels).square().mean(0).sum()
 
 # %% ../../nbs/training/05_aid.ipynb #ac6fe0f0
@@ -258,7 +258,7 @@ def Gaided(G, D, aid,
     augment=None, # function of images
     sigma=0, # of the blur, pixels
 ): # Phase; carry is the images, detached
-    "Move G toward images that D and the heads take for real ones"
+    "Move G toward images that D and the heads take for real"
     with frozen(D, aid.learned):
         images = make(G, latents, update_emas=True)[1]
         seen = view(images, augment, sigma)
@@ -280,7 +280,7 @@ def Haided(aid,
     asked,  # labels they were made for
     draws,  # two of [N, 7·views], uniform
 ): # Phase; carry is `signs` of the answers to real images
-    "Move the heads toward telling made from real"
+    "Move the heads toward telling generated images from real ones"
     (yes, told), (no, _) = aid(real, draws[0], labels), aid(made, draws[1], asked)
     loss = heads_loss(yes, no)
     report = {'loss/aid': loss.detach(), 'logits/aid real': yes.detach().mean()}
@@ -295,5 +295,5 @@ def ramp(
     weight, # in the end
     kimg, # thousand images until then
 ):
-    "The heads' weight: from nothing to all along a straight line, so that new heads do not push an old G"
+    "Ramp the heads' weight up linearly, so that new heads do not push an old G"
     return weight*min(1., nimg/(kimg*1000)) if kimg else weight

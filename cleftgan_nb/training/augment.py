@@ -47,7 +47,7 @@ TRANSFORMS = dict( # value → meaning
 # %% ../../nbs/training/01_augment.ipynb #a6ef7d60
 @dataclass(frozen=True)
 class Draws:
-    "What happens to each image of a batch: small tensors in the host's memory."
+    "The numbers drawn for each image of a batch: small tensors in host memory"
     index: torch.Tensor # [N] numbers of the images
     seed: int # what the draws (and the pixels of noise) come from,
     name: str # and what they are for
@@ -74,12 +74,12 @@ PRESETS = dict(
 def preset(
     name, # a key of `PRESETS`: b = blit (pixels keep their values), g = geometry, c = color, f = filter, n = noise, c = cutout
 ): # keywords of `AugmentPipe`
-    "Multipliers that people use; 'bgc' is the published default."
+    "Return common multipliers; 'bgc' is the published default"
     return dict(PRESETS[one_of('preset', name, tuple(PRESETS))])
 
 # %% ../../nbs/training/01_augment.ipynb #99014580
 class AugmentPipe(torch.nn.Module):
-    "Random transforms of real and generated images alike (ADA appendix B)."
+    "Random transforms of real and generated images alike (ADA appendix B)"
     def __init__(self,
         xflip=0, rotate90=0, xint=0, # multipliers of `p`: what keeps pixel values
         scale=0, rotate=0, aniso=0, xfrac=0, # geometry
@@ -111,7 +111,7 @@ class AugmentPipe(torch.nn.Module):
 
 # %% ../../nbs/training/01_augment.ipynb #46cc4760
 def at_least_0(name, v):
-    "A finite number of at least 0, or a `ValueError`."
+    "Refuse anything but a finite number of at least 0"
     check_number(**{name: v})
     if v < 0: raise ValueError(f"{name}={v!r}; accepted: a number of at least 0")
     return float(v)
@@ -138,7 +138,7 @@ def _apply(self:AugmentPipe, fn, recurse=True):
 def probability(self:AugmentPipe,
     name, # of a transform
 ): # [gates] float64
-    "How probably it fires; more than 1 is always."
+    "Compute the probability that a transform fires, at most 1"
     p = float(self.p)*self.multipliers[name]
     if not 0 <= p < math.inf: raise ValueError(f"p={float(self.p)}; accepted: a finite number of at least 0")
     if name == 'rotate': p = 1 - math.sqrt(1 - min(p, 1))
@@ -152,7 +152,7 @@ def draw(self:AugmentPipe,
     seed, # of the run
     name='augment', # what for: pictures that share numbers but not transforms (real, generated) have different names
 ): # Draws
-    "What happens to each image; the same for the same (seed, name, number), whatever the batch."
+    "Draw the transforms of each image; (seed, name, number) fix them, whatever the batch"
     index, values = _index(index), {}
     for t, (kind, gates, n) in TRANSFORMS.items():
         values[t] = torch.zeros(len(index), n, dtype=torch.float64, device='cpu')
@@ -175,7 +175,7 @@ def fixed(self:AugmentPipe,
     n, # how many images
     percentile, # 0 < q < 1
 ): # Draws
-    "The same percentile of every draw, for every image."
+    "Use the same percentile of every draw for every image"
     check_number(percentile=percentile)
     if not 0 < percentile < 1:
         raise ValueError(f"percentile={percentile!r}; accepted: None, or a number between 0 and 1, both excluded")
@@ -203,7 +203,7 @@ def inverse_geometry(
     draws, # Draws
     width, height, # of the images, pixels
 ): # [N,3,3] float64; exactly the identity where nothing moves
-    "From a pixel of the result to its place in the image."
+    "Compute the map from a pixel of the result to its place in the image"
     d = {name: v.unbind(1) for name, v in draws.values.items()}
     G = _scale(1 - 2*d['xflip'][0], 1) @ _rotate(d['rotate90'][0]*(math.pi/2))
     G = G @ _translate(-(d['xint'][0]*width).round(), -(d['xint'][1]*height).round())
@@ -220,7 +220,7 @@ _REACH = len(SYM6)//4 # pixels that the filter reaches to a side
 
 # %% ../../nbs/training/01_augment.ipynb #2eba3450
 def _margins(G, width, height):
-    "[n] eighths of the image to mirror at every side, 0 … 8."
+    "Compute how much of each image to mirror at every side, [n] eighths from 0 to 8"
     size = torch.tensor([[width], [height]], dtype=torch.float64, device='cpu')
     corners = (torch.tensor([[sx, sy] for sy in (-1, 1) for sx in (-1, 1)], dtype=torch.float64, device='cpu').T
                * (size/2 + _REACH))
@@ -229,7 +229,7 @@ def _margins(G, width, height):
 
 # %% ../../nbs/training/01_augment.ipynb #3d411d80
 def _grid(G, size, out, like):
-    "Where to sample, [n, out height, out width, 2], in the units of `grid_sample`; computed without matrix products, whose precision is a global setting."
+    "Compute where to sample, [n, out height, out width, 2], in the units of `grid_sample`"
     (w, h), (ow, oh) = size, out
     half = torch.full([], .5, dtype=torch.float64, device='cpu')
     G = _translate(-half, -half) @ _scale(2, 2) @ G @ _scale(.5, .5) @ _translate(half, half)
@@ -240,7 +240,7 @@ def _grid(G, size, out, like):
 
 # %% ../../nbs/training/01_augment.ipynb #a65b9e50
 class Sample(torch.autograd.Function):
-    "`grid_sample`, bilinear, zeros outside; differentiable any number of times in the image."
+    "Bilinear `grid_sample` with zeros outside, differentiable to any order in the image"
     @staticmethod
     def forward(ctx, x, grid):
         ctx.shape = x.shape
@@ -251,7 +251,7 @@ class Sample(torch.autograd.Function):
 
 # %% ../../nbs/training/01_augment.ipynb #79304a00
 class Transposed(torch.autograd.Function):
-    "Every sample gives back to the four pixels that it was read from."
+    "The transpose, which returns every sample to the four pixels it was read from"
     @staticmethod
     def forward(ctx, dy, grid, shape):
         ctx.save_for_backward(grid)
@@ -276,7 +276,7 @@ def move(
     x, # [n,C,H,W] float32 or float64
     G, # [n,3,3] float64, in the host's memory
 ): # like x
-    "Resample images by the inverse matrices `G`."
+    "Resample images by the inverse matrices `G`"
     margins = _margins(G, *x.shape[:1:-1])
     groups = margins.unique().tolist()
     if len(groups) == 1: return _resample(x, G, groups[0])
@@ -289,7 +289,7 @@ _GRAY = _matrix([1, 1, 1, 0])/math.sqrt(3)
 
 # %% ../../nbs/training/01_augment.ipynb #e3971d50
 def _turn_hue(a):
-    "Right-handed rotation about the gray axis (Rodrigues)."
+    "Rotate right-handed about the gray axis (Rodrigues)"
     k = 1/math.sqrt(3)
     c, s, d = a.cos(), a.sin()*k, (1 - a.cos())/3
     return _matrix([c + d, d - s, d + s, 0], [d + s, c + d, d - s, 0], [d - s, d + s, c + d, 0], [0, 0, 0, 1])
@@ -298,7 +298,7 @@ def _turn_hue(a):
 def color_matrix(
     draws, # Draws
 ): # [N,4,4] float64; exactly the identity where no color changes
-    "From RGB to RGB, -1 … 1."
+    "Compute the matrix from RGB to RGB, from -1 to 1"
     b, c, flip, hue, s = [draws[t][:, 0] for t in ('brightness', 'contrast', 'lumaflip', 'hue', 'saturation')]
     one, axis = torch.eye(4, dtype=torch.float64, device='cpu'), _GRAY.mT @ _GRAY
     C = _matrix([1, 0, 0, b], [0, 1, 0, b], [0, 0, 1, b], [0, 0, 0, 1])
@@ -308,7 +308,7 @@ def color_matrix(
 
 # %% ../../nbs/training/01_augment.ipynb #e13dfb00
 def check_colors(images):
-    "RGB or gray, or a `ValueError`."
+    "Refuse images that are neither RGB nor gray"
     if images.shape[1] not in (1, 3):
         raise ValueError(f"images have {images.shape[1]} channels; accepted: 3 (RGB) or 1 (gray), or a pipe without "
                          f"{', '.join(_COLOR)}")
@@ -318,7 +318,7 @@ def recolor(
     x, # [n,3,H,W], or [n,1,H,W]: gray, whose luma alone is kept
     C, # [n,4,4] float64, in the host's memory
 ): # like x
-    "Multiply colors by matrices."
+    "Multiply colors by matrices"
     check_colors(x)
     if x.shape[1] == 1: C = torch.stack([C[:, :3, :3].sum(2).mean(1), C[:, :3, 3].mean(1)], -1)[:, None]
     C = C.to(x.dtype).to(x.device, non_blocking=True)[..., None, None]
@@ -333,7 +333,7 @@ def _autocorrelation(f): return F.conv1d(f[None, None], f[None, None], padding=l
 
 # %% ../../nbs/training/01_augment.ipynb #4bfbbeb0
 def filter_bank():
-    "[4,43] float64: what passes each band, low to high."
+    "Compute the filters of the bands, [4,43] float64, low to high"
     lo = torch.tensor(SYM2, dtype=torch.float64, device='cpu')
     low, high = _autocorrelation(lo), _autocorrelation(lo*torch.tensor([1., -1, 1, -1], device='cpu'))
     bank = torch.eye(4, 1, dtype=torch.float64, device='cpu')
@@ -347,7 +347,7 @@ _BANK = filter_bank()
 
 # %% ../../nbs/training/01_augment.ipynb #eb100f80
 def _taps(log2_gains):
-    "The filter of each image, [n,43], from the log2 gains of its bands, [n,4]; the bands' normalizations follow one another."
+    "Compute each image's filter [n,43] from its bands' log2 gains [n,4], normalized band by band"
     g = torch.ones_like(log2_gains)
     for i in range(4):
         t = torch.ones_like(g)
@@ -357,7 +357,7 @@ def _taps(log2_gains):
 
 # %% ../../nbs/training/01_augment.ipynb #39f1d7c0
 def _filter_matrix(taps, size):
-    "[n,size,size] such that matrix @ signal filters it, mirrored at its ends."
+    "Compute [n,size,size] such that matrix @ signal filters it, mirrored at its ends"
     n, k = taps.shape
     period = max(2*size - 2, 1)
     source = (torch.arange(-(k//2), size + k//2, device=taps.device)) % period
@@ -369,7 +369,7 @@ def filter_bands(
     x, # [n,C,H,W]
     log2_gains, # [n,4] float64, in the host's memory
 ): # like x
-    "Strengthen or weaken four bands of frequencies."
+    "Strengthen or weaken four frequency bands"
     taps = _taps(log2_gains).to(x.dtype).to(x.device, non_blocking=True)
     down, across = [_filter_matrix(taps, size)[:, None] for size in x.shape[2:]]
     return down @ x @ across.mT
@@ -381,7 +381,7 @@ def add_noise(
     index, # [n] numbers of the images, in the host's memory
     seed, name, # as for the other draws
 ): # like x
-    "White noise of each image's own strength."
+    "Add white noise of each image's own strength"
     noise = normals(seed, f'{name} pixels', index.to(x.device, non_blocking=True),
                     x[0].numel()).to(x.dtype).reshape(x.shape)
     return x + noise*sigma.to(x.dtype).to(x.device, non_blocking=True)[..., None, None]
@@ -391,7 +391,7 @@ def cut_out(
     x, # [n,C,H,W]
     boxes, # [n,3] side, center x, center y, in image sizes, in the host's memory
 ): # like x
-    "Zero a square (a rectangle where the image is one)."
+    "Zero a square (a rectangle where the image is one)"
     side, *center = boxes.to(x.dtype).to(x.device, non_blocking=True)[:, :, None].unbind(1)
     inside = [((torch.arange(n, device=x.device) + .5)/n - c).abs() < side/2
               for c, n in zip(center, x.shape[:1:-1])]
@@ -399,7 +399,7 @@ def cut_out(
 
 # %% ../../nbs/training/01_augment.ipynb #e173f660
 def _where(fired, stage, x, *draws):
-    "`stage` for the images that it concerns; `fired` and `draws` are in the host's memory."
+    "Run `stage` on the images it affects; `fired` and `draws` are in host memory"
     if not fired.any(): return x
     if fired.all(): return stage(x, *draws)
     here = fired.nonzero()[:, 0]
@@ -411,7 +411,7 @@ def augment(
     images, # [N,C,H,W], range -1 … 1
     draws, # Draws for N images
 ): # like images
-    "Do to each image what was drawn for it."
+    "Apply to each image what was drawn for it"
     check_image(images, 'images')
     if len(draws) != len(images):
         raise ValueError(f"draws are for {len(draws)} images; accepted: one draw for each of the {len(images)} images")
@@ -437,7 +437,7 @@ def forward(self:AugmentPipe,
     name='augment', # what for, as in `draw`
     generator=None, # torch.Generator on the CPU; default PyTorch's global one
 ): # like images
-    "Transform each image by chance. A training gives `index`, `seed` and `name`, and gets the same for the same."
+    "Transform images at random; the same `index`, `seed` and `name` give the same transforms"
     check_image(images, 'images')
     if any(self.multipliers[t] for t in _COLOR): check_colors(images)
     if percentile is not None: return augment(images, self.fixed(len(images), percentile))
@@ -450,5 +450,5 @@ def forward(self:AugmentPipe,
 # %% ../../nbs/training/01_augment.ipynb #5eaa64e0
 @patch
 def extra_repr(self:AugmentPipe):
-    "`p` and what takes part."
+    "Show `p` and the active transforms"
     return f"p={float(self.p):.4g}, " + ', '.join(f'{t}={m:g}' for t, m in self.multipliers.items() if m)

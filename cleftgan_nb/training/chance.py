@@ -19,7 +19,7 @@ def _shift(x, by): return (x >> by) & ((1 << (64 - by)) - 1)       # a right shi
 def stir(
     x:torch.Tensor, # int64; products wrap around
 )->torch.Tensor:
-    "SplitMix64's finalizer: every bit of the result depends on every bit of `x`"
+    "Mix the bits of `x` with SplitMix64's finalizer"
     for by, factor in MIX: x = (x ^ _shift(x, by))*factor
     return x ^ _shift(x, 31)
 
@@ -35,14 +35,14 @@ def bits(
     index:torch.Tensor, # int64 [n]: numbers of the images
     columns:int,        # numbers for each
 )->torch.Tensor:        # int64 [n, columns]
-    "Random bits of images"
+    "Draw random bits for images"
     rows = stir(index.to(torch.int64)*GOLDEN + _key(seed, name))
     return stir(rows[:, None] + torch.arange(1, columns + 1, device=index.device)*GOLDEN)
 
 def uniforms(seed, name, index, columns)->torch.Tensor: # float64 [n, columns], above 0 and below 1
-    "Uniform numbers of images"
+    "Draw uniform numbers for images"
     return (_shift(bits(seed, name, index, columns), 11).double() + .5)*2.**-53
 
 def normals(seed, name, index, columns)->torch.Tensor: # float32 [n, columns]
-    "Standard normal numbers of images, by the inverse of the error function"
+    "Draw standard normal numbers for images, by the inverse error function"
     return (math.sqrt(2)*torch.erfinv(2*uniforms(seed, name, index, columns) - 1)).float()

@@ -20,7 +20,7 @@ __all__ = ['PRESETS', 'LIMITS', 'AIDED', 'LABELED', 'CHOICES', 'PATHS', 'Config'
 # %% ../../nbs/training/06_config.ipynb #9328e8b0
 @dataclass(frozen=True)
 class Config:
-    "A training run"
+    "The settings of a training run"
     data:str                       # dataset: folder or .zip
     out:str                        # folder of the run
     # networks
@@ -81,7 +81,7 @@ def settled(
     resolution:int, # of the data, pixels
     found=None,     # kind of the networks in `resume_from`
 )->Config:
-    "The configuration with every None decided"
+    "Resolve every None of a configuration"
     if found and config.network not in (None, found):
         raise ValueError(f'network={config.network!r}, but {config.resume_from} has a {found}; leave network out')
     config = dataclasses.replace(config, network=config.network or found or 'stylegan3-t')
@@ -106,7 +106,7 @@ CHOICES = dict(network=tuple(NAMES), dtype=('float32', 'bfloat16', 'float16'), a
 def check(
     config:Config,
 )->Config:
-    "Complain about a value that cannot be meant"
+    "Refuse values that can't be right"
     for f in dataclasses.fields(config):
         v = getattr(config, f.name)
         if v is None and 'None' in f.type: continue
@@ -136,14 +136,14 @@ def save_config(
     config:Config,
     path, # `….yaml`
 ):
-    "Write a configuration; into the folder of its run, with paths as seen from there"
+    "Write a configuration; in its run's folder, with paths relative to that folder"
     values, folder = dataclasses.asdict(config), os.path.realpath(Path(path).parent)
     if os.path.realpath(config.out) == folder:
         values |= {k: _seen(v, folder) for k, v in values.items() if k in PATHS} | dict(out='.')
     with atomic(path) as f: f.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
 
 def _seen(path, folder):
-    "A path as seen from `folder`; what ships has none"
+    "Write a path relative to `folder`, or without one if the file ships"
     if path is None or path in shipped(): return path
     head, tail = os.path.split(os.path.abspath(path))
     try: return os.path.relpath(os.path.join(os.path.realpath(head), tail), folder)
@@ -153,7 +153,7 @@ def placed(
     values, # of a file
     path,   # the file
 ):
-    "The same; paths that were written as seen from the folder of a run, as seen from here"
+    "Resolve paths relative to the folder of a run"
     if not isinstance(values, dict) or values.get('out') != '.': return values
     def here(p):
         found = os.path.normpath(os.path.join(os.path.realpath(Path(path).parent), p))
@@ -163,11 +163,11 @@ def placed(
 def load_config(
     path, # a file that `save_config` wrote, or one by hand
 )->Config:
-    "Read a configuration; unknown names are refused"
+    "Read a configuration, refusing unknown names"
     return from_values(placed(read_yaml(path), path), str(path))
 
 def from_values(values, where='config')->Config:
-    "A configuration from a dict"
+    "Build a configuration from a dict"
     if not isinstance(values, dict):
         raise ValueError(f'{where} holds {type(values).__name__}; accepted: names with values, such as batch: 32')
     values, known = renamed(values), [f.name for f in dataclasses.fields(Config)]
@@ -185,12 +185,12 @@ PATHS = 'data', 'out', 'resume_from', 'aid_from'
 def named(
     values:dict, # of a configuration
 )->dict:
-    "The same with names in place of paths"
+    "Replace paths by names"
     return {k: Path(v).name if v and k in PATHS else v for k, v in values.items()}
 
 def kept(
     config:Config,
 )->dict:
-    "What states and checkpoints remember of a configuration"
+    "Select what states and checkpoints keep of a configuration"
     idle = (() if config.aid is not None else AIDED) + (() if config.labels else LABELED)
     return named({k: v for k, v in dataclasses.asdict(config).items() if k not in idle})

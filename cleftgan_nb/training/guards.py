@@ -16,14 +16,14 @@ __all__ = ['Stopped', 'judge', 'check_room', 'saying_full', 'stoppable', 'alone'
 
 # %% ../../nbs/training/11_guards.ipynb #3a5dc840
 class Stopped(RuntimeError):
-    "A run that cannot go on; its last good state is kept"
+    "An error for a run that cannot continue; its last good state is kept"
 
 # %% ../../nbs/training/11_guards.ipynb #ae12ff90
 def judge(
     row:dict, # of the log
     config:Config,
 )->list:      # of warnings
-    "Is the run well? Raises `Stopped` where it makes no sense to go on"
+    "Check the health of a run; raise `Stopped` if continuing makes no sense"
     bad = [k for k, v in row.items() if k.startswith('loss/') and not math.isfinite(v)]
     if bad:
         raise Stopped(f'{", ".join(bad)} is no number at {row["kimg"]:.1f} kimg. The last good state is kept in '
@@ -44,7 +44,7 @@ def check_room(
     run:Run,
     out, # folder
 ):
-    "Complain about a disk that is too full for a second state and a checkpoint"
+    "Refuse a disk without room for a second state and a checkpoint"
     nG, nD = (sum(p.numel() for p in net.parameters()) for net in (run.G, run.D))
     if run.config.aid is not None: nD += sum(p.numel() for p in run.aid.learned.parameters())
     need, free = 4*(3*(nG + nD) + nG) + 4*(2*nG + nD), shutil.disk_usage(out).free
@@ -54,7 +54,7 @@ def check_room(
 
 @contextlib.contextmanager
 def saying_full(out):
-    "A disk that is full says so"
+    "Report a full disk as `Stopped`"
     try: yield
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
@@ -64,7 +64,7 @@ def saying_full(out):
 # %% ../../nbs/training/11_guards.ipynb #038aa320
 @contextlib.contextmanager
 def stoppable():
-    "Ctrl-C, TERM and HUP are remembered and acted on after the step; a second Ctrl-C stops at once"
+    "Remember Ctrl-C, TERM and HUP until the step ends; a second Ctrl-C stops at once"
     asked, before = [], {}
     def remember(number, _):
         if number in asked and number == signal.SIGINT: raise KeyboardInterrupt
@@ -81,7 +81,7 @@ def stoppable():
 
 # %% ../../nbs/training/11_guards.ipynb #d15f6670
 def _held(fd):
-    "Does another process hold this file? If not, this one does now. None: nobody can tell"
+    "Say whether another process holds this file, or take it; None if unknown"
     try: import fcntl
     except ImportError: return None
     try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,24 +90,24 @@ def _held(fd):
     return False
 
 def _here():
-    "This computer: its name, which containers make up, and since when its kernel runs, which they share"
+    "Identify this computer by its name, which containers invent, and its kernel's boot, which they share"
     try: boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
     except OSError: boot = None
     return dict(host=socket.gethostname(), boot=boot)
 
 def _holder(fd):
-    "What it says about who holds it, if somebody has held it"
+    "Read who holds the file, if it says"
     try: who = json.loads(os.pread(fd, 10_000, 0) if hasattr(os, 'pread') else os.read(fd, 10_000))
     except ValueError: return None
     return who if isinstance(who, dict) and isinstance(who.get('process'), int) else None
 
 def _current(fd, path):
-    "Is the open file still the one of this name?"
+    "Say whether the open file still has this name"
     try: return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError: return False
 
 def _take(path):
-    "An open lock that this process holds, or a complaint about who does"
+    "Open a lock for this process, or report who holds it"
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o644)
         held, who, here = _held(fd), _holder(fd), _here()
@@ -130,7 +130,7 @@ def _take(path):
 def alone(
     out, # folder of a run; made if there is none, and removed again if nothing was written into it
 ):
-    "Nobody else trains in this folder meanwhile"
+    "Keep other processes from training in this folder"
     made, path = [p for p in (Path(out), *Path(out).parents) if not p.exists()], Path(out)/'lock.json'
     Path(out).mkdir(parents=True, exist_ok=True)
     try:
@@ -149,7 +149,7 @@ def alone(
 
 # %% ../../nbs/training/11_guards.ipynb #4a6b6940
 def check_mirror(run, data):
-    "Complain about images that would be mirrored and keep a label that tells left from right"
+    "Refuse mirrored images that would keep a label that distinguishes left from right"
     if not (run.config.labels and run.config.mirror and sided(run.label_names)) or data.label_names: return
     raise ValueError(f"the checkpoint's labels tell left from right ({', '.join(run.label_names)}), {data.path} does "
                      "not name its own, so mirrored images would keep "

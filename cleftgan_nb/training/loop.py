@@ -66,7 +66,7 @@ def _train(config, team, progress, on_tick, other_data):
     return Path(config.out)
 
 def pause(run, team):
-    "Keep the state between two ticks"
+    "Save the state between two ticks"
     run.sums = {k: team.sum(v) for k, v in sorted(run.sums.items())}
     if team.rank == 0:
         with saying_full(run.config.out): run.save(Path(run.config.out)/'state.safetensors')
@@ -77,7 +77,7 @@ def begin(
     team:Team,
     other_data=False, # may a run go on with another dataset than before?
 ):             # Run, ImageFolderDataset
-    "A new run, or one to go on with; complains before anything is written"
+    "Start or resume a run, reporting any error before writing anything"
     data, out = ImageFolderDataset(config.data, mirror=config.mirror, use_labels=config.labels), Path(config.out)
     share(config.batch, team.rank, team.world)
     state = out/'state.safetensors'
@@ -99,7 +99,7 @@ def begin(
 
 # %% ../../nbs/training/13_loop.ipynb #72f9d830
 def gained(run:Run)->str:
-    "What the networks have that the checkpoint had not"
+    "Describe the networks' terms that the checkpoint lacked"
     new = (run.began or {}).get('new')
     if not new: return ''
     learned = ', '.join(run.label_names or [f'{run.G.c_dim} entries'])
@@ -112,7 +112,7 @@ def batches(
     data:ImageFolderDataset,
     team:Team,
 ):          # yields uint8 [n,C,H,W], float32 [n,L]
-    "Images and labels of one step after the other, from the run's next on"
+    "Yield the images and labels of one step after another, from the run's next on"
     sampler, batch = InfiniteSampler(len(data), run.config.seed), run.config.batch
     places = share(batch, team.rank, team.world).numpy()
     read = lambda nimg: data.batch(np.asarray(sampler.take(nimg, batch))[places])
@@ -127,7 +127,7 @@ def batches(
 def convolving(
     device, # of the run
 ): # a context
-    "How cuDNN convolves in training"
+    "Set cuDNN's options for training"
     c = torch.backends.cudnn
     return (c.flags(enabled=True, benchmark=True, deterministic=c.deterministic, allow_tf32=False)
             if device.type == 'cuda' else contextlib.nullcontext())

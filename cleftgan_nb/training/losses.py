@@ -24,7 +24,7 @@ def check_range(
     high=math.inf, # largest accepted
     **values, # numbers, by the name that the message calls them
 ):
-    "Finite numbers within the range, or a `ValueError` that names the argument."
+    "Refuse anything but finite numbers within the range, by argument"
     for name, v in values.items():
         if isinstance(v, bool) or not isinstance(v, Real) or not low <= v <= high or abs(v) > sys.float_info.max:
             raise ValueError(f"{name}={shown(v)}; accepted: a number "
@@ -34,28 +34,28 @@ def check_range(
 def full(
     x, # tensor
 ): # tensor in float32 or better
-    "Half precision is for networks; sums and losses get all the digits."
+    "Convert to full precision for sums and losses"
     return x.float() if x.dtype in HALF else x
 
 # %% ../../nbs/training/02_losses.ipynb #2e6f69f0
 def fake_loss(
     logits, # D's answers to images that G made, [N, 1]
 ): # mean over the batch
-    "What D pays for taking made images for real ones."
+    "Compute D's loss on generated images"
     return F.softplus(full(check_shape('logits', logits, 'batch', 1))).mean()
 
 # %% ../../nbs/training/02_losses.ipynb #cff765d0
 def real_loss(
     logits, # D's answers to real images, [N, 1]
 ): # mean over the batch
-    "What D pays for taking real images for made ones."
+    "Compute D's loss on real images"
     return F.softplus(-full(check_shape('logits', logits, 'batch', 1))).mean()
 
 # %% ../../nbs/training/02_losses.ipynb #c3f6dd70
 def generator_loss(
     logits, # D's answers to images that G made, [N, 1]
 ): # mean over the batch
-    "What G pays for images that D doesn't take for real ones: the same curve."
+    "Compute G's loss on images that D doesn't take for real, on the same curve"
     return real_loss(logits)
 
 # %% ../../nbs/training/02_losses.ipynb #6901ce50
@@ -64,7 +64,7 @@ def r1_penalty(
     images, # real images [N,C,H,W] that require grad
     gamma, # weight; larger for larger images and smaller batches
 ): # mean over the batch
-    "Squared slope of D at real images (SG2 §2.4)."
+    "Compute the squared slope of D at real images (SG2 §2.4)"
     check_range(0, gamma=gamma)
     if not images.requires_grad:
         raise ValueError("images don't require grad, so D has no slope there; call images.requires_grad_() before D "
@@ -81,7 +81,7 @@ def path_lengths(
     ws, # [N, num_ws, w_dim], requiring grad
     noise, # normal noise of the images' shape
 ): # [N]
-    "How far a small step in w carries the image (SG2 §3.2)."
+    "Measure how far a small step in w moves the image (SG2 §3.2)"
     if noise.shape != images.shape:
         raise ValueError(f"noise has shape {list(noise.shape)}; accepted: normal noise of the images' shape, "
                          f"{list(images.shape)}")
@@ -96,7 +96,7 @@ def path_length_penalty(
     decay=0.01, # share of this batch in the running mean
     across=None, # averages a tensor over all processes, where there are several
 ): # (penalty, new running mean)
-    "Squared distance of the lengths from their running mean."
+    "Compute the squared distance of the lengths from their running mean"
     check_range(0, 1, decay=decay)
     now = lengths.detach().mean()
     mean = torch.as_tensor(mean, device=now.device, dtype=now.dtype).lerp(now if across is None else across(now), decay)
@@ -108,7 +108,7 @@ def mixing_cutoffs(
     num_ws, # how many ws the generator takes
     probability=0.9, # that an image is mixed
 ): # whole numbers [N]: 1 to num_ws - 1, or num_ws where there is no mixing
-    "From which of the ws on the other latent is used."
+    "Compute from which of the ws on the other latent is used"
     check_shape('uniform', uniform, 'batch', 2)
     check_range(0, 1, probability=probability)
     if not whole(num_ws) or num_ws < 2:
@@ -122,7 +122,7 @@ def mix_styles(
     other, # of the same shape, from other latents
     cutoffs, # [N], from `mixing_cutoffs`
 ): # [N, num_ws, w_dim]
-    "The first `cutoffs` of `ws`, then `other`."
+    "Take the first `cutoffs` of `ws`, then `other`"
     if ws.shape != other.shape:
         raise ValueError(f"other has shape {list(other.shape)}; accepted: that of ws, {list(ws.shape)}")
     if cutoffs.shape != ws.shape[:1]:
@@ -135,7 +135,7 @@ def blur_taps(
     sigma, # pixels to half the weight
     device=None, # where the taps are needed
 ): # [2·floor(3·sigma) + 1], or None if that is a single tap
-    "The filter of the blur."
+    "Compute the blur's filter"
     check_range(0, sigma=sigma)
     reach = math.floor(3*sigma)
     if not reach: return None
@@ -147,7 +147,7 @@ def blur(
     images, # [N,C,H,W]
     sigma, # pixels; below a third nothing happens
 ): # [N,C,H,W]
-    "Blurred images; beyond the border is zero, middle gray."
+    "Blur images; beyond the border is zero, middle gray"
     taps = blur_taps(sigma, images.device)
     return images if taps is None else ops.filter2d(images, taps)
 
@@ -157,13 +157,13 @@ def blur_sigma(
     start, # sigma of the first image, pixels; 10 in StyleGAN3-r, else 0
     fade_kimg, # thousands of images until it is 0; batch·200/32 in StyleGAN3-r
 ): # pixels
-    "Sigma fades along a straight line."
+    "Compute sigma, which decreases linearly"
     check_range(0, nimg=nimg, start=start, fade_kimg=fade_kimg)
     return start*max(1 - nimg/(fade_kimg*1000), 0) if fade_kimg else 0
 
 # %% ../../nbs/training/02_losses.ipynb #69663ca0
 class Latents(NamedTuple):
-    "What a batch of images is made from."
+    "The inputs for a batch of images"
     z: torch.Tensor # latent codes [N, z_dim]
     labels: torch.Tensor = None # [N, c_dim], or None
     other: torch.Tensor = None # latent codes to mix with [N, z_dim], or None for no mixing
@@ -176,7 +176,7 @@ def noise_mode(
     seed, # whole number, or None
     device, # where the noise will be drawn
 ):
-    "Within, random numbers follow from `seed`, and nothing of it is left afterward; yields the mode to tell G."
+    "Seed random numbers within a block and restore them; yield the mode for G"
     if seed is None:
         yield 'const'
         return
@@ -191,7 +191,7 @@ def make(
     latents, # Latents
     update_emas=False, # let running averages (of w, of magnitudes) follow this batch
 ): # (ws, images)
-    "Images, and the ws that they were made from."
+    "Generate images, and return the ws they come from"
     z, c, other, cutoffs, seed = latents
     if (other is None) != (cutoffs is None):
         raise ValueError(f"latents.{'other' if other is None else 'cutoffs'} is missing; accepted: both other and "
@@ -206,7 +206,7 @@ def view(
     augment=None, # function of images, e.g. an `AugmentPipe`; None: none
     sigma=0, # of the blur, pixels
 ): # [N,C,H,W]
-    "Images as D sees them."
+    "Show images as D sees them"
     images = blur(images, sigma)
     return images if augment is None else augment(images)
 
@@ -215,7 +215,7 @@ def view(
 def frozen(
     *networks, # whose parameters stay as they are
 ):
-    "What is computed within has no gradients for these parameters."
+    "Compute no gradients for these parameters within a block"
     trained = [p for net in networks for p in net.parameters() if p.requires_grad]
     for p in trained: p.requires_grad_(False)
     try: yield
@@ -224,7 +224,7 @@ def frozen(
 
 # %% ../../nbs/training/02_losses.ipynb #3106b1c0
 class Phase(NamedTuple):
-    "What a phase computed."
+    "The result of a phase"
     loss: torch.Tensor # to call backward() on: the phase's loss times its gain
     report: dict # name → detached tensor: what to log; reading one waits for the GPU
     carry: torch.Tensor = None # what a later step needs: Greg's running mean, Dmain's signs
@@ -236,7 +236,7 @@ def Gmain(G, D,
     sigma=0, # of the blur, pixels
     gain=1, # factor of the loss
 ): # Phase
-    "Move G toward images that D takes for real ones."
+    "Move G toward images that D takes for real"
     with frozen(D): logits = D(view(make(G, latents)[1], augment, sigma), latents.labels)
     loss = generator_loss(logits)
     return Phase(loss*gain, {'loss/G': loss.detach(), 'logits/G': full(logits).detach().mean()})
@@ -251,7 +251,7 @@ def Greg(G,
     across=None, # averages a tensor over all processes, where there are several
     gain=1, # factor of the loss: the interval, 4
 ): # Phase; carry is the new running mean
-    "Move G toward equal lengths of path."
+    "Move G toward equal path lengths"
     check_range(0, weight=weight)
     ws, images = make(G, latents)
     lengths = path_lengths(images, ws, noise)
@@ -265,7 +265,7 @@ def Dfake(D,
     labels=None, # they were made for [N, c_dim], or None
     gain=1, # factor of the loss
 ): # Phase
-    "Move D toward telling these made images."
+    "Move D toward recognizing these generated images"
     logits = D(images, labels)
     loss = fake_loss(logits)
     return Phase(loss*gain, {'loss/D made': loss.detach(), 'logits/made': full(logits).detach().mean()})
@@ -277,7 +277,7 @@ def Dmain_fake(G, D,
     sigma=0, # of the blur, pixels
     gain=1, # factor of the loss
 ): # Phase
-    "Move D toward telling made images, without a gradient for G."
+    "Move D toward recognizing generated images, without a gradient for G"
     with torch.no_grad(): images = view(make(G, latents, update_emas=True)[1], augment, sigma)
     return Dfake(D, images, latents.labels, gain)
 
@@ -285,7 +285,7 @@ def Dmain_fake(G, D,
 def signs(
     logits, # [N, 1]
 ): # [2]: sum of their signs, how many there are
-    "What ADA counts. Sums, so that batches and processes can be added; an answer that is no number is not counted."
+    "Sum what ADA counts, so that batches and processes can be added; ignore NaN"
     x = full(logits).detach()
     known = ~x.isnan()
     return torch.stack([(x.sign()*known).sum(), known.sum().to(x.dtype)])
@@ -296,7 +296,7 @@ def Dreal(D,
     labels=None, # [N, c_dim], or None
     gain=1, # factor of the loss
 ): # Phase; carry is `signs`
-    "Move D toward knowing these real images."
+    "Move D toward recognizing these real images"
     logits = D(images, labels)
     loss = real_loss(logits)
     return Phase(loss*gain, {'loss/D real': loss.detach(), 'logits/real': full(logits).detach().mean()},
@@ -310,7 +310,7 @@ def Dmain_real(D,
     sigma=0, # of the blur, pixels
     gain=1, # factor of the loss
 ): # Phase; carry is `signs`
-    "Move D toward knowing real images."
+    "Move D toward recognizing real images"
     return Dreal(D, view(images, augment, sigma), labels, gain)
 
 # %% ../../nbs/training/02_losses.ipynb #ca2fd6f0
@@ -322,7 +322,7 @@ def Dmain(G, D,
     sigma=0, # of the blur, pixels
     gain=1, # factor of the loss
 ): # Phase; carry is `signs` of the answers to real images
-    "Move D toward telling made from real."
+    "Move D toward telling generated images from real ones"
     fake, real = Dmain_fake(G, D, latents, augment, sigma, gain), Dmain_real(D, images, labels, augment, sigma, gain)
     return Phase(fake.loss + real.loss, fake.report | real.report, real.carry)
 
@@ -335,7 +335,7 @@ def Dreg(D,
     sigma=0, # of the blur, pixels
     gain=1, # factor of the loss: the interval, 16
 ): # Phase
-    "Flatten D at real images; the slope is taken at the image as it is, before blur and augmentation."
+    "Flatten D at real images, before blur and augmentation"
     images = images.detach().requires_grad_()
     penalty = r1_penalty(D(view(images, augment, sigma), labels), images, gamma)
     return Phase(penalty*gain, {'loss/R1': penalty.detach()})

@@ -32,7 +32,7 @@ __all__ = ['SIDE', 'PSI', 'LARGEST', 'MODEL_BLOCKS', 'Source', 'facts', 'train_c
 # %% ../../nbs/training/15_model_cards.ipynb #8a44d510
 @dataclasses.dataclass
 class Source:
-    "What a card is written from"
+    "The sources of a card"
     path:Path         # of the checkpoint
     name:str          # what commands call it: its file's name, or that of a model that ships
     sha256:str
@@ -52,7 +52,7 @@ class Source:
 def _began(said): return found if isinstance(found := said.get('started_from'), dict) else {}
 
 def _checkpoint(path):
-    "A checkpoint, and the configuration that it was trained with"
+    "Load a checkpoint and the configuration it was trained with"
     c = checkpoints.load(path)
     said, progress = c.meta['provenance'], c.meta['progress']
     numbers = [progress.get('kimg'), progress.get('augment_p', 0.), _began(said).get('kimg') or 0.]
@@ -69,7 +69,7 @@ def _checkpoint(path):
 _TYPES = dict(F64='float64', F32='float32', F16='float16', BF16='bfloat16')
 
 def _precision(path):
-    "The types of the numbers in a file, in words"
+    "Describe the number types in a file"
     counts = {}
     with safe_open(path, 'pt') as f:
         for name in f.keys():
@@ -87,7 +87,7 @@ _ROLES = dict(G='generator as trained (G)', D='discriminator (D)',
 def _wide(head, lines): return table(head, lines).replace('---:', '---')      # words are set to the left
 
 def _length(s):
-    "Thousands of images, those before a start from other weights told apart"
+    "Describe the length of training in kimg, before and after a restart from other weights"
     before = _began(s.meta['provenance']).get('kimg')
     return (f'{s.kimg:g} kimg (thousand images shown)'
             + (f', after {before:g} kimg of what it started from' if before else ''))
@@ -95,7 +95,7 @@ def _length(s):
 def facts(
     s:Source,
 )->str: # Markdown
-    "The file and the networks in it"
+    "Describe the file and its networks"
     G, size = s.sampler, s.path.stat().st_size
     lines = [['file', code(s.path.name)], ['sha256', code(s.sha256)],
              ['size', f'{size/2**20:.1f} MiB ({size:,} bytes)'], ['license', s.meta['license']],
@@ -110,12 +110,12 @@ def facts(
 
 # %% ../../nbs/training/15_model_cards.ipynb #071de760
 def _text(value):
-    "A value as `--set` reads it"
+    "Format a value as `--set` reads it"
     return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True,
                           sort_keys=False).removesuffix('...\n').strip()
 
 def _named(start):
-    "A checkpoint to start from, without the folder"
+    "Name the starting checkpoint without its folder"
     return start if start in checkpoints.shipped() else Path(start).name
 
 def train_command(
@@ -124,7 +124,7 @@ def train_command(
     kimg:float,     # when to stop
     out='run',      # folder to make
 )->str:
-    "The command line that trains with this configuration"
+    "Write the command line that trains with this configuration"
     start = config.resume_from
     plain = dataclasses.replace(Config(config.data, config.out),
                                 **{k: getattr(config, k) for k in ('network', 'resume_from', 'batch', 'kimg', 'seed')})
@@ -143,7 +143,7 @@ def train_command(
 def cohort_command(
     cohort, # a dataset
 )->str|None: # None: it does not say
-    "The command line that makes a cohort again, under its name"
+    "Write the command line that makes a cohort again, under its name"
     command, name = about(cohort).get('command'), Path(cohort).name
     found = re.fullmatch(r'cleftgan cohort (normal|cleft) --n (\d+) --size (\d+) --seed \d+( --repaired [\d.]+)?',
                          command if isinstance(command, str) else '')
@@ -156,7 +156,7 @@ def pace(
     folder,     # of a run
     kimg:float, # of the checkpoint
 )->tuple|None:  # images a second, hours; None where no time was kept
-    "How fast, and so how long"
+    "Describe the speed and the total time"
     log = read_log(folder)
     if 'seconds' not in log: return None
     there = np.isfinite(log['seconds']) & np.isfinite(log['images/s'])
@@ -166,7 +166,7 @@ def pace(
 
 # %% ../../nbs/training/15_model_cards.ipynb #320a3a10
 def _data_line(s, folder):
-    "The dataset, with a link to its card if that lies in `folder`"
+    "Describe the dataset, with a link to its card if that is in `folder`"
     said = s.meta['provenance']
     n = said.get('images') or s.cohort and about(s.cohort).get('images')         # the first runs did not note it
     words = (code(Path(s.config.data).name) + (f', {n} images' if type(n) is int else ', its images') + ' and their '
@@ -177,7 +177,7 @@ def _data_line(s, folder):
                                   else markdown(kind)))
 
 def _started(s):
-    "Random weights, or a checkpoint"
+    "Describe the start: random weights or a checkpoint"
     if not s.config.resume_from: return 'random weights'
     began = _began(s.meta['provenance'])
     return Marked(markdown(_named(s.config.resume_from)) + (f', sha256 {code(began.get("sha256"))}' if began else ''))
@@ -186,7 +186,7 @@ def training(
     s:Source,
     folder=Path(), # of the card
 )->str:            # Markdown
-    "Data, length, speed, and the commands"
+    "Describe data, length, speed and commands"
     config, speed = s.config, s.run and pace(s.run, s.kimg)
     lines = [['network', config.network], ['started from', _started(s)], ['data', _data_line(s, folder)]]
     if s.cohort: lines.append(["checksum of the data's manifest", code(fingerprint(s.cohort))])
@@ -204,7 +204,7 @@ def training(
     return _wide(['', ''], lines) + '\nMade by\n\n' + fence(filter(None, made))
 
 def _augmented(s):
-    "How strong the augmentation was"
+    "Describe the strength of augmentation"
     p = s.meta['progress'].get('augment_p', 0.)
     return dict(none='none', fixed=f'p = {p:.3f}, fixed').get(s.config.augment,
                                                               f'p = {p:.3f}, steered to r_t = {s.config.ada_target:g}')
@@ -214,7 +214,7 @@ SIDE, PSI = 64, .7     # pixels of an image as shown; truncation of the last row
 LARGEST = 250_000      # bytes of a picture
 
 def _shown(image):
-    "An image with about `SIDE` pixels, RGB"
+    "Resize an image to about `SIDE` pixels, RGB"
     image, n = Image.fromarray(image).convert('RGB'), len(image)
     scale = SIDE//n if n < SIDE else SIDE/n
     return np.asarray(image.resize((round(n*scale),)*2,
@@ -222,7 +222,7 @@ def _shown(image):
 
 # %% ../../nbs/training/15_model_cards.ipynb #18dcd840
 def _labels(s, n):
-    "Labels of the cohort's first images for a conditional network"
+    "Return the labels of the cohort's first images for a conditional network"
     if not s.sampler.c_dim: return [None]*n
     if not s.cohort:
         raise ValueError(f'{s.path.name} is conditional; give cohort=, the dataset that it was trained on: its first '
@@ -234,7 +234,7 @@ def samples_picture(
     s:Source,
     columns=8, rows=8, # of images at truncation 1
 )->Image.Image:
-    "Random samples; below, the first ones at less truncation"
+    "Draw random samples; below, the first ones with stronger truncation"
     labels = _labels(s, columns*rows)
     images = [[_shown(sample_one(s.sampler, seed, psi, labels[seed])) for seed in range(n)]
               for psi, n in ((1., columns*rows), (PSI, columns))]
@@ -243,7 +243,7 @@ def samples_picture(
 
 # %% ../../nbs/training/15_model_cards.ipynb #86d068a0
 def samples(s, columns=8, rows=8):
-    "What the picture shows, in words"
+    "Describe the picture of samples"
     last = columns*rows - 1
     words = (f'Synthetic images, no real person. Seeds 0 to {last}, truncation 1 (as trained), none left out; the '
              f'last row has seeds 0 to {columns - 1} at truncation {PSI:g}.')
@@ -257,7 +257,7 @@ def save_small(
     recipe:dict,   # how to make it again; its title says what it is
     largest=LARGEST, # bytes
 ):
-    "Write a picture that says what it is, with fewer colors if it would be too large"
+    "Write a picture with its description, in fewer colors if it would be too large"
     words = told(recipe)
     data = png(image, words, optimize=True)
     for colors in (256, 128, 64, 32, 16):
@@ -276,7 +276,7 @@ def check_run(
     config:Config, # of the checkpoint
     kimg:float,    # of the checkpoint
 ):
-    "Complain about the folder of another run"
+    "Refuse the folder of another run"
     log = read_log(run)
     path = Path(run)/'config.yaml'
     if not path.is_file():
@@ -298,7 +298,7 @@ def until(
     run,        # folder
     kimg:float, # the last that is told
 ):
-    "A copy of a run's log and pictures, as it was then; it vanishes"
+    "Copy a run's log and pictures as they were then, for the length of a block"
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(Path(run)/'config.yaml', folder)
         for name in ('log.jsonl', 'time.jsonl'):
@@ -324,7 +324,7 @@ def progress_text(s):
     return 'Four latents over time, averaged weights. Synthetic images, no real person.'
 
 def _curves(s, path):
-    "Save the curves; metadata without versions, so that the bytes stay"
+    "Save the curves, without versions in the metadata so that the bytes stay"
     curves(s.run).savefig(path, dpi=100, metadata={'Software': None})
 
 # %% ../../nbs/training/15_model_cards.ipynb #4060ad30
@@ -334,7 +334,7 @@ _SEEN = dict(curves='Curves over the images shown: losses of G and D, R1, r_t, a
              samples='64 random synthetic images, and a row of eight at less truncation')
 
 def _draw(s, names, folder):
-    "Save the pictures of these blocks; yields the names of those that there is something for"
+    "Save the pictures of these blocks and yield the names of those with content"
     recipe = lambda title, **more: dict(title=title, file=s.path.name, sha256=s.sha256, license=s.meta['license'],
                                         kimg=s.kimg, version=__version__, **more)
     if 'curves' in names and s.run:
@@ -351,14 +351,14 @@ def _draw(s, names, folder):
         yield 'samples'
 
 def _block(name, s, out, picture=None):
-    "A block of a model card"
+    "Write a block of a model card"
     write = dict(facts=facts, training=lambda s: training(s, out.parent), curves=curves_text, progress=progress_text,
                  samples=samples)[name]
     return write_block(name, write(s), out.stem, picture, _SEEN.get(picture), checkpoint=s.sha256)
 
 # %% ../../nbs/training/15_model_cards.ipynb #98939220
 def _check_cohort(cohort, said, name):
-    "Complain about another dataset than that of the checkpoint"
+    "Refuse a dataset other than the checkpoint's"
     n, trained = about(cohort).get('images'), said.get('images')
     if trained not in (None, n):
         raise ValueError(f'cohort={str(cohort)!r} has {shown(n)} images, the checkpoint was trained on the '
@@ -369,7 +369,7 @@ def _check_cohort(cohort, said, name):
 
 @contextmanager
 def _source(checkpoint, run, cohort, machine):
-    "All sources, checked against each other"
+    "Collect all sources and check them against each other"
     c, config = _checkpoint(checkpoint)
     path = checkpoints.find(checkpoint)
     name = path.stem if checkpoints.shipped().get(path.stem) == path else path.name
@@ -404,7 +404,7 @@ def stale_model_card(
     card,            # a filled card
     checkpoint=None, # the file that it should be about, if it is at hand
 )->list:             # what is wrong, in words; empty if nothing is
-    "Find blocks that are empty, were typed over, or are about another checkpoint"
+    "Find blocks that are empty, were edited, or describe another checkpoint"
     path, page = read_page(card, 'card')
     blocks, found = find_blocks(page, path, MODEL_BLOCKS), []
     digest = None if checkpoint is None else sha256(checkpoints.find(checkpoint))
@@ -421,6 +421,6 @@ def stale_model_card(
     return found + [f'its blocks are about {len(about)} checkpoints; run model_card again']*(len(about) > 1)
 
 def _rewritten(m, path, checkpoint):
-    "Would the facts be other ones now?"
+    "Say whether the facts would be different now"
     with _source(checkpoint, None, None, None) as s: same = m[0] == _block('facts', s, path)
     return '' if same else 'facts would be written differently now; run model_card again'

@@ -18,7 +18,7 @@ def lazy_adam(
     betas=(0., 0.99), # decays of Adam's averages
     eps=1e-8, # Adam's
 ): # keywords for torch.optim.Adam
-    "Adam's settings for a network that is regularized every `interval` steps."
+    "Compute Adam's settings for a network that is regularized every `interval` steps"
     check_range(0, lr=lr, eps=eps)
     check_range(0, 1, **{f'betas[{i}]': b for i, b in enumerate(betas)})
     if interval is not None and not (whole(interval) and interval >= 1):
@@ -30,7 +30,7 @@ def lazy_adam(
 def mend(
     grads, # tensors (or None), changed in place: p.grad of all parameters, or one long vector
 ): # how many numbers were mended: a tensor, or 0 where there are no gradients
-    "Replace NaN by 0 and infinities by ±1e5."
+    "Replace NaN by 0 and infinities by ±1e5"
     grads = [g for g in grads if g is not None]
     bad = [g.numel() - g.isfinite().sum() for g in grads]
     for g in grads: torch.nan_to_num(g, nan=0, posinf=1e5, neginf=-1e5, out=g)
@@ -43,7 +43,7 @@ def ema_beta(
     ema_kimg=None, # half-life, thousands of images; None: batch·10/32
     rampup=0.05, # largest half-life as a share of nimg; None: no limit, for a start from a trained model
 ): # 0 to 1
-    "How much of the average stays."
+    "Compute the share of the average that stays"
     if ema_kimg is None: ema_kimg = batch*10/32
     check_range(1, batch=batch)
     check_range(0, nimg=nimg, ema_kimg=ema_kimg, rampup=rampup or 0)
@@ -54,7 +54,7 @@ def ema_beta(
 def make_ema(
     G, # generator
 ): # a copy that is not trained
-    "The average's start."
+    "Copy a generator as the start of the average"
     return copy.deepcopy(G).eval().requires_grad_(False)
 
 # %% ../../nbs/training/03_optimizer.ipynb #642b92d0
@@ -64,7 +64,7 @@ def update_ema(
     G, # the generator
     beta, # from `ema_beta`
 ):
-    "One step of the average."
+    "Update the average by one step"
     check_range(0, 1, beta=beta)
     for kind in ('parameters', 'buffers'):
         ours, theirs = [dict(getattr(net, f'named_{kind}')()) for net in (G_ema, G)]

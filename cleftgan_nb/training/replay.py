@@ -19,7 +19,7 @@ class Replayed:
     ): self.f, self.warm, self.pool, self.graph = f, warm, pool, None
 
     def __call__(self, *inputs): # each of the same shape and type in every call
-        "What `f` gives; overwritten by the next call"
+        "Call or replay `f`; the next call overwrites the result"
         if not inputs[0].is_cuda: return self.f(*inputs)
         if self.graph is None and self.warm: return self._warm(inputs)
         if self.graph is None: self._record(inputs)
@@ -28,7 +28,7 @@ class Replayed:
         return self.outputs
 
     def _warm(self, inputs):
-        "Compute on a stream of its own, as recording will"
+        "Compute on a separate stream, as recording will"
         self.warm -= 1
         if not hasattr(self, 'stream'): self.stream = torch.cuda.Stream()
         self.stream.wait_stream(torch.cuda.current_stream())

@@ -27,7 +27,7 @@ __all__ = ['FREE', 'kind_of', 'new_networks', 'known_networks', 'beginning', 'ch
 def kind_of(
     G, # generator
 )->str:
-    "Its name in `networks.build`"
+    "Find a network's name in `networks.build`"
     if G.architecture == 'StyleGAN2Generator': return 'stylegan2'
     return 'stylegan3-r' if G.init_kwargs.get('use_radial_filters') else 'stylegan3-t'
 
@@ -37,7 +37,7 @@ def new_networks(
     channels:int,   # 1 or 3
     labels:int,     # entries of a label, 0 without labels
 )->dict:            # G, D, G_ema
-    "Random weights, unless they would be too many"
+    "Build networks with random weights, unless they would be too large"
     own = dict(img_channels=channels, c_dim=labels, dtype=config.dtype)
     if twice := config.settings.keys() & {*own, 'name', 'resolution'}:
         raise ValueError(f'settings has {min(twice)}, which the data and the rest of the configuration say; leave it '
@@ -57,7 +57,7 @@ def known_networks(
     labels=0,   # entries of the data's labels; networks without labels get terms for them
     label_lr=1, # learning rate of these, relative to the other layers
 )->dict:        # G, D, G_ema
-    "The networks of a checkpoint; a generator that is missing is replaced by the other one"
+    "Load the networks of a checkpoint; G and G_ema replace each other if one is missing"
     c = checkpoints.load(path)
     if c.D is None or (c.G is None and c.G_ema is None):
         raise ValueError(f'{path} has {", ".join(c.networks)}; training starts from a generator and a discriminator')
@@ -71,7 +71,7 @@ def beginning(
     path,       # checkpoint, or None
     nets=None,  # role → network that was made of it
 )->dict|None:   # file, sha256, kimg, history; new: tensors that the networks have gained
-    "Where a run starts from, for those who ask later"
+    "Describe where a run starts from, for later reference"
     if path is None: return None
     path = checkpoints.find(path)
     c = checkpoints.load(path)
@@ -85,7 +85,7 @@ def beginning(
 def _earlier(history, path): return [{'file': Path(path).name} | e for e in history]      # stretches of an earlier run
 
 def _again(net, dtype):
-    "A network once more, computing in another precision"
+    "Rebuild a network that computes in another precision"
     other = from_config(dict(architecture=net.architecture, kwargs=net.init_kwargs | dict(dtype=dtype)))
     other.load_state_dict(net.state_dict())
     return other
@@ -96,7 +96,7 @@ def check_fit(
     shape,           # pixels, channels and entries of a label that the data have
     where,           # its file
 ):
-    "Complain where networks and data do not belong together"
+    "Refuse networks and data that do not belong together"
     has = (G.img_resolution, G.img_channels, G.c_dim)
     if has == tuple(shape): return
     if has[:2] == tuple(shape[:2]): raise ValueError(f'{where} {_unlike(G.c_dim, shape[2])}')
@@ -105,7 +105,7 @@ def check_fit(
                      f'`cleftgan_nb.data.convert` the dataset to {has[0]} pixels')
 
 def _unlike(has, data):
-    "Labels of networks and data that do not fit"
+    "Describe how the labels of networks and data differ"
     takes, other = f'takes labels of {has} entries', 'a checkpoint without labels'
     if not data: return f'{takes}; give labels=true and a dataset that has such labels, or take {other}'
     return f"{takes}; the data's have {data}. Accepted: labels of {has} entries, or {other}, which learns the data's"
@@ -115,7 +115,7 @@ def check_names(
     names,    # what those of the data's mean, or None
     where,    # the networks' file
 ):
-    "Complain where the same numbers would mean something else"
+    "Refuse labels whose entries have different meanings"
     if not known or not names or list(known) == list(names): return
     its, ours = (f"{', '.join(o):.300}" for o in (known, names))
     raise ValueError(f'{where} has the labels {its}; the data have {ours}. Accepted: the same names in the same order')
@@ -124,7 +124,7 @@ def check_names(
 def transforms(
     names=None, # of a label's entries
 )->dict:        # keywords of `AugmentPipe`
-    "The published transforms; no x-flips where labels tell left from right"
+    "Return the published transforms, without x-flips if labels distinguish left from right"
     return preset('bgc') | (dict(xflip=0) if sided(names) else {})
 
 # %% ../../nbs/training/07_state.ipynb #75add550
@@ -166,7 +166,7 @@ class Run:
                                      self.config.aid_from)
 
     def _learn(self):
-        "Everything that training needs besides networks"
+        "Set up everything that training needs besides networks"
         c = self.config
         for net in (self.G, self.D): net.train().requires_grad_(True)
         self.G_ema.eval().requires_grad_(False)
@@ -184,12 +184,12 @@ class Run:
         self.follow()
 
     def _fit(self, shape, nets, where):
-        "The data's shape and labels are those of all networks"
+        "Check that the data's shape and labels match all networks"
         for role in ('G', 'G_ema'): check_fit(nets[role], shape, where)
         if nets['D'].c_dim != shape[2]: raise ValueError(f"{where}: its D {_unlike(nets['D'].c_dim, shape[2])}")
 
     def _name(self, names, words):
-        "Remember what labels mean, as the state or the checkpoint said it"
+        "Record the meanings of labels from the state or the checkpoint"
         start = self.config.resume_from
         known = (words.get('label_names') if words else checkpoints.load(start).labels
                  if start and self.config.labels else None)
@@ -197,7 +197,7 @@ class Run:
         self.label_names = list(names or known or []) or None
 
     def follow(self):
-        "Augment as often as the controller says"
+        "Set the augmentation probability from the controller"
         if self.pipe is not None: self.pipe.p.copy_(self.ada.p)
 
 # %% ../../nbs/training/07_state.ipynb #28778832
@@ -205,7 +205,7 @@ def _trained(net): return [p for p in net.parameters() if p.requires_grad]
 
 # %% ../../nbs/training/07_state.ipynb #cc2cf140
 def _freeze(D, layers):
-    "The first `layers` layers of D stay as they are"
+    "Freeze the first `layers` layers of D"
     if not layers: return
     modules = [m for m in D.modules() if not list(m.children()) and any(True for _ in m.parameters(recurse=False))]
     if layers >= len(modules):
@@ -214,19 +214,19 @@ def _freeze(D, layers):
 
 # %% ../../nbs/training/07_state.ipynb #7bcf3080
 def _moments(opt, net):
-    "Name → tensor of an Adam optimizer"
+    "Map names to the tensors of an Adam optimizer"
     names = {id(p): n for n, p in net.named_parameters()}
     return {f'{names[id(p)]}/{k}': v for p, s in opt.state.items() for k, v in s.items()}
 
 @patch
 def trained(self:Run)->dict:
-    "Role → network of all whose numbers change"
+    "The networks whose numbers all change, by role"
     heads = {} if self.config.aid is None else dict(aid=self.aid.learned)
     return dict(G=self.G, D=self.D, G_ema=self.G_ema) | heads
 
 @patch
 def tensors(self:Run)->dict:
-    "All tensors of a run"
+    "Collect all tensors of a run"
     nets = self.trained()
     found = {f'{role}/{k}': v for role, net in nets.items() for k, v in net.state_dict().items()}
     for role in self.opt: found |= {f'opt_{role}/{k}': v for k, v in _moments(self.opt[role], nets[role]).items()}
@@ -247,7 +247,7 @@ def save(self:Run,
 _NO_STATE = 'accepted: the state.safetensors that training wrote'
 
 def read_state(path)->tuple: # tensors, words
-    "What `save` wrote; a state that nobody has written is refused before anything is made of it"
+    "Read a state, refusing files that `save` did not write"
     found, meta = checkpoints.read_tensors(path)
     try: words = json.loads(meta['run'], object_pairs_hook=renamed)
     except (KeyError, ValueError, RecursionError):
@@ -263,7 +263,7 @@ def read_state(path)->tuple: # tensors, words
 
 # %% ../../nbs/training/07_state.ipynb #c8eead10
 def _is(value, kind, least=None):
-    "Is it of this kind, and no truth value instead of a number?"
+    "Say whether a value has this type; bool is not a number"
     return type(value) is kind and (least is None or least <= value < 2**53)
 
 _WORDS = dict(nimg=lambda v: _is(v, int, 0), step=lambda v: _is(v, int, 0), tick=lambda v: _is(v, int, 0),
@@ -275,7 +275,7 @@ _WORDS = dict(nimg=lambda v: _is(v, int, 0), step=lambda v: _is(v, int, 0), tick
               and all(_is(e, dict) and _is(e.get('from', 0), int, 0) for e in v))
 
 def _check_words(words, found):
-    "Complain about words that no run has written"
+    "Refuse metadata that no run has written"
     if not isinstance(words, dict): raise ValueError(f'its words are a {type(words).__name__}')
     for name, right in _WORDS.items():
         if not right(words.get(name)): raise ValueError(f'{name} is {str(words.get(name, "missing")):.60}')
@@ -290,7 +290,7 @@ def _check_words(words, found):
 _MOMENTS = {'step', 'exp_avg', 'exp_avg_sq'}
 
 def _expected(run):
-    "Name → tensor of the kind and shape that a run has; moments are there for a parameter or not, as it has been moved or not"
+    "Map names to the types and shapes of a run's tensors; Adam's moments are optional"
     nets = run.trained()
     sure = ({f'{role}/{k}': v for role, net in nets.items() for k, v in net.state_dict().items()}
             | {'path_mean': run.path_mean})
@@ -300,7 +300,7 @@ def _expected(run):
     return sure, maybe
 
 def _check_tensors(run, found, path):
-    "Complain about tensors that are not this run's"
+    "Refuse tensors that are not this run's"
     (sure, maybe), sums = _expected(run), {k: v for k, v in found.items() if k.startswith('sum/')}
     should = sure | maybe | dict.fromkeys(sums, torch.zeros(2, dtype=torch.double))
     wrong = [k for k in sure if k not in found] + [k for k, v in found.items()
@@ -319,7 +319,7 @@ FREE = ('data', 'out', 'kimg', 'keep_kimg', 'license', 'resume_from', 'graphs')
 
 @patch
 def _continue(self:Run, found, words, path):
-    "Take over a state"
+    "Restore a state"
     mine, its = (named(o) for o in (dataclasses.asdict(self.config), words['config']))
     if different := [k for k in mine if k not in FREE and its[k] != mine[k]]:
         were = ', '.join(f'{k}: {its[k]!r:.60}, now {mine[k]!r:.60}' for k in different[:3])
@@ -338,7 +338,7 @@ def _continue(self:Run, found, words, path):
 def _of(found, prefix): return {k[len(prefix):]: v for k, v in found.items() if k.startswith(prefix)}
 
 def _remember(opt, net, moments):
-    "Give an optimizer its moments back"
+    "Restore the moments of an optimizer"
     by_name, known = dict(net.named_parameters()), {}
     for key, v in moments.items():
         name, _, kind = key.rpartition('/')
@@ -349,7 +349,7 @@ def _remember(opt, net, moments):
 
 # %% ../../nbs/training/07_state.ipynb #aec4f840
 def _noted(words):
-    "The stretches in a state; of one from before, what its configuration says"
+    "Read the stretches in a state; older ones have them in the configuration"
     if isinstance(words.get('history'), list): return words['history']
     began, config = words.get('began'), words['config']
     unknown = [dict(file=began['file'], data=None, fingerprint=None, license=None)] if began else []
@@ -360,7 +360,7 @@ def learns(self:Run,
     data:ImageFolderDataset,
     other_data=False, # may it be another dataset than before?
 )->bool:              # does something new begin?
-    "Note what is learned from now on, and under which license"
+    "Record the data and license of the training from here on"
     mark, own = fingerprint(data.path), [e for e in self.history if 'file' not in e]
     try: its = about(data.path).get('license')
     except ValueError: its = None                       # not written by this library
@@ -374,7 +374,7 @@ def learns(self:Run,
 
 @patch
 def _check_same(self:Run, last, new, path):
-    "Complain about other data than before"
+    "Refuse data other than before"
     was = last.get('fingerprint')
     # states of before knew the name only
     if was == new['fingerprint'] or was is None and last.get('data') == new['data']:
@@ -387,7 +387,7 @@ def _check_same(self:Run, last, new, path):
 
 @patch(as_prop=True)
 def license(self:Run):
-    "Of the weights: those of all that they have learned from"
+    "The license of the weights, which combines those of all their data"
     return checkpoints.licenses(*(e.get('license') for e in self.history)) or self.config.license
 
 # %% ../../nbs/training/07_state.ipynb #72b952c0
@@ -396,7 +396,7 @@ def warm(
     path,  # of a state with heads
     names=None, # what the entries of labels mean
 )->list:   # what they have learned from
-    "Begin with the heads of another run, as far as they fit"
+    "Start with the heads of another run, as far as they fit"
     if not Path(path).is_file():
         raise FileNotFoundError(f'aid_from={str(path)!r}: no such file; accepted: the state.safetensors of a run '
                                 'with aid')

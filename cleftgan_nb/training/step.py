@@ -39,7 +39,7 @@ def asked(
     index:torch.Tensor, # int64 [n], numbers of the images
     name:str,           # of the phase
 )->torch.Tensor|None:   # float32 [n, c_dim]
-    "The labels that G is to make images for"
+    "Draw the labels for G's images"
     if not run.config.labels: return None
     places = uniforms(run.config.seed, f'{name} label', index, 1)[:, 0]*len(run.data)
     return run.data.labels(places.long().clamp(max=len(run.data) - 1)).to(run.device)
@@ -50,7 +50,7 @@ def latents_of(
     index:torch.Tensor, # int64 [n], numbers of the images, on the CPU
     name:str,           # of the phase: each has its own
 )->losses.Latents:
-    "What a phase makes its images from"
+    "Draw the inputs for a phase's images"
     c, G, labels = run.config, run.G, asked(run, index, name)
     z = normals(c.seed, f'{name} z', index, G.z_dim).to(run.device)
     noise = int(bits(c.seed, f'{name} noise', index[:1], 1)) & (2**62 - 1) if c.network == 'stylegan2' else None
@@ -61,7 +61,7 @@ def latents_of(
 
 # %% ../../nbs/training/10_step.ipynb #ba013670
 class Batch:
-    "What one step computes with: its images, their numbers, and how its phases see them"
+    "The images of one step, their numbers, and how its phases see them"
     def __init__(self, run, pixels, labels, team):
         c = run.config
         self.run, self.team, self.index = run, team, run.nimg + share(c.batch, team.rank, team.world)
@@ -71,7 +71,7 @@ class Batch:
         self.augmented = run.pipe is not None and float(run.pipe.p) > 0
 
     def seen(self, name):
-        "How a phase augments its images; None: not at all"
+        "Return a phase's augmentation; None without"
         if not self.augmented: return None
         return lambda x: self.run.pipe(x, index=self.index[:len(x)], seed=self.run.config.seed, name=name)
 
@@ -81,12 +81,12 @@ class Batch:
 def scaled(
     pixels:torch.Tensor, # uint8
 )->torch.Tensor:         # float32, -1 … 1
-    "Scale pixels to what networks see"
+    "Scale pixels to the range of the networks"
     return pixels.float()/127.5 - 1
 
 # %% ../../nbs/training/10_step.ipynb #2e4efab0
 def _descend(b, role, *phases):
-    "Differentiate a role's phases, average the processes' gradients, mend, move; say what to log"
+    "Differentiate a role's phases, average the processes' gradients, mend, move; return what to log"
     for phase in phases: phase.loss.backward()
     grads = [p.grad for p in getattr(b.run, role).parameters() if p.grad is not None]
     if b.team.world > 1:
@@ -105,13 +105,13 @@ def _count(b, report):
 
 # %% ../../nbs/training/10_step.ipynb #184a6460
 def _G(b):
-    "Move G as published; D makes images of its own"
+    "Move G as published; D generates its own images"
     run, made = b.run, latents_of(b.run, b.index, 'G')
     move = lambda z: _descend(b, 'G', losses.Gmain(run.G, run.D, made._replace(z=z), b.seen('G'), b.sigma))
     _count(b, compute(b, 'G', move, made.z))
 
 def _D(b, images=None):
-    "Move D as published; give what ADA counts"
+    "Move D as published and return what ADA counts"
     run, made = b.run, latents_of(b.run, b.index, 'D')
     def learn(z, pixels):
         fake = losses.Dmain_fake(run.G, run.D, made._replace(z=z), b.seen('D'), b.sigma)
@@ -123,7 +123,7 @@ def _D(b, images=None):
 
 # %% ../../nbs/training/10_step.ipynb #5b473290
 def _path(b):
-    "Move G toward equal lengths of path, on half of the images (StyleGAN2)"
+    "Move G toward equal path lengths, on half of the images (StyleGAN2)"
     run, c, half = b.run, b.run.config, b.index[:max(len(b.index)//2, 1)]
     size = run.G.img_channels, run.G.img_resolution, run.G.img_resolution
     noise = normals(c.seed, 'path image', half, math.prod(size)).view(len(half), *size).to(run.device)
@@ -133,7 +133,7 @@ def _path(b):
     _count(b, _descend(b, 'G', phase))
 
 def _R1(b):
-    "Flatten D around the real images"
+    "Flatten D at the real images"
     run, c = b.run, b.run.config
     flatten = lambda pixels: _descend(b, 'D', losses.Dreg(run.D, scaled(pixels), b.labels, c.gamma, b.seen('R1'),
                                                           b.sigma, gain=c.r1_every))
@@ -154,7 +154,7 @@ def _average(b, signs):
 
 # %% ../../nbs/training/10_step.ipynb #5eb808f0
 def _G_aided(b):
-    "Move G against D and the heads; give its images"
+    "Move G against D and the heads, and return its images"
     run, c, made = b.run, b.run.config, latents_of(b.run, b.index, 'G')
     weight = ramp(run.nimg, c.aid, c.aid_kimg)
     def move(z, u):
@@ -166,7 +166,7 @@ def _G_aided(b):
     return images
 
 def _D_aided(b, images):
-    "Move the heads and D, on the images that G was moved with; give what ADA counts"
+    "Move the heads and D on the images G was moved with, and return what ADA counts"
     run, c, asked_for = b.run, b.run.config, asked(b.run, b.index, 'G')
     def learn(images, pixels, *u):
         real, fake = losses.view(scaled(pixels), b.seen('real'), b.sigma), losses.view(images, b.seen('D'), b.sigma)
@@ -182,7 +182,7 @@ def _D_aided(b, images):
     return signs
 
 def _views(b, name):
-    "Numbers for the heads' views of a phase's images"
+    "Draw the numbers for the heads' views of a phase's images"
     draws = uniforms(b.run.config.seed, f'aid {name}', b.index, DRAWS*len(b.run.aid.views))
     return draws.float().to(b.run.device)
 
@@ -201,7 +201,7 @@ def compute(
     return replays[name](*tensors)
 
 def _alike(b):
-    "Say whether steps may be recorded: no random numbers inside, no other processes to wait for"
+    "Say whether steps can be recorded: no random numbers inside, no other processes to wait for"
     run, c = b.run, b.run.config
     rising = c.aid is not None and run.nimg < c.aid_kimg*1000
     return (c.graphs and run.device.type == 'cuda' and b.team.world == 1 and c.network != 'stylegan2'

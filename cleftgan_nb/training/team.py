@@ -17,7 +17,7 @@ def share(
     world:int, # processes
     group=4,   # images that D compares
 )->torch.Tensor: # int64: places within the batch
-    "Which images of a batch are this process's"
+    "Find the images of a batch that belong to this process"
     if batch % world:
         raise ValueError(f'batch={batch} cannot be shared by {world} processes; accepted: a multiple of {world}')
     places, group = torch.arange(batch), min(group, batch)
@@ -26,7 +26,7 @@ def share(
 
 # %% ../../nbs/training/09_team.ipynb #47301a00
 class Team:
-    "The processes of a run: torchrun's, or just this one"
+    "The processes of a run, torchrun's or just this one"
     def __init__(self):
         self.rank, self.world, self.local = (int(os.environ.get(k, d))
                                              for k, d in (('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0)))
@@ -35,14 +35,14 @@ class Team:
         self.mine = self.world > 1 and not torch.distributed.is_initialized()
         if self.mine: torch.distributed.init_process_group('nccl' if self.device.type == 'cuda' else 'gloo')
     def sum(self, t):
-        "A tensor's sum over all processes"
+        "Sum a tensor over all processes"
         if self.world > 1:
             t = t.clone()
             torch.distributed.all_reduce(t)
         return t
     def mean(self, t): return self.sum(t)/self.world
     def any(self, asked):
-        "Is it so in any process?"
+        "Say whether `asked` is true in any process"
         return bool(asked) if self.world == 1 else bool(self.sum(torch.tensor(float(bool(asked)), device=self.device)))
     def close(self):
         if self.mine: torch.distributed.destroy_process_group()

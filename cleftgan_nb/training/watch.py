@@ -21,7 +21,7 @@ __all__ = ['PANELS', 'run_folder', 'read_log', 'curves', 'pictures', 'kept', 'gr
 
 # %% ../../nbs/training/14_watch.ipynb #2e7e5040
 def _rows(path):
-    "The lines of a log; a last one that breaks off is left out"
+    "Read the lines of a log, without a last one that breaks off"
     lines, rows = path.read_text(encoding='utf-8', errors='replace').splitlines() if path.exists() else [], []
     for n, line in enumerate(lines, 1):
         if not line.strip(): continue
@@ -37,7 +37,7 @@ def _rows(path):
     return rows
 
 def _row(line):
-    "A line's object, or None"
+    "Parse a line's object, or return None"
     try: row = json.loads(line)
     except (ValueError, RecursionError): return None
     return row if isinstance(row, dict) and math.isfinite(_number(row.get('kimg'))) else None
@@ -50,7 +50,7 @@ def _number(v):
 def run_folder(
     folder, # as it was given
 )->Path:    # the same, if there is a run in it
-    "The folder of a run"
+    "Find the folder of a run"
     folder = Path(folder)
     if not folder.is_dir(): raise FileNotFoundError(f'no folder {folder}; accepted: the `out` of a training run')
     if not any((folder/n).exists() for n in ('config.yaml', 'log.jsonl')) and not any(folder.glob('fakes-*.png')):
@@ -59,12 +59,12 @@ def run_folder(
     return folder
 
 def _about(folder):
-    "The configuration as far as it can be read, for a title or a line in a plot"
+    "Read the configuration as far as possible, for a title or a legend"
     try: return read_yaml(folder/'config.yaml')
     except (OSError, ValueError): return {}
 
 def _network(about):
-    "The kind of network, if it is one of ours: what else stands there is not repeated"
+    "Read the type of network, if it is one of ours; never repeat anything else"
     name = about.get('network')
     return name if isinstance(name, str) and name in NAMES else None
 
@@ -72,7 +72,7 @@ def _network(about):
 def read_log(
     folder, # of a run
 )->dict:    # column → float array with an entry a tick; nan where the log has none
-    "The numbers of a run, as columns"
+    "Read the numbers of a run as columns"
     folder = run_folder(folder)
     if not (rows := _rows(folder/'log.jsonl')):
         tick = _number(_about(folder).get('tick_kimg'))
@@ -96,13 +96,13 @@ PANELS = ('loss/G', ('loss/D made', 'loss/D real'), 'loss/R1', 'loss/aid', ('los
 _STYLES = '-', '--', ':', '-.'
 
 def _logs(runs):
-    "Name → folder of one or several runs"
+    "Map names to the folders of one or several runs"
     if isinstance(runs, dict): return {str(n): run_folder(f) for n, f in runs.items()}
     if isinstance(runs, (list, tuple)): return {Path(f).name: run_folder(f) for f in runs}
     return {_network(_about(run_folder(runs))) or Path(runs).name: run_folder(runs)}
 
 def _known_panels(panels, logs):
-    "Panels as tuples of columns; those not asked for by name may be missing"
+    "Convert panels to tuples of columns; defaults may lack columns"
     there = list(dict.fromkeys(n for log in logs.values() for n in log))
     asked = [(p,) if isinstance(p, str) else tuple(p)
              for p in (PANELS if panels is None else [panels] if isinstance(panels, str) else panels)]
@@ -112,13 +112,13 @@ def _known_panels(panels, logs):
 
 # %% ../../nbs/training/14_watch.ipynb #246c6c40
 def _smooth(kimg, values, width):
-    "Mean of the values at most width/2 away"
+    "Average the values at most width/2 away"
     sums, lo, hi = (np.append(0, values.cumsum()), np.searchsorted(kimg, kimg - width/2),
                     np.searchsorted(kimg, kimg + width/2, 'right'))
     return (sums[hi] - sums[lo])/(hi - lo)
 
 def _line(ax, kimg, values, smooth, **style):
-    "A column over kimg, without the ticks that don't have it"
+    "Return a column over kimg, without the ticks that lack it"
     kimg, values = kimg[there := np.isfinite(values)], values[there]
     label = style.pop('label')
     if smooth:
@@ -128,7 +128,7 @@ def _line(ax, kimg, values, smooth, **style):
 
 # %% ../../nbs/training/14_watch.ipynb #c720de60
 def _references(ax, panel, abouts, colors):
-    "Lines at values that mean something"
+    "Draw lines at reference values"
     if any(n in ('loss/G', 'loss/D made', 'loss/D real') for n in panel):
         ax.axhline(math.log(2), color='.45', ls=':', lw=1, zorder=1)
     if 'augment_p' in panel: ax.set_ylim(0, max(.1, ax.get_ylim()[1]))     # noise around 0 looks like noise around 0
@@ -139,7 +139,7 @@ def _references(ax, panel, abouts, colors):
 
 # %% ../../nbs/training/14_watch.ipynb #81d78a90
 def _panel(ax, panel, logs, colors, smooth):
-    "The columns of a panel for all runs"
+    "Draw the columns of a panel for all runs"
     for name, log in logs.items():
         for column, ls in zip(panel, _STYLES*len(panel)):
             if column in log: _line(ax, log['kimg'], log[column], smooth, color=colors[name], ls=ls, label=column)
@@ -156,7 +156,7 @@ def curves(
     smooth=0.,   # kimg of a running mean; the values stay to be seen behind it
     columns=3,   # plots in a row
 ):               # matplotlib figure
-    "Losses, ADA and speed over the images seen"
+    "Plot losses, ADA and speed over the images seen"
     try: import matplotlib.pyplot as plt, seaborn as sns
     except ImportError as e: raise ImportError(f'curves needs {e.name}: pip install matplotlib seaborn') from None
     folders = _logs(runs)
@@ -181,7 +181,7 @@ def curves(
 def pictures(
     folder, # of a run
 )->dict:    # kimg → file, in order
-    "The pictures of a run"
+    "List the pictures of a run"
     found = {}
     for path in sorted(run_folder(folder).glob('fakes-*.png')):
         if name := re.fullmatch(r'fakes-(\d+(?:\.\d+)?)\.png', path.name):
@@ -192,13 +192,13 @@ def pictures(
 def kept(
     folder, # of a run
 )->dict:    # kimg → file, in order; the last is the newest
-    "The checkpoints of a run"
+    "List the checkpoints of a run"
     names = {path: re.fullmatch(r'network-(\d+(?:\.\d+)?)\.safetensors', path.name)
              for path in run_folder(folder).glob('network-*.safetensors')}
     return dict(sorted((float(name[1]), path) for path, name in names.items() if name))
 
 def _said(path, key, default):
-    "A number that the text of a picture gives"
+    "Read a number from the text of a picture"
     value = _picture(path, False).info.get(key)
     try: return found if 0 <= (found := float(value)) < math.inf else default
     except (TypeError, ValueError): return default
@@ -209,7 +209,7 @@ def _picture(
     path,
     pixels=True, # or only its size and its text
 ):
-    "A picture of a run; decoders have many ways to say that a file is none"
+    "Open a picture of a run; decoders report bad files in many ways"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('error', Image.DecompressionBombWarning)
@@ -227,13 +227,13 @@ def grid_at(
     folder,    # of a run
     kimg=None, # the nearest picture is taken; None: the newest
 )->Image.Image:
-    "What all fixed latents looked like at a time"
+    "Open the picture of all fixed latents at a given time"
     found = pictures(folder)
     return _picture(found[max(found) if kimg is None else _nearest(found, kimg)])
 
 # %% ../../nbs/training/14_watch.ipynb #4a4b60d0
 def _tile_size(path, size):
-    "How large an image of a picture is: as given, as its text says, or as a checkpoint beside it says"
+    "Find the size of an image in a picture: as given, from its text, or from a checkpoint beside it"
     size = size or int(_said(path, 'tile', 0)) or _checkpoint_size(path.parent)
     wide, high = _picture(path, False).size
     if not size:
@@ -245,7 +245,7 @@ def _tile_size(path, size):
     return size
 
 def _checkpoint_size(folder):
-    "Resolution of the generator in the newest checkpoint, 0 if there is none"
+    "Read the resolution of the generator in the newest checkpoint, 0 without one"
     for path in reversed(kept(folder).values()):
         try:
             return int(json.loads(checkpoints.store._read_header(path)[0]['__metadata__']['networks'])['G_ema']['kwargs']['img_resolution'])
@@ -257,7 +257,7 @@ def tiles(
     path,      # a picture of fixed latents
     size=None, # pixels of one image; None: as the picture or a checkpoint beside it says
 )->np.ndarray: # uint8 [images, size, size, 3]
-    "The images of a picture, row after row"
+    "Cut a picture into its images, row by row"
     size = _tile_size(Path(path), size)
     pixels = np.asarray(_picture(path).convert('RGB'))
     rows, columns = pixels.shape[0]//size, pixels.shape[1]//size
@@ -268,7 +268,7 @@ def _moments(
     kimgs,  # of all pictures, in order
     wanted, # how many, or a list of kimg
 )->list:    # of kimg
-    "Which pictures to show"
+    "Choose the pictures to show"
     kimgs = np.array(list(kimgs))
     if not isinstance(wanted, int): return [_nearest(kimgs, k) for k in wanted]
     if wanted < 1: raise ValueError(f'columns={wanted}; accepted: 1 or more, or a list of kimg')
@@ -282,7 +282,7 @@ def _moments(
 
 # %% ../../nbs/training/14_watch.ipynb #e86fe0b0
 def _chosen(images, wanted, name):
-    "Some latents, by their number or by how many"
+    "Choose latents by number or by count"
     numbers = list(range(wanted)) if isinstance(wanted, int) else [int(i) for i in wanted]
     if numbers and 0 <= min(numbers) <= max(numbers) < len(images): return images[numbers]
     raise ValueError(f'{name}={wanted}, but a picture of the run has {len(images)} latents; accepted: 1 to '
@@ -290,14 +290,14 @@ def _chosen(images, wanted, name):
 
 # %% ../../nbs/training/14_watch.ipynb #eed6e380
 def _resized(image, scale):
-    "An image with its pixels enlarged, or reduced"
+    "Enlarge an image's pixels, or reduce it"
     size = tuple(max(round(s*scale), 1) for s in (image.shape[1], image.shape[0]))
     return np.asarray(Image.fromarray(image).resize(size,
                                                     Image.Resampling.NEAREST if scale >= 1
                                                     else Image.Resampling.LANCZOS))
 
 def _scale(size, scale):
-    "Images of 64 to 128 pixels where nothing else is asked for"
+    "Choose a scale for images of 64 to 128 pixels unless another is given"
     if scale is not None and not scale > 0: raise ValueError(f'scale={scale}; accepted: a number above 0')
     return scale or (-(-64//size) if size < 64 else min(1, 128/size))
 
@@ -309,7 +309,7 @@ def _label(
     words:str,
     left=None, # pixels from the left; None: in the middle
 )->np.ndarray: # uint8 [16, wide, 3]
-    "Words on a white band"
+    "Write words on a white band"
     band = Image.new('RGB', (wide, 16), 'white')      # at this size one space is hardly seen: two
     at, anchor = (wide/2, 'mm') if left is None else (left, 'lm')
     ImageDraw.Draw(band).text((at, 8), words.replace(' ', '  '), 'black', ImageFont.load_default(11), anchor)
@@ -323,7 +323,7 @@ def strip(
     size=None,  # pixels of one image; None: as the picture or a checkpoint says
     scale=None, # of an image; None: shown with 64 to 128 pixels
 )->Image.Image:
-    "How single latents changed: a row each"
+    "Show how single latents changed, one per row"
     found = pictures(folder)
     drawn = []
     for kimg in _moments(found, columns):
@@ -334,7 +334,7 @@ def strip(
 
 # %% ../../nbs/training/14_watch.ipynb #bd4c09c0
 def _bayer(n):
-    "n×n thresholds from -1/2 to 1/2"
+    "Compute n×n thresholds from -1/2 to 1/2"
     b = np.zeros((1, 1))
     while len(b) < n: b = np.block([[4*b, 4*b + 2], [4*b + 3, 4*b + 1]])
     return (b + .5)/n**2 - .5
@@ -344,7 +344,7 @@ _SPREAD = 10    # of 255: about the distance of neighboring colors among 250 for
 _GRAYS = 6      # from black to white, for the words
 
 def _palette(sheets):
-    "An image whose palette suits all"
+    "Make an image whose palette suits all"
     # every ninth pixel: as good, in a twentieth of the time
     some = [sheets[i][::3, ::3] for i in sorted({round(i) for i in np.linspace(0, len(sheets) - 1, 8)})]
     colors = Image.fromarray(np.vstack(some)).quantize(256 - _GRAYS, Image.Quantize.MEDIANCUT,
@@ -355,7 +355,7 @@ def _palette(sheets):
     return image
 
 def _frame(sheet, kimg, palette):
-    "A frame: dithered images below the time"
+    "Draw a frame: dithered images below the time"
     dots = np.tile(_bayer(8), [-(-s//8) for s in sheet.shape[:2]])[:sheet.shape[0], :sheet.shape[1], None]
     dotted = Image.fromarray((sheet + _SPREAD*dots).round().clip(0, 255).astype(np.uint8)).quantize(palette=palette,
             dither=Image.Dither.NONE)
@@ -366,7 +366,7 @@ def _frame(sheet, kimg, palette):
 
 # %% ../../nbs/training/14_watch.ipynb #f26f1eb0
 def _timing(n, seconds, most=None):
-    "Which of n pictures are shown, and for how many milliseconds each: 12 a second and `most` at most, the last one a while longer"
+    "Choose which of n pictures to show and for how many milliseconds: up to 12 a second, the last longer"
     if not seconds > 0: raise ValueError(f'seconds={seconds}; accepted: a number above 0')
     frames = max(min(n, int(seconds*12), most or n), 1)
     chosen = np.linspace(0 if frames > 1 else n - 1, n - 1, frames).round().astype(int)
@@ -383,7 +383,7 @@ def gif(
     scale=None, # of an image; None: shown with 64 to 128 pixels
     most=None,  # pictures, for a smaller file; None: 12 a second
 )->Path:
-    "The fixed latents over time, as a film without end"
+    "Make an endless film of the fixed latents over time"
     found = pictures(folder)
     kimgs, files = list(found), list(found.values())
     chosen, durations = _timing(len(files), seconds, most)
@@ -401,7 +401,7 @@ def gif(
 
 # %% ../../nbs/training/14_watch.ipynb #5bc939e0
 def _duration(seconds):
-    "A time as people say it"
+    "Format a duration for people"
     for name, unit in (('days', 86400), ('h', 3600), ('min', 60)):
         if seconds >= 2*unit: return f'{seconds/unit:.0f} {name}'
     return f'{seconds:.0f} s'
@@ -411,7 +411,7 @@ def _status(
     about, # configuration
     age,   # seconds since the newest line, or since the start
 )->str:    # Markdown
-    "Where a run is"
+    "Find where a run is"
     name, end = _network(about) or 'run', _number(about.get('kimg'))
     if log is None:
         return (f'**{name}**: no line in the log yet, {_duration(age)} after the start; the first comes after '
@@ -430,16 +430,16 @@ def _status(
 def status(
     folder, # of a run
 )->str:     # Markdown
-    "Where a run is, in words"
+    "Describe where a run is"
     folder = run_folder(folder)
     return _status(_log(folder), _about(folder), _age(folder))
 
 def _log(folder):
-    "Columns of the log; None: no line yet"
+    "Read the columns of the log; None without a line"
     return read_log(folder) if _rows(folder/'log.jsonl') else None
 
 def _age(folder):
-    "Seconds since the newest line, or since the start"
+    "Measure the seconds since the newest line, or since the start"
     return time.time() - max(p.stat().st_mtime for p in (folder, folder/'config.yaml', folder/'log.jsonl')
                              if p.exists())
 
@@ -448,7 +448,7 @@ def page(
     folder, # of a run
     **more, # for `curves`
 )->dict:    # name → figure or picture, as far as there are any
-    "What is below the words: the curves, the newest picture"
+    "Show what is below the words: the curves, the newest picture"
     folder, shown = run_folder(folder), {}
     if _rows(folder/'log.jsonl'): shown['curves'] = curves(folder, **more)
     if any(folder.glob('fakes-*.png')): shown['picture'] = grid_at(folder)
@@ -457,7 +457,7 @@ def page(
 def stamp(
     folder, # of a run
 )->list:    # to be compared with an earlier one
-    "Changes when the loop has written something"
+    "Return a value that changes when the loop has written something"
     folder = run_folder(folder)
     return ([(p.name, p.stat().st_mtime_ns) for n in ('log.jsonl', 'time.jsonl') if (p := folder/n).exists()]
             + sorted(p.name for p in folder.glob('fakes-*.png')))
@@ -492,14 +492,14 @@ def live(
 
 # %% ../../nbs/training/14_watch.ipynb #8429f150
 def _writer(folder, **more):
-    "Writes events; TensorBoard is imported only here"
+    "Import TensorBoard and open a writer"
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError: raise ImportError('TensorBoard is not installed: pip install tensorboard') from None
     with patch('socket.gethostname', lambda: 'run'):   # its files would be called after the computer
         return SummaryWriter(str(folder), **more)
 
 def _add_row(writer, row):
-    "A line of the log"
+    "Add a line of the log"
     for name, value in row.items():
         if name not in ('kimg', 'step', 'seconds') and isinstance(value, (int, float)):
             writer.add_scalar(name, value, round(1000*row['kimg']))
@@ -512,7 +512,7 @@ def tensorboard(
     folder,      # of a run
     writer=None, # `SummaryWriter`; None: a new one in the folder's `tensorboard`, whose points replace older ones there
 )->Path:         # what `tensorboard --logdir` wants
-    "A run as TensorBoard events"
+    "Convert a run to TensorBoard events"
     log, found = read_log(folder), pictures(folder) if any(Path(folder).glob('fakes-*.png')) else {}
     own = _writer(Path(folder)/'tensorboard', purge_step=0) if writer is None else writer
     for values in zip(*log.values()): _add_row(own, {k: float(v) for k, v in zip(log, values) if np.isfinite(v)})
@@ -523,7 +523,7 @@ def tensorboard(
 
 # %% ../../nbs/training/14_watch.ipynb #ed974bc0
 class Board:
-    "Points of a run for TensorBoard, tick by tick. Does nothing where TensorBoard is not installed"
+    "The points of a run for TensorBoard, tick by tick; does nothing without TensorBoard"
     def __init__(self,
         folder, # of the run
         nimg=0, # images seen: where the run starts or goes on
@@ -534,7 +534,7 @@ class Board:
         row:dict,     # line of the log
         picture=None, # `PIL` image of the fixed latents
     ):
-        "A tick, to be seen at once"
+        "Add a tick, visible at once"
         if self.writer is None: return
         _add_row(self.writer, row)
         if picture is not None: _add_picture(self.writer, picture, row['kimg'])

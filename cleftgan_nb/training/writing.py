@@ -26,7 +26,7 @@ __all__ = ['name_at', 'line_of', 'peak_memory', 'side', 'picture', 'show', 'pass
 def name_at(
     nimg:int, # images shown
 )->str:
-    "Thousands of images, as files are called"
+    "Format a number of images in thousands, as in file names"
     return f'{nimg//1000:06d}' + (f'.{nimg%1000:03d}' if nimg % 1000 else '')
 
 # %% ../../nbs/training/12_writing.ipynb #98985c70
@@ -34,7 +34,7 @@ def line_of(
     run:Run,
     team:Team,
 )->dict: # of plain numbers
-    "What the log says about the images since the last line"
+    "Compute the log's line for the images since the last one"
     sums = {k: team.sum(v) for k, v in sorted(run.sums.items())}
     row = dict(kimg=run.nimg/1000, step=run.step, augment_p=float(run.ada.p) if run.pipe is not None else 0.)
     row |= {k: float(s/n) for k, (s, n) in sums.items() if n > 0}
@@ -45,7 +45,7 @@ def line_of(
 def peak_memory(
     device,  # of the run
 )->dict:     # of GiB; nothing on a CPU
-    "The most that tensors took on the GPU since it was last asked"
+    "Measure the peak GPU memory of tensors since the last call"
     if device.type != 'cuda': return {}
     gib = round(torch.cuda.max_memory_allocated(device)/2**30, 3)
     torch.cuda.reset_peak_memory_stats(device)
@@ -58,7 +58,7 @@ def picture(
     run:Run,
     labels=None, # [n,L] of a conditional network
 )->Image.Image:
-    "Images of fixed latents by the averaged generator"
+    "Draw images of fixed latents with the averaged generator"
     k, G = side(run.G_ema.img_resolution), run.G_ema
     z = normals(run.config.seed, 'fixed', torch.arange(k*k), G.z_dim).to(run.device)
     parts = [None]*-(-k*k//8) if labels is None else labels.to(run.device).split(8)
@@ -67,7 +67,7 @@ def picture(
     return Image.fromarray(contact_sheet(list(to_uint8(images)), k))
 
 def show(run, data):
-    "Write the picture, which says what it is"
+    "Write the picture with its description"
     c = run.config
     first = [i % len(data) for i in range(side(data.resolution)**2)]
     image = picture(run, data.labels(first) if c.labels else None)
@@ -81,7 +81,7 @@ def passed(
     kimg:float,  # of a milestone, and of each of its multiples
     before=None, # kimg since the last look; None: a step
 )->bool:
-    "Has a milestone been passed since?"
+    "Say whether a milestone has been passed since"
     every, since = round(kimg*1000), run.config.batch if before is None else round(before*1000)
     return run.nimg//every > max(run.nimg - since, 0)//every
 
@@ -90,7 +90,7 @@ def keep(
     path,
     data:ImageFolderDataset,
 ):
-    "A checkpoint of the networks"
+    "Save a checkpoint of the networks"
     c = run.config
     about = dict(data=data.path.name, images=len(data.names), history=run.history, config=kept(c),
                  version=__version__, torch=torch.__version__) | ({'started_from': run.began} if run.began else {})
@@ -102,7 +102,7 @@ def keep(
 def _lines(path): return path.read_text(encoding='utf-8').splitlines() if path.exists() else []
 
 def _append(path, row, keep):
-    "The first `keep` lines of a log and one more, in one step"
+    "Write the first `keep` lines of a log and one more, in one step"
     lines = _lines(path)[:keep] + [json.dumps(row)]
     with atomic(path) as f: f.write(('\n'.join(lines) + '\n').encode())
 
@@ -114,7 +114,7 @@ def tick(
     last=False,    # of the run
     board=None,    # `Board` of TensorBoard
 )->dict:
-    "Write what a tick writes: log, picture, checkpoint, and last of all the state"
+    "Write a tick's files: log, picture, checkpoint, and last of all the state"
     row, out, c = line_of(run, team), Path(run.config.out), run.config
     warn = judge(row, c)
     run.tick += 1
