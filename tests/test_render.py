@@ -320,7 +320,7 @@ def test_errors_of_parts_and_pictures(scene):
             (lambda: R.render([square(0, 'skin')], look, camera, light),
              'Camera is not a Light; accepted: what sample_light(…) returns'),
             (lambda: R.render([square(0, 'skin')], look, light, camera, 7),
-             'size=7; accepted: a whole number of pixels from 8 to 2048'),
+             'size=7; accepted: a whole number from 8 to 2048'),
             (lambda: R.render([square(0, 'skin')], look, light, camera, 32, 0),
              'samples=0; accepted: a whole number from 1 to 8')):
         with pytest.raises(ValueError) as e: call()

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/checkpoints/01_store.ipynb #11836bc0
 from __future__ import annotations
-import contextlib, hashlib, json, math, os, re, struct, warnings
+import hashlib, json, math, os, re, struct, warnings
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path

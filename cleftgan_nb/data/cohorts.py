@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 import numpy as np
+from ..checks import check_count
 from .. import __version__
 from .head import stream, sample_age, sample_identity
 from .cleft import Cleft, Side, extent
@@ -159,10 +160,10 @@ def cohort(
 ):                     # the path
     "Draw a cohort of phantoms and write it as a dataset with its manifest"
     if kind not in KINDS: raise ValueError(f'kind={kind!r}; accepted: {", ".join(KINDS)}')
-    for name, v, low, high in (('n', n, 1, 500_000), ('size', size, 16, 1024), ('seed', seed, 0, 10**9),
-                               ('workers', 1 if workers is None else workers, 1, 256)):
-        if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or not low <= v <= high:
-            raise ValueError(f'{name}={v!r}; accepted: a whole number from {low} to {high}')
+    check_count(1, 500_000, n=n)
+    check_count(16, 1024, size=size)
+    check_count(0, 10**9, seed=seed)
+    if workers is not None: check_count(1, 256, workers=workers)
     if not isinstance(recipe, Recipe): raise ValueError(f'recipe={recipe!r:.60}; accepted: a Recipe')
     from tqdm.auto import tqdm
     tasks = [(kind, i, int(seed), int(size), recipe) for i in range(n)]

@@ -12,6 +12,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
+from ..checks import check_count
 from ..foreign import cell, uncell
 from .archives import appearing, check_path, open_archive, png, SIGNATURE, ToFolder, ToZip
 from ..files import as_path
@@ -580,10 +581,8 @@ class InfiniteSampler(torch.utils.data.Sampler):
         shuffle=True,  # else in the set's order
     ):
         n = n if isinstance(n, int) else len(n)
-        for name, v, least in [('n', n, 1), ('seed', seed, 0), ('position', position, 0), ('world', world, 1),
-                               ('rank', rank, 0)]:
-            if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < least:
-                raise ValueError(f'{name}={v!r}; accepted: a whole number from {least} on')
+        check_count(n=n, world=world)
+        check_count(0, seed=seed, position=position, rank=rank)
         if rank >= world: raise ValueError(f'rank={rank} of world={world}; accepted: 0 to {world - 1}')
         self.n, self.seed, self.position, self.rank, self.world, self.shuffle, self._orders = (int(n), int(seed),
                 int(position), int(rank), int(world), shuffle, {})

@@ -6,7 +6,7 @@
 from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
-import math, os
+import math
 import numpy as np
 from PIL import Image
 from scipy import ndimage

@@ -11,6 +11,7 @@ from functools import lru_cache
 from importlib.resources import files
 import numpy as np, scipy.sparse as sp
 from PIL import Image
+from ..checks import check_count, check_number
 
 # %% auto #0
 __all__ = ['ASSETS', 'Edges', 'SLIT', 'ANCESTRIES', 'AGES', 'NEWBORN', 'OPPOSITES', 'NOT_CHANCE', 'GENTLER', 'SHAPES', 'CLINIC',
@@ -24,8 +25,7 @@ def stream(
     name:str, # the aspect: 'age', 'light', …
 )->np.random.Generator:
     "Return the random numbers of one aspect of one phantom, the same in every process"
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f'seed={seed!r}; accepted: a whole number from 0 up')
+    check_count(0, seed=seed)
     digest = hashlib.sha256(f'{int(seed)} {name}'.encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, '<u4'))
 
@@ -310,8 +310,7 @@ def sample_identity(
 
 # %% ../../nbs/data/01_head.ipynb #241f4e30
 def _number(name, x, high):
-    if isinstance(x, bool) or not isinstance(x, (int, float, np.number)) or not 0 <= x <= high:
-        raise ValueError(f'{name}={x!r}; accepted: a number from 0 to {high}')
+    check_number(0, high, **{name: x})
     return float(x)
 
 def _shares(ancestry):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 from tqdm.auto import tqdm
+from ..checks import check_count, check_number
 from .. import __version__
 from . import color, faces, segmentation
 from ..foreign import cell, terminal
@@ -238,18 +239,13 @@ class Settings:
     invent: float = .6           # largest part of the crop that lies outside the photograph
 
 # %% ../../nbs/data/15_photographs.ipynb #48390ca0
-def _one_of(name, value, kinds, low, high):
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        raise ValueError(f'{name}={value!r}; accepted: {"a whole number" if kinds is int else "a number"} from {low} '
-                         f'to {high}')
-
 def _check_settings(s):
     "Check the settings before the first photograph"
-    _one_of('size', s.size, int, 16, 1024)
-    if s.dominance is not None: _one_of('dominance', s.dominance, (int, float), 1, 100)
-    _one_of('threshold', s.threshold, (int, float), -1, 10)
-    _one_of('enlarge', s.enlarge, (int, float), .1, 100)
-    _one_of('invent', s.invent, (int, float), 0, 1)
+    check_count(16, 1024, size=s.size)
+    if s.dominance is not None: check_number(1, 100, dominance=s.dominance)
+    check_number(-1, 10, threshold=s.threshold)
+    check_number(.1, 100, enlarge=s.enlarge)
+    check_number(0, 1, invent=s.invent)
     return s
 
 # %% ../../nbs/data/15_photographs.ipynb #9c78a280

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
+from ..checks import check_count
 from .colorspace import LUMINANCE, srgb
 from .head import stream
 from .parts import Part, head_parts
@@ -243,14 +244,12 @@ def render(
 
 # %% ../../nbs/data/07_render.ipynb #3b10f3a0
 def _check_render(parts, look, light, camera, size, samples):
-    whole = lambda x, low, high: isinstance(x, (int, np.integer)) and not isinstance(x, bool) and low <= x <= high
     if not parts or not all(isinstance(p, Part) for p in parts):
         raise ValueError('parts: accepted: a list of Part, as head_parts(head, look) returns')
     for x, kind in ((look, Look), (light, Light), (camera, Camera)):
         if not isinstance(x, kind):
             raise ValueError(f'{type(x).__name__} is not a {kind.__name__}; accepted: what '
                              f'sample_{kind.__name__.lower()}(…) returns')
-    if not whole(size, 8, 2048): raise ValueError(f'size={size!r}; accepted: a whole number of pixels from 8 to 2048')
-    if samples is not None and not whole(samples, 1, 8):
-        raise ValueError(f'samples={samples!r}; accepted: a whole number from 1 to 8, or None')
+    check_count(8, 2048, size=size)
+    if samples is not None: check_count(1, 8, samples=samples)
     return samples or (3 if size <= 128 else 2)

@@ -12,8 +12,8 @@ from .. import __version__
 from ..checkpoints import read_tensors, write_tensors
 from .latents import draw
 from ..metrics.adaptation import Adaptation, coarse
-from ..metrics.samples import check_count, check_images
-from ..ops.dispatch import one_of
+from ..metrics.samples import check_images
+from ..checks import check_count, one_of
 
 # %% auto #0
 __all__ = ['KIND', 'Inversion', 'Inverter', 'save_latents', 'load_latents']

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
+from ..checks import check_count, check_shape
 from ..metrics.adaptation import AROUND, ellipse
-from ..metrics.samples import check_count, latents
+from ..metrics.samples import latents
 from ..metrics.severity import SIZE, load_regression, seen_sides
-from ..networks.layers import Generator, check_shape
+from ..networks.layers import Generator
 from ..pictures import to_uint8
 
 # %% auto #0

@@ -6,9 +6,9 @@
 from __future__ import annotations
 import inspect, operator
 from dataclasses import dataclass
-from numbers import Real
 import numpy as np
 from fastcore.basics import patch
+from ..checks import check_count, check_number
 from .latents import draw, find_directions, latent_of, mix, motion
 from ..checkpoints.labels import Labels
 
@@ -44,15 +44,12 @@ def _check(self:State):
     object.__setattr__(self, 'layers', tuple(sorted({_whole('layers', v) for v in layers})))
     for name in ('seed', 'other', 'to'): object.__setattr__(self, name, _whole(name, getattr(self, name)))
     for name, (low, high) in LIMITS.items():
-        if not isinstance(v := getattr(self, name), Real) or not low <= v <= high:
-            raise ValueError(f'{name}={v!r}; accepted: a number from {low:g} to {high:g}')
+        check_number(low, high, **{name: getattr(self, name)})
 
 def _whole(name, v):
     "Return a plain int; NumPy's are accepted, too"
-    try: found = operator.index(v)
-    except TypeError: found = -1
-    if not 0 <= found < 2**32: raise ValueError(f'{name}={v!r}; accepted: a whole number from 0 to {2**32 - 1}')
-    return found
+    check_count(0, 2**32 - 1, **{name: v})
+    return operator.index(v)
 
 # %% ../../nbs/explore/01_state.ipynb #8caf18f2
 @patch

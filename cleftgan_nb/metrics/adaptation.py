@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
-from .samples import check_count, image_batches, latents
+from ..checks import check_count
+from .samples import image_batches, latents
 from .perceptual import stlpips
 from .. import checkpoints
 from ..networks.layers import Generator

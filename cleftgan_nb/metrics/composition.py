@@ -6,10 +6,11 @@
 from __future__ import annotations
 import numpy as np
 from scipy.stats import wasserstein_distance
+from ..checks import check_count
 from ..data.cards import SKIN
 from ..data.colorspace import ita_of, to_lab
 from .divergence import check_severities
-from .samples import check_count, image_batches
+from .samples import image_batches
 from .score import Score, middle, wilson
 
 # %% auto #0

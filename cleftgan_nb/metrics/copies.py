@@ -7,10 +7,11 @@ from __future__ import annotations
 import hashlib, warnings
 from dataclasses import dataclass
 import numpy as np
+from ..checks import check_count
 from ..data.colorspace import to_lab
 from .distances import BLOCK, check_features, described, metric_name, squared_distances
 from .features import FeatureNetwork, resize
-from .samples import check_count, check_images, dataset_images
+from .samples import check_images, dataset_images
 from .score import Score, middle, wilson
 
 # %% auto #0

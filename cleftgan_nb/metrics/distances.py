@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np, torch
 from scipy import linalg
 from scipy.stats import norm
-from .samples import check_count
+from ..checks import check_count
 from .score import Score, wilson
 
 # %% auto #0

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from .path_length import PRECISIONS, precise
 from .score import Score, middle
 from ..networks.layers import check_labels
-from ..ops.dispatch import one_of, whole
+from ..checks import one_of, whole
 
 # %% ../../nbs/metrics/15_motion.ipynb #86668300
 def shift_matrix(

@@ -13,8 +13,8 @@ from torch import nn
 from tqdm.auto import tqdm
 from .perceptual import stlpips
 from .score import Score, middle
-from ..networks.layers import HALF, check_labels, check_shape
-from ..ops.dispatch import one_of, whole
+from ..networks.layers import HALF, check_labels
+from ..checks import check_shape, one_of, whole
 
 # %% ../../nbs/metrics/10_path_length.ipynb #ec87fd50
 def slerp(

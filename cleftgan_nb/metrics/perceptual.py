@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..checkpoints import pickles
 from ..checkpoints import read_tensors
 from ..files import sha256
-from ..networks.layers import check_shape
+from ..checks import check_shape
 from ..files import as_path
 
 # %% ../../nbs/metrics/09_perceptual.ipynb #7a7d9ca0

@@ -13,10 +13,11 @@ import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 from .. import __version__
+from ..checks import check_count
 from ..checkpoints import read_tensors, write_tensors
 from ..data.cards import AGES, SKIN
 from ..data.datasets import ImageFolderDataset, manifest
-from .samples import check_count, dataset_images, image_batches
+from .samples import dataset_images, image_batches
 from .score import Score, middle
 
 # %% auto #0

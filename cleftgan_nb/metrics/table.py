@@ -8,6 +8,7 @@ import csv, io
 from dataclasses import dataclass, field
 from itertools import combinations
 import numpy as np
+from ..checks import check_count
 from ..files import atomic
 from ..foreign import cell
 from .copies import check_unseen, memorization
@@ -16,7 +17,7 @@ from .divergence import dish
 from .features import LEARNED, TITLES, load_judges
 from .motion import KINDS, MovedConstant, equivariance
 from .path_length import ppl
-from .samples import check_count, check_images, dataset_images, labels_for, samples
+from .samples import check_images, dataset_images, labels_for, samples
 from .score import Score
 from .severity import SIZE, load_regression
 

@@ -12,7 +12,7 @@ from .discriminator import Discriminator
 from .layers import Generator, check_keywords, check_resolution, check_settings
 from .stylegan2 import StyleGAN2Generator
 from .stylegan3 import StyleGAN3Generator
-from ..ops.dispatch import one_of
+from ..checks import one_of
 
 # %% ../../nbs/networks/05_build.ipynb #2d9bad50
 ARCHITECTURES = {cls.architecture: cls for cls in (StyleGAN3Generator, StyleGAN2Generator, Discriminator)}

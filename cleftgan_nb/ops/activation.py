@@ -8,8 +8,9 @@ __all__ = ['Activation', 'ACTIVATIONS', 'definition', 'bias_act']
 # %% ../../nbs/ops/08_activation.ipynb #42d51b10
 from collections import namedtuple
 import torch, torch.nn.functional as F
+from ..checks import check_number, one_of, whole
 from . import stage
-from .dispatch import check_bias, check_clamp, check_number, choose, kernels, one_of, whole
+from .dispatch import check_bias, check_clamp, choose, kernels
 from .fused import FilteredLReLU
 
 # %% ../../nbs/ops/08_activation.ipynb #7d715820

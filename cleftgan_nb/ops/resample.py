@@ -7,8 +7,9 @@ __all__ = ['definition', 'Resample', 'upfirdn2d', 'upsample2d', 'downsample2d', 
 
 # %% ../../nbs/ops/06_resample.ipynb #cf7196d0
 import torch, torch.nn.functional as F
+from ..checks import check_number
 from . import stage
-from .dispatch import check_filter, check_image, check_number, choose, filter_size, kernels, padding4, pair
+from .dispatch import check_filter, check_image, choose, filter_size, kernels, padding4, pair
 
 # %% ../../nbs/ops/06_resample.ipynb #755eddb0
 def _insert_zeros(x, ux, uy):

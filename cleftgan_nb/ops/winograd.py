@@ -14,8 +14,9 @@ import llvmlite.binding, numpy as np, torch, torch.nn.functional as F
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from ..checks import whole
 from .cpu import _ceil, _jit, _pool, _scratch
-from .dispatch import check_image, whole
+from .dispatch import check_image
 from .simd import Vector, _address, _full, _integers, add, borrow, load, store
 
 # %% ../../nbs/ops/05_winograd.ipynb #39328840

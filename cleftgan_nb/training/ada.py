@@ -8,9 +8,7 @@ __all__ = ['AdaptiveAugment']
 # %% ../../nbs/training/04_ada.ipynb #0e97c020
 import torch
 from fastcore.basics import patch
-from ..networks.layers import check_shape
-from ..ops.dispatch import whole
-from .losses import check_range
+from ..checks import check_number, check_shape, whole
 
 # %% ../../nbs/training/04_ada.ipynb #51198ff0
 class AdaptiveAugment:
@@ -22,9 +20,9 @@ class AdaptiveAugment:
         interval=4, # steps from one change of p to the next
         device=None, # where `signs` come from
     ):
-        check_range(0, p=p)
-        check_range(-1, 1, target=target)
-        check_range(1e-3, speed_kimg=speed_kimg)
+        check_number(0, p=p)
+        check_number(-1, 1, target=target)
+        check_number(1e-3, speed_kimg=speed_kimg)
         if not whole(interval) or interval < 1:
             raise ValueError(f"interval={interval!r}; accepted: a whole number of at least 1")
         self.target, self.speed_kimg, self.interval, self.steps = target, speed_kimg, interval, 0
@@ -66,8 +64,8 @@ def load_state_dict(self:AdaptiveAugment,
     signs, steps, r_t = state['signs'], state['steps'], float('nan') if state['r_t'] is None else state['r_t']
     if not isinstance(signs, list) or len(signs) != 2 or not whole(steps):
         raise ValueError(f"signs={signs!r:.60} and steps={steps!r:.20}; accepted: two numbers, a whole number")
-    check_range(0, p=state['p'], steps=steps)
-    check_range(float('-inf'), **{f'signs[{i}]': v for i, v in enumerate(signs)},
+    check_number(0, p=state['p'], steps=steps)
+    check_number(float('-inf'), **{f'signs[{i}]': v for i, v in enumerate(signs)},
                 **({} if r_t != r_t else {'r_t': r_t}))
     for name, v in {**state, 'r_t': r_t}.items():
         setattr(self, name, v if name == 'steps' else torch.tensor(v, dtype=torch.float32, device=self.p.device))

@@ -11,7 +11,7 @@ import torch, torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from ..checkpoints import read_tensors
-from ..networks.layers import check_shape
+from ..checks import check_shape
 from .chance import normals, uniforms
 from .losses import Phase, frozen, full, generator_loss, make, signs, view
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 import torch, torch.nn.functional as F
 from fastcore.basics import patch
+from ..checks import check_number, one_of
 from ..ops import downsample2d, setup_filter, upsample2d
-from ..ops.dispatch import check_image, check_number, one_of
+from ..ops.dispatch import check_image
 from .chance import normals, uniforms
 
 # %% ../../nbs/training/01_augment.ipynb #bdd47e40

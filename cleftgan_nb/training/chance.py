@@ -6,6 +6,7 @@
 from __future__ import annotations
 import hashlib, math
 import torch
+from ..checks import check_count
 
 # %% auto #0
 __all__ = ['GOLDEN', 'MIX', 'stir', 'bits', 'uniforms', 'normals']
@@ -25,8 +26,7 @@ def stir(
 
 # %% ../../nbs/training/00_chance.ipynb #61443e50
 def _key(seed, name):
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f'seed={seed!r}; accepted: a whole number from 0 up')
+    check_count(0, seed=seed)
     return int.from_bytes(hashlib.sha256(f'{seed} {name}'.encode()).digest()[:8], 'little', signed=True)
 
 def bits(

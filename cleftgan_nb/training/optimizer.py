@@ -8,8 +8,7 @@ __all__ = ['lazy_adam', 'mend', 'ema_beta', 'make_ema', 'update_ema']
 # %% ../../nbs/training/03_optimizer.ipynb #d2cadea0
 import copy
 import torch
-from ..ops.dispatch import whole
-from .losses import check_range
+from ..checks import check_number, whole
 
 # %% ../../nbs/training/03_optimizer.ipynb #bd9ddc30
 def lazy_adam(
@@ -19,8 +18,8 @@ def lazy_adam(
     eps=1e-8, # Adam's
 ): # keywords for torch.optim.Adam
     "Compute Adam's settings for a network that is regularized every `interval` steps"
-    check_range(0, lr=lr, eps=eps)
-    check_range(0, 1, **{f'betas[{i}]': b for i, b in enumerate(betas)})
+    check_number(0, lr=lr, eps=eps)
+    check_number(0, 1, **{f'betas[{i}]': b for i, b in enumerate(betas)})
     if interval is not None and not (whole(interval) and interval >= 1):
         raise ValueError(f"interval={interval!r}; accepted: a whole number of at least 1, or None")
     c = 1 if interval is None else interval/(interval + 1)
@@ -45,8 +44,8 @@ def ema_beta(
 ): # 0 to 1
     "Compute the share of the average that stays"
     if ema_kimg is None: ema_kimg = batch*10/32
-    check_range(1, batch=batch)
-    check_range(0, nimg=nimg, ema_kimg=ema_kimg, rampup=rampup or 0)
+    check_number(1, batch=batch)
+    check_number(0, nimg=nimg, ema_kimg=ema_kimg, rampup=rampup or 0)
     images = ema_kimg*1000 if rampup is None else min(ema_kimg*1000, nimg*rampup)
     return 0.5**(batch/max(images, 1e-8))
 
@@ -65,7 +64,7 @@ def update_ema(
     beta, # from `ema_beta`
 ):
     "Update the average by one step"
-    check_range(0, 1, beta=beta)
+    check_number(0, 1, beta=beta)
     for kind in ('parameters', 'buffers'):
         ours, theirs = [dict(getattr(net, f'named_{kind}')()) for net in (G_ema, G)]
         wrong = [k for k in ours | theirs if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape]

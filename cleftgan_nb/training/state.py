@@ -4,7 +4,7 @@
 
 # %% ../../nbs/training/07_state.ipynb #8483ce30
 from __future__ import annotations
-import dataclasses, json, math, warnings
+import dataclasses, json, warnings
 from pathlib import Path
 import torch
 from fastcore.basics import patch
