@@ -1,4 +1,4 @@
-"""Losses, steps and ADA: recorded gradients reproduced, and what the phases promise besides."""
+"""Losses, optimizer and ADA: recorded gradients reproduced, and what the phases promise besides."""
 import copy
 import json
 import math
@@ -10,7 +10,8 @@ from torch import nn
 
 from cleftgan_nb import ops
 from cleftgan_nb.networks import Discriminator, StyleGAN3Generator, build
-from cleftgan_nb.training import losses, steps
+from cleftgan_nb.training import losses
+from cleftgan_nb.training.optimizer import ema_beta, lazy_adam, make_ema, mend, update_ema
 from cleftgan_nb.training.ada import AdaptiveAugment
 from cleftgan_nb.training.losses import Dmain, Dmain_fake, Dmain_real, Dreg, Gmain, Greg, Latents
 
@@ -359,41 +360,41 @@ def test_noise_seed_decides_the_noise():
 
 def test_lazy_adam_is_taken_by_Adam():
     p = nn.Parameter(torch.zeros(3))
-    optimizer = torch.optim.Adam([p], **optimizer.lazy_adam(.0025, 4))
+    optimizer = torch.optim.Adam([p], **lazy_adam(.0025, 4))
     group = optimizer.param_groups[0]
     assert group['lr'] == pytest.approx(.002) and group['betas'] == (0, .99 ** .8) and group['eps'] == 1e-8
-    torch.optim.Adam([p], **optimizer.lazy_adam(.002))
-    assert optimizer.lazy_adam(.002) == dict(lr=.002, betas=(0, .99), eps=1e-8)
+    torch.optim.Adam([p], **lazy_adam(.002))
+    assert lazy_adam(.002) == dict(lr=.002, betas=(0, .99), eps=1e-8)
 
 
 def test_mend_counts_and_leaves_the_rest():
     a, b = torch.tensor([1., float('nan'), -2.]), torch.tensor([[float('inf'), -float('inf'), 1e30]])
     rest = a[[0, 2]].clone()
-    assert optimizer.mend(iter([a, None, b])).item() == 3
+    assert mend(iter([a, None, b])).item() == 3
     assert (a.tolist() == [1, 0, -2] and b.tolist() == [[1e5, -1e5, torch.tensor(1e30).item()]]
             and torch.equal(a[[0, 2]], rest))
-    assert optimizer.mend([torch.ones(2)]).item() == 0 and optimizer.mend([None]) == 0
+    assert mend([torch.ones(2)]).item() == 0 and mend([None]) == 0
 
 
 @pytest.mark.parametrize('batch, nimg, kimg, rampup, half_life',
                          [(32, 10**7, None, .05, 10_000), (32, 1000, None, .05, 50), (32, 1000, None, None, 10_000),
                           (8, 10**7, 2, .05, 2000)])
 def test_ema_beta(batch, nimg, kimg, rampup, half_life):
-    assert optimizer.ema_beta(batch, nimg, kimg, rampup) == pytest.approx(.5 ** (batch / half_life))
+    assert ema_beta(batch, nimg, kimg, rampup) == pytest.approx(.5 ** (batch / half_life))
 
 
 def test_ema_starts_as_a_copy_and_follows():
     G, _ = small('stylegan3-t')
     other, _ = small('stylegan3-t', seed=1)
-    ema = optimizer.make_ema(G)
+    ema = make_ema(G)
     assert not ema.training and not any(p.requires_grad for p in ema.parameters())
     want = {k: p * .75 + dict(other.named_parameters())[k] * .25 for k, p in G.named_parameters()}
     with torch.no_grad():
         for v in other.buffers(): v.add_(1)
-    optimizer.update_ema(ema, other, .75)
+    update_ema(ema, other, .75)
     assert all(torch.allclose(p, want[k], atol=1e-6) for k, p in ema.named_parameters())
     assert all(torch.equal(v, dict(other.named_buffers())[k]) for k, v in ema.named_buffers())
-    optimizer.update_ema(ema, G, optimizer.ema_beta(32, 0))
+    update_ema(ema, G, ema_beta(32, 0))
     assert all(torch.equal(v, ema.state_dict()[k]) for k, v in G.state_dict().items())
 
 
@@ -482,14 +483,14 @@ Z = torch.zeros
      'latents.other is missing; accepted: both'),
     (lambda: losses.blur(Z(1, 1, 4, 4), float('nan')), 'sigma=nan; accepted: a number of at least 0'),
     (lambda: losses.blur_sigma(0, 10, -2), 'fade_kimg=-2; accepted: a number of at least 0'),
-    (lambda: optimizer.lazy_adam(-1), 'lr=-1; accepted: a number of at least 0'),
-    (lambda: optimizer.lazy_adam(1, 2.5), 'interval=2.5; accepted: a whole number of at least 1, or None'),
-    (lambda: optimizer.lazy_adam(1, betas=(0, 2)), 'betas[1]=2; accepted: a number from 0 to 1'),
-    (lambda: optimizer.ema_beta(0, 10), 'batch=0; accepted: a number of at least 1'),
-    (lambda: optimizer.ema_beta(8, 10, ema_kimg=-3), 'ema_kimg=-3; accepted: a number of at least 0'),
-    (lambda: optimizer.update_ema(nn.Linear(2, 2), nn.Linear(2, 3), .5),
+    (lambda: lazy_adam(-1), 'lr=-1; accepted: a number of at least 0'),
+    (lambda: lazy_adam(1, 2.5), 'interval=2.5; accepted: a whole number of at least 1, or None'),
+    (lambda: lazy_adam(1, betas=(0, 2)), 'betas[1]=2; accepted: a number from 0 to 1'),
+    (lambda: ema_beta(0, 10), 'batch=0; accepted: a number of at least 1'),
+    (lambda: ema_beta(8, 10, ema_kimg=-3), 'ema_kimg=-3; accepted: a number of at least 0'),
+    (lambda: update_ema(nn.Linear(2, 2), nn.Linear(2, 3), .5),
      'G_ema and G differ in weight, bias; accepted: networks of one configuration'),
-    (lambda: optimizer.update_ema(nn.Linear(2, 2), nn.Linear(2, 2), 2), 'beta=2; accepted: a number from 0 to 1'),
+    (lambda: update_ema(nn.Linear(2, 2), nn.Linear(2, 2), 2), 'beta=2; accepted: a number from 0 to 1'),
     (lambda: AdaptiveAugment(interval=0), 'interval=0; accepted: a whole number of at least 1'),
     (lambda: AdaptiveAugment(speed_kimg=0), 'speed_kimg=0; accepted: a number of at least 0.001'),
     (lambda: AdaptiveAugment().step(Z(4, 1)), 'signs has shape [4, 1]; accepted: a tensor [2]'),
