@@ -327,9 +327,9 @@ def test_only_a_card_is_replaced(tmp_path, copy, cleft):
     (place/'album').mkdir()
     (place/'album'/'people.png').write_bytes(b'family')
     before = {p: p.read_bytes() for p in place.rglob('*') if p.is_file()}
-    for wrong, said in {'letter.md': 'is there and is no card', 'bytes.md': 'is no card', 'folder.md': 'is no card',
+    for wrong, said in {'letter.md': 'exists but is not a card', 'bytes.md': 'is not a card', 'folder.md': 'is not a card',
                         'card.txt': 'ends in .md', 'card': 'ends in .md', '.md': 'ends in .md',
-                        'taken.md': 'is no folder', 'album.md': 'people.png is there without the card'}.items():
+                        'taken.md': 'is not a folder', 'album.md': 'people.png exists without the card'}.items():
         with pytest.raises(ValueError, match=said): card(cleft, copy, place/wrong)
     with pytest.raises(FileNotFoundError, match='no folder .*missing.*; make it first'):
         card(cleft, copy, place/'missing'/'card.md')
@@ -422,6 +422,6 @@ def test_manifests_without_images_and_words_without_end(tmp_path):
 def test_pages_that_are_none(tmp_path, copy, cleft):
     (tmp_path/'latin.md').write_bytes('Größe'.encode('latin-1'))
     for f in (stale, lambda p: card(cleft, p)):
-        with pytest.raises(ValueError, match="latin.md' is no text in UTF-8; accepted: a card"): f(tmp_path/'latin.md')
+        with pytest.raises(ValueError, match="latin.md' is not UTF-8 text; accepted: a card"): f(tmp_path/'latin.md')
     copy.write_text(copy.read_text().replace('smallest=1', 'smallest=few'))
     assert [o for o in stale(copy, cleft) if 'says smallest=few, which is no number' in o]

@@ -41,7 +41,7 @@ def test_a_motion_ends(G):
 
 def test_what_cannot_be_moved():
     G = checkpoints.load('phantom-64-stylegan2').sampler
-    with pytest.raises(ValueError, match='begins with a constant'): draw(G, latent_of(G, 0), motion(.1))
+    with pytest.raises(ValueError, match='starts from a constant'): draw(G, latent_of(G, 0), motion(.1))
     with pytest.raises(ValueError, match='finite'): motion(float('inf'))
 
 

@@ -263,7 +263,7 @@ def test_wrong_sources(tmp_path, last, run, faces):
     with pytest.raises(FileNotFoundError, match='no folder'): model_card(last, card, run=tmp_path/'nowhere')
     with pytest.raises(ValueError, match="the block 'people'; accepted: facts, training"):
         model_card(last, page(tmp_path/'data.md', ['people']))
-    with pytest.raises(ValueError, match='is no card'):
+    with pytest.raises(ValueError, match='is not a card'):
         (tmp_path/'letter.md').write_text('Dear')
         model_card(last, card, out=tmp_path/'letter.md')
 

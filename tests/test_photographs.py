@@ -332,7 +332,7 @@ def test_a_run_that_is_ended_leaves_nothing_or_something_private(drawn, tmp_path
     with pytest.warns(UserWarning, match=f'{left[0].name} was left by a killed process, and may show patients; '
                                          '.*cleftgan forget'):
         prepare(drawn, tmp_path/'other', progress=False)
-    with pytest.warns(UserWarning, match=f'a killed process had left .*{left[0].name}'):
+    with pytest.warns(UserWarning, match=f'a killed process left .*{left[0].name}'):
         prepare(drawn, tmp_path/'out', progress=False)
     assert sorted(o.name for o in tmp_path.iterdir()) == ['in', 'other', 'out']
 

@@ -50,13 +50,13 @@ def _check_free(path, overwrite):
     "Check that `path` may be written"
     if os.path.lexists(path) and not overwrite: raise _taken(path)
     if overwrite and path.exists() and not _ours(path):
-        raise ValueError(f'{path} is no dataset of ours (no about.json and manifest.csv in it), so it is not '
+        raise ValueError(f'{path} is not one of our datasets (no about.json and manifest.csv in it), so it is not '
                          'replaced; give another name')
 
 def _target(path, overwrite):
     "Find where to write: behind a link, in an existing folder, at a free place"
     path = target(path)
-    for left in sweep(path): warnings.warn(f'a killed process had left {left}; it is gone now')
+    for left in sweep(path): warnings.warn(f'a killed process left {left}; it has been removed')
     _check_free(path, overwrite)
     return path
 
@@ -87,9 +87,9 @@ def _place(new, path):
 def _replace(new, path, overwrite):
     "Put `new` in the place of `path`"
     _check_free(path, overwrite)
-    if not overwrite or not path.exists(): return _place(new, path)   # whatever has appeared since that check
+    if not overwrite or not path.exists(): return _place(new, path)   # something may have appeared since that check
     if not path.is_dir() and not new.is_dir(): return os.replace(new, path)
-    os.rename(path, new.with_name('old'))   # whatever happens now, it comes back if nothing takes its place
+    os.rename(path, new.with_name('old'))   # from here on, it comes back unless something takes its place
     _place(new, path)
 
 # %% ../../nbs/data/09_archives.ipynb #7b543660
@@ -98,12 +98,12 @@ _open = set()
 @contextlib.contextmanager
 def appearing(
     path,       # what will appear: a file or a folder
-    overwrite,  # may a dataset of ours that is there be replaced?
-    mode=0o777, # whom to let in at most, as a folder's permissions
+    overwrite,  # replace an existing dataset of ours
+    mode=0o777, # widest permissions, as for a folder
 ):              # the name to write under until then
     "Yield a name to write under, which becomes `path` at the end or vanishes"
     path = _target(path, overwrite)
-    if path in _open: raise ValueError(f'{path} is being written by this process already; finish that first')
+    if path in _open: raise ValueError(f'{path} is already being written by this process; finish that first')
     _open.add(path)
     try:
         with part(path) as new:
@@ -145,9 +145,9 @@ def check_path(name, where):
     "Check a name inside a dataset and return it with slashes"
     plain = re.sub(r'^(\./)+', '', name.replace('\\', '/'))
     if len(plain) > 1000:
-        raise ValueError(f'{where} has a file whose name has {len(plain)} letters: {plain!r:.80}; accepted: up to 1000')
+        raise ValueError(f'{where} has a file name of {len(plain)} characters: {plain!r:.80}; accepted: up to 1000')
     if plain[:1] == '/' or re.match('[A-Za-z]:', plain) or '..' in plain.split('/') or re.search('[\0-\x1f]', plain):
-        raise ValueError(f'{where} has a file called {name!r:.80}, which leads out of it; accepted: names such as '
+        raise ValueError(f'{where} has a file called {name!r:.80}, which points outside it; accepted: names such as '
                          '00000/img00000000.png. Do not unpack this archive')
     return plain
 
@@ -180,7 +180,7 @@ class Zip:
         try:
             with zipfile.ZipFile(path) as z: infos = [i for i in z.infolist() if not i.is_dir()]
         except (zipfile.BadZipFile, NotImplementedError, UnicodeError, struct.error, IndexError) as e:
-            raise ValueError(f'{path} is no zip, damaged or cut off ({e}); copy or download it again, or check it '
+            raise ValueError(f'{path} is not a zip, or damaged or cut off ({e}); copy or download it again, or check it '
                              f'with: python -m zipfile -t {path.name}') from None
         self.members = {}
         for i in infos: self._enter(i, check_path(i.filename, path))
@@ -227,7 +227,7 @@ def __getstate__(self:Zip): return {**self.__dict__, '_file': None, '_lock': Non
 def __setstate__(self:Zip, state): self.__dict__.update(state, _lock=threading.Lock())
 
 # %% ../../nbs/data/09_archives.ipynb #a1d50710
-_LARGEST = 2**28   # bytes: a file in a dataset that claims to be larger is a trap
+_LARGEST = 2**28   # bytes: a file that claims to be larger is a trap
 
 @patch
 def read(self:Zip, name, limit=-1):

@@ -19,14 +19,14 @@ from ..files import as_before, part, sweep
 from ..values import shown
 
 # %% auto #0
-__all__ = ['AGES', 'TENTHS', 'SKIN', 'SIDES', 'LESSER', 'BLOCKS', 'table', 'facts', 'people', 'clefts', 'measures', 'pictures',
-           'plot_people', 'plot_clefts', 'plot_measures', 'find_blocks', 'write_block', 'read_page', 'place_page',
-           'draft_folder', 'publish', 'card', 'check_block', 'stale']
+__all__ = ['AGES', 'SKIN', 'LESSER', 'BLOCKS', 'table', 'clefts', 'measures', 'plot_people', 'plot_clefts', 'plot_measures',
+           'find_blocks', 'write_block', 'read_page', 'place_page', 'draft_folder', 'publish', 'card', 'check_block',
+           'stale']
 
 # %% ../../nbs/data/17_cards.ipynb #78dfd7a0
 def table(
     head:list,  # names of the columns
-    lines:list, # lists of cells; words that are no `Marked` are escaped
+    lines:list, # lists of cells; words are escaped unless `Marked`
 )->str:
     "Write a Markdown table; columns after the first are right-aligned"
     cell = lambda v: v if isinstance(v, Marked) else markdown(v)
@@ -41,7 +41,7 @@ def _count(n, total, smallest):
 def _counts(
     title:str,    # of the first column
     values:list,  # one for each image
-    smallest=1,   # smaller counts are not told
+    smallest=1,   # smaller counts are not reported
     order=None,   # of the lines; None: the most frequent first
     published={}, # value → published share, in words
 )->str:
@@ -54,8 +54,8 @@ def _counts(
 def _apart(
     title:str,    # of the first column
     values:list,  # one for each image
-    repaired:list, # was it operated on? None: nobody knows, so there is one column for all
-    smallest=1,   # smaller counts are not told
+    repaired:list, # whether it was operated on; None: unknown, so one column for all
+    smallest=1,   # smaller counts are not reported
     order=(),     # of the lines
 )->str:
     "Count the values before and after an operation"
@@ -80,10 +80,12 @@ def _numbers(
 
 def _known(values): return np.array([v for v in values if v is not None and math.isfinite(v)], float)
 
+# %% ../../nbs/data/17_cards.ipynb #d2a3f780
+TENTHS = {f'{k/10:.1f} to {(k + 2)/10:.1f}': (k + 2)/10 if k < 8 else math.inf for k in range(0, 10, 2)}
+
 # %% ../../nbs/data/17_cards.ipynb #815ae890
 AGES = {'under 3 months': .25, '3 to 11 months': 1, '1 to 5 years': 6, '6 to 11 years': 12, '12 to 17 years': 18,
         '18 to 39 years': 40, '40 to 64 years': 65, '65 years and over': math.inf}
-TENTHS = {f'{k/10:.1f} to {(k + 2)/10:.1f}': (k + 2)/10 if k < 8 else math.inf for k in range(0, 10, 2)}
 
 def _groups(values, limits):
     "Group each number: the first group whose limit lies above it"
@@ -268,7 +270,7 @@ def measures(rows, words, digest, smallest=1):
     if every: parts += [_numbers(every, smallest), *_missing(every, words, smallest)]
     return '\n'.join(parts)
 
-# %% ../../nbs/data/17_cards.ipynb #db8371d0
+# %% ../../nbs/data/17_cards.ipynb #69361d60
 def pictures(rows, words, digest, smallest=1):
     "Report pose and light"
     angles = {f'{a}, degrees': v for a in ('yaw', 'pitch', 'roll') if (v := _column(rows, f'pose_{a}', a))}
@@ -276,6 +278,7 @@ def pictures(rows, words, digest, smallest=1):
     return '\n'.join([_numbers(angles, smallest, 1)]*bool(angles)
                      + ([_counts('light', [str(k) for k in kinds], smallest)] if kinds else []))
 
+# %% ../../nbs/data/17_cards.ipynb #db8371d0
 BLOCKS = dict(facts=facts, people=people, clefts=clefts, measures=measures, pictures=pictures)
 
 # %% ../../nbs/data/17_cards.ipynb #89d68e70
@@ -392,7 +395,7 @@ def _plot_published(ax, mean, sd, when):
 def _plot_measure(ax, rows, name):
     "Plot one measure before and after, and its published values"
     groups = dict(**_operated(rows), without=[r for r in rows if 'laterality' in r and not r['laterality']])
-    # a few far ones would press all others together
+    # outliers would squeeze the rest together
     edges = np.linspace(*np.quantile(_known(r[name] for r in rows), [.005, .995]) + [-1e-6, 1e-6], 25)
     for when, some in groups.items():
         if not len(values := _known(r[name] for r in some)): continue
@@ -478,7 +481,7 @@ def _block(name, data, smallest, picture, folder):
 def _data(dataset):
     "Read rows, description and checksum of a dataset that a card can report on"
     rows, words = manifest(dataset), about(dataset)
-    if not rows: raise ValueError(f'{dataset}: its manifest has no image')
+    if not rows: raise ValueError(f'{dataset}: its manifest has no images')
     if not _shallow(words):
         raise ValueError(f'{dataset}: about.json has lists or names more than 8 deep; accepted: fewer')
     for row in rows: row |= {c: _told(v, c, f'{dataset}, {row["file"]}') for c, v in row.items()}
@@ -499,7 +502,7 @@ def read_page(
         raise ValueError(f'{name}={str(path)!r}; accepted: a card that exists, whose name ends in .md')
     try: return path, path.read_text(encoding='utf-8')
     except UnicodeError:
-        raise ValueError(f'{name}={str(path)!r} is no text in UTF-8; accepted: a card. Save it as UTF-8, or get it '
+        raise ValueError(f'{name}={str(path)!r} is not UTF-8 text; accepted: a card. Save it as UTF-8, or get it '
                          'again') from None
 
 # %% ../../nbs/data/17_cards.ipynb #530ef8c0
@@ -514,13 +517,13 @@ def place_page(
         raise FileNotFoundError(f'no folder {path.parent} for out={str(path)!r}; make it first')
     folder, exists = path.with_suffix(''), os.path.lexists(path)
     if exists and not _is_card(path):
-        raise ValueError(f'out={str(path)!r} is there and is no card (it has no generated blocks), so it is not '
+        raise ValueError(f'out={str(path)!r} exists but is not a card (it has no generated blocks), so it is not '
                          f'replaced; {accepted}')
     if os.path.lexists(folder) and not folder.is_dir():
-        raise ValueError(f'{folder} is no folder, but the pictures of {path.name} belong into one of this name; move '
+        raise ValueError(f'{folder} is not a folder, but the pictures of {path.name} belong in one of this name; move '
                          'it or give another out')
     if not exists and (other := [n for n in pictures if (folder/f'{n}.png').exists()]):
-        raise ValueError(f'{folder}/{other[0]}.png is there without the card {path.name}; move it or give another out')
+        raise ValueError(f'{folder}/{other[0]}.png exists without the card {path.name}; move it or give another out')
     return path
 
 def _is_card(path):
@@ -559,14 +562,14 @@ def _check_told(sheet, smallest, words, dataset):
     "Find the smallest count that a card may report"
     synthetic = words.get('synthetic') is True
     if sheet and not synthetic:
-        raise ValueError(f'sheet=True, but {dataset} does not say that nobody is in it, and a sheet shows the faces '
+        raise ValueError(f'sheet=True, but {dataset} is not declared synthetic, and a sheet shows the faces '
                          'of people, who can be recognized; accepted: sheet=False, or a set made with '
                          f'about={{"synthetic": True, …}}')
     if smallest is None: return 1 if synthetic else 5
     if type(smallest) is not int or smallest < 1:
         raise ValueError(f'smallest={smallest!r}; accepted: None or a whole number from 1')
     if sheet and smallest > 1:
-        raise ValueError(f'sheet=True with smallest={smallest}; accepted: either, since images tell more than small '
+        raise ValueError(f'sheet=True with smallest={smallest}; accepted: one of them, since images tell more than small '
                          'counts')
     return smallest
 
@@ -576,7 +579,7 @@ def card(
     template,      # the page: prose with empty or filled blocks
     out=None,      # where to write it, .md; None: into the template itself. Plots go into a folder of the same name beside it
     sheet=False,   # show 24 images: for synthetic sets only
-    smallest=None, # smaller counts are not told; above 1 there are no plots either. None: 1 for synthetic sets, 5 for all others
+    smallest=None, # smaller counts are not reported; above 1 there are no plots. None: 1 for synthetic sets, else 5
 )->Path:           # the card
     "Fill the generated blocks of a data card from the dataset's manifest"
     template, text = read_page(template, 'template')
@@ -607,7 +610,7 @@ def check_block(
     needed, # names of notes that a filled block has
     fill,   # the call that fills it, in words
     source, # of its numbers, in words
-)->tuple[dict, str]: # its notes; what is wrong with it, or nothing
+)->tuple[dict, str]: # its notes; the problem with it, or nothing
     "Check a block without its source"
     notes, name, call = dict(re.findall(r'(\w+)=(\S+)', m['notes'])), m['name'], fill.partition('(')[0]
     if not {*needed, 'picture', 'text'} <= notes.keys(): return notes, f'{name} is empty; fill it with {fill}'
@@ -620,8 +623,8 @@ def check_block(
 # %% ../../nbs/data/17_cards.ipynb #59856f20
 def stale(
     card,         # a filled card
-    dataset=None, # the dataset that it should be about, if it is at hand
-)->list:          # what is wrong, in words; empty if nothing is
+    dataset=None, # the dataset it should describe, if available
+)->list:          # problems, in words; empty if there are none
     "Find blocks that are empty, were edited by hand, or describe another dataset"
     path, page = read_page(card, 'card')
     found, data = [], dataset and _data(dataset)

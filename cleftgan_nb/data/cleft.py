@@ -12,15 +12,12 @@ from .head import Head, row, smooth, topology
 from .measures import SIDED, MIDDLE
 
 # %% auto #0
-__all__ = ['RANGES', 'LINE', 'VERTEX', 'SIDES', 'PACE', 'WIDEST', 'EACH', 'HEIGHTS', 'SHARE', 'SILL_SHARE', 'Place', 'FOOT',
-           'NOSTRIL', 'COLLAPSE', 'SHORT', 'NARROW', 'BAND', 'LEAST', 'ARCH', 'ROWS', 'COLUMNS', 'BACK', 'Side',
-           'Cleft', 'fade', 'Frame', 'half_width', 'extent', 'completeness', 'behind', 'lining', 'front', 'part',
-           'flatten', 'lean', 'widen', 'slide', 'lift', 'targets', 'Surface', 'zone', 'Middle', 'landmarks', 'aim',
-           'gums', 'open_cleft']
+__all__ = ['Side', 'Cleft', 'extent', 'completeness', 'targets', 'Surface', 'open_cleft']
 
-# %% ../../nbs/data/02_cleft.ipynb #44835480
+# %% ../../nbs/data/02_cleft.ipynb #1d10af90
 RANGES = dict(lip=(0, 1), nose=(0, 1), nostril=(-2, 2), columella=(-90, 90), philtrum=(-.6, 1), length=(-.6, 1))
 
+# %% ../../nbs/data/02_cleft.ipynb #44835480
 @dataclass(frozen=True)
 class Side:
     "One side of a cleft"
@@ -44,7 +41,7 @@ class Cleft:
     "Both sides of a lip, the patient's"
     left:Side=Side()
     right:Side=Side()
-    repaired:bool=False # the lip is closed by an operation: a scar where the gap was
+    repaired:bool=False # closed by an operation, with a scar in place of the gap
     simonart:bool=False # a band of skin bridges a complete gap under the nostril (Simonart's band)
     def __post_init__(self):
         for name in ('left', 'right'):
@@ -55,7 +52,7 @@ class Cleft:
                 raise ValueError(f'{name}={getattr(self, name)!r}; accepted: True, False')
 
 # %% ../../nbs/data/02_cleft.ipynb #3377d710
-# vertices of the base mesh, left side; right: the mirrored ones
+# vertices of the base mesh, left side; the right side mirrors them
 LINE = dict(border=7227, peak=7216, sill=7054, nostril=7151)
 VERTEX = dict(en=7769, ex=7754, al=7099, sbal=7119, nm=7112, nl=7086, ch=7249, prn=297, sn=343, ls=466, sto=474)
 SIDES = dict(left=1., right=-1.)
@@ -83,11 +80,11 @@ class Frame:
         return t, self.sign*(points[:, 0] - np.interp(t, self.t(self.line[:, 1]), self.line[:, 0]))
 
 # %% ../../nbs/data/02_cleft.ipynb #1c166740
-# severity → opening: equal steps of severity are to be equal steps of the picture (measured with the portraits)
+# severity → opening, so that equal steps of severity change the picture equally (measured on portraits)
 PACE = [0, .25, .5, .75, 1], [0, .30, .57, .79, 1]
 # gap over mouth at lip = 1; the mouth widens with it, so that the cleft width ratio is about .5
 WIDEST = .73
-EACH = .55               # of it for each side of a bilateral cleft, where two gaps share the mouth
+EACH = .55               # share of it on each side of a bilateral cleft, whose two gaps share the mouth
 HEIGHTS = [0, .3, .63, 1], [.18, .64, 1.03, 1.24]   # severity → height of the gap, in heights of the lip
 
 def half_width(t, side, frame, both):
@@ -125,15 +122,15 @@ def front()->np.ndarray: # [N], 0 … 1
     return smooth(.22, .16, behind())
 
 # %% ../../nbs/data/02_cleft.ipynb #fa47cd80
-SHARE = .58              # of the gap that the lateral element makes at the border…
+SHARE = .58              # the lateral element's share of the gap at the border…
 SILL_SHARE = .62         # …and at the sill, where the septum holds the medial element
 
-Place = namedtuple('Place', 'upper front')   # of each point: above the mouth's slit; skin of the front
+Place = namedtuple('Place', 'upper front')   # per point: above the mouth's slit; skin of the front
 
 def part(points, place, side, frame, both):
     "Return the displacement [n,3] that parts the lip, the distance from the line, and half the gap there"
     (t, d), m, move = frame(points), frame.mouth, np.zeros_like(points)
-    corner = smooth(.22*m, .34*m, d)*smooth(-.9, -.1, t)         # of the lower lip: it goes along
+    corner = smooth(.22*m, .34*m, d)*smooth(-.9, -.1, t)         # the lower lip follows
     skin = place.front*np.maximum(place.upper, corner)
     w = half_width(t, side, frame, both)*skin
     share = .85 if both else SHARE + (SILL_SHARE - SHARE)*smooth(.1, 1, t)
@@ -158,7 +155,7 @@ def _mucosa(t, d, w, place, side, frame):
 
 # %% ../../nbs/data/02_cleft.ipynb #fa9bb9b0
 def flatten(points, at, side, frame):
-    "Displace [n,3] ala and dome"
+    "Displace ala and dome, [n,3]"
     unit = frame.nose/.34
     bump = lambda center, radius: np.exp(-(((points - center)/(radius*unit))**2).sum(1))[:, None]
     ala = bump(at('al'), .12)*np.array([0, -.04, -.05])
@@ -166,7 +163,7 @@ def flatten(points, at, side, frame):
     return (ala + dome)*unit*side.nose
 
 # %% ../../nbs/data/02_cleft.ipynb #4679a130
-# of the nose's width that the columella's foot is beside the tip at most: the other nostril must keep its floor
+# largest offset of the columella's foot from the tip, in nose widths: the other nostril must keep its floor
 FOOT = .27
 
 def lean(points, at, degrees, frame):
@@ -201,12 +198,13 @@ def lift(place, frame, t, d, by, medial):
     near = fade(d/(.22*frame.mouth))*fade((t - frame.peak)/frame.reach)*place.upper*place.front
     return np.outer(by*near*(np.where(d <= 0, 1, 0) if medial else 1), [0, 1, 0])
 
-# %% ../../nbs/data/02_cleft.ipynb #f7594f00
+# %% ../../nbs/data/02_cleft.ipynb #51c511a0
 NOSTRIL = .90      # logarithm of the nostril's width ratio at nose = 1; exp(.9·.6) = 1.7
 COLLAPSE = 42.     # degrees of columellar deviation at nose = 1
 SHORT = .28        # of the philtrum's height lost at lip = 1
 NARROW = .14       # of the lateral lip's length lost at lip = 1
 
+# %% ../../nbs/data/02_cleft.ipynb #f7594f00
 def targets(
     cleft:Cleft,
 )->dict: # measure → value, of the left side over the right one
@@ -219,6 +217,16 @@ def targets(
                 columella=float(np.clip(COLLAPSE*open_*(l.nose - r.nose) + l.columella - r.columella, -45, 45)),
                 philtrum=ratio('philtrum', SHORT), length=ratio('length', NARROW))
 
+# %% ../../nbs/data/02_cleft.ipynb #ab968e90
+# heights (in lip heights) where Simonart's band begins and is complete; it closes everything above
+BAND = .72, .86
+
+@lru_cache(None)
+def zone()->np.ndarray:
+    "List the fine points that a cleft may move"
+    x, y, z = topology().base.T
+    return np.flatnonzero((np.abs(x) < .7) & (y > 6.2) & (y < 7.2) & (z > .9))
+
 # %% ../../nbs/data/02_cleft.ipynb #5be03ac0
 @dataclass(frozen=True)
 class Surface:
@@ -229,15 +237,6 @@ class Surface:
     tint:dict             # 'mucosa', 'scar' → [N] weights, 0 … 1
     landmarks:dict        # name → [3], dm
     gums:tuple            # points, triangles, darkness of the gum behind the lip
-
-# Simonart's band begins and is whole at these heights (in heights of the lip); it closes what lies above
-BAND = .72, .86
-
-@lru_cache(None)
-def zone()->np.ndarray:
-    "List the fine points that a cleft may move"
-    x, y, z = topology().base.T
-    return np.flatnonzero((np.abs(x) < .7) & (y > 6.2) & (y < 7.2) & (z > .9))
 
 @lru_cache(None)
 def _index(name, side='left'):
@@ -314,7 +313,7 @@ def _lengths(face, goal, cleft, frames):
     y, other = face.span('sn', 'cphs', n)[1], face.span('sn', 'cphs', o)[1]
     face.points = face.points + lift(face.place, frames[n], t, d, y - max(height, LEAST)*other, medial)
 
-LEAST = .45              # of the other side's extent: less is not asked of a lip
+LEAST = .45              # smallest extent asked of a lip, relative to the other side
 
 # %% ../../nbs/data/02_cleft.ipynb #73c645a0
 def _scar(t, d, place, side, frame):
@@ -364,13 +363,14 @@ def gums(points, cleft, frames):
         dark = np.maximum(dark, .8*slot)
     return moved, _grid(ROWS, COLUMNS), dark
 
-# %% ../../nbs/data/02_cleft.ipynb #b77fb510
-# dm that the lining of the mouth is taken back: in full cheeks the mesh's own would show through the skin
+# %% ../../nbs/data/02_cleft.ipynb #48dbaae0
+# dm by which the mouth's lining is set back; in full cheeks it would otherwise show through the skin
 BACK = .06
 
+# %% ../../nbs/data/02_cleft.ipynb #b77fb510
 def open_cleft(
     head:Head,   # a closed face
-    cleft:Cleft, # what is asked for; `Cleft()`: none; nose and lip are then made even
+    cleft:Cleft, # the cleft to open; `Cleft()`: none, with nose and lip made even
 )->Surface:
     "Open a cleft in a face"
     frames = {name: Frame(head.fine, name) for name in SIDES}

@@ -30,10 +30,10 @@ class Recipe:
     male:float=2/3            # share of boys and men: 2 : 1 as published
     repaired_infants:float=.05 # share of repaired lips under half a year: the repair is at 3 to 6 months (declared)
     repaired:float=.55        # …and later: the cohort mixes both, as the paper's does (declared)
-    # severity of the lip before the repair, mean and spread before cutting at 1: from the published cleft width ratio
+    # severity of the lip before the repair, mean and spread before truncation at 1: from the published cleft width ratio
     lip:tuple=(.85, .30)
     nose:tuple=(.62, .24)     # of the nose: from the published nostril width ratio
-    together:float=.75        # correlation of the two before cutting: separate, but not independent (declared)
+    together:float=.75        # correlation of the two before truncation: separate, but not independent (declared)
     least:float=.05           # nobody is sampled below this severity
     # in a bilateral cleft the lesser side has at least this share of the other's severity (declared)
     lesser:float=.4
@@ -49,7 +49,7 @@ class Recipe:
             if not isinstance(v := getattr(self, name), (int, float)) or not 0 <= v <= 1:
                 raise ValueError(f'{name}={v!r}; accepted: a number from 0 to 1')
         if self.left + self.right > 1:
-            raise ValueError(f'left={self.left} and right={self.right} are more than everybody; what they leave is '
+            raise ValueError(f'left={self.left} and right={self.right} add up to more than 1; the rest is '
                              'bilateral')
 
 # %% ../../nbs/data/16_cohorts.ipynb #70cb7250
@@ -154,7 +154,7 @@ def cohort(
     size=64,           # pixels
     seed=0,            # of the cohort
     recipe=Recipe(),   # how people are drawn
-    workers=None,      # processes; None: one a core
+    workers=None,      # processes; None: one per core
     overwrite=False,   # replace a dataset of ours
     progress=True,     # show a bar
 ):                     # the path

@@ -10,8 +10,7 @@ from .colorspace import D65, from_lab, ita_of, lab_to_xyz, to_lab, to_xyz, xyz_t
 from .faces import Crop, align
 
 # %% auto #0
-__all__ = ['OPENING', 'BLUER', 'NARROWEST', 'EYE_WHITE', 'MOST_CAST', 'BELIEF', 'MOST_LIGHT', 'cheeks', 'is_gray', 'ita',
-           'eye_patches', 'eye_white', 'lamp_of', 'adjust']
+__all__ = ['cheeks', 'is_gray', 'ita', 'lamp_of', 'adjust']
 
 # %% ../../nbs/data/14_color.ipynb #80997310
 _CHEEK = .5, .55, .17   # beside and below the eyes' middle, and radius, in eye distances
@@ -58,7 +57,7 @@ NARROWEST = 10    # eye width in pixels below which the white can't be told from
 def eye_white(
     pixels, # [H, W, 3] uint8
     face,   # as found in them
-):          # XYZ, or None where no white is to be seen
+):          # XYZ, or None if no white is visible
     "Measure the mean color of the whites of both eyes"
     if is_gray(pixels) or np.linalg.norm(face.points[[0, 2]] - face.points[[1, 3]], axis=1).min() < NARROWEST:
         return None
@@ -72,15 +71,16 @@ def eye_white(
     bluer = [math.log(skin[0]/skin[2]*w[2]/w[0]) if min(*w, *skin) > 0 else 0 for w in whites]
     return np.mean(whites, 0) if min(bluer) > BLUER else None
 
-# %% ../../nbs/data/14_color.ipynb #fa37cd20
+# %% ../../nbs/data/14_color.ipynb #59ab3660
 EYE_WHITE = 68., 4., 7.      # L*, a*, b* of the white of an eye in good light
 MOST_CAST = 1.5              # largest factor of the correction of X/Y and Z/Y
 BELIEF, MOST_LIGHT = .5, 2.  # exponent of the correction of the light, and its largest factor
 
+# %% ../../nbs/data/14_color.ipynb #fa37cd20
 def lamp_of(
     pixels, # [H, W, 3] uint8
     face,   # as found in them
-):          # (white of the lamp as XYZ with Y = 1, factor of the light that is missing), or None
+):          # (the lamp's white as XYZ with Y = 1, factor that corrects the light), or None
     "Estimate lamp and exposure from the whites of the eyes"
     seen, good = eye_white(pixels, face), lab_to_xyz(EYE_WHITE)
     if seen is None: return None

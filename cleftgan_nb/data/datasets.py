@@ -33,7 +33,7 @@ def _check_image(image, where, like=None):
         raise ValueError(f'{where} is {a.dtype} of shape {list(a.shape)}; accepted: uint8 of shape [S,S,3] (RGB) or '
                          '[S,S] (gray)')
     if like is not None and a.shape != like:
-        raise ValueError(f'{where} has the shape {list(a.shape)}, those before it {list(like)}; accepted: images of '
+        raise ValueError(f'{where} has shape {list(a.shape)}, those before it {list(like)}; accepted: images of '
                          'one size and kind')
     return a
 
@@ -41,7 +41,7 @@ def _check_image(image, where, like=None):
 def _swapped(
     names:list, # of a label's entries
     where='',   # for the message
-)->list:        # for each entry of the mirrored label, the entry that it comes from
+)->list:        # for each entry of the mirrored label, the entry it comes from
     "Exchange left and right"
     other = lambda n: re.sub('(^|_)(left|right)$', lambda m: m[1] + {'left': 'right', 'right': 'left'}[m[2]], n)
     at = {n: i for i, n in enumerate(names)}
@@ -90,7 +90,7 @@ def _check_label(label, where, like=None):
     raise ValueError(f'{where} has {what}; accepted: None, a class from 0 to {_CLASSES - 1}, or {numbers}')
 
 # %% ../../nbs/data/10_datasets.ipynb #df8fccf0
-_WORD = re.compile('[^\0-\x1f\ud800-\udfff]{1,10000}')   # what any reader of CSV takes
+_WORD = re.compile('[^\0-\x1f\ud800-\udfff]{1,10000}')   # what every CSV reader accepts
 
 def _plain(value, where):
     "Check a value that a CSV file must hold"
@@ -108,7 +108,7 @@ def _kind(values, name):
     kinds = {type(v).__name__ for v in values} - {'NoneType'}
     if kinds == {'int', 'float'}: return 'float'
     if len(kinds) > 1:
-        raise ValueError(f'the column {name!r} mixes {" and ".join(sorted(kinds))}; accepted: one type a column, and '
+        raise ValueError(f'the column {name!r} mixes {" and ".join(sorted(kinds))}; accepted: one type per column, and '
                          'None')
     return kinds.pop() if kinds else 'str'
 
@@ -142,7 +142,7 @@ def _json(value, where):
     "Write `value` as JSON in a fixed order"
     try: return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=1)
     except (TypeError, ValueError, RecursionError) as e:
-        raise ValueError(f'{where} is no JSON ({e}); accepted: words, finite numbers, lists and dicts of '
+        raise ValueError(f'{where} is not JSON ({e}); accepted: words, finite numbers, lists and dicts of '
                          'them') from None
 
 _COUNTED = {'images', 'resolution', 'channels', 'columns', 'sha256'}
@@ -154,7 +154,7 @@ def _check_about(about):
         raise ValueError(f"about={about!r:.80}; accepted: a dict with at least 'kind' and 'license' in words, such "
                          f"as {{'kind': 'cleft', 'license': 'CC0-1.0'}}")
     if taken := about.keys() & _COUNTED:
-        raise ValueError(f'about has {sorted(taken)[0]!r}, which is counted from the images; leave it out')
+        raise ValueError(f'about has {sorted(taken)[0]!r}, which is computed from the images; leave it out')
     _json(about, 'about')
     return about
 
@@ -167,7 +167,7 @@ class DatasetWriter:
         about:dict,       # what the set is: kind, license; parameters, seeds, versions …
         label_names=None, # names of a label's entries (or of the classes); those in _left and _right are swapped by mirroring
         overwrite=False,  # replace an existing dataset of ours
-        mode=0o777,       # whom to let in at most, as a folder's permissions
+        mode=0o777,       # widest permissions, as for a folder
     ):
         self.path, self.about, self.label_names, self.overwrite, self.mode = (as_path(path), _check_about(about),
                 _check_names(label_names), overwrite, mode)
@@ -270,7 +270,7 @@ def write_dataset(
     about:dict,       # what the set is: kind, license; parameters, seeds, versions …
     label_names=None, # names of a label's entries (or of the classes); those in _left and _right are swapped by mirroring
     overwrite=False,  # replace an existing dataset of ours
-    mode=0o777,       # whom to let in at most, as a folder's permissions
+    mode=0o777,       # widest permissions, as for a folder
 )->Path:              # where it is
     "Write a dataset from a stream of images; it appears once complete, or never"
     with DatasetWriter(path, about=about, label_names=label_names, overwrite=overwrite, mode=mode) as w:
@@ -298,8 +298,8 @@ def _look(source, name):
         raise _unreadable(source, name, e) from None
 
 def _unreadable(source, name, e):
-    return ValueError(f'{source.path}: {name} is no readable picture ({type(e).__name__}: {str(e)[:80]}); replace or '
-                      'remove it, or get the set again')
+    return ValueError(f'{source.path}: {name} is not a readable picture ({type(e).__name__}: {str(e)[:80]}); replace or '
+                      'remove it, or get the dataset again')
 
 # %% ../../nbs/data/10_datasets.ipynb #1a051910
 def _check_shape(
@@ -317,7 +317,7 @@ def _check_shape(
         raise ValueError(f'{what}; accepted: square pictures up to {_SIDE}x{_SIDE}. Photographs: '
                          'cleftgan_nb.data.prepare crops them')
     if resolution is not None and h != resolution:
-        raise ValueError(f'{what}, asked for was resolution={resolution}; leave it out, or make a smaller copy with '
+        raise ValueError(f'{what}, not resolution={resolution} as requested; leave it out, or make a smaller copy with '
                          f'convert(…, resolution={resolution})')
     if like and (h, w) != like[:2]:
         raise ValueError(f'{what}, the pictures before it are {like[1]}x{like[0]}; accepted: one size. Smaller '
@@ -347,7 +347,7 @@ def _words(source, name, like=dict):
     try: found = json.loads(source.read(name).decode('utf-8-sig'), object_pairs_hook=renamed)
     except (UnicodeError, ValueError, RecursionError) as e:
         if str(e).startswith(str(source.path)): raise
-        raise ValueError(f'{source.path}: {name} is no JSON ({str(e)[:80]}); correct or remove it') from None
+        raise ValueError(f'{source.path}: {name} is not JSON ({str(e)[:80]}); correct or remove it') from None
     if not isinstance(found, dict):
         raise ValueError(f'{source.path}: {name} holds a {type(found).__name__}; accepted: an object such as '
                          f'{{"labels": null}}')
@@ -392,7 +392,7 @@ class _Cache:
     def __reduce__(self): return _Cache, (self.n, self.shape)
 
 # %% ../../nbs/data/10_datasets.ipynb #0b0a4ff0
-def _sum(pixels): return zlib.crc32(np.ascontiguousarray(pixels)) + 2**32   # never 0, which stands for nothing
+def _sum(pixels): return zlib.crc32(np.ascontiguousarray(pixels)) + 2**32   # never 0, which marks an empty place
 
 @patch
 def put(self:_Cache, i, pixels):
@@ -415,11 +415,11 @@ class ImageFolderDataset(torch.utils.data.Dataset):
     "Square images of one size in a folder or a zip, with their labels, if any"
     def __init__(self,
         path,             # a folder or a zip
-        resolution=None,  # pixels that the images must have; None: as they are
-        mirror=False,     # append the mirrored images; in their labels, what `label_names` call left and right is exchanged
-        use_labels=False, # otherwise labels have no entries
+        resolution=None,  # required size of the images, pixels; None: as stored
+        mirror=False,     # append mirrored images; in their labels, entries in _left and _right are exchanged
+        use_labels=False, # else labels have no entries
         cache='auto',     # decoded images in memory: 'auto' up to 1 GiB, True all, False none, or a number of bytes
-        max_size=None,    # take so many images, chosen at random
+        max_size=None,    # keep this many images, chosen at random
         seed=0,           # of that choice
     ):
         self.source = open_archive(path)
@@ -456,7 +456,7 @@ def _choose(self:ImageFolderDataset, max_size, seed):
     "Keep `max_size` images"
     if max_size is None: return
     if type(max_size) is not int or max_size < 1:
-        raise ValueError(f'max_size={max_size!r}; accepted: None or a number from 1 on')
+        raise ValueError(f'max_size={max_size!r}; accepted: None or a number from 1 up')
     if max_size >= len(self.names): return
     order = np.arange(len(self.names))
     np.random.RandomState(seed).shuffle(order)
@@ -581,8 +581,10 @@ class InfiniteSampler(torch.utils.data.Sampler):
         shuffle=True,  # else in the set's order
     ):
         n = n if isinstance(n, int) else len(n)
-        check_count(n=n, world=world)
-        check_count(0, seed=seed, position=position, rank=rank)
+        for name, v, least in [('n', n, 1), ('seed', seed, 0), ('position', position, 0), ('world', world, 1),
+                               ('rank', rank, 0)]:
+            if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < least:
+                raise ValueError(f'{name}={v!r}; accepted: a whole number from {least} up')
         if rank >= world: raise ValueError(f'rank={rank} of world={world}; accepted: 0 to {world - 1}')
         self.n, self.seed, self.position, self.rank, self.world, self.shuffle, self._orders = (int(n), int(seed),
                 int(position), int(rank), int(world), shuffle, {})
@@ -621,7 +623,7 @@ def __iter__(self:InfiniteSampler):
 # %% ../../nbs/data/10_datasets.ipynb #8d0adc20
 def manifest(
     path, # a dataset of ours
-)->list:  # one dict an image, in the images' order
+)->list:  # one dict per image, in the images' order
     "Read what is known about each image"
     source = open_archive(path)
     if not {'manifest.csv', 'about.json'} <= source.names:
@@ -631,12 +633,12 @@ def manifest(
     rows = _untable(_text(source, 'manifest.csv'), columns if isinstance(columns, dict) else {},
                     f'{source.path}: manifest.csv')
     if all(isinstance(r.get(c), str) for r in rows for c in ('file', 'sha256')): return rows
-    raise ValueError(f'{source.path}: manifest.csv has no columns file and sha256, or no words in one of them; get '
+    raise ValueError(f'{source.path}: manifest.csv has no columns file and sha256, or other things than words in them; get '
                      'the dataset again')
 
 def _text(source, name):
     try: return source.read(name).decode()
-    except UnicodeError: raise ValueError(f'{source.path}: {name} is no UTF-8; get the dataset again') from None
+    except UnicodeError: raise ValueError(f'{source.path}: {name} is not UTF-8; get the dataset again') from None
 
 # %% ../../nbs/data/10_datasets.ipynb #7e72a7f0
 def about(
@@ -725,9 +727,9 @@ def convert(
     dst,             # a folder, or a name that ends in .zip
     resolution:int,  # pixels, up to that of `src`
     about=None,      # what the copy is, if `src` doesn't say: kind, license …
-    max_size=None,   # take so many images, chosen at random
+    max_size=None,   # keep this many images, chosen at random
     overwrite=False, # replace an existing dataset of ours
-    first=None,      # take so many images, the first ones: smaller sets lie in larger ones
+    first=None,      # keep this many images, the first ones, so that smaller sets are subsets of larger ones
 )->Path:             # where it is
     "Make a smaller copy of a dataset, with its labels and manifest"
     ds = ImageFolderDataset(src, cache=False, max_size=max_size)

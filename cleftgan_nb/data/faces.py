@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 # %% auto #0
-__all__ = ['LIFT', 'MOUTH', 'SIDES', 'BELOW', 'Face', 'Crop', 'crop_of', 'align', 'beyond', 'find_faces', 'choose_face']
+__all__ = ['Face', 'Crop', 'crop_of', 'align', 'beyond', 'find_faces', 'choose_face']
 
 # %% ../../nbs/data/12_faces.ipynb #af2ddca0
 @lru_cache(1)
@@ -22,14 +22,15 @@ def _dlib():
         import dlib
         from face_recognition_models import pose_predictor_five_point_model_location as model
     except ImportError as e:
-        raise ImportError(f'photographs need {e.name or e}, which is not installed; install it by: pip install '
+        raise ImportError(f'photographs need {e.name or e}, which is not installed; install it with: pip install '
                           '"cleftgan-nb[photos]"') from e
     return dlib, dlib.get_frontal_face_detector(), dlib.shape_predictor(model())
 
-# %% ../../nbs/data/12_faces.ipynb #0771de30
+# %% ../../nbs/data/12_faces.ipynb #4ebbd700
 LIFT = .02         # how far an eye's center lies above the line of dlib's corners, in eye distances
-MOUTH = .5, .75    # eyes to mouth: so many eye distances, and so many lengths of the nose
+MOUTH = .5, .75    # eyes to mouth: multiples of the eye distance and of the nose's length
 
+# %% ../../nbs/data/12_faces.ipynb #0771de30
 @dataclass(frozen=True)
 class Face:
     points: np.ndarray # [5, 2]: outer and inner corner of the left eye, of the right eye, base of the nose
@@ -55,7 +56,7 @@ class Face:
     def mouth(self): return self.corners.mean(0) + (MOUTH[0]*self.distance + MOUTH[1]*self.nose)*self.down
 
 # %% ../../nbs/data/12_faces.ipynb #2fbf44a0
-SIDES = 640, 1280, 2560   # longer side of the picture, pixels, for the first look and for pictures with small faces
+SIDES = 640, 1280, 2560   # longer side of the picture, pixels, for the first pass and for pictures with small faces
 _LARGE = 160              # a face of this width, twice the smallest that the detector sees, ends the search
 
 def _resized(pixels, longer):
@@ -82,7 +83,7 @@ def _fitted(pixels, center, width):
     return np.median([[(p.x + .5, p.y + .5) for p in model(pixels, box).parts()] for box in boxes], 0)
 
 # %% ../../nbs/data/12_faces.ipynb #a5920400
-_MIRRORED = [2, 3, 0, 1, 4]   # the point that takes this one's place in a mirror
+_MIRRORED = [2, 3, 0, 1, 4]   # each point's counterpart in a mirror
 
 def _five(pixels, center, width):
     "Locate the five points, mean of the picture's and its mirror image's"
@@ -116,9 +117,10 @@ class Crop:
         "Map points of the photograph to the crop"
         return ((np.asarray(xy) - self.center) @ self.axes.T/self.half + 1)*size/2
 
-# %% ../../nbs/data/12_faces.ipynb #7aae3ef0
-BELOW = .18   # center of the crop below the eyes, as a part of the distance from the eyes to the mouth
+# %% ../../nbs/data/12_faces.ipynb #eb3a28e0
+BELOW = .18   # center of the crop below the eyes, as a share of the distance from the eyes to the mouth
 
+# %% ../../nbs/data/12_faces.ipynb #7aae3ef0
 def crop_of(face, below=BELOW):
     "Find the FFHQ-style crop of a face"
     eyes = face.eyes.mean(0)
@@ -173,7 +175,7 @@ def beyond(shape, crop):
     return float(1 - ((x >= 0) & (y >= 0) & (x < shape[1]) & (y < shape[0])).mean())
 
 # %% ../../nbs/data/12_faces.ipynb #103e9fd0
-_SECOND = 400   # side of the second look, pixels; the half side of the standard crop is 2 eye distances or more
+_SECOND = 400   # side of the second pass's crop, pixels; half the side of the standard crop is 2 eye distances or more
 
 def _look_again(pixels, face):
     "Find the face again, upright and at a standard size, or None"
@@ -196,7 +198,7 @@ def _apart(faces):
 # %% ../../nbs/data/12_faces.ipynb #c70bce40
 def find_faces(
     pixels,       # [H, W, 3] uint8
-    threshold=.2, # what the second look's score must exceed, for a second face also a third of the best one's
+    threshold=.2, # score to exceed in the second pass; a second face must also exceed a third of the best one's
 ):                # list of `Face`, largest first
     "Find all faces that look at the camera"
     faces, sides = [], [o for o in SIDES if o == SIDES[0] or o < 2*max(pixels.shape[:2])]

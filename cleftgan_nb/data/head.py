@@ -14,10 +14,8 @@ from PIL import Image
 from ..checks import check_count, check_number
 
 # %% auto #0
-__all__ = ['ASSETS', 'Edges', 'SLIT', 'ANCESTRIES', 'AGES', 'NEWBORN', 'OPPOSITES', 'NOT_CHANCE', 'GENTLER', 'SHAPES', 'CLINIC',
-           'CALM', 'INFANT', 'CHILDISH', 'EYEBALLS', 'stream', 'smooth', 'mesh', 'texture', 'row', 'edges',
-           'linear_step', 'catmull_clark_step', 'Topology', 'topology', 'morphs', 'morph', 'age_mix', 'macro_amounts',
-           'pairs', 'sample_age', 'Identity', 'sample_identity', 'amounts', 'eyes', 'Head', 'build_head']
+__all__ = ['Edges', 'CLINIC', 'stream', 'smooth', 'mesh', 'texture', 'row', 'edges', 'catmull_clark_step', 'topology', 'morph',
+           'sample_age', 'Identity', 'sample_identity', 'eyes', 'Head', 'build_head']
 
 # %% ../../nbs/data/01_head.ipynb #e66f0f60
 def stream(
@@ -35,9 +33,10 @@ def smooth(a, b, x):
     t = np.clip((x - a)/(b - a), 0, 1)
     return t*t*(3 - 2*t)
 
-# %% ../../nbs/data/01_head.ipynb #0c15f1f0
+# %% ../../nbs/data/01_head.ipynb #a0b8a7c0
 ASSETS = files('cleftgan_nb.data')/'assets'/'phantom'
 
+# %% ../../nbs/data/01_head.ipynb #0c15f1f0
 @lru_cache(None)
 def mesh()->dict:
     "Load `geom.npz`: vertices `V`, quads `F`, texture coordinates `VT` of corners `FT`, morphs, worn parts"
@@ -46,8 +45,8 @@ def mesh()->dict:
 # %% ../../nbs/data/01_head.ipynb #e10daa50
 @lru_cache(None)
 def texture(
-    name:str, # a file of `ASSETS` without its ending
-)->np.ndarray: # uint8 [height,width,3 or 4], not to be written into
+    name:str, # a file in `ASSETS`, without extension
+)->np.ndarray: # uint8 [height,width,3 or 4], read-only
     "Decode a texture"
     with (ASSETS/f'{name}.webp').open('rb') as f: t = np.array(Image.open(f))
     t.flags.writeable = False
@@ -65,8 +64,8 @@ def _mirrored(row):
 # %% ../../nbs/data/01_head.ipynb #c4fb5dc0
 def row(
     vertex:int, # number in hm08
-    side='left', # the patient's side; on the right it is the nearest vertex to the mirrored place
-)->int: # into the coarse and into the fine points
+    side='left', # the patient's side; right: the vertex nearest the mirrored place
+)->int: # row of the coarse and of the fine points
     "Find the row of a vertex of the base mesh in our arrays"
     if side not in ('left', 'right'): raise ValueError(f"side={side!r}; accepted: 'left', 'right'")
     if vertex not in _rows():
@@ -137,16 +136,17 @@ class Topology:
     "Quads and matrices shared by all heads"
     operator:sp.csr_matrix # [N,n], fine points from coarse ones
     quads:np.ndarray       # [.,4] of fine points
-    middle:np.ndarray      # [.,4] quads of one step only: their points are the first of the fine points
-    base:np.ndarray        # [N,3] neutral coordinates of each fine point, in dm: labels that stay when the face changes
-    upper:np.ndarray       # [N] is this fine point above the mouth's slit? The slit's upper rim is
+    middle:np.ndarray      # [.,4] quads after one step, whose points are the first fine points
+    base:np.ndarray        # [N,3] neutral coordinates of each fine point, in dm, for labels independent of the face
+    upper:np.ndarray       # [N] whether the fine point is above the mouth's slit, as its upper rim is
     seam:np.ndarray        # [M] the fine point of each textured point
     uv:np.ndarray          # [M,2] its texture coordinates, v up
     textured:np.ndarray    # [.,4] quads of textured points
 
-# %% ../../nbs/data/01_head.ipynb #c0ea6c70
+# %% ../../nbs/data/01_head.ipynb #e06948c0
 SLIT = 6.604   # dm, height of the closed mouth in the neutral head
 
+# %% ../../nbs/data/01_head.ipynb #c0ea6c70
 @lru_cache(None)
 def topology()->Topology:
     "Build the matrices and quads of two subdivision levels, on first use"
@@ -195,7 +195,7 @@ def age_mix(
     if age < 1: return {'baby': 1 + NEWBORN*(1-age), 'child': -NEWBORN*(1-age), 'young': 0., 'old': 0.}
     return {n: float(np.interp(age, years, np.eye(4)[i])) for i, n in enumerate(names)}
 
-NEWBORN = .12   # how far beyond the one-year-old, of the way from ten years to one; more makes the cheeks swell
+NEWBORN = .12   # extrapolation below one year, as a share of the way from ten years to one; more swells the cheeks
 
 # %% ../../nbs/data/01_head.ipynb #327ffef0
 def _levels(x, name):
@@ -220,7 +220,7 @@ def macro_amounts(
 
 # %% ../../nbs/data/01_head.ipynb #fa03c210
 OPPOSITES = dict(incr='decr', out='in', up='down', forward='backward', convex='concave')
-# expressions, whole heads, what sits elsewhere
+# expressions, whole heads, other parts of the body
 NOT_CHANCE = 'eye', 'head-age', 'universal', 'neck-trans', 'head-trans', 'asym', 'forehead-nubian'
 
 @lru_cache(None)
@@ -232,7 +232,7 @@ def pairs()->dict:
     return {n: other for n, other in both.items() if other in names}
 
 # %% ../../nbs/data/01_head.ipynb #a33da3b0
-# words in the names of strong targets, and how far they are turned down so that chance stays within what is seen in people
+# words in the names of strong targets, and factors that keep random draws within the human range
 GENTLER = (('brows-angle', .5), ('ear', .7), ('trans', .5), ('mouth-scale', .5), ('head', .7), ('cleft', .3),
            ('neck', .3), ('lip', .6), ('eye-scale', .6))
 SHAPES = [f'head-{s}' for s in ('round', 'oval', 'square', 'rectangular', 'triangular', 'diamond',
@@ -256,7 +256,7 @@ def _sample_asymmetry(rng):
     return sided | {n: float(rng.uniform(0, .25)) for n, on in zip(bent, rng.random(len(bent)) < .25) if on}
 
 # %% ../../nbs/data/01_head.ipynb #d3747f40
-# from, to [years], share: declared, not counted anywhere; lips are closed at 3 to 6 months, and a clinic follows its patients until they are grown
+# from, to [years], share (declared, not measured): lips are repaired at 3 to 6 months; clinics follow patients into adulthood
 CLINIC = ((.25, 1, .28), (1, 6, .25), (6, 14, .22), (14, 40, .19), (40, 75, .06))
 
 def sample_age(rng)->float:
@@ -344,9 +344,10 @@ def amounts(
     for name, a in who.expression.items(): add(name, a)
     return total
 
-# %% ../../nbs/data/01_head.ipynb #9b57b970
+# %% ../../nbs/data/01_head.ipynb #70295c50
 EYEBALLS = range(14598, 14670), range(14670, 14742)   # helper points of the left and the right eye in hm08
 
+# %% ../../nbs/data/01_head.ipynb #9b57b970
 def eyes(
     coarse:np.ndarray, # [n,3]
 )->tuple[np.ndarray, np.ndarray]:

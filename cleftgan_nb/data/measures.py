@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 # %% auto #0
-__all__ = ['SIDED', 'MIDDLE', 'NAMES', 'MEASURES', 'VISIBLE', 'PUBLISHED', 'KINDS', 'upright', 'measures', 'lahshal']
+__all__ = ['SIDED', 'MIDDLE', 'NAMES', 'MEASURES', 'PUBLISHED', 'KINDS', 'measures', 'lahshal']
 
 # %% ../../nbs/data/03_measures.ipynb #2eada020
 SIDED = dict(                                                # of each side
@@ -38,11 +38,13 @@ def upright(
     axes = np.stack([across, [-across[1], across[0]]])
     return {name: axes @ (v - (left + right)/2) for name, v in p.items()}
 
+# %% ../../nbs/data/03_measures.ipynb #a88242f0
+# in nose widths: a columella that shows less height, under a drooping tip, has no angle in a frontal picture
+VISIBLE = .15
+
 # %% ../../nbs/data/03_measures.ipynb #c0c606e0
 MEASURES = ('cleft_width_ratio', 'nostril_width_ratio', 'columellar_deviation', 'alar_base_ratio',
             'philtral_height_ratio', 'lip_length_ratio', 'lateral_lip_height_ratio', 'subnasale_deviation')
-# of the nose's width: a columella that shows less height than this, under a drooping tip, has no angle in a frontal picture
-VISIBLE = .15
 
 def _distances(p, side):
     "Measure the lengths of one side, pixels"
@@ -55,7 +57,7 @@ def _distances(p, side):
 # %% ../../nbs/data/03_measures.ipynb #173b4e20
 def measures(
     points:dict,      # name → (x, y) in pixels; names as in `NAMES`
-    side:str='left',  # the patient's side that goes above the line: the cleft side; of a bilateral cleft, the wider one
+    side:str='left',  # the numerator's side, the patient's: the cleft side, or the wider one of a bilateral cleft
 )->dict:              # measure → number; ratios without unit, columellar_deviation in degrees, nan where the columella does not show
     "Compute the clinical measures of one frontal picture"
     if side not in ('left', 'right'): raise ValueError(f'side={side!r}; accepted: left, right (the patient\'s)')

@@ -11,8 +11,7 @@ from .head import Head, edges, eyes, mesh, row, topology
 from .skin import Look, compiled, regions
 
 # %% auto #0
-__all__ = ['MATERIALS', 'CLOTH_LIFT', 'FAR', 'DROP', 'TEETH', 'CROWN', 'WING', 'BOWL', 'WORN_WIDTH', 'WINDOW', 'Part', 'halves',
-           'normals', 'worn', 'head_parts']
+__all__ = ['MATERIALS', 'FAR', 'Part', 'normals', 'head_parts']
 
 # %% ../../nbs/data/05_parts.ipynb #fff97f40
 MATERIALS = dict(            # roughness (GGX), gloss, light that creeps around the edge
@@ -77,9 +76,11 @@ def normals(points, cells):
     _add_normals(np.ascontiguousarray(points, float), cells, out)
     return out/(np.linalg.norm(out, axis=1, keepdims=True) + 1e-12)
 
-# %% ../../nbs/data/05_parts.ipynb #0c2ab110
+# %% ../../nbs/data/05_parts.ipynb #3e594e50
 CLOTH_LIFT = .02       # dm
-FAR = 100.             # dm, the half-width of a cut that takes all on one side
+
+# %% ../../nbs/data/05_parts.ipynb #0c2ab110
+FAR = 100.             # dm, half-width of a cut that removes everything on one side
 
 @lru_cache(None)
 def _skin_triangles():
@@ -190,10 +191,10 @@ def worn(
     return Part((p + n*lift)[at], halves(cells.reshape(-1, 4)), m[f'p_{name}_VT'][keys & 0xffffffff].astype(float),
                 material, n[at])
 
-WORN_WIDTH = 1.41   # dm between the two points at the temples when an offset is taken as it was modeled
+WORN_WIDTH = 1.41   # dm between the two points at the temples for which offsets were modeled
 
 # %% ../../nbs/data/05_parts.ipynb #43b693a0
-# half-width and half-height, center below the eyes, what lies in front of it: in distances between the eyes
+# half-width and half-height, center below the eyes, extent behind them: in eye distances
 WINDOW = (.60, .80), -.50, .75
 
 def _trimmed(head, part):
@@ -209,7 +210,7 @@ def _trimmed(head, part):
 def head_parts(
     head:Head,
     look:Look,
-    points=None, # [N,3] fine points to draw in place of the head's own: a cleft
+    points=None, # [N,3] fine points to draw instead of the head's own, such as a cleft's
     cut=None,    # [N,2] distance across a gap and its half-width
     tint=None,   # name → [N] weight: 'mucosa', 'scar'
 )->list:

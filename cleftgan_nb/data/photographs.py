@@ -22,8 +22,7 @@ from .datasets import DatasetWriter
 from ..files import leftovers
 
 # %% auto #0
-__all__ = ['FORMATS', 'KNOWN', 'COLUMNS', 'Rejected', 'Photo', 'read_photo', 'Settings', 'face_region', 'prepare_photo', 'steps',
-           'contact_sheet', 'Report', 'prepare']
+__all__ = ['FORMATS', 'COLUMNS', 'Rejected', 'Photo', 'read_photo', 'Settings', 'prepare_photo', 'steps', 'Report', 'prepare']
 
 # %% ../../nbs/data/15_photographs.ipynb #9b9be990
 class Rejected(Exception):
@@ -32,7 +31,7 @@ class Rejected(Exception):
 FORMATS = 'JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', 'JPEG2000', 'AVIF', 'MPO'
 _MOST_BYTES, _MOST_PIXELS = 1 << 28, 120_000_000   # of a file, 256 MiB; of a picture
 _ROOM = 500 << 20                                  # bytes for the two together while a file is decoded
-# shorter side that could hold a face; longer side that is worth keeping, pixels
+# shortest side that could hold a face; longest side worth keeping, pixels
 _SMALLEST, _LONGEST = 32, 4096
 
 # %% ../../nbs/data/15_photographs.ipynb #ea416ff0
@@ -107,7 +106,7 @@ def _rgb(im):
     return _srgb(im, profile).convert('RGB')
 
 # %% ../../nbs/data/15_photographs.ipynb #efe37980
-# bytes a pixel; 4 otherwise
+# bytes per pixel; 4 otherwise
 _STORED = dict.fromkeys(('1', 'L', 'P'), 1) | dict.fromkeys(('I;16', 'I;16B', 'I;16L', 'I;16N'), 2)
 _BESIDES = dict(AVIF=10, WEBP=12, JPEG2000=21)
 
@@ -214,7 +213,7 @@ def _decoded(im, length):
         area, frames = im.width*im.height, getattr(im, 'n_frames', 1)
         if im.format in ('JPEG', 'MPO') and max(im.size) > _LONGEST: im.draft(None, (_LONGEST//2, _LONGEST//2))
         _check_room(length + _cost(im, area))
-        with _bounded(): im.load()   # before asking for EXIF: Pillow would decode there and forget an error
+        with _bounded(): im.load()   # before reading EXIF, where Pillow would decode and swallow an error
         turn, small = _orientation(im), _small(im)
         if small is not im: im.close()
         im = _rgb(small)
@@ -343,7 +342,7 @@ def _named(folder, path, key):
     if key is None: return terminal(name)
     hashed = lambda text: hmac.new(key, os.fsencode(text), hashlib.sha256).hexdigest()[:16]
     within, _, _ = name.rpartition('/')
-    return f'{hashed(within)}/{hashed(name)}' if within else hashed(name)      # who shares a folder still does
+    return f'{hashed(within)}/{hashed(name)}' if within else hashed(name)      # files that share a folder still do
 
 # %% ../../nbs/data/15_photographs.ipynb #457803c0
 def _key(anonymize, secret):
@@ -369,7 +368,7 @@ def _check_folders(folder, out):
     return source, target
 
 # %% ../../nbs/data/15_photographs.ipynb #9bf8eaf0
-_THUMB, _COLUMNS, _PER_SHEET = 112, 9, 180   # pixels; pictures a row and a sheet
+_THUMB, _COLUMNS, _PER_SHEET = 112, 9, 180   # pixels; pictures per row and per sheet
 
 def _thumb(pixels):
     im = ImageOps.contain(Image.fromarray(pixels), (_THUMB, _THUMB), Image.Resampling.BOX)
@@ -410,7 +409,7 @@ COLUMNS = ('name', 'accepted', 'reason', 'image', 'width', 'height', 'notes', 'd
 class Report:
     "What became of a folder"
     path: Path                               # the output folder
-    rows: list = field(default_factory=list) # one dict a file, keys `COLUMNS`
+    rows: list = field(default_factory=list) # one dict per file, keys `COLUMNS`
 
     @property
     def accepted(self): return [o for o in self.rows if o['accepted']]

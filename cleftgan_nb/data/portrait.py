@@ -16,18 +16,20 @@ from .render import Light, render, sample_light
 from .skin import Look, sample_look
 
 # %% auto #0
-__all__ = ['LATERALITIES', 'LIP_ONLY', 'LIGHT', 'draw_laterality', 'cleft_of', 'Truth', 'worse_side', 'Scene', 'scene', 'phantom',
-           'contact_sheet', 'mouth_box', 'visible_change']
+__all__ = ['LATERALITIES', 'cleft_of', 'Truth', 'worse_side', 'Scene', 'scene', 'phantom', 'contact_sheet', 'mouth_box',
+           'visible_change']
 
-# %% ../../nbs/data/08_portrait.ipynb #fcefcda0
-LATERALITIES = ('left', 'right', 'bilateral')
-LIP_ONLY = dict(left=.6, right=.3, bilateral=.1)      # of clefts of the lip, published shares
+# %% ../../nbs/data/08_portrait.ipynb #10e0f100
+LIP_ONLY = dict(left=.6, right=.3, bilateral=.1)      # published shares of lip clefts
 
 def draw_laterality(
     seed:int, # the phantom's number
 )->str:       # 'left', 'right' or 'bilateral'
     "Draw the side of a cleft, 6 : 3 : 1"
     return str(stream(seed, 'laterality').choice(LATERALITIES, p=list(LIP_ONLY.values())))
+
+# %% ../../nbs/data/08_portrait.ipynb #fcefcda0
+LATERALITIES = ('left', 'right', 'bilateral')
 
 def cleft_of(
     severity:float,   # of the lip, 0 … 1
@@ -46,7 +48,7 @@ class Truth(dict):
     def __getattr__(self, name):
         try: return self[name]
         except KeyError:
-            raise AttributeError(f'{name!r} is no entry of the truth; there are {", ".join(self)}') from None
+            raise AttributeError(f'{name!r} is not an entry of the truth; it has {", ".join(self)}') from None
     def row(self)->dict:
         "Flatten everything but the masks into the columns of a manifest"
         flat = {k: v for k, v in self.items() if not isinstance(v, dict)}
@@ -86,7 +88,7 @@ def _arguments(severity, laterality, cleft, size, nose, repaired):
     if nose is not None and not number(nose):
         raise ValueError(f'nose={nose!r}; accepted: a severity from 0 to 1, or None (that of the lip)')
     if cleft is not None and (severity or laterality or repaired or nose is not None):
-        raise ValueError('give either cleft=… or severity, laterality, nose and repaired; a Cleft has them all')
+        raise ValueError('give either cleft=… or severity, laterality, nose and repaired; a Cleft contains them all')
     if not severity and (laterality or repaired or nose is not None) and cleft is None:
         raise ValueError('severity is 0, so there is no cleft to have a laterality, a nose or a repair; give '
                          'severity=0.6, for example')
@@ -108,7 +110,7 @@ class Scene:
     def parts(self)->list:
         "Collect the parts: the head with its cleft, and a gum in place of a closed mouth's teeth"
         points, triangles, dark = self.surface.gums
-        own = np.full(len(points), float(self.surface.cut[:, 1].max() > 0))   # behind a closed lip all have the same
+        own = np.full(len(points), float(self.surface.cut[:, 1].max() > 0))   # the same for everyone behind a closed lip
         gum = Part(points, triangles, np.zeros((len(points), 2)), 'gum', tint=dict(dark=dark, own=own))
         drawn = head_parts(self.head, self.look, self.surface.points, self.surface.cut, self.surface.tint)
         return [p for p in drawn if p.material not in ('teeth', 'gum')] + [gum]
@@ -145,7 +147,7 @@ def scene(
 
 # %% ../../nbs/data/08_portrait.ipynb #7de675a0
 def phantom(
-    seed:int,         # the person's number; the same number, the same bytes
+    seed:int,         # the person's number; the same number gives the same bytes
     severity=0.,      # of the cleft, 0 none … 1 the widest; equal steps change the picture about equally; of a repaired lip, before the operation
     laterality=None,  # 'left', 'right' (the patient's) or 'bilateral'; None: by chance
     size=256,         # pixels
@@ -156,7 +158,7 @@ def phantom(
     age=None,         # years, 0 to 90; None: by chance, half of them under 6
     sex=None,         # 0 female … 1 male; None: by chance
     ancestry=None,    # shares of african, asian, caucasian; None: by chance
-)->tuple[np.ndarray, Truth]: # uint8 [size,size,3], and what is true about it
+)->tuple[np.ndarray, Truth]: # uint8 [size,size,3], and its ground truth
     "Draw the portrait of a person who does not exist, with a cleft lip of known severity"
     _arguments(severity, laterality, cleft, size, nose, repaired)
     if cleft is None:

@@ -13,13 +13,12 @@ from .head import stream
 from .parts import Part, head_parts
 from .skin import Look, backdrop, compiled, sample, sample_look
 from .view import EMPTY, KINDS, Camera, _depth_map, frontal, opacities, sample_camera, surface, visible
-# all that a portrait needs, from one place
+# everything a portrait needs, from one module
 _all_ = ['Part', 'head_parts', 'sample_look', 'Camera', 'frontal', 'sample_camera', 'KINDS']
 
 # %% auto #0
-__all__ = ['GOLDEN', 'F0', 'SHADOW', 'BIAS', 'LEAST', 'BOUNCE', 'SCATTER', 'SOFT', 'FACING', 'ADAPTED', 'MIDDLE', 'NOISE',
-           'SENSOR', 'BLUR', 'Light', 'sample_light', 'illuminate', 'scatter', 'metered', 'Picture', 'grain', 'render',
-           'Part', 'head_parts', 'sample_look', 'Camera', 'frontal', 'sample_camera', 'KINDS']
+__all__ = ['Light', 'sample_light', 'Picture', 'render', 'Part', 'head_parts', 'sample_look', 'Camera', 'frontal',
+           'sample_camera', 'KINDS']
 
 # %% ../../nbs/data/07_render.ipynb #998b8620
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Light:
     "Directions of light, with colors"
     directions:np.ndarray # [n,3] toward the light, camera axes
     colors:np.ndarray     # [n,3] linear
-    sharp:np.ndarray      # [n] is it part of a lamp, with a finer shadow?
+    sharp:np.ndarray      # [n] whether it belongs to a lamp, with a finer shadow
     kind:str              # 'clinic': two lamps, 'lamp': one
     azimuth:float         # of the lamp, degrees to the image's right
     elevation:float       # degrees up
@@ -128,8 +127,8 @@ def _shade(pos, nor, view, rough, wrap, l, c, right, up, radius, shadow, bias, l
             mirror[n, e] += m*c[e]
 
 # %% ../../nbs/data/07_render.ipynb #04688750
-SHADOW = 160, 320          # samples a side of a shadow map: for the room, for a lamp
-BIAS = .018, .011          # of the half picture: how much nearer an occluder must be
+SHADOW = 160, 320          # samples per side of a shadow map: for the room, for a lamp
+BIAS = .018, .011          # how much nearer an occluder must be, in half pictures
 LEAST = .30, .12           # roughness that a light of one direction can show without sparkling
 
 def illuminate(surf, parts, light, camera, opacity, only=None):
@@ -151,7 +150,7 @@ def illuminate(surf, parts, light, camera, opacity, only=None):
                shadow, BIAS[sharp]*camera.half, LEAST[sharp], diffuse, mirror)
     return diffuse + BOUNCE*light.colors.sum(0), mirror
 
-BOUNCE = .02   # of all light reaches every place by way of other skin and walls
+BOUNCE = .02   # share of all light that reaches every point by way of other skin and walls
 
 # %% ../../nbs/data/07_render.ipynb #a08ef480
 SCATTER = .024, .013, .008     # dm: radius for red, green and blue
@@ -192,7 +191,7 @@ class Picture:
 def _shrink(a, k): return a.reshape(a.shape[0]//k, k, a.shape[1]//k, k, *a.shape[2:]).mean((1, 3))
 
 # %% ../../nbs/data/07_render.ipynb #7d1f4a21
-NOISE, SENSOR = .007, 1024   # standard deviation, of 1, and the size at which a sensor's pixel is one of ours
+NOISE, SENSOR = .007, 1024   # standard deviation, of 1, and the size at which one pixel is one of the sensor's
 
 def grain(
     seed:int, # the phantom's number
@@ -208,7 +207,7 @@ def _develop(x, look, size):
     y = gaussian_filter(y, (BLUR[0] + BLUR[1]*size,)*2 + (0,), truncate=3)
     return (np.clip(y + grain(look.seed, size), 0, 1)*255 + .5).astype(np.uint8)
 
-BLUR = .35, .0008    # pixels, and pixels a pixel of width
+BLUR = .35, .0008    # pixels, plus pixels per pixel of width
 
 # %% ../../nbs/data/07_render.ipynb #e7c6b210
 def _masks(kind, size, samples):
@@ -224,7 +223,7 @@ def render(
     light:Light,
     camera:Camera,
     size=256,       # pixels a side
-    samples=None,   # a side and pixel; None: 3 for pictures up to 128, else 2
+    samples=None,   # per side of a pixel; None: 3 for pictures up to 128, else 2
 )->Picture:
     "Render a portrait with its masks"
     samples = _check_render(parts, look, light, camera, size, samples)

@@ -8,10 +8,10 @@ from functools import lru_cache
 from importlib.resources import files
 import numpy as np, torch, torch.nn.functional as F
 from scipy import ndimage
-from .skin import BACKGROUND_BLUR   # phantoms stand before what photographs are left with
+from .skin import BACKGROUND_BLUR   # phantoms' backdrops are blurred alike
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'weights', 'selfie_network', 'person_mask', 'blur_background']
+__all__ = ['person_mask', 'blur_background']
 
 # %% ../../nbs/data/13_segmentation.ipynb #9beaca40
 WEIGHTS = files('cleftgan_nb.data')/'assets'/'selfie_segmentation'/'weights.npz'
@@ -85,7 +85,7 @@ def person_mask(
 def blur_background(
     image,     # [H, W, 3] uint8
     mask,      # [H, W], 1 where the person is
-    sigma=None,# of the Gaussian, pixels; None: a 24th of the side, so that no letter of a nameplate stays legible
+    sigma=None,# of the Gaussian, pixels; None: 1/24 of the side, which leaves no nameplate legible
 ):             # [H, W, 3] uint8
     "Keep the person sharp and blur the rest"
     sigma = max(image.shape[:2])/BACKGROUND_BLUR if sigma is None else sigma

@@ -13,10 +13,8 @@ from .head import Identity, smooth, stream, texture, topology
 from ..files import has_home
 
 # %% auto #0
-__all__ = ['LOCUS', 'TONES', 'HAIRLINE', 'NECKLINE', 'BEARDLINE', 'MUSTACHE', 'SKINS', 'HAIR_COLORS', 'IRIS_COLORS', 'BACKDROPS',
-           'BEHIND', 'STYLES', 'BEARDS', 'WORN', 'BLOTCHES', 'PUPIL', 'BACKGROUND_BLUR', 'ita', 'skin_color',
-           'sample_tone', 'compiled', 'sample', 'noise', 'regions', 'relative_skin', 'Look', 'sample_look',
-           'skin_albedo', 'eye_albedo', 'backdrop']
+__all__ = ['LOCUS', 'BACKDROPS', 'BEARDS', 'BACKGROUND_BLUR', 'ita', 'skin_color', 'compiled', 'sample', 'noise', 'regions',
+           'Look', 'sample_look', 'skin_albedo', 'eye_albedo', 'backdrop']
 
 # %% ../../nbs/data/04_skin.ipynb #145608d0
 def ita(rgb):
@@ -85,7 +83,7 @@ def noise(
     rng,            # a stream
     uv:np.ndarray,  # [n,2]
     cells:float,    # cells over the width of the texture
-    tile=64,        # random numbers a side; repeats after that many cells
+    tile=64,        # random numbers per side; repeats after that many cells
 )->np.ndarray:      # [n], mean 0, standard deviation about .6
     "Make smooth noise over the skin"
     return sample(rng.standard_normal((tile, tile, 1), np.float32), uv*(cells/tile))[:, 0]
@@ -161,7 +159,7 @@ class Look:
     albedo:tuple        # of the cheek, linear RGB: the skin tone
     skins:tuple         # names of a dark and a light texture
     darkness:float      # share of the dark one
-    contrast:float      # of the texture: 1 as photographed from an adult
+    contrast:float      # of the texture: 1 as in the photographs of adults
     lips:float          # 0 as pale as the skin … 1 red
     blotches:float      # amplitude of the noise
     freckles:float      # 0 none … 1
@@ -174,7 +172,7 @@ class Look:
     brow_density:float  # 0 … 1
     iris:tuple          # linear RGB
     iris_size:float     # radius of the iris in radii of the eyeball
-    gaze:tuple          # where the eyes look beside the camera, radians to the patient's left and up
+    gaze:tuple          # gaze relative to the camera, radians to the patient's left and up
     cloth:tuple         # linear RGB
     backdrop:str        # one of `BACKDROPS`
     beard:tuple         # of the upper lip, and of cheeks and chin: 0 shaved … 1 full
@@ -185,13 +183,15 @@ class Look:
         "Compute the ITA° of the cheek's albedo: the truth under any light"
         return float(ita(np.array(self.albedo)))
 
-# %% ../../nbs/data/04_skin.ipynb #8c6af120
+# %% ../../nbs/data/04_skin.ipynb #88bbe850
 HAIR_COLORS = dict(black=(.012, .009, .008), dark=(.03, .018, .011), brown=(.07, .04, .02), blond=(.24, .15, .075),
                    red=(.12, .04, .016))
 IRIS_COLORS = dict(brown=(.035, .017, .009), chestnut=(.07, .033, .014), hazel=(.11, .07, .03), green=(.09, .11, .06),
                    gray=(.14, .16, .17), blue=(.09, .14, .22), ice=(.12, .17, .22))
+BEHIND = .45, .3, .2, .05   # shares of `BACKDROPS` (declared): a clinic has a sheet or a wall
+
+# %% ../../nbs/data/04_skin.ipynb #8c6af120
 BACKDROPS = 'plain', 'wall', 'blurred', 'lights'
-BEHIND = .45, .3, .2, .05   # their shares (declared): a clinic has a sheet or a wall
 
 def _pick(rng, of, p):
     "Draw one key of `of` with these weights"
@@ -221,10 +221,12 @@ def _sample_hair(rng, who):
               else STYLES['boy' if who.sex > .5 or who.age < 2.5 else 'girl'])
     return styles[int(u*len(styles))], .8
 
+# %% ../../nbs/data/04_skin.ipynb #6f4a5fa0
+WORN = .5, .25, .08, .17   # shares of `BEARDS` among men (declared)
+
 # %% ../../nbs/data/04_skin.ipynb #0dfe3601
 # of the upper lip, and of cheeks and chin
 BEARDS = dict(shaved=(0., 0.), stubble=(.3, .35), mustache=(.85, 0.), full=(.85, .85))
-WORN = .5, .25, .08, .17   # their shares among men (declared)
 
 def _sample_beard(rng, who):
     "Draw the beard of a grown man"
@@ -266,6 +268,10 @@ def sample_look(
 
 def _cloth(rng): return np.clip(rng.uniform(.02, .7)*np.exp(rng.normal(0, .3, 3)), .015, .8)
 
+# %% ../../nbs/data/04_skin.ipynb #836e8530
+#           amplitude, cells over the atlas, tint: blood varies green and blue more than red
+BLOTCHES = (.030, 48, (.5, 1, 1)), (.022, 160, (.8, 1, 1.1)), (.022, 420, (1, 1, 1))
+
 # %% ../../nbs/data/04_skin.ipynb #7be606a0
 def skin_albedo(
     look:Look,
@@ -279,8 +285,8 @@ def skin_albedo(
     relative = np.clip(1 + look.contrast*(dark*look.darkness + light*(1 - look.darkness) - 1), .02, 2.2)
     return np.clip(relative*(1 + look.blotches*uneven - spots), .01, 2.2)*np.array(look.albedo)
 
-#           amplitude, cells over the atlas, tint: blood varies green and blue more than red
-BLOTCHES = (.030, 48, (.5, 1, 1)), (.022, 160, (.8, 1, 1.1)), (.022, 420, (1, 1, 1))
+# %% ../../nbs/data/04_skin.ipynb #41167cc0
+PUPIL = .36   # radius of a pupil in room light, in radii of the iris
 
 # %% ../../nbs/data/04_skin.ipynb #2ccc1200
 def eye_albedo(
@@ -295,11 +301,9 @@ def eye_albedo(
     inner = np.array(look.iris)*(1.15 + .25*wave - .5*(r - .5))[:, None]*(1 - .6*smooth(.8, 1, r))[:, None]
     inner = np.where((r < PUPIL)[:, None], .004, np.clip(inner, .002, 1))
     white = np.array((.42, .38, .355))*(1 - .25*smooth(1.2, 2.6, r)[:, None]*np.array((.3, 1, 1)))
-    white = white*np.interp(look.ita, (-60, 40), (.65, 1))   # what meters dark skin makes the white glare
+    white = white*np.interp(look.ita, (-60, 40), (.65, 1))   # exposure for dark skin would make the white glare
     edge = smooth(.93, 1.07, r)[:, None]
     return (inner*(1 - edge) + white*edge)*(1 - .45*smooth(-.1, .45, off[:, 1:]))   # the upper lid shades the eye
-
-PUPIL = .36   # radius of a pupil in room light, in radii of the iris
 
 # %% ../../nbs/data/04_skin.ipynb #c8ab22b0
 BACKGROUND_BLUR = 24   # standard deviations of the blur along a side

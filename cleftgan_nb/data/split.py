@@ -13,14 +13,15 @@ from .datasets import _COUNTED, _check_apart, _pairs, _words, ImageFolderDataset
 from ..files import openness
 
 # %% auto #0
-__all__ = ['person_of', 'held_out', 'split']
+__all__ = ['held_out', 'split']
 
-# %% ../../nbs/data/11_split.ipynb #49d92857
+# %% ../../nbs/data/11_split.ipynb #7fd89980
 def person_of(row)->str:
     "Say whose image a row of the manifest describes: its folder's, or just its own"
     name = PurePosixPath(str(row.get('name') or row['file']))
     return str(name.parent) if len(name.parts) > 1 and row.get('name') else row['file']
 
+# %% ../../nbs/data/11_split.ipynb #49d92857
 def held_out(
     rows:list,   # of a manifest
     share:float, # of the images
@@ -44,7 +45,7 @@ def _check_two(train, unseen, overwrite):
     a, b = _target(train, overwrite), _target(unseen, overwrite)
     if a == b or a in b.parents or b in a.parents:
         raise ValueError(f'train={str(train)!r} and unseen={str(unseen)!r} are '
-                         f'{"one place" if a == b else "one within the other"}; accepted: two places, or one would '
+                         f'{"the same place" if a == b else "one inside the other"}; accepted: two places, or one would '
                          'replace the other')
 
 def _subset(ds, rows, keep, path, words, labels, overwrite):
@@ -58,10 +59,10 @@ def _subset(ds, rows, keep, path, words, labels, overwrite):
 
 def split(
     path,            # a dataset of ours: folder or .zip
-    train,           # new dataset: what is left
-    unseen,          # new dataset: what is held back
-    share=.2,        # of the images to hold back, 0 to 1
-    seed=0,          # of who that is
+    train,           # new dataset: the rest
+    unseen,          # new dataset: held out
+    share=.2,        # of the images to hold out, 0 to 1
+    seed=0,          # of the choice
     overwrite=False, # replace existing datasets of ours
 )->tuple:            # the two paths
     "Split a dataset by people"

@@ -13,8 +13,7 @@ from .parts import FAR, MATERIALS, normals
 from .skin import compiled, eye_albedo, noise, sample, skin_albedo
 
 # %% auto #0
-__all__ = ['REACH', 'EMPTY', 'VEILS', 'LASHES', 'KINDS', 'MUCOSA', 'GUM', 'SCAR', 'LIPS', 'HEM', 'GAZE', 'TOOTH', 'Camera',
-           'rotation', 'crop', 'sample_camera', 'frontal', 'Frame', 'visible', 'opacities', 'Surface', 'surface']
+__all__ = ['EMPTY', 'KINDS', 'Camera', 'rotation', 'sample_camera', 'frontal', 'visible', 'opacities', 'surface']
 
 # %% ../../nbs/data/06_view.ipynb #a9fc2c00
 @dataclass(frozen=True)
@@ -48,13 +47,14 @@ def rotation(yaw, pitch, roll):
     nod = np.array([[1, 0, 0], [0, d, -t], [0, t, d]])
     return np.array([[e, -u, 0], [u, e, 0], [0, 0, 1]]) @ nod @ turn
 
-# %% ../../nbs/data/06_view.ipynb #a1936500
+# %% ../../nbs/data/06_view.ipynb #44e04da0
 def crop(head, zoom=1.):
     "Find center and half-width of the usual crop of a head, dm"
     (left, right), _ = eyes(head.coarse)
     eye, mouth = (left + right)/2, (head.coarse[row(474)] + head.coarse[row(493)])/2
     return eye + .18*(mouth - eye), zoom*max(2*np.linalg.norm(left - right), 1.8*np.linalg.norm(eye - mouth))
 
+# %% ../../nbs/data/06_view.ipynb #a1936500
 def sample_camera(
     seed:int,   # the phantom's number
     head:Head,  # its eyes and mouth decide the crop
@@ -150,7 +150,7 @@ def _veil(x, y, z, triangles, uv, opacity, depth, veil):
                 if not inside or _between(z, a, b, c, u, v) > depth[j, i] + REACH: continue
                 veil[j, i] = 1 - (1 - veil[j, i])*(1 - _texel(opacity, uv, a, b, c, u, v))
 
-REACH = .006   # dm that a hair may lie below the skin and still be seen
+REACH = .006   # dm that a hair may lie below the skin and still show
 
 # %% ../../nbs/data/06_view.ipynb #2d89b210
 @dataclass
@@ -161,12 +161,14 @@ class Frame:
     cell:np.ndarray   # [h,w] its triangle
     u:np.ndarray      # [h,w] weights of the triangle's second
     v:np.ndarray      # [h,w] and third corner
-    hole:np.ndarray   # [h,w] depth of the nearest place that a gap took away
+    hole:np.ndarray   # [h,w] depth of the nearest point that a gap removed
     veil:dict         # 'brow', 'lash' → [h,w] how much of the sample they cover
+
+# %% ../../nbs/data/06_view.ipynb #a3507000
+VEILS = 'brow', 'lash'
 
 # %% ../../nbs/data/06_view.ipynb #e0ab9480
 EMPTY = 1e9
-VEILS = 'brow', 'lash'
 _NONE2, _OPAQUE = np.zeros((0, 2)), np.zeros((0, 0), np.float32)
 
 def visible(
@@ -189,14 +191,15 @@ def visible(
         elif o is not None: _veil(*at, o, f.depth, f.veil[p.material])
     return f
 
+# %% ../../nbs/data/06_view.ipynb #48239360
+LASHES = .9   # opacity of the lashes relative to that of the brows: thin in infants
+
 # %% ../../nbs/data/06_view.ipynb #e7237ce0
 @lru_cache(None)
 def _opaque(name, power, density):
     o = np.float32(density)*(texture(name)[..., 3].astype(np.float32)/np.float32(255))**np.float32(power)
     o.flags.writeable = False
     return o
-
-LASHES = .9   # opacity of the lashes beside that of the brows: thin in infants
 
 def opacities(look):
     "Collect the opacity textures that a look wears"
@@ -212,7 +215,7 @@ def _mix(values, triangles, cell, u, v, out):
         for k in range(values.shape[1]):
             out[n, k] = (1 - u[n] - v[n])*values[a, k] + u[n]*values[b, k] + v[n]*values[c, k]
 
-# %% ../../nbs/data/06_view.ipynb #4e3fc6d0
+# %% ../../nbs/data/06_view.ipynb #7a791070
 @dataclass
 class Surface:
     "Visible samples, n of them"
@@ -225,6 +228,7 @@ class Surface:
     wrap:np.ndarray      # [n]
     kind:np.ndarray      # [n] number in `KINDS`
 
+# %% ../../nbs/data/06_view.ipynb #4e3fc6d0
 KINDS = 'background', 'face skin', 'other skin', 'lips', 'mouth', 'gap', 'eyes', 'brows', 'hair', 'clothes'
 
 # %% ../../nbs/data/06_view.ipynb #17c3cf00
@@ -264,7 +268,7 @@ def _blend(s, mine, weight, albedo, roughness, gloss):
     s.roughness[mine] += (roughness - s.roughness[mine])*w
     s.gloss[mine] += (gloss - s.gloss[mine])*w
 
-def _tone(look):   # mucosa is darker under dark skin, but much less than the skin
+def _tone(look):   # mucosa darkens with the skin, but much less
     return float(np.interp(look.ita, (-60, 40), (.55, 1)))
 
 # %% ../../nbs/data/06_view.ipynb #c2fb04b0

@@ -19,12 +19,12 @@ class Explorer(Panel):
     "All panels in tabs"
     title = 'Explorer'
     def __init__(self,
-        G,               # a generator, or what `checkpoints.load` takes, such as the name of a model that ships
+        G,               # a generator, or what `checkpoints.load` takes, such as the name of a bundled model
         directions=None, # of `find_directions`, for the sliders of the cleft
         dataset=None,    # an `ImageFolderDataset` or its path: where to look for neighbors
         run=None,        # folder of a training run to follow
         checkpoint=None, # what `checkpoints.load` takes, where G is a network
-        state=State(),   # where the sliders are at first
+        state=State(),   # initial slider positions
         folder='.',      # where pictures are saved
     ):
         self.face = Face(G, directions, checkpoint, state, folder)

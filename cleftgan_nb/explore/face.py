@@ -19,7 +19,7 @@ from ..checkpoints.labels import Labels
 from ..pictures import save_png
 
 # %% auto #0
-__all__ = ['SLIDERS', 'SEEDS', 'Face']
+__all__ = ['Face']
 
 # %% ../../nbs/explore/04_face.ipynb #d883dd12
 class Face(Panel):
@@ -29,7 +29,7 @@ class Face(Panel):
         G,               # a generator, or what `checkpoints.load` takes
         directions=None, # of `find_directions`, or the `Labels` that G takes; None: those of the checkpoint, or no sliders for the cleft
         checkpoint=None, # what `checkpoints.load` takes, for the code; None: G, if that is a name
-        state=State(),   # where the sliders are at first
+        state=State(),   # initial slider positions
         folder='.',      # where pictures are saved
     ):
         named = isinstance(G, (str, Path))

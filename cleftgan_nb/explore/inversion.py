@@ -16,7 +16,7 @@ from ..metrics.samples import check_images
 from ..checks import check_count, one_of
 
 # %% auto #0
-__all__ = ['KIND', 'Inversion', 'Inverter', 'save_latents', 'load_latents']
+__all__ = ['Inversion', 'Inverter', 'save_latents', 'load_latents']
 
 # %% ../../nbs/explore/09_inversion.ipynb #9365791c
 @dataclass(eq=False)
@@ -39,7 +39,7 @@ class Inverter:
     def __init__(self,
         G,               # a generator, unconditional, of RGB
         perceptual=None, # with `distance(a, b)`; None: `stlpips()`
-        drawn=320,       # faces to learn the beginning from
+        drawn=320,       # faces to learn the starting point from
         seed=0,          # of those
     ):
         self.known = Adaptation(G, perceptual, drawn=drawn, seed=seed)
@@ -49,10 +49,10 @@ class Inverter:
         image,          # uint8 [H,W,3], at the generator's size, aligned as its training images
         space='w+',     # 'w': one latent for all layers; 'w+': one each
         steps=100,      # of the search
-        lr=.1,          # of Adam at the beginning, in units of the spread of w
+        lr=.1,          # initial rate of Adam, in units of the spread of w
         weight=.5,      # of the learned distance, λp
         prior=1e-4,     # pull toward the average face, λ0
-        together=1e-3,  # pull of the layers' latents toward each other, λ+
+        together=1e-3,  # pull of the layers' latents toward one another, λ+
         progress=True,  # show a bar
     )->Inversion:
         "Find the latents of a picture"
@@ -95,9 +95,10 @@ def _found(self:Inverter, x, ws, space, steps):
     with torch.inference_mode(): distance = float(self.known.perceptual.distance(y, x).sum())
     return Inversion(ws, drawn, float((x - y).square().mean().sqrt()*127.5), distance, space, steps)
 
-# %% ../../nbs/explore/09_inversion.ipynb #864300d2
+# %% ../../nbs/explore/09_inversion.ipynb #aba97280
 KIND = 'latents 1'
 
+# %% ../../nbs/explore/09_inversion.ipynb #864300d2
 def save_latents(
     path,         # `….safetensors`
     ws,           # [n, num_ws, w_dim]

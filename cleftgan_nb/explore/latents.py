@@ -42,7 +42,7 @@ def _moved(G, transform):
         yield
         return
     if not hasattr(G.synthesis, 'input'):
-        raise ValueError(f'{G.architecture} begins with a constant, which cannot be moved; accepted: transform=None, '
+        raise ValueError(f'{G.architecture} starts from a constant, which cannot be moved; accepted: transform=None, '
                          'or a StyleGAN3 generator')
     now = G.synthesis.input.transform
     before = now.clone()
@@ -69,14 +69,14 @@ def motion(
 )->torch.Tensor:     # [3,3], for `draw`
     "Make the transform of StyleGAN3's input that moves the picture"
     if bad := [v for v in (x, y, angle) if not math.isfinite(v)]:
-        raise ValueError(f'x={x!r}, y={y!r}, angle={angle!r}; accepted: finite numbers, {bad[0]!r} is none')
+        raise ValueError(f'x={x!r}, y={y!r}, angle={angle!r}; accepted: finite numbers; {bad[0]!r} is not')
     c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     return torch.tensor([[c, s, 0], [-s, c, 0], [0, 0, 1.]]) @ torch.tensor([[1, 0, -x], [0, 1, -y], [0, 0, 1.]])
 
 # %% ../../nbs/explore/00_latents.ipynb #ecedfba5
 def mix(
     a,      # latents [n, num_ws, w_dim] of the face that is changed
-    b,      # of the face that lends some layers
+    b,      # of the face that contributes some layers
     layers, # their numbers, from 0 (StyleGAN3: the input)
 )->torch.Tensor:
     "Mix some layers of `b` into the latents of `a` (style mixing)"
@@ -109,7 +109,7 @@ def _gradients(G, net, w, fields):
 @dataclass(eq=False)
 class Directions:
     "Steps in W that change the cleft and keep the person"
-    step:torch.Tensor # Δw for a change of 1 of the left and the right side, [2, w_dim]
+    step:torch.Tensor # Δw that changes the left or the right side by 1, [2, w_dim]
     usual:tuple       # mean score of the left and the right side
     found_with:dict   # what `find_directions` was given: n, seed, probes, ridge, batch, and the scorer's name
 
@@ -130,7 +130,7 @@ def find_directions(
     n=96,            # faces to ask
     seed=0,          # of them, and of the random weights
     scorer=None,     # `Regression`; None: the one that ships
-    probes=4,        # random weights a face
+    probes=4,        # random weights per face
     ridge=.1,        # added to the diagonal of A, as a share of its mean
     batch=8,         # faces at once
     progress=True,   # show a bar
@@ -172,14 +172,14 @@ def check_directions(
     G,                # the generator
     directions,       # of `find_directions`
     features,         # a feature network, `cleftgan_nb.metrics.efficientnet_lite0()`
-    n=32,             # people, none of those that the directions were found with
+    n=32,             # people, other than those the directions were found with
     amounts=(-.6, -.45, -.3, -.15, 0, .15, .3),  # changes of severity
     seed=1,           # of the people
     scorer=None,      # `Regression`; None: the one that ships
 )->dict:              # severity [amounts, n], moved [amounts, n], between [n]: feature distances from the same and to the next person
     "Edit people and measure the results"
     if seed == directions.found_with['seed']:
-        raise ValueError(f'seed={seed}: those people were asked for the directions; give another')
+        raise ValueError(f'seed={seed}: the directions were found with these people; give another')
     with torch.inference_mode():
         ws = torch.cat([G.mapping(latents(seed, [i], G.z_dim).to(_device(G)), None) for i in range(n)])
     drawn, scorer = [draw(G, directions.move(ws, severity=a)) for a in amounts], scorer or load_regression()

@@ -18,7 +18,7 @@ from ..metrics.copies import Pixels, both_ways, mirrored
 from ..metrics.severity import load_regression
 
 # %% auto #0
-__all__ = ['JUDGED', 'Severity', 'Neighbors']
+__all__ = ['Severity', 'Neighbors']
 
 # %% ../../nbs/explore/07_likeness.ipynb #14144c20
 def _judges():
@@ -31,16 +31,17 @@ def _features(network, images):
     "Compute features of both orientations, without a progress bar"
     return both_ways(network, images, 'images', progress=False)
 
-# %% ../../nbs/explore/07_likeness.ipynb #28194c70
+# %% ../../nbs/explore/07_likeness.ipynb #5c805c60
 JUDGED = ('Synthetic people. Severity: what the scorer sees. Person: 0 is the same as with the slider at 0, 1 as far '
           'as two people are from each other.')
 
+# %% ../../nbs/explore/07_likeness.ipynb #28194c70
 class Severity(Panel):
     "What the severity slider does to the cleft and to the person"
     title = 'Severity'
     def __init__(self,
         face:Face,                                 # with directions
-        amounts=(-.6, -.45, -.3, -.15, 0., .15, .3), # places of the slider, with 0
+        amounts=(-.6, -.45, -.3, -.15, 0., .15, .3), # slider positions, including 0
         others=6,                                  # people to compare with
         scorer=None,                               # with `score(images)`; None: the regression that ships
         network=None,                              # with `features(images)`; None: EfficientNet-Lite0, or `Pixels()` where it is not installed

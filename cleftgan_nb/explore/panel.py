@@ -13,7 +13,7 @@ from ..foreign import html
 from ..pictures import png
 
 # %% auto #0
-__all__ = ['SHOWN', 'WHOSE', 'enlarged', 'as_png', 'labeled', 'band', 'stacked', 'Panel', 'caption', 'blank', 'row']
+__all__ = ['SHOWN', 'enlarged', 'as_png', 'labeled', 'band', 'stacked', 'Panel', 'caption', 'blank', 'row']
 
 # %% ../../nbs/explore/02_panel.ipynb #a4115589
 SHOWN = 256 # pixels across: smaller pictures are enlarged to it
@@ -31,14 +31,14 @@ def enlarged(
 # %% ../../nbs/explore/02_panel.ipynb #498c80cd
 def as_png(
     image,            # uint8 [H,W,C], or a PIL image
-    kind='synthetic', # whose faces are on it
+    kind='synthetic', # whose faces it shows
 )->bytes:
     "Encode a PNG that says what it shows"
     return png(image if isinstance(image, Image.Image) else Image.fromarray(image.squeeze()), {'Source': kind})
 
 # %% ../../nbs/explore/02_panel.ipynb #4c29f076
 def labeled(
-    rows:dict, # what a row shows → pictures [H,W,C] of one size
+    rows:dict, # caption → pictures [H,W,C] of one size
 )->Image.Image:
     "Stack rows of pictures, each below its caption"
     parts = []
@@ -83,7 +83,7 @@ WHOSE = {'synthetic': 'Synthetic: no real person is shown'}   # above pictures o
 class Panel:
     "A part of the explorer"
     title, kind, visible = '', 'synthetic', True
-    def picture(self)->Image.Image: raise NotImplementedError   # what stands for the panel where nothing can be moved
+    def picture(self)->Image.Image: raise NotImplementedError   # the panel without a kernel
     def build(self, w): raise NotImplementedError               # its widgets, made of w, ipywidgets
     def follow(self): pass                                      # the face has changed
     @cached_property

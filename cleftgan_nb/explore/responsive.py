@@ -17,8 +17,8 @@ class Latest:
     "A runner of steps that serves only the latest request"
     def __init__(self,
         steps,          # function that yields after each step
-        complain=print, # what to do with an error, which nobody would see in a task
-        wait=.01,       # seconds in which more wishes may come
+        complain=print, # what to do with an error, which would go unseen in a task
+        wait=.01,       # seconds to wait for more requests
     ): self.steps, self.complain, self.wait, self.wish, self.task = steps, complain, wait, None, None
 
     def __call__(self, *wish):

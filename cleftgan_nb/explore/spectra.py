@@ -15,7 +15,7 @@ from .latents import draw
 from ..networks import stylegan2, stylegan3
 
 # %% auto #0
-__all__ = ['Layer', 'layers', 'find_layer', 'Heard', 'listening', 'spectrum', 'unfiltered', 'drawn', 'plot_layer', 'plot_spectra']
+__all__ = ['Layer', 'layers', 'find_layer', 'listening', 'spectrum', 'unfiltered', 'drawn', 'plot_layer', 'plot_spectra']
 
 # %% ../../nbs/explore/05_spectra.ipynb #cb9b446d
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _Enough(Exception): "A signal that no further layer is needed"
 def listening(
     G,
     names,      # of layers
-    stop=False, # end the drawing behind the last of them
+    stop=False, # stop drawing after the last of them
 ):              # name → Heard, filled while pictures are drawn
     "Record layers while pictures are drawn"
     modules = {name: find_layer(G, name).module for name in names}      # complains before anything is changed

@@ -13,12 +13,13 @@ from .latents import draw, find_directions, latent_of, mix, motion
 from ..checkpoints.labels import Labels
 
 # %% auto #0
-__all__ = ['LIMITS', 'State']
+__all__ = ['State']
 
-# %% ../../nbs/explore/01_state.ipynb #12869a55
+# %% ../../nbs/explore/01_state.ipynb #49ac6e70
 LIMITS = dict(truncation_psi=(0., 1.5), severity=(-1., 1.), side=(-1., 1.), x=(-.5, .5), y=(-.5, .5),
               angle=(-180., 180.), along=(0., 1.))
 
+# %% ../../nbs/explore/01_state.ipynb #12869a55
 @dataclass(frozen=True)
 class State:
     "The positions of all sliders"

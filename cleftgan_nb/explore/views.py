@@ -63,7 +63,7 @@ class Layers(Panel):
     title = 'Layers'
     def __init__(self,
         face:Face,
-        name=None, # of the layer at first; None: one in the middle
+        name=None, # of the initial layer; None: one in the middle
     ):
         self.face, self.names = face, list(layers(face.G))
         self.name, self.latest = name or self.names[2*len(self.names)//3], Latest(self.steps, self.complain)
@@ -102,7 +102,7 @@ class Training(Panel):
     title = 'Training'
     def __init__(self,
         run,      # folder of a run
-        every=2., # seconds from one look to the next
+        every=2., # seconds between looks
     ): self.run, self.every, self.stamp, self.task = watch.run_folder(run), every, None, None
 
     def picture(self):
@@ -120,7 +120,7 @@ def look(self:Training):
         self.note.value = caption(f'Synthetic pictures. {self.words()}')
         if (now := watch.stamp(self.run)) != self.stamp:
             self.frame.value, self.stamp = as_png(self.picture(), self.kind), now
-    except Exception as e: self.complain(e)          # a file that is just being written: the next look will do
+    except Exception as e: self.complain(e)          # perhaps a file is just being written: look again next time
 
 # %% ../../nbs/explore/06_views.ipynb #b30e35bd
 @patch
