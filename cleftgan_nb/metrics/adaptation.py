@@ -17,20 +17,20 @@ from ..networks.layers import Generator
 from ..pictures import to_uint8
 
 # %% auto #0
-__all__ = ['FACE', 'LIP', 'MOUTH', 'AROUND', 'BEYOND', 'YCBCR', 'COLOR', 'KAPPA', 'REST', 'LEAST', 'GENERATOR', 'SCALE',
-           'ellipse', 'windows', 'weighted_error', 'seen_distance', 'coarse', 'ridge', 'Adaptation', 'doubt', 'heatmap',
+__all__ = ['ellipse', 'windows', 'weighted_error', 'seen_distance', 'coarse', 'ridge', 'Adaptation', 'doubt', 'heatmap',
            'aggregate', 'calibrate', 'line', 'load_adaptation']
 
-# %% ../../nbs/metrics/12_adaptation.ipynb #686becb0
+# %% ../../nbs/metrics/12_adaptation.ipynb #4a71f2b1
 # middle x, y and radii
 FACE, LIP, MOUTH, AROUND = (.5, .52, .31, .39), (.5, .655, .13, .06), (.5, .664, .18, .14), (.5, .656, .235, .19)
 BEYOND = .1   # weight of hair, clothes and background: they shall not be wrong, but they aren't the question
 
+# %% ../../nbs/metrics/12_adaptation.ipynb #686becb0
 def ellipse(
     size,          # pixels of the picture
     x, y, a, b,    # middle and radii, fractions of the picture
 )->torch.Tensor:   # [size,size], 0 outside … 1 inside
-    "A soft ellipse"
+    "Draw a soft ellipse"
     t = (torch.arange(size) + .5)/size
     r = (((t - x)/a).square() + ((t[:, None] - y)/b).square()).sqrt()
     return torch.sigmoid((1 - r)*min(a, b)*size)
@@ -38,7 +38,7 @@ def ellipse(
 def windows(
     size,  # pixels of the picture
 )->tuple:  # four [size,size]: the face, the upper lip, the area around the mouth, the skin in it
-    "Weights of the pixels for the losses, for the score, where a difference may be a cleft, and for the brightness that it is compared with"
+    "Weigh pixels for the losses, for the score, as possible clefts and for the skin's brightness"
     around = ellipse(size, *AROUND)
     return (BEYOND + (1 - BEYOND)*ellipse(size, *FACE), ellipse(size, *LIP), around,
             (around - ellipse(size, *MOUTH)).clamp(min=0))
@@ -48,7 +48,7 @@ def weighted_error(
     x, y,   # [n,3,H,W], -1 … 1
     weight, # [H,W]
 ):          # [n]
-    "Mean squared difference where the weight is"
+    "Average the squared difference under the weight"
     return ((x - y).square().mean(1)*weight).sum((1, 2))/weight.sum()
 
 def seen_distance(
@@ -59,7 +59,7 @@ def seen_distance(
     perceptual, # object with `distance(a, b)` → [n]
     weight=1.,  # of the learned distance, λ
 ):              # [n]
-    "How far apart, as far as is seen"
+    "Measure how far apart two pictures are, as far as is seen"
     return weighted_error(x, y, seen) + (weight*perceptual.distance(y, x*(1 - hidden) + y.detach()*hidden) if weight
                                          else 0)
 
@@ -67,7 +67,7 @@ def seen_distance(
 def coarse(
     x, # [n,3,H,W]
 ):     # [n, 769], the last a 1
-    "Pictures as 16 x 16 pixels in a row"
+    "Flatten pictures to 16 x 16 pixels in a row"
     return torch.cat([F.interpolate(x, (16, 16), mode='area').flatten(1), x.new_ones(len(x), 1)], 1)
 
 def ridge(
@@ -75,13 +75,13 @@ def ridge(
     b,          # [n, q]
     strength,   # of the pull toward 0
 ):              # [p, q]
-    "The linear map from rows of a to rows of b"
+    "Fit the linear map from rows of a to rows of b"
     return torch.linalg.solve(a.mT @ a + strength*torch.eye(a.shape[1]), a.mT @ b)
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #3aa4e4a0
 @dataclass(eq=False)
 class Adaptation:
-    "Severity by what a generator of normal faces would have to change"
+    "A scorer by what a generator of normal faces would have to change"
     G_ema:Generator            # of normal faces
     perceptual:object=None     # with `distance(a, b)`; None: `stlpips()`
     search:int=48              # steps to the closest latent
@@ -115,13 +115,13 @@ class Adaptation:
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #800d54b0
 def _draw(net, w):
-    "Faces of single latents [n, w_dim]"
+    "Draw the faces of single latents [n, w_dim]"
     fixed = {} if 'input' in dict(net.named_children()) else {'noise_mode': 'const'}   # StyleGAN2's noise stands still
     return net(w[:, None].expand(-1, net.num_ws, -1), **fixed).float()
 
 @patch(as_prop=True)
 def start(self:Adaptation): # (average w, spread, map from coarse pixels to v)
-    "What the search begins with; computed once"
+    "Compute, once, what the search begins with"
     if '_start' not in self.__dict__: self._start = self._learn_start()
     return self._start
 
@@ -142,7 +142,7 @@ def _learn_start(self:Adaptation):
 def closest(self:Adaptation,
     x,         # one picture [1,3,R,R], -1 … 1
 )->torch.Tensor: # w [1, w_dim]
-    "The latent of the closest normal face"
+    "Find the latent of the closest normal face"
     (middle, spread, first), face = self.start, windows(x.shape[-1])[0]
     with torch.no_grad(): v = coarse(x) @ first
     v.requires_grad_()
@@ -162,13 +162,13 @@ def doubt(
     x, y,        # a picture and what is drawn of it [1,3,H,W], -1 … 1
     tau,         # difference that is half believed
 )->torch.Tensor: # [H,W], 0 … 1
-    "Share of each pixel that may be a cleft"
+    "Find the share of each pixel that may be a cleft"
     r = F.avg_pool2d((x - y).square().mean(1, keepdim=True), 3, 1, 1)[0, 0]
     return windows(x.shape[-1])[2]*r/(r + tau**2)
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #7ca09a10
 def _free(net):
-    "Weights to adapt"
+    "Free the weights to adapt"
     found = [p for name, p in net.named_parameters()
              if not name.startswith('input.') and not name.endswith('affine.weight')]
     for p in found: p.requires_grad_(True)
@@ -179,7 +179,7 @@ def adapt(self:Adaptation,
     x,     # one picture [1,3,R,R], -1 … 1
     w,     # its frozen latent [1, w_dim]
 )->torch.Tensor: # faces of all iterations [steps + 1,3,R,R]
-    "What copies of the generator draw on their way to the picture"
+    "Adapt a copy of the generator to the picture, and keep the faces on the way"
     net, face = copy.deepcopy(self.G_ema.synthesis), windows(x.shape[-1])[0]
     weights, faces = _free(net), []
     opt = torch.optim.Adam(weights, self.lr, betas=(.9, .99))
@@ -193,18 +193,19 @@ def adapt(self:Adaptation,
         opt.step()
     return torch.cat(faces)
 
-# %% ../../nbs/metrics/12_adaptation.ipynb #58968780
+# %% ../../nbs/metrics/12_adaptation.ipynb #b3007725
 # of RGB, ITU-R BT.601 as in JPEG
 YCBCR = torch.tensor([[.299, .587, .114], [-.168736, -.331264, .5], [.5, -.418688, -.081312]])
 COLOR = 4.   # weight of the colors beside brightness
 
+# %% ../../nbs/metrics/12_adaptation.ipynb #58968780
 def heatmap(
     x, y,      # pictures [n,3,H,W], -1 … 1
     shift=1,   # pixels that an edge of y may be misplaced; 0: none
     color=COLOR, # weight of the two color differences
     lighter=0.,  # weight of where x is lighter than y
 )->np.ndarray: # [n,H,W], squared
-    "Where x is darker than y or of another color, by more than a shift explains"
+    "Find where x is darker than y or of another color, by more than a shift explains"
     x, y = (torch.einsum('kc,nchw->nkhw', YCBCR, p.clamp(-1, 1)/2) for p in torch.broadcast_tensors(x, y))
     h, w, y = *x.shape[2:], F.pad(y, [shift]*4, 'replicate')
     least = torch.full_like(x[:, 0], torch.inf)
@@ -215,18 +216,19 @@ def heatmap(
                                   + color*d[:, 1:].square().sum(1))
     return least.double().numpy()
 
-# %% ../../nbs/metrics/12_adaptation.ipynb #4b3488ed
+# %% ../../nbs/metrics/12_adaptation.ipynb #d3ecd5d7
 KAPPA = .3              # share of the skin's brightness that is half a difference
 # of what the rest of the face differs, not counted at the lip; so little can't be told from softness, and equal pictures have a number
 REST, LEAST = .4, .05
 
+# %% ../../nbs/metrics/12_adaptation.ipynb #4b3488ed
 def aggregate(
     maps,      # [n,H,W]
     x,         # the pictures [n,3,H,W], -1 … 1, or one for all maps
     kappa=KAPPA, # share of the skin's brightness
     rest=REST,   # share of the rest of the face's difference
 )->np.ndarray: # [n], higher: more normal
-    "-log10 of how much of the upper lip's width differs, more than the rest of the face does"
+    "Compute -log10 of how much more the upper lip differs than the rest of the face"
     _, lip, around, skin = (w.double().numpy() for w in windows(maps.shape[-1]))
     elsewhere = ellipse(maps.shape[-1], *FACE).double().numpy()*(1 - around)
     bright = (torch.einsum('c,nchw->nhw', YCBCR[0], x.clamp(-1, 1)/2 + .5).double().numpy()*skin).sum((1, 2))/skin.sum()
@@ -238,7 +240,7 @@ def aggregate(
 # %% ../../nbs/metrics/12_adaptation.ipynb #3b337240
 @patch
 def _pictures(self:Adaptation, images):
-    "Pictures one by one at the generator's size, [1,3,R,R]"
+    "Yield pictures one by one at the generator's size, [1,3,R,R]"
     size = self.G_ema.img_resolution
     for some in image_batches(images):
         n, h, w, c = some.shape
@@ -263,13 +265,13 @@ def normalize(self:Adaptation,
     images,        # uint8 [N,H,W,3], an `ImageFolderDataset`, or an iterable of such arrays
     progress=False,# show a bar
 )->tuple:          # faces uint8 [N,R,R,3], heatmaps [N,R,R]
-    "The faces as they might be without a cleft, and where they differ"
+    "Draw the faces as they might be without a cleft, and find where they differ"
     _, faces, maps = zip(*self._normalized(images, progress))
     return to_uint8(torch.cat(faces)), np.concatenate(maps)
 
 @patch
 def normality(self:Adaptation, images, progress=False)->np.ndarray: # [N], -log10 A
-    "The score before it is rescaled: higher is more normal"
+    "Score without rescaling; higher is more normal"
     return np.concatenate([aggregate(m, x) for x, _, m in self._normalized(images, progress)])
 
 @patch
@@ -277,7 +279,7 @@ def score(self:Adaptation,
     images,        # uint8 [N,H,W,3], an `ImageFolderDataset`, or an iterable of such arrays
     progress=False,# show a bar
 )->np.ndarray:     # [N], 0 no cleft … 1 the widest
-    "Severity of each picture"
+    "Score the severity of each picture"
     if self.scale is None:
         raise ValueError('this scorer has no scale; make one with calibrate(scorer, images, severities), or give '
                          'Adaptation(…, scale=(a, b)) that such a call found')
@@ -290,7 +292,7 @@ def calibrate(
     severities,      # the truth [N]
     progress=False,  # show a bar
 )->Adaptation:       # the same with a scale
-    "The straight line from -log10 A to severity with the least squared error"
+    "Fit the line from -log10 A to severity"
     t, n = np.asarray(severities, np.float64), scorer.normality(images, progress)
     scaled = copy.copy(scorer)
     scaled.scale = line(n, t)
@@ -300,7 +302,7 @@ def line(
     normality,  # [N]
     severities, # [N], 0 … 1
 )->tuple:       # (a, b): severity = a + b·normality
-    "Least squares"
+    "Fit a line by least squares"
     n, t = np.asarray(normality, np.float64), np.asarray(severities, np.float64)
     if n.shape != t.shape or t.ndim != 1 or len(t) < 3:
         raise ValueError(f'{list(n.shape)} images and severities of shape {list(t.shape)}; accepted: a number for '
@@ -313,10 +315,11 @@ def line(
     b, a = np.polyfit(n, t, 1)
     return float(a), float(b)
 
-# %% ../../nbs/metrics/12_adaptation.ipynb #a6b5c5f6
+# %% ../../nbs/metrics/12_adaptation.ipynb #698a1395
 GENERATOR = files('cleftgan_nb')/'assets'/'severity-adaptation.safetensors'   # a StyleGAN3-r of normal phantoms
 SCALE = (1.7104, -1.3715)   # of 250 phantoms
 
+# %% ../../nbs/metrics/12_adaptation.ipynb #a6b5c5f6
 def load_adaptation()->Adaptation:
-    "The scorer with the generator and the scale that ship"
+    "Load the scorer with the generator and the scale that ship"
     return Adaptation(checkpoints.load(GENERATOR).G_ema, scale=SCALE)

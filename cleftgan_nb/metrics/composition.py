@@ -14,9 +14,8 @@ from .samples import image_batches
 from .score import Score, middle, wilson
 
 # %% auto #0
-__all__ = ['FACE', 'LIT', 'PHANTOMS', 'CLOSED', 'ONE_SIDED', 'LATERALITIES', 'SEVERITIES', 'skin_pixels', 'skin_tone',
-           'tone_groups', 'check_sides', 'laterality_index', 'laterality', 'severity_groups', 'difference',
-           'compare_groups', 'properties', 'fairness', 'tone_shift', 'plot_composition']
+__all__ = ['LATERALITIES', 'SEVERITIES', 'skin_tone', 'tone_groups', 'laterality_index', 'laterality', 'severity_groups',
+           'difference', 'compare_groups', 'properties', 'fairness', 'tone_shift', 'plot_composition']
 
 # %% ../../nbs/metrics/17_composition.ipynb #e4dc4550
 # top, bottom, left, right of an aligned picture, in sides: brows to chin, between the outer corners of the eyes
@@ -27,22 +26,23 @@ LIT = .70, .95
 def skin_pixels(
     lab, # [H,W,3]
 )->np.ndarray: # [n,3]
-    "The pixels of an aligned face that show lit skin"
+    "Select the pixels of an aligned face that show lit skin"
     h, w = lab.shape[:2]
     top, bottom, left, right = (round(f*n) for f, n in zip(FACE, (h, h, w, w)))
     p = lab[top:bottom, left:right].reshape(-1, 3)
     order = np.argsort(p[:, 0], kind='stable')
     return p[order[int(LIT[0]*len(p)):int(LIT[1]*len(p))]]
 
-# %% ../../nbs/metrics/17_composition.ipynb #0f540010
+# %% ../../nbs/metrics/17_composition.ipynb #36b6119e
 # slope and degrees, from cohort('cleft', 514, seed=0), 64 pixels: true = slope·measured + degrees
 PHANTOMS = 1.822, -48.2
 
+# %% ../../nbs/metrics/17_composition.ipynb #0f540010
 def skin_tone(
     images,               # uint8 [n,H,W,3], aligned faces, an ImageFolderDataset, or an iterable of such arrays
     correction=PHANTOMS,  # slope and degrees; None: as photographed
 )->np.ndarray:            # [n], degrees
-    "ITA° of the skin in each picture"
+    "Measure the ITA° of the skin in each picture"
     slope, degrees = correction or (1., 0.)
     out = []
     for some in image_batches(images):
@@ -58,15 +58,14 @@ def skin_tone(
 def tone_groups(
     degrees, # ITA°, [n]
 )->list:     # [n]
-    "The six groups of skin tone, dark to very light"
+    "Sort angles into the six groups of skin tone, dark to very light"
     if not np.isfinite(degrees).all():
         raise ValueError(f'degrees: {int((~np.isfinite(degrees)).sum())} of {len(degrees)} are not finite; accepted: '
                          'ITA° of pictures with a face')
     return [list(SKIN)[k] for k in np.searchsorted(list(SKIN.values())[:-1], degrees, side='right')]
 
-# %% ../../nbs/metrics/17_composition.ipynb #1ddfb7d0
+# %% ../../nbs/metrics/17_composition.ipynb #5f87312b
 CLOSED, ONE_SIDED = .1, .6   # least severity of the wider side; the index beyond which a cleft is on one side
-LATERALITIES = 'left', 'right', 'bilateral', 'closed'
 
 def check_sides(sides):
     s = np.asarray(sides, float)
@@ -75,17 +74,20 @@ def check_sides(sides):
                          'scorer')
     return check_severities(s.reshape(-1), 'sides').reshape(-1, 2)
 
+# %% ../../nbs/metrics/17_composition.ipynb #1ddfb7d0
+LATERALITIES = 'left', 'right', 'bilateral', 'closed'
+
 def laterality_index(
     sides, # severities [n,2], left and right
 )->np.ndarray: # [n], -1 right … 1 left; NaN where the lip is closed
-    "How far to the left an open cleft is"
+    "Measure how far to the left an open cleft is"
     s = check_sides(sides)
     return np.where(s.max(1) >= CLOSED, (s[:, 0] - s[:, 1])/np.maximum(s.sum(1), CLOSED), np.nan)
 
 def laterality(
     sides, # severities [n,2], left and right
 )->list:   # [n] of `LATERALITIES`
-    "The side of each cleft"
+    "Name the side of each cleft"
     return ['closed' if np.isnan(a) else 'left' if a > ONE_SIDED else 'right' if a < -ONE_SIDED else 'bilateral'
             for a in laterality_index(sides)]
 
@@ -95,7 +97,7 @@ SEVERITIES = 'closed', '0.1 to 0.2', '0.2 to 0.4', '0.4 to 0.6', '0.6 to 0.8', '
 def severity_groups(
     severities, # of the worse side, [n]
 )->list:        # [n] of `SEVERITIES`
-    "How wide each cleft is"
+    "Sort clefts by how wide they are"
     return [SEVERITIES[k] for k in np.searchsorted([CLOSED, .2, .4, .6, .8],
                                                    check_severities(severities, 'severities'), side='right')]
 
@@ -105,7 +107,7 @@ def difference(
     k2, n2,    # generated
     level=.95,
 )->tuple:      # low, high of the second share less the first
-    "Interval of the difference of two shares"
+    "Compute the interval of the difference of two shares"
     (p, l1, u1), (q, l2, u2) = ((k/n, *wilson(k, n, level)) for k, n in ((k1, n1), (k2, n2)))
     return q - p - np.hypot(q - l2, u1 - p), q - p + np.hypot(u2 - q, p - l1)
 
@@ -117,7 +119,7 @@ def compare_groups(
     groups=None,      # names in order; None: all that occur, by name
     level=.95,        # of the intervals
 )->list:              # of dicts, a row a group
-    "How often each group occurs among training and generated images"
+    "Compare how often each group occurs among training and generated images"
     a, b = list(training), list(generated)
     if not a or not b:
         raise ValueError(f'{what}: {len(a)} training and {len(b)} generated images; accepted: at least one of each')
@@ -128,7 +130,7 @@ def compare_groups(
     return [_row(what, g, a.count(g), len(a), b.count(g), len(b), level, 1 - (1 - level)/len(groups)) for g in groups]
 
 def _row(what, group, k, n, j, m, level, strict):
-    "One group's row"
+    "Compute one group's row"
     (l1, u1), (l2, u2), (l, u), (low, high) = (wilson(k, n, level), wilson(j, m, level),
                                                difference(k, n, j, m, level), difference(k, n, j, m, strict))
     return dict(property=what, group=group, n_training=n, n_generated=m, training=k/n, training_low=l1,
@@ -142,7 +144,7 @@ def properties(
     scorer=None,         # with `sides(images)`; None: the scorer that the library ships
     correction=PHANTOMS, # of `skin_tone`
 )->dict:                 # property → group of each image
-    "What is measured in the images of one set"
+    "Measure the properties of one set's images"
     if scorer is None:
         from cleftgan_nb.metrics.severity import load_regression
         scorer = load_regression()
@@ -157,7 +159,7 @@ def fairness(
     correction=PHANTOMS, # of `skin_tone`
     level=.95,           # of the intervals
 )->list:                 # of dicts, a row a group; `cleftgan_nb.study.provenance.save_table` takes it
-    "Composition of generated images beside that of training images"
+    "Compare the composition of generated images with that of training images"
     a, b = (properties(images, scorer, correction) for images in (training, generated))
     return [row for (what, groups) in (('skin tone', SKIN), ('side', LATERALITIES), ('severity', SEVERITIES))
             for row in compare_groups(a[what], b[what], what, groups, level)]
@@ -170,7 +172,7 @@ def tone_shift(
     seed=0,         # of the resamples
     level=.95,      # of the interval
 )->Score:           # degrees; above 0: generated skin is lighter. notes: wasserstein
-    "How much lighter generated skin is, on average"
+    "Measure how much lighter generated skin is, on average"
     check_count(2, resamples=resamples)
     check_count(0, seed=seed)
     a, b = (np.asarray(v, np.float64) for v in (training, generated))
@@ -188,7 +190,7 @@ def tone_shift(
 def plot_composition(
     rows, # of `fairness` or `compare_groups`
 ):        # matplotlib's figure
-    "Shares of all groups with their intervals; groups that differ in red"
+    "Plot the shares of all groups with their intervals; those that differ in red"
     import matplotlib.pyplot as plt
     whats = list(dict.fromkeys(r['property'] for r in rows))
     parts = [[r for r in rows if r['property'] == w] for w in whats]

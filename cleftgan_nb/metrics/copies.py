@@ -21,7 +21,7 @@ __all__ = ['Pixels', 'mirrored', 'both_ways', 'nearest', 'ratios', 'Memorized', 
 # %% ../../nbs/metrics/16_copies.ipynb #5ed4aa50
 @dataclass(frozen=True)
 class Pixels:
-    "Small pixels as features; for `memorization`, like any other network"
+    "Small pixels as features, for `memorization` like any other network"
     size: int = 16     # pixels across
     even: bool = True  # take mean color and contrast out
 
@@ -32,7 +32,7 @@ class Pixels:
     def version(self): return 'lab-1'
 
     def features(self, images)->np.ndarray: # uint8 [n,H,W,C] → float64 [n, 3·size²]
-        "Each image's pixels in a row"
+        "Flatten each image's pixels"
         x = to_lab(resize(images, self.size).permute(0, 2, 3, 1).double().numpy()).reshape(len(images), -1, 3)
         if self.even:   # 1: a picture of one color stays one
             x = (x - x.mean(1, keepdims=True))/np.maximum(x[..., 0].std(1), 1.)[:, None, None]
@@ -47,7 +47,7 @@ def both_ways(
     name,    # what a message calls them
     progress=True, # let a network of ours show its bar
 )->np.ndarray: # float64 [2n,d]: as they are, then mirrored
-    "Features of a set and of its mirror images"
+    "Compute the features of a set and of its mirror images"
     quiet = dict(progress=False) if isinstance(network, FeatureNetwork) and not progress else {}
     found = [check_features(f'{network.name} of {name}', np.asarray(network.features(some, **quiet), np.float64), 1)
              for some in (images, mirrored(images))]
@@ -62,7 +62,7 @@ def nearest(
     y,            # [2m,d], of `both_ways`
     itself=False, # x are the first half of y: nobody is their own neighbor, mirrored or not
 )->tuple:         # distance [n], which of the m [n], mirrored [n]
-    "The nearest of another set, or of the same"
+    "Find the nearest of another set, or of the same"
     value, which, m = np.empty(len(x)), np.empty(len(x), int), len(y)//2
     for i in range(0, len(x), BLOCK):
         d = squared_distances(x[i:i + BLOCK], y)
@@ -76,14 +76,14 @@ def nearest(
 def ratios(
     a, b, # distances [n]
 )->np.ndarray: # [n]; 0/0 is 1
-    "How much closer one set is than the other"
+    "Compute how much closer one set is than the other"
     out = np.where(a > 0, np.inf, 1.)
     return np.divide(a, b, out=out, where=b > 0)
 
 # %% ../../nbs/metrics/16_copies.ipynb #36a1c590
 @dataclass(frozen=True, eq=False)
 class Memorized:
-    "What one feature space says about every generated image; arrays are [n]"
+    "The answers of one feature space about every generated image; arrays are [n]"
     network: str
     scores: list              # of Score
     below: float              # ratios below it: a copy, a duplicate
@@ -106,7 +106,7 @@ class Memorized:
 
 # %% ../../nbs/metrics/16_copies.ipynb #e66a4c60
 def _scores(m, about, honest, resamples):
-    "The shares and the median of a `Memorized`, as a list of Score"
+    "Summarize a `Memorized` as three shares and a median"
     level, seed = about['level'], about['seed']
     def share(metric, k, **notes):
         return Score(metric_name(metric, m['network']), k.mean(), *wilson(k.sum(), len(k), level), **about,
@@ -123,7 +123,7 @@ def _scores(m, about, honest, resamples):
 
 # %% ../../nbs/metrics/16_copies.ipynb #572a7fa0
 def _compare(g, t, h, itself=False):
-    "Arrays of `Memorized` for images g against training t and held-out h, features both ways"
+    "Compare images g with training t and held-out h, features both ways"
     x = g[:len(g)//2]
     (d, which, flip), (dh, which_h, flip_h) = nearest(x, t), nearest(x, h, itself)
     own = nearest(t[:len(t)//2], t, itself=True)[0]
@@ -131,7 +131,7 @@ def _compare(g, t, h, itself=False):
                 held_out_distance=dh, ratio=ratios(d, dh), authentic=d > own[which])
 
 def _in(network, sets, below, about, resamples, progress):
-    "One feature space"
+    "Search in one feature space"
     t, h, g = (both_ways(network, images, name, progress) for name, images in sets.items())
     center = t.mean(0)                    # nearer to 0, less is lost in the products
     t, h, g = t - center, h - center, g - center
@@ -146,7 +146,7 @@ def check_unseen(
     training, # uint8 [n,H,W,C]
     held_out, # likewise
 ):
-    "Complain about held-out images that were trained on"
+    "Refuse held-out images that were trained on; warn if only some were"
     marks = lambda images: [hashlib.sha256(np.ascontiguousarray(o)).digest() for o in images]
     seen = set(marks(training))
     n = sum(o in seen for o in marks(held_out))
@@ -159,7 +159,7 @@ def check_unseen(
     warnings.warn(f'{words}; leave them out')
 
 def _sets(training, held_out, generated, seed):
-    "The three sets as arrays of one size, the held-out one as large as that for training"
+    "Convert the three sets to arrays of one size, and draw as many held-out as training images"
     sets = {}
     for name, images in dict(training=training, held_out=held_out, generated=generated).items():
         sets[name] = check_images(dataset_images(images)
@@ -211,7 +211,7 @@ def suspects(
     found:Memorized,
     n=8,   # how many
 )->np.ndarray: # numbers of generated images, the smallest ratio first
-    "Whom to look at first"
+    "List the images to look at first"
     check_count(n=n)
     return np.argsort(found.ratio, kind='stable')[:n]
 
@@ -222,7 +222,7 @@ def plot_neighbors(
     which=None,                    # numbers of generated images; None: the eight with the smallest ratios
     columns=4,                     # groups of three side by side
 ):                                 # matplotlib's figure
-    "Generated images beside their nearest training and held-out images"
+    "Plot generated images beside their nearest training and held-out images"
     import matplotlib.pyplot as plt
     which = suspects(found) if which is None else np.asarray(which)
     columns = min(columns, len(which))

@@ -12,9 +12,8 @@ from ..checks import check_count
 from .score import Score, wilson
 
 # %% auto #0
-__all__ = ['SHARES', 'BLOCK', 'GROUPS', 'check_features', 'check_pair', 'metric_name', 'described', 'Cloud', 'cloud',
-           'frechet_value', 'frechet_influence', 'frechet_distance', 'frechet_infinity', 'kernel_value',
-           'kernel_variance', 'kernel_distance', 'squared_distances', 'balls', 'PrecisionRecall', 'precision_recall',
+__all__ = ['BLOCK', 'check_features', 'metric_name', 'described', 'frechet_value', 'frechet_distance', 'frechet_infinity',
+           'kernel_value', 'kernel_distance', 'squared_distances', 'balls', 'PrecisionRecall', 'precision_recall',
            'DensityCoverage', 'density_coverage', 'distances']
 
 # %% ../../nbs/metrics/08_distances.ipynb #cc1a38c0
@@ -23,7 +22,7 @@ def check_features(
     feats, # what was given
     least, # images that are needed
 )->np.ndarray: # float64 [n,d]
-    "Features of enough images, all of them finite, or a `ValueError` that says what is wrong"
+    "Check that features are finite and belong to enough images"
     a = np.asarray(feats.detach().cpu() if isinstance(feats, torch.Tensor) else feats)
     if a.ndim != 2 or a.dtype.kind != 'f' or not a.shape[1]:
         raise ValueError(f'{name} has shape {list(a.shape)} and dtype {a.dtype}; accepted: floating point numbers '
@@ -36,7 +35,7 @@ def check_features(
 
 # %% ../../nbs/metrics/08_distances.ipynb #e4784020
 def check_pair(a, b, least):
-    "Features of both sets, with as many columns"
+    "Check that two sets of features have as many columns"
     a, b = check_features('feats_a', a, least), check_features('feats_b', b, least)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f'feats_a has {a.shape[1]} features, feats_b {b.shape[1]}; accepted: those of one network')
@@ -47,7 +46,7 @@ def metric_name(
     metric,   # 'fd', 'kd', 'precision' …
     features, # a FeatureNetwork, its name, or None
 )->str:
-    "The name that a score may have"
+    "Name a metric with its feature network"
     network = getattr(features, 'name', features)
     if network == 'inception_2015' and metric[:2] in ('fd', 'kd'): return metric[0] + 'id' + metric[2:]
     return metric if network is None else f'{metric}_{network}'
@@ -76,34 +75,34 @@ def frechet_value(
     feats_a, # float64 [n,d]
     feats_b, # float64 [m,d]
 )->float:
-    "The squared Fréchet distance itself"
+    "Compute the squared Fréchet distance itself"
     a, b = cloud(feats_a), cloud(feats_b)
     return _square(a, b, linalg.svdvals(a.r @ b.r.T))
 
 # %% ../../nbs/metrics/08_distances.ipynb #9a823040
 def _influence(c, u, s, toward):
-    "By how much the distance changes with each image's weight"
+    "Differentiate the distance by each image's weight"
     w = u*np.sqrt(s)
     if c.q is not None: w = c.q @ w
     i = 2*len(w)**.5*(c.centered @ (c.mean - toward)) + len(w)*((c.centered**2).sum(1) - (w**2).sum(1))
     return i - i.mean()
 
 def frechet_influence(feats_a, feats_b)->tuple: # distance, [n], [m]
-    "The squared Fréchet distance, and what each image does to it"
+    "Compute the squared Fréchet distance and what each image does to it"
     a, b = cloud(feats_a), cloud(feats_b)
     u, s, v = linalg.svd(a.r @ b.r.T, full_matrices=False)
     return _square(a, b, s), _influence(a, u, s, b.mean), _influence(b, v.T, s, a.mean)
 
 # %% ../../nbs/metrics/08_distances.ipynb #349b8fe0
 def _around(value, variance, level, low=-np.inf, high=np.inf):
-    "A normal interval, cut off at what is possible"
+    "Build a normal interval, cut off at what is possible"
     half = norm.ppf((1 + level)/2)*variance**.5
     return float(np.clip(value - half, low, high)), float(np.clip(value + half, low, high))
 
 def _sizes(a, b): return {'real': len(a), 'generated': len(b)}
 
 def _limit(a, b):
-    "What a reader should know about sets with fewer images than features"
+    "Note which sets have fewer images than features"
     few = [f'{n} {what}' for what, n in _sizes(a, b).items() if n <= a.shape[1]]
     return {'limit': f'{" and ".join(few)} images for {a.shape[1]} features: mostly bias, compare only with the same '
                      'sizes'} if few else {}
@@ -115,7 +114,7 @@ def frechet_distance(
     features=None, # the FeatureNetwork that made them, or its name
     level=.95,     # of the interval
 )->Score:
-    "Squared Fréchet distance of these two sets; with few images it is too large, see `frechet_infinity`"
+    "Measure the squared Fréchet distance of two sets, which is too large for small ones"
     a, b = check_pair(feats_a, feats_b, 2)
     value, i, j = frechet_influence(a, b)
     variance = i @ i/len(a)**2 + j @ j/len(b)**2
@@ -128,7 +127,7 @@ def frechet_distance(
 SHARES = .5, .625, .75, .875
 
 def _plan(n, m, repeats):
-    "Sizes of the pairs of subsets, and their weights in the result"
+    "Choose the sizes of the pairs of subsets, and their weights in the result"
     sizes = [(n, m)] + [(round(f*n), m) for f in SHARES]*repeats + [(n, round(f*m)) for f in SHARES]*repeats
     return sizes, np.linalg.pinv([[1, 1/p, 1/q] for p, q in sizes])[0]
 
@@ -141,7 +140,7 @@ def frechet_infinity(
     seed=0,        # of the subsets
     level=.95,     # of the interval
 )->Score:
-    "The squared Fréchet distance, extrapolated to infinitely many images"
+    "Extrapolate the squared Fréchet distance to infinitely many images"
     a, b = check_pair(feats_a, feats_b, 16)
     check_count(repeats=repeats)
     check_count(0, seed=seed)
@@ -160,7 +159,7 @@ def frechet_infinity(
 BLOCK = 1024   # rows of a kernel or distance matrix at once: 1024 x 50,000 are 400 MB
 
 def _rows(x, y, same=False):
-    "Sums of the kernel matrix along y; without the diagonal if y is x"
+    "Sum the kernel matrix along y, without the diagonal if y is x"
     sums = np.concatenate([((x[i:i + BLOCK] @ y.T/x.shape[1] + 1)**3).sum(1) for i in range(0, len(x), BLOCK)])
     return sums - ((x*x).sum(1)/x.shape[1] + 1)**3 if same else sums
 
@@ -168,20 +167,20 @@ def kernel_value(
     feats_a, # float64 [m,d]
     feats_b, # float64 [n,d]
 )->float:
-    "The unbiased estimate of the squared maximum mean discrepancy"
+    "Estimate the squared maximum mean discrepancy without bias"
     m, n = len(feats_a), len(feats_b)
     return float(_rows(feats_a, feats_a, True).sum()/(m*(m - 1)) + _rows(feats_b, feats_b, True).sum()/(n*(n - 1))
                  - 2*_rows(feats_a, feats_b).sum()/(m*n))
 
 # %% ../../nbs/metrics/08_distances.ipynb #a1ec7720
 def _jackknife(within, across, other):
-    "Variance that comes from one set's images: within, across: sums of rows; other: images of the other set"
+    "Estimate the variance that comes from one set's images"
     n = len(within)
     without = (within.sum() - 2*within)/((n - 1)*(n - 2)) - 2*(across.sum() - across)/((n - 1)*other)
     return (n - 1)/n*((without - without.mean())**2).sum()
 
 def kernel_variance(a, b):
-    "Variance of the estimate from all images"
+    "Estimate the variance of the kernel distance from all images"
     return _jackknife(_rows(a, a, True), _rows(a, b), len(b)) + _jackknife(_rows(b, b, True), _rows(b, a), len(a))
 
 # %% ../../nbs/metrics/08_distances.ipynb #5122c500
@@ -194,7 +193,7 @@ def kernel_distance(
     seed=0,           # of the subsets
     level=.95,        # of the interval
 )->Score:
-    "Unbiased squared maximum mean discrepancy with the cubic kernel (KID); can be negative where the sets agree"
+    "Measure the kernel distance (KID), which can be negative where the sets agree"
     a, b = check_pair(feats_a, feats_b, 3)
     check_count(subsets=subsets)
     check_count(3, subset_size=subset_size)
@@ -212,7 +211,7 @@ def squared_distances(
     x, # [n,d]
     y, # [m,d]
 )->np.ndarray: # [n,m]
-    "Squared distances of all pairs; those of copies are 0"
+    "Compute the squared distances of all pairs, 0 for copies"
     xx, yy = (x*x).sum(1)[:, None], (y*y).sum(1)
     found = xx + yy - 2*x @ y.T
     found[found < 1e-12*(xx + yy)] = 0
@@ -224,7 +223,7 @@ GROUPS = 10   # parts of a set that are left out one after the other
 def _groups(n, seed): return np.random.default_rng(seed).permutation(n) % min(GROUPS, n)
 
 def _nearest(x, k):
-    "The k nearest others of each image: squared distances and which, in order"
+    "Find the k nearest others of each image: squared distances and which, in order"
     values, which = [], []
     for i in range(0, len(x), BLOCK):
         d = squared_distances(x[i:i + BLOCK], x)
@@ -241,7 +240,7 @@ def balls(
     k,      # neighbors
     groups, # [n]: which group an image belongs to
 )->np.ndarray: # [1 + groups, n] squared radii; -1: this image is left out
-    "The radius of each image's ball: first with all images, then without each of the groups"
+    "Find the radius of each image's ball, with all images and without each group"
     # a group is a tenth: that k of these are not left is out of the question
     values, which = _nearest(x, min(len(x) - 1, 8*k + 24))
     radii = [values[:, k - 1]]
@@ -252,7 +251,7 @@ def balls(
 
 # %% ../../nbs/metrics/08_distances.ipynb #b0157bd0
 def _meet(x, radii, y, groups):
-    "For each version of the balls around x, how many hold each y [versions, m]; and each x's nearest y of each group [n, groups]"
+    "Count how many balls hold each y, and find the nearest y of each x"
     counts, nearest = np.zeros((len(radii), len(y)), np.int64), []
     for i in range(0, len(x), BLOCK):
         d = squared_distances(x[i:i + BLOCK], y)
@@ -262,13 +261,13 @@ def _meet(x, radii, y, groups):
 
 # %% ../../nbs/metrics/08_distances.ipynb #4d8052c0
 def _spread(values):
-    "Variance from leaving groups out"
+    "Estimate the variance from leaving groups out"
     g = len(values)
     return (g - 1)/g*((np.array(values) - np.mean(values))**2).sum()
 
 # %% ../../nbs/metrics/08_distances.ipynb #7f443290
 def _share(metric, value, spread, n, share, level, **about):
-    "A share (or a density) with its interval, which is never narrower than that of n independent answers"
+    "Score a share or a density, with no narrower an interval than n independent answers give"
     low, high = _around(value, spread, level, 0, 1 if share else np.inf)
     if share:
         w = wilson(value*n, n, level)
@@ -278,7 +277,7 @@ def _share(metric, value, spread, n, share, level, **about):
                  notes=dict(k=about['k']))
 
 def _neighbors(feats_a, feats_b, k, seed):
-    "Features, and each set's groups"
+    "Check and center both sets of features, and group their images"
     check_count(k=k)
     check_count(0, seed=seed)
     a, b = check_pair(feats_a, feats_b, 2*k + 2)
@@ -291,7 +290,7 @@ class PrecisionRecall(NamedTuple):
     recall: Score
 
 def _inside(x, y, k, gx, gy):
-    "Share of y in the balls of x, and its variance"
+    "Compute the share of y in the balls of x, and its variance"
     hit = _meet(x, balls(x, k, gx), y, gy)[0] > 0
     return hit[0].mean(), _spread(hit[1:].mean(1)) + _spread([hit[0, gy != g].mean() for g in range(gy.max() + 1)])
 
@@ -303,7 +302,7 @@ def precision_recall(
     seed=0,        # of the groups for the intervals
     level=.95,     # of the intervals
 )->PrecisionRecall:
-    "How many generated images lie among the real ones, and how many real images among the generated ones"
+    "Measure how many generated images lie among the real ones, and vice versa"
     a, b, ga, gb = _neighbors(feats_a, feats_b, k, seed)
     about = dict(level=level, sizes=_sizes(a, b), seed=seed, network=features, k=k)
     return PrecisionRecall(_share('precision', *_inside(a, b, k, ga, gb), len(b), True, **about),
@@ -322,7 +321,7 @@ def density_coverage(
     seed=0,        # of the groups for the intervals
     level=.95,     # of the intervals
 )->DensityCoverage:
-    "In how many real balls a generated image lies, divided by k; and how many real balls hold a generated image"
+    "Measure how densely generated images lie among real ones, and how many of these they cover"
     a, b, ga, gb = _neighbors(feats_a, feats_b, k, seed)
     about, radii, parts = (dict(level=level, sizes=_sizes(a, b), seed=seed, network=features, k=k), balls(a, k, ga),
                            range(gb.max() + 1))
@@ -341,7 +340,7 @@ def distances(
     seed=0,        # of subsets and groups
     level=.95,     # of the intervals
 )->list:           # of Score
-    "All metrics of this page"
+    "Compute all metrics of this page"
     a, b = check_pair(feats_a, feats_b, 16)
     same, seeded = dict(features=features, level=level), dict(features=features, level=level, seed=seed)
     return [frechet_distance(a, b, **same), frechet_infinity(a, b, **seeded), kernel_distance(a, b, **seeded),

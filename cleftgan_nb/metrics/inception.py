@@ -9,20 +9,21 @@ from torch import nn
 from .weights import ConvNorm, check_file, fill, read_state
 
 # %% auto #0
-__all__ = ['STATE', 'TORCHSCRIPT', 'ACCEPTED', 'PLACE', 'SIZE', 'DIM', 'BLOCKS', 'Layer', 'Beside', 'mean3', 'max3', 'shrink',
-           'fine', 'to_middle', 'middle', 'to_coarse', 'coarse', 'Inception', 'Scripted', 'load']
+__all__ = ['ACCEPTED', 'SIZE', 'DIM', 'Layer', 'Beside', 'Inception', 'load']
 
-# %% ../../nbs/metrics/04_inception.ipynb #4c2e7580
+# %% ../../nbs/metrics/04_inception.ipynb #11f407da
 STATE = '6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2'
 TORCHSCRIPT = 'f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4'
-ACCEPTED = {STATE: 'pt_inception-2015-12-05-6726825d.pth', TORCHSCRIPT: 'inception-2015-12-05.pt'}
 PLACE = 'the releases of github.com/mseitzer/pytorch-fid (fid_weights), or the metrics folder of stylegan2-ada-pytorch'
+
+# %% ../../nbs/metrics/04_inception.ipynb #4c2e7580
+ACCEPTED = {STATE: 'pt_inception-2015-12-05-6726825d.pth', TORCHSCRIPT: 'inception-2015-12-05.pt'}
 SIZE = 299   # pixels that it was trained with
 DIM = 2048   # features
 
 # %% ../../nbs/metrics/04_inception.ipynb #3f6cd970
 class Layer(ConvNorm):
-    "Convolution, batch norm, ReLU"
+    "A convolution with batch norm and ReLU"
     def __init__(self, name, n_in, n_out, kernel=1, stride=1, same=True):
         k = kernel if isinstance(kernel, tuple) else (kernel, kernel)
         super().__init__(f'{name}.conv', f'{name}.bn', n_in, n_out, k, stride,
@@ -32,7 +33,7 @@ class Layer(ConvNorm):
 
 # %% ../../nbs/metrics/04_inception.ipynb #2c437bc0
 def _chain(block, n, layers):
-    "A branch as a module, and its number of channels"
+    "Build a branch, and count its channels"
     made = []
     for layer in layers:
         if isinstance(layer, list):
@@ -45,7 +46,7 @@ def _chain(block, n, layers):
     return nn.Sequential(*made), n
 
 class Beside(nn.Module):
-    "What several branches find, stacked"
+    "Parallel branches with concatenated outputs"
     def __init__(self, branches):
         super().__init__()
         self.branches = nn.ModuleList(branches)
@@ -88,7 +89,7 @@ BLOCKS = {'5b': lambda: fine(32), '5c': lambda: fine(64), '5d': lambda: fine(64)
 
 # %% ../../nbs/metrics/04_inception.ipynb #aaea9a00
 class Inception(nn.Module):
-    "From images to the 2048 features that the FID compares"
+    "A network from images to the 2048 features that the FID compares"
     def __init__(self):
         super().__init__()
         stem = lambda name, *a, same=False: Layer('Conv2d_' + name, *a, same=same)
@@ -117,6 +118,6 @@ class Scripted(nn.Module):
 def load(
     path, # pt_inception-2015-12-05-6726825d.pth or inception-2015-12-05.pt
 ): # a network: [n,3,299,299], 0…255 → [n,2048]
-    "The Inception of the FID from either of its files; any other file is refused"
+    "Load the FID's Inception from either of its files, and refuse any other"
     if check_file(path, ACCEPTED, PLACE) == TORCHSCRIPT: return Scripted(path)
     return fill(Inception(), read_state(path), {'fc.weight': (1008, DIM), 'fc.bias': (1008,)}, path)

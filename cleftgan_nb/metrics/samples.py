@@ -12,7 +12,17 @@ from ..checks import check_count, whole
 from ..pictures import to_uint8
 
 # %% auto #0
-__all__ = ['latents', 'label_draws', 'labels_for', 'sample_batches', 'samples', 'check_images', 'image_batches', 'dataset_images']
+__all__ = ['check_count', 'latents', 'label_draws', 'labels_for', 'sample_batches', 'samples', 'check_images', 'image_batches',
+           'dataset_images']
+
+# %% ../../nbs/metrics/01_samples.ipynb #d6b0f530
+def check_count(
+    low=1,    # smallest accepted
+    **values, # numbers, by the name that the message calls them
+):
+    "Refuse all but whole numbers from `low` up"
+    for name, v in values.items():
+        if not whole(v) or v < low: raise ValueError(f'{name}={v!r}; accepted: a whole number from {low} up')
 
 # %% ../../nbs/metrics/01_samples.ipynb #f95d03a0
 def latents(
@@ -20,7 +30,7 @@ def latents(
     index, # numbers of the images
     z_dim, # numbers in a latent
 )->torch.Tensor: # float32 [n, z_dim], standard normal
-    "The latents of some images of a set"
+    "Draw the latents of some images of a set"
     check_count(0, seed=seed)
     rows = [np.random.default_rng([seed, i]).standard_normal(z_dim) for i in index]
     return torch.from_numpy(np.array(rows, dtype=np.float32).reshape(len(rows), z_dim))
@@ -31,7 +41,7 @@ def label_draws(
     index,   # numbers of the images
     seed=0,  # of the set
 )->torch.Tensor: # float32 [n, c_dim]
-    "Labels of some images of a set, as the dataset has them"
+    "Draw labels for some images of a set, as often as the dataset has them"
     check_count(0, seed=seed)
     places = [np.random.default_rng([seed, i, 1]).integers(len(dataset)) for i in index]
     return dataset.labels(places)
@@ -42,7 +52,7 @@ def labels_for(
     n,      # images
     seed=0, # of the set
 )->torch.Tensor|None: # float32 [n, c_dim]; None where the network has none
-    "What each image of a set is asked for"
+    "Choose the label of each image of a set"
     if hasattr(labels, 'label_dim'):
         has = labels.label_dim
         if has != G.c_dim:
@@ -69,7 +79,7 @@ def sample_batches(
     labels=None,      # of a conditional network: one [c_dim], one for each image [n, c_dim], or a dataset whose labels are drawn
     progress=True,    # show a bar
 ):                    # yields uint8 [b,H,W,C]
-    "Images of a generator, batch by batch, for sets that should not be in memory as a whole"
+    "Generate images batch by batch, for sets too large for memory"
     check_count(n=n, batch=batch)
     labels, device = labels_for(G, labels, n, seed), next(G.parameters()).device
     with tqdm(total=n, unit='images', desc='samples', disable=None if progress else True) as bar:
@@ -89,7 +99,7 @@ def samples(
     n,       # images
     **kwargs # of `sample_batches`
 )->np.ndarray: # uint8 [n,H,W,C]
-    "Images of a generator: image i is the one that (seed, i) stands for"
+    "Generate images; image i is the one that (seed, i) stands for"
     return np.concatenate(list(sample_batches(G, n, **kwargs)))
 
 # %% ../../nbs/metrics/01_samples.ipynb #d7ec6640
@@ -97,7 +107,7 @@ def check_images(
     images,        # what was given
     name='images', # what the message calls it
 )->np.ndarray:     # uint8 [n,H,W,C]
-    "An array of images, or a `ValueError` that says what is wrong with it"
+    "Convert images to an array, or say what is wrong with them"
     if isinstance(images, (list, tuple)) and len({np.shape(i) for i in images}) > 1:
         raise ValueError(f'{name} has images of the shapes '
                          f'{", ".join(map(str, sorted({np.shape(i) for i in images})[:3]))}; accepted: one size. '
@@ -117,7 +127,7 @@ def image_batches(
     source,   # uint8 array [n,H,W,C], an ImageFolderDataset, or an iterable of such arrays
     batch=64, # images at once
 ):            # yields uint8 [b,H,W,C]
-    "A source's images in order, batch by batch"
+    "Read a source's images in order, batch by batch"
     check_count(batch=batch)
     if hasattr(source, 'batch') and hasattr(source, 'image_shape'):
         for i in range(0, len(source), batch):
@@ -129,7 +139,7 @@ def image_batches(
 
 # %% ../../nbs/metrics/01_samples.ipynb #c8eaec80
 def _stream(source):
-    "The arrays of an iterable, all of one size"
+    "Yield the arrays of an iterable, all of one size"
     if isinstance(source, (str, bytes)) or not hasattr(source, '__iter__'):
         raise ValueError(f'source is {source!r:.80}; accepted: uint8 [n,H,W,C], an iterable of such arrays, or a '
                          'dataset: ImageFolderDataset(path)')
@@ -144,5 +154,5 @@ def _stream(source):
 def dataset_images(
     dataset, # ImageFolderDataset
 )->np.ndarray: # uint8 [n,H,W,C]
-    "All images of a dataset, as `samples` has those of a generator"
+    "Read all images of a dataset"
     return np.concatenate(list(image_batches(dataset)))

@@ -16,7 +16,7 @@ __all__ = ['Score', 'middle', 'wilson', 'clear_winner']
 # %% ../../nbs/metrics/00_score.ipynb #e0052f90
 @dataclass(frozen=True, eq=False)
 class Score(float):
-    "One value of one metric, with what is needed to judge it"
+    "A metric value with what is needed to judge it"
     name: str                                    # metric and feature network, such as 'fd_efficientnet_lite0'
     value: float                                 # the estimate
     low: float|None = None                       # lower end of the interval; None: there is none
@@ -56,7 +56,7 @@ def __str__(self:Score):
 # %% ../../nbs/metrics/00_score.ipynb #92f43ac0
 @patch
 def as_row(self:Score)->dict: # column → word, number or None
-    "The score as a flat row; sizes are `n_…`, notes keep their names"
+    "Flatten the score into a row; sizes become `n_…`, notes keep their names"
     own = {k: getattr(self, k) for k in ('name', 'value', 'low', 'high', 'level', 'seed', 'features', 'interval')}
     return {**own, **{'n_' + k.replace(' ', '_'): int(n) for k, n in self.sizes.items()},
             **{k: v for k, v in self.notes.items() if k not in own}}
@@ -66,7 +66,7 @@ def middle(
     values,    # results on resamples or subsets
     level=.95, # share of them that lies within
 )->tuple:      # low, high
-    "The interval that holds the middle of `values`"
+    "Find the interval that holds the middle of `values`"
     v = np.asarray(values, dtype=np.float64)
     if v.ndim != 1 or len(v) < 2 or not np.isfinite(v).all():
         raise ValueError(f'values: {v.size} numbers, {int((~np.isfinite(v)).sum())} of them not finite; accepted: at '
@@ -79,7 +79,7 @@ def wilson(
     n,         # of so many
     level=.95,
 )->tuple:      # low, high
-    "Interval of a share"
+    "Compute Wilson's interval of a share"
     p, z = k/n, norm.ppf((1 + level)/2)
     center, half = (p + z*z/(2*n))/(1 + z*z/n), z*np.sqrt(p*(1 - p)/n + z*z/(4*n*n))/(1 + z*z/n)
     return float(min(max(center - half, 0), p)), float(max(min(center + half, 1), p))
@@ -89,7 +89,7 @@ def clear_winner(
     scores:dict, # name → `Score` of the same metric, with intervals
     better=min,  # `min` if small values are good, `max` if large ones
 )->str|None:     # its name; None: the intervals of the best two touch, or there are no two
-    "The best, if the intervals allow to say so"
+    "Name the best, if the intervals allow it"
     ends = {name: (s.low, s.high) if better is min else (-s.high, -s.low) for name, s in scores.items()
             if s.low is not None}
     if len(ends) < 2 or len(ends) < len(scores): return None

@@ -22,14 +22,13 @@ from .score import Score, middle
 
 # %% auto #0
 __all__ = ['SIZE', 'CROP', 'TOP', 'LEFT', 'LAYERS', 'SHIPPED', 'KIND', 'Scorer', 'visible_sides', 'visible_severity', 'to_size',
-           'mouths', 'SeverityNet', 'augmented', 'training_data', 'loss_of', 'train_regression', 'seen_sides',
-           'Regression', 'save_regression', 'load_regression', 'pearson', 'agreement', 'groups_of', 'by_group',
-           'plot_calibration']
+           'mouths', 'SeverityNet', 'augmented', 'training_data', 'train_regression', 'seen_sides', 'Regression',
+           'save_regression', 'load_regression', 'pearson', 'agreement', 'by_group', 'plot_calibration']
 
 # %% ../../nbs/metrics/11_severity.ipynb #3becfc00
 @runtime_checkable
 class Scorer(Protocol):
-    "Whatever looks at pictures and says how severe a cleft is"
+    "Anything that says how severe the cleft in a picture is"
     name:str  # with its version; `dish(…, scorer=…)` prints it
     def score(self, images)->np.ndarray: ... # uint8 [N,H,W,3] → [N], 0 no cleft … 1 the widest
 
@@ -37,13 +36,13 @@ class Scorer(Protocol):
 def visible_sides(
     rows:list, # of a manifest
 )->np.ndarray: # [N,2], the patient's left and right
-    "How severe each side of the lip looks: 0 where it is closed"
+    "Find how severe each side of the lip looks, 0 where it is closed"
     return np.array([[0., 0.] if r['repaired'] else [r['lip_left'], r['lip_right']] for r in rows]).reshape(-1, 2)
 
 def visible_severity(
     rows:list, # of a manifest
 )->np.ndarray: # [N]
-    "Severity of the worse side, 0 where the lip is closed: what a scorer should say"
+    "Find the severity that a scorer should see: the worse side's, 0 where the lip is closed"
     return visible_sides(rows).max(1)
 
 # %% ../../nbs/metrics/11_severity.ipynb #11be28e0
@@ -52,7 +51,7 @@ SIZE, CROP, TOP, LEFT = 64, 40, 22, 12   # pixels of the picture, of what is loo
 def to_size(
     images, # uint8 [n,H,W,C]
 )->torch.Tensor: # float32 [n,3,64,64], 0 … 255
-    "Pictures at the size that the network knows"
+    "Shrink pictures to the size that the network knows"
     n, h, w, c = images.shape
     if h != w or h < SIZE:
         raise ValueError(f'images are {h} x {w} pixels; accepted: square ones of at least {SIZE} x {SIZE}, aligned '
@@ -63,7 +62,7 @@ def to_size(
 def mouths(
     x, # [n,3,64,64], 0 … 255
 )->torch.Tensor: # [n,3,40,40], about -1 … 1
-    "The part around nose and mouth"
+    "Crop the part around nose and mouth"
     return x[..., TOP:TOP + CROP, LEFT:LEFT + CROP]/127.5 - 1
 
 # %% ../../nbs/metrics/11_severity.ipynb #2080dcf0
@@ -71,7 +70,7 @@ def mouths(
 LAYERS = (5, 32, 2), (3, 48, 1), (3, 64, 2), (3, 96, 1), (3, 96, 2)
 
 class SeverityNet(nn.Sequential):
-    "Mouths [n,3,40,40] to the severity of the left and the right side, [n,2], unclipped"
+    "A network from mouths [n,3,40,40] to the severity of left and right sides [n,2], unclipped"
     def __init__(self):
         layers, a = [], 3
         for size, b, stride in LAYERS:
@@ -81,11 +80,11 @@ class SeverityNet(nn.Sequential):
 
 # %% ../../nbs/metrics/11_severity.ipynb #97891950
 def _uniform(g, n, low, high, share=1.):
-    "[n,1,1,1] numbers between low and high for a share of the pictures, the others get 0"
+    "Draw [n,1,1,1] numbers from low to high for a share of the pictures, 0 for the others"
     return ((low + (high - low)*torch.rand(n, generator=g))*(torch.rand(n, generator=g) < share)).reshape(n, 1, 1, 1)
 
 def _placed(x, flip, g):
-    "The mouths, mirrored, turned, scaled and shifted"
+    "Mirror, turn, scale and shift the mouths"
     n = len(x)
     angle, size, dx, dy = (_uniform(g, n, -v, v, .8).reshape(n) for v in (math.radians(6), .07, 5/SIZE, 5/SIZE))
     half, mirror = CROP/SIZE*(1 + size), 1 - 2*flip.float()
@@ -96,7 +95,7 @@ def _placed(x, flip, g):
 
 # %% ../../nbs/metrics/11_severity.ipynb #2b61ef60
 def _blurred(x, sigma):
-    "Each picture blurred by its own Gaussian [pixels]"
+    "Blur each picture by its own Gaussian [pixels]"
     taps = torch.arange(-2, 3)
     w = torch.exp(-taps**2/(2*sigma.clamp(min=1e-2)**2))
     w = w/w.sum(-1, keepdim=True)   # [n,1,1,5]
@@ -106,7 +105,7 @@ def _blurred(x, sigma):
     return x
 
 def _softened(x, g):
-    "A quarter of the pictures shrunk and enlarged again"
+    "Shrink a quarter of the pictures and enlarge them again"
     some, to = torch.rand(len(x), generator=g) < .25, int(torch.randint(CROP//2, CROP, (), generator=g))
     if some.any():
         x[some] = F.interpolate(F.interpolate(x[some], (to, to), mode='bilinear', antialias=True), (CROP, CROP),
@@ -114,7 +113,7 @@ def _softened(x, g):
     return x
 
 def _recolored(x, g):
-    "Light, contrast and tint changed"
+    "Change light, contrast and tint"
     n, mean = len(x), x.mean((1, 2, 3), keepdim=True)
     tint = 1 + .08*(2*torch.rand(n, 3, 1, 1, generator=g) - 1)
     return ((x - mean)*(1 + _uniform(g, n, -.25, .25, .7)) + mean)*tint + _uniform(g, n, -.2, .2, .7)
@@ -125,7 +124,7 @@ def augmented(
     sides,     # [n,2]
     g:torch.Generator,
 )->tuple:      # mouths [n,3,40,40] and their sides
-    "Training pictures as they might also have been"
+    "Vary training pictures at random"
     flip = torch.rand(len(images), generator=g) < .5
     x = _softened(_blurred(_placed(images/127.5 - 1, flip, g), _uniform(g, len(images), .3, .9, .4)), g)
     x = _recolored(x, g)
@@ -136,18 +135,18 @@ def augmented(
 def training_data(
     paths, # of cohorts of phantoms
 )->tuple:  # uint8 [N,64,64,3], [N,2]
-    "All pictures of some cohorts with their visible severities"
+    "Read all pictures of some cohorts with their visible severities"
     sets = [(dataset_images(ImageFolderDataset(p, resolution=SIZE, cache=False)), visible_sides(manifest(p)))
             for p in paths]
     return tuple(np.concatenate(part) for part in zip(*sets))
 
 def _rate(step, steps, lr):
-    "Learning rate: up in the first twentieth, then down along a cosine"
+    "Raise the learning rate for a twentieth of the steps, then lower it along a cosine"
     warm = max(steps//20, 1)
     return lr*min((step + 1)/warm, .5 + .5*math.cos(math.pi*max(step - warm, 0)/max(steps - warm, 1)))
 
 def _order(n, batch, g):
-    "Batches of numbers below n: everybody once before anybody twice"
+    "Yield batches of numbers below n, each number once before any twice"
     left = torch.empty(0, dtype=torch.long)
     while True:
         while len(left) < batch: left = torch.cat([left, torch.randperm(n, generator=g)])
@@ -159,11 +158,11 @@ def loss_of(
     out,   # of the network, [n,2]
     sides, # the truth, [n,2]
 ):         # mean over the batch
-    "Squared errors of both sides and of the severity"
+    "Add the squared errors of both sides and of the severity"
     return F.mse_loss(out, sides) + F.mse_loss(out.amax(1), sides.amax(1))
 
 def _averaged(ema, net, step):
-    "The moving average takes a step toward the network; at first a large one"
+    "Move the average toward the network, at first by a lot"
     with torch.no_grad():
         for a, b in zip(ema.state_dict().values(), net.state_dict().values()):
             if a.is_floating_point(): a.lerp_(b, max(.01, 10/(step + 10)))
@@ -179,7 +178,7 @@ def train_regression(
     decay=.02,     # of the weights, per unit of learning rate
     progress=True, # show a bar
 )->tuple:          # network in evaluation mode, losses of all steps
-    "Train a `SeverityNet`; deterministic on one machine"
+    "Train a `SeverityNet`, repeatably on one machine"
     check_count(0, seed=seed)
     check_count(steps=steps, batch=batch)
     if len(images) != len(sides):
@@ -208,13 +207,13 @@ def seen_sides(
     net:nn.Module, # a `SeverityNet`
     x,             # [n,3,64,64], 0 … 255
 )->torch.Tensor:   # [n,2], unclipped; gradients go back through it
-    "Severity of both sides, the same for a picture and its mirror image"
+    "Score both sides, the same for a picture and its mirror image"
     return (net(mouths(x)) + net(mouths(x.flip(3))).flip(1))/2
 
 # %% ../../nbs/metrics/11_severity.ipynb #016e7cc0
 @dataclass
 class Regression:
-    "Severity by a network that was trained on phantoms"
+    "A severity scorer trained on phantoms"
     net:nn.Module
     meta:dict = field(default_factory=dict) # what its file says about it
     name:str = 'severity_regression'
@@ -223,7 +222,7 @@ class Regression:
         images,    # uint8 [N,H,W,3], an `ImageFolderDataset`, or an iterable of such arrays
         batch=128, # images at once
     )->np.ndarray: # [N,2], 0 … 1, the patient's left and right
-        "Severity of both sides"
+        "Score both sides"
         out = []
         with torch.inference_mode():
             for some in image_batches(images, batch):
@@ -231,7 +230,7 @@ class Regression:
         return np.concatenate(out).astype(np.float64)
 
     def score(self, images, batch=128)->np.ndarray: # [N], 0 no cleft … 1 the widest
-        "Severity of the worse side"
+        "Score the worse side"
         return self.sides(images, batch).max(1)
 
 # %% ../../nbs/metrics/11_severity.ipynb #83fe0750
@@ -256,7 +255,7 @@ def save_regression(
 def load_regression(
     path=None, # a file of `save_regression`; None: the one that the library ships
 )->Regression:
-    "The scorer of a file"
+    "Load a scorer from a file"
     path = Path(str(SHIPPED if path is None else path))
     if not path.is_file():
         raise FileNotFoundError(f'no file {path}; '
@@ -277,7 +276,7 @@ def load_regression(
 
 # %% ../../nbs/metrics/11_severity.ipynb #e4069820
 def pearson(x, y): # [..., n] each
-    "Correlation along the last axis; NaN where one of them doesn't vary"
+    "Correlate along the last axis; NaN where one of them doesn't vary"
     x, y = (v - v.mean(-1, keepdims=True) for v in (x, y))
     with np.errstate(invalid='ignore', divide='ignore'): return (x*y).sum(-1)/np.sqrt((x*x).sum(-1)*(y*y).sum(-1))
 
@@ -290,7 +289,7 @@ def agreement(
     level=.95,
     what='phantoms',# that were scored
 )->Score:           # notes: mae, bias, slope
-    "Pearson's r between truth and scores, with its interval"
+    "Compute Pearson's r between truth and scores, with its interval"
     t, p = (np.asarray(v, np.float64) for v in (truth, predicted))
     if t.shape != p.shape or t.ndim != 1 or len(t) < 3:
         raise ValueError(f'truth has shape {list(t.shape)} and predicted {list(p.shape)}; accepted: two lists of the '
@@ -307,17 +306,18 @@ def agreement(
     return Score('severity_r', pearson(t, p), low, high, level, {what: len(t)}, seed,
                  interval=f'bootstrap of {resamples}', notes=notes)
 
-# %% ../../nbs/metrics/11_severity.ipynb #659367b0
+# %% ../../nbs/metrics/11_severity.ipynb #d7be3bbe
 def groups_of(
     rows:list, # of a manifest
 )->dict:       # (what, which) → bool [N]
-    "Who is in which group"
+    "Find who is in which group"
     under = lambda limits, v: next(name for name, limit in limits.items() if v < limit)
     of = dict(side=[r['laterality'] or 'no cleft' for r in rows], age=[under(AGES, r['age']) for r in rows],
               skin=[under(SKIN, r['ita']) for r in rows])
     order = dict(side=('left', 'right', 'bilateral', 'no cleft'), age=AGES, skin=SKIN)
     return {(k, g): found for k, v in of.items() for g in order[k] if (found := np.array(v) == g).any()}
 
+# %% ../../nbs/metrics/11_severity.ipynb #659367b0
 def by_group(
     rows:list, # of a manifest
     truth,     # [N]
@@ -325,7 +325,7 @@ def by_group(
     least=10,  # smaller groups get no correlation
     seed=0,
 )->list:       # of dicts: what, group, n, r, r_low, r_high, mae, bias
-    "Agreement by side, age and skin tone"
+    "Measure agreement by side, age and skin tone"
     out, t, p = [], np.asarray(truth, float), np.asarray(predicted, float)
     for (what, group), here in groups_of(rows).items():
         s = agreement(t[here], p[here], seed=seed) if here.sum() >= least and t[here].std() > 0 else None
@@ -339,7 +339,7 @@ def plot_calibration(
     title='',
     ax=None,          # matplotlib's axes; None: new ones
 ):                    # the axes
-    "Scores against the truth, with means and spreads in tenths"
+    "Plot scores against the truth, with means and spreads in tenths"
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(3.2, 3.2), layout='constrained')[1]
     t, p, tenth = np.asarray(truth), np.asarray(predicted), np.minimum((np.asarray(truth)*10).astype(int), 9)

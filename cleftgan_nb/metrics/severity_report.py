@@ -14,15 +14,15 @@ from .samples import dataset_images
 from .severity import agreement, by_group, load_regression, plot_calibration, visible_severity, SHIPPED
 
 # %% auto #0
-__all__ = ['OPEN', 'CLOSED', 'CHANGES', 'scored', 'chosen', 'table', 'overall', 'closed', 'groups', 'changes', 'plot_report',
-           'report', 'fill_report', 'stale_report']
+__all__ = ['OPEN', 'CLOSED', 'CHANGES', 'scored', 'chosen', 'table', 'overall', 'closed', 'groups', 'changes', 'report',
+           'fill_report', 'stale_report']
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #ea13f510
 def scored(
     scorer, # with `score(images)`
     paths,  # of cohorts
 )->dict:    # rows, images, truth and score of everybody
-    "What a scorer says about some cohorts"
+    "Score some cohorts"
     rows = [r for p in paths for r in manifest(p)]
     images = np.concatenate([dataset_images(ImageFolderDataset(p, cache=False)) for p in paths])
     return dict(rows=rows, images=images, truth=visible_severity(rows), score=scorer.score(images))
@@ -31,7 +31,7 @@ def chosen(
     held:dict, # of `scored`
     which,     # row → bool
 )->dict:
-    "Those for whom it is true"
+    "Select the people for whom `which` is true"
     here = np.array([bool(which(r)) for r in held['rows']])
     return dict(rows=[r for r, h in zip(held['rows'], here) if h],
                 **{k: held[k][here] for k in ('images', 'truth', 'score')})
@@ -55,7 +55,7 @@ OPEN, CLOSED = ({'not operated': lambda r: r['severity'] > 0 and not r['repaired
 def overall(
     sets:dict, # title → held-out people
 )->str:
-    "r, its interval, errors and slope of some sets"
+    "Tabulate r, its interval, errors and slope of some sets"
     lines = []
     for title, h in sets.items():
         s = agreement(h['truth'], h['score'])
@@ -65,28 +65,28 @@ def overall(
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #c5210660
 def closed(held:dict)->str:
-    "Scores of closed lips"
+    "Tabulate the scores of closed lips"
     groups = {title: chosen(held, which)['score'] for title, which in CLOSED.items()}
     return table(['closed lip, truth 0', 'images', 'mean', 'median', '95 %', 'largest'],
                  [[t, len(s), *(float(f) for f in (s.mean(), np.median(s), np.quantile(s, .95), s.max()))]
                   for t, s in groups.items() if len(s)])
 
 def groups(held:dict)->str:
-    "Agreement by side, age and skin tone"
+    "Tabulate agreement by side, age and skin tone"
     lines = [[f'{f["what"]}: {f["group"]}', f['n'], f['r'], f['r'] and f'{f["r_low"]:.3f} to {f["r_high"]:.3f}',
               f['mae'], f['bias']] for f in by_group(held['rows'], held['truth'], held['score'])]
     return table(['group', 'images', 'r', '95 % interval', 'mean absolute error', 'mean error'], lines)
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #6c56d8f0
 def _resized(images, to):
-    "Shrunk to `to` pixels and enlarged again"
+    "Shrink pictures to `to` pixels and enlarge them again"
     from PIL import Image
     n = images.shape[1]
     return np.stack([np.asarray(Image.fromarray(i).resize((to, to), Image.Resampling.BOX).resize((n, n),
             Image.Resampling.BICUBIC)) for i in images])
 
 def _compressed(images):
-    "As JPEG of quality 75"
+    "Compress pictures as JPEG of quality 75"
     import io
     from PIL import Image
     def once(i):
@@ -106,7 +106,7 @@ CHANGES = {'as they are': lambda x: x, 'shrunk to 48 pixels and enlarged': lambd
                                                                          'edge')[:, :-2, :-2]}
 
 def changes(scorer, held:dict)->str:
-    "Agreement after changes that are no clefts"
+    "Tabulate agreement after changes that are no clefts"
     lines = []
     for title, change in CHANGES.items():
         p = scorer.score(change(held['images']))
@@ -120,7 +120,7 @@ def plot_report(
     clinic:dict,  # people as a clinic sees them
     normal:dict,  # people without a cleft
 ):                # the figure
-    "Calibration, and the scores of closed lips"
+    "Plot the calibration and the scores of closed lips"
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 3, figsize=(9.6, 3.2), layout='constrained')
     open_ = chosen(clinic, OPEN['not operated'])
@@ -149,7 +149,7 @@ def report(
     clinic, # path of a cohort as the study draws it
     normal, # path of a cohort without clefts
 ):          # text in Markdown, and a figure
-    "Everything that is measured about a scorer"
+    "Measure everything about a scorer"
     w, c, n = (scored(scorer, [p]) for p in (wide, clinic, normal))
     own = chosen(c, OPEN['not operated'])
     both = {k: w[k] + own[k] if k == 'rows' else np.concatenate([w[k], own[k]]) for k in w}
@@ -192,7 +192,7 @@ def stale_report(
     card,         # a page that `fill_report` filled
     weights=None, # file of the scorer; None: the one that is shipped
 )->list:          # what is wrong, in words; empty if nothing is
-    "Is the card about these weights, and as it was written?"
+    "Check whether the card is about these weights and as it was written"
     card, weights = Path(card), Path(str(SHIPPED if weights is None else weights))
     m = _BLOCK.search(card.read_text(encoding='utf-8'))
     notes = dict(re.findall(r'(\w+)=(\S+)', m['notes'])) if m else {}

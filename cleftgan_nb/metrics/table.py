@@ -22,7 +22,7 @@ from .score import Score
 from .severity import SIZE, load_regression
 
 # %% auto #0
-__all__ = ['PARTS', 'NEEDS', 'COLUMNS', 'WORDS', 'FID', 'Compared', 'chosen', 'measure', 'as_table', 'save_scores', 'in_words',
+__all__ = ['PARTS', 'COLUMNS', 'WORDS', 'FID', 'Compared', 'chosen', 'measure', 'as_table', 'save_scores', 'in_words',
            'about_judges', 'disagreements']
 
 # %% ../../nbs/metrics/18_table.ipynb #434cd5e8
@@ -48,10 +48,15 @@ class Compared:
     def asked(self, n): return labels_for(self.G, self.labels, n, self.seed) if self.G.c_dim else None
 
     def features(self, judge):
-        "What a judge makes of the real images and of the generated ones"
+        "Compute a judge's features of the real images and of the generated ones, once"
         if judge.name in self.seen: return self.seen[judge.name]
         both = judge.cached(self.real, progress=self.progress), judge.features(self.generated, progress=self.progress)
         return self.seen.setdefault(judge.name, both)
+
+# %% ../../nbs/metrics/18_table.ipynb #c71de514
+NEEDS = dict(severity=f'color images of at least {SIZE} x {SIZE} pixels', paths='a generator, not images alone',
+             motion='a generator, not images alone', copies='held_out, images of the same kind that were never '
+                                                            'trained on')
 
 # %% ../../nbs/metrics/18_table.ipynb #26dda1f4
 def _distance(a, b, judge, seed):
@@ -84,9 +89,6 @@ def _copies(s):
             for score in found.scores]
 
 PARTS = dict(distances=_distances, manifold=_manifold, severity=_severity, paths=_paths, motion=_motion, copies=_copies)
-NEEDS = dict(severity=f'color images of at least {SIZE} x {SIZE} pixels', paths='a generator, not images alone',
-             motion='a generator, not images alone', copies='held_out, images of the same kind that were never '
-                                                            'trained on')
 
 # %% ../../nbs/metrics/18_table.ipynb #e4266421
 def chosen(
@@ -95,7 +97,7 @@ def chosen(
     held_out,      # are there such images?
     seen=True,     # are the images large enough for the severity scorer?
 )->list:
-    "The parts that can be measured, in order"
+    "Choose the parts that can be measured, in order"
     missing = (([] if seen else ['severity']) + ([] if generator else ['paths', 'motion'])
                + ([] if held_out else ['copies']))
     if parts is None: return [p for p in PARTS if p not in missing]
@@ -139,7 +141,7 @@ def measure(
     return [score for part in parts for score in PARTS[part](s)]
 
 def _check_fit(G, real):
-    "Say so before thousands of images are drawn"
+    "Refuse a generator of another size before it draws thousands of images"
     has = (G.img_resolution, G.img_resolution, G.img_channels)
     if has != real.shape[1:]:
         raise ValueError(f'the generator makes images of {list(has)}, real has {list(real.shape[1:])}; accepted: one '
@@ -147,7 +149,7 @@ def _check_fit(G, real):
 
 # %% ../../nbs/metrics/18_table.ipynb #dedb03f0
 def _drawn_from(G, real, labels):
-    "Where the labels of a conditional generator come from"
+    "Find where the labels of a conditional generator come from"
     if G is None or not G.c_dim: return labels
     if labels is None and getattr(real, 'label_dim', 0): labels = real
     give = 'real=ImageFolderDataset(path, use_labels=True), whose labels are drawn, or labels=…'
@@ -159,7 +161,7 @@ def _drawn_from(G, real, labels):
 def as_table(
     scores:list, # of Score
 )->str:          # lines of plain text
-    "Scores as people read them"
+    "Format scores for people to read"
     short = lambda v: '' if v is None else f'{v:.4g}'
     rows = [('', 'value', 'from', 'to', 'of')] + [(s.name, short(s.value), short(s.low), short(s.high),
                                                    ', '.join(f'{n} {what}' for what, n in s.sizes.items()))
@@ -190,21 +192,21 @@ WORDS |= {k: k for k in ('precision', 'recall', 'density', 'coverage')}
 FID = dict(fid='fd', fid_infinity='fd_infinity', kid='kd')
 
 def _apart(name):
-    "Metric and judge of a score's name; None where there is no judge"
+    "Split a score's name into metric and judge; None without a judge"
     found = [(m, j) for m in WORDS for j in TITLES if name == f'{m}_{j}']
     return found[0] if found else (FID[name], 'inception_2015') if name in FID else None
 
 def in_words(
     name, # of a score, 'fd_faceres'
 )->str:
-    "A score's name as a text has it"
+    "Write a score's name in words"
     return name if (both := _apart(name)) is None else f'{WORDS[both[0]]} ({TITLES[both[1]]})'
 
 # %% ../../nbs/metrics/18_table.ipynb #7e388e18
 def about_judges(
     scores:list, # of Score
 )->str:          # lines of plain text
-    "Who judged, what each of them learned from, and what not to do with their numbers"
+    "Say who judged, what they learned from, and what not to do with their numbers"
     judges = list(dict.fromkeys(both[1] for s in scores if (both := _apart(s.name))))
     lines = [f'{j}: {TITLES[j]}, which learned from {LEARNED[j]}' for j in judges]
     warning = 'Each has a scale of its own: compare their orders, not their numbers, and say so where they disagree.'
@@ -214,7 +216,7 @@ def about_judges(
 def disagreements(
     scores:dict, # name of a set of images → list of Score
 )->list:         # of sentences
-    "Where judges put two sets of images in opposite orders, each of them surely"
+    "Find where judges surely put two sets of images in opposite orders"
     by = {(both, k): s for k, found in scores.items() for s in found if (both := _apart(s.name)) and s.low is not None}
     def order(metric, judge, a, b):
         x, y = by.get(((metric, judge), a)), by.get(((metric, judge), b))

@@ -21,7 +21,7 @@ def package_file(
     install, # what to type after `pip install`
     need,    # what it is needed for
 )->Path:
-    "A file that a package brings; the package is not imported, so nothing of it runs"
+    "Find a file of a package without importing the package"
     found = importlib.util.find_spec(package)
     if found is None:
         raise ModuleNotFoundError(f'{need} needs the package {package}, which is not installed; pip install '
@@ -38,7 +38,7 @@ def check_file(
     accepted, # SHA-256 → what the file is
     where='', # the place to get it, in words
 )->str:       # its SHA-256
-    "The file's checksum, if it is one of the accepted ones"
+    "Compare a file's checksum with the accepted ones"
     path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no file {path}; accepted: '
@@ -54,7 +54,7 @@ def check_file(
 def read_state(
     path, # a file of tensors
 )->dict:  # name → tensor
-    "The tensors of a `.pth` file, without running anything that it contains"
+    "Read the tensors of a `.pth` file without running anything in it"
     try: state = torch.load(as_path(path), map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as e:
         raise ValueError(f'{path} is no readable file of tensors ({type(e).__name__}: '
@@ -71,7 +71,7 @@ def check_names(
     path='the file',
     ignored=(), # ends of names that may be there or not
 ):
-    "Complain about tensors that are missing, unknown or of another shape"
+    "Refuse tensors that are missing, unknown or of another shape"
     lost = [k for k in expected if k not in state]
     odd = [k for k in state if k not in expected and not k.endswith(tuple(ignored))]
     changed = [f'{k} {list(state[k].shape)} instead of {list(expected[k])}' for k in expected
@@ -89,7 +89,7 @@ def fold(
     norm,     # name of its batch norm
     eps=1e-3, # of the batch norm; TensorFlow's default
 )->tuple:     # weight, bias: float32
-    "A convolution that includes its batch norm"
+    "Fold batch norm into the convolution before it"
     at = lambda name: state[f'{norm}.{name}'].double()
     s = at('weight')/(at('running_var') + eps).sqrt()
     return ((state[f'{conv}.weight'].double()*s[:, None, None, None]).float(),
@@ -97,13 +97,13 @@ def fold(
 
 # %% ../../nbs/metrics/02_weights.ipynb #3347ee30
 class ConvNorm(nn.Conv2d):
-    "A convolution with folded batch norm; it remembers under which names the file has its parts"
+    "A convolution with folded batch norm that knows the names of its parts in the file"
     def __init__(self, conv, norm, n_in, n_out, kernel=1, stride=1, padding=0, groups=1):
         super().__init__(n_in, n_out, kernel, stride, padding, groups=groups)
         self.conv, self.norm = conv, norm
 
     def expected(self):
-        "Name → shape, of the tensors in the file"
+        "List the tensors in the file: name → shape"
         n = (self.out_channels,)
         return {f'{self.conv}.weight': self.weight.shape,
                 **{f'{self.norm}.{k}': n for k in ('weight', 'bias', 'running_mean', 'running_var')}}
