@@ -332,8 +332,8 @@ def test_measure_refuses_what_was_trained_on_as_held_out(run, tmp_path):
                       about=dict(kind='x', license=name))
     for name in 'a.zip', 'b.zip':
         mistake(run, 'measure', 'b.zip', '--real', 'a.zip', '--held-out', name,
-                says="4 of 4 held-out images are among those that were trained on, to the pixel, and tell nothing "
-                     "about copies; accepted: images of the same kind that the generator never saw. Before a "
+                says="4 of 4 held-out images are among the training images, to the pixel, and tell nothing "
+                     "about copies; accepted: images of the same kind that the generator never saw. Before "
                      "training, 'cleftgan split' holds some back")
 
 def test_forget(run, tmp_path, monkeypatch):

@@ -114,7 +114,7 @@ def test_tone_shift():
     (lambda: laterality([[.1, np.nan]]), 'not finite'),
     (lambda: severity_groups([2.]), 'goes from 2 to 2'),
     (lambda: compare_groups(['a'], [], 'x'), '0 generated images'),
-    (lambda: compare_groups(['a'], ['b'], 'x', ['a']), "'b' is no group"),
+    (lambda: compare_groups(['a'], ['b'], 'x', ['a']), "'b' is not a group"),
     (lambda: compare_groups(['a'], ['a'], 'x', level=95), 'level=95'),
     (lambda: tone_shift([1.], [1., 2.]), r'training has shape \[1\]')])
 def test_refuses(call, message):

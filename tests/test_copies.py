@@ -149,7 +149,7 @@ class Short(Plain):
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(held_out=smooth(20, 1)), '20 of 20 held-out images are among those that were trained on.*never saw'),
+    (dict(held_out=smooth(20, 1)), '20 of 20 held-out images are among the training images.*never saw'),
     (dict(held_out=smooth(5, 1)), 'held_out has 5 images, training 20'),
     (dict(training=smooth(2, 1)), r'training has 2 image\(s\); accepted: at least 3'),
     (dict(generated=smooth(3, 1, 16)), 'accepted: one size'),

@@ -115,7 +115,7 @@ def test_takes_lists_arrays_and_tensors():
 @pytest.mark.parametrize('a, words', [([], 'severity_a has shape'), ([[.1, .2]], 'severity_a has shape'),
                                       ([.1, np.nan], '1 of 2 severities are not finite'), ([.1, np.inf], 'not finite'),
                                       ([-.01, .5], 'goes from -0.01 to 0.5; accepted: severities from 0 to 1'),
-                                      ([0, 60, 100], 'from 0 to 1'), (['x'], 'are no numbers'), (None, 'severity_a')])
+                                      ([0, 60, 100], 'from 0 to 1'), (['x'], 'are not numbers'), (None, 'severity_a')])
 def test_refuses_what_is_no_severity(a, words):
     with pytest.raises(ValueError, match=words): dish(a, [.5])
     with pytest.raises(ValueError, match=words.replace('severity_a', 'severity_b')): dish([.5], a)

@@ -230,7 +230,7 @@ def test_opennsfw_file(tmp_path, monkeypatch):
             and frechet_distance(f, f, features=found).name == 'fd_opennsfw')
     for bad in (data[:-1], data[1000:], b'PK', message((7, 5)), b''):
         path = accepted(tmp_path/'b.onnx', bad, monkeypatch)
-        with pytest.raises(ValueError, match='is no readable ONNX file|does not fit'): F.opennsfw(path)
+        with pytest.raises(ValueError, match='is not a readable ONNX file|does not fit'): F.opennsfw(path)
     other = message((7, message((1, message((1, b'x'), (2, b'y'))))))
     path = accepted(tmp_path/'c.onnx', other, monkeypatch)
     with pytest.raises(ValueError, match='does not fit: of 106 tensors 106 missing'): F.opennsfw(path)
@@ -323,7 +323,7 @@ class Program:
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit')
 def test_nothing_runs(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match='is no readable file of tensors'):
+    with pytest.raises(ValueError, match='is not a readable file of tensors'):
         F.inception_2015(saved(Program(), tmp_path/'p.pth', monkeypatch))
     monkeypatch.undo()
     ran = []

@@ -242,11 +242,11 @@ class Evil:
 
 def test_files_that_are_refused(tmp_path, capsys):
     torch.save({'net': Evil()}, tmp_path / 'evil.pth')
-    with pytest.raises(ValueError, match='evil.pth is no state dict'): read_state(tmp_path / 'evil.pth')
+    with pytest.raises(ValueError, match='evil.pth is not a state dict'): read_state(tmp_path / 'evil.pth')
     assert 'executed' not in capsys.readouterr().out
     (tmp_path / 'text.pth').write_text('hello')
     torch.save([1, 2], tmp_path / 'list.pth')
-    with pytest.raises(ValueError, match='text.pth is no state dict'): read_state(tmp_path / 'text.pth')
+    with pytest.raises(ValueError, match='text.pth is not a state dict'): read_state(tmp_path / 'text.pth')
     with pytest.raises(ValueError, match='list.pth holds list'): read_state(tmp_path / 'list.pth')
     with pytest.raises(FileNotFoundError, match='no file'): read_state(tmp_path / 'none.pth')
     with pytest.raises(ValueError, match=r'0.weight \[64, 3, 5, 5\] instead of \[64, 3, 11, 11\]'):

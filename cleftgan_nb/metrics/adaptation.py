@@ -23,7 +23,7 @@ __all__ = ['ellipse', 'windows', 'weighted_error', 'seen_distance', 'coarse', 'r
 # %% ../../nbs/metrics/12_adaptation.ipynb #4a71f2b1
 # middle x, y and radii
 FACE, LIP, MOUTH, AROUND = (.5, .52, .31, .39), (.5, .655, .13, .06), (.5, .664, .18, .14), (.5, .656, .235, .19)
-BEYOND = .1   # weight of hair, clothes and background: they shall not be wrong, but they aren't the question
+BEYOND = .1   # weight of hair, clothes and background: they should be right, but aren't the question
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #686becb0
 def ellipse(
@@ -55,7 +55,7 @@ def seen_distance(
     x,          # picture [n,3,H,W], -1 … 1
     y,          # drawn face
     seen,       # weights [H,W], 0 … 1
-    hidden,     # share of each pixel that is hidden [H,W]
+    hidden,     # hidden share of each pixel [H,W]
     perceptual, # object with `distance(a, b)` → [n]
     weight=1.,  # of the learned distance, λ
 ):              # [n]
@@ -88,7 +88,7 @@ class Adaptation:
     steps:int=8                # steps of the weights: see below
     search_lr:float=.12        # in units of the spread of w
     lr:float=8e-4              # of the weights
-    tau:float=.4               # difference that is half believed to be no cleft, of colors from -1 to 1
+    tau:float=.4               # difference at which a pixel counts half, of colors from -1 to 1
     weight:float=.5            # of the learned distance
     prior:float=1e-4           # pull of the latent toward the average face
     shift:int=1                # pixels at 64 that an edge may be misplaced
@@ -160,7 +160,7 @@ def closest(self:Adaptation,
 # %% ../../nbs/metrics/12_adaptation.ipynb #ff708080
 def doubt(
     x, y,        # a picture and what is drawn of it [1,3,H,W], -1 … 1
-    tau,         # difference that is half believed
+    tau,         # difference at which a pixel counts half
 )->torch.Tensor: # [H,W], 0 … 1
     "Find the share of each pixel that may be a cleft"
     r = F.avg_pool2d((x - y).square().mean(1, keepdim=True), 3, 1, 1)[0, 0]
@@ -217,8 +217,8 @@ def heatmap(
     return least.double().numpy()
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #d3ecd5d7
-KAPPA = .3              # share of the skin's brightness that is half a difference
-# of what the rest of the face differs, not counted at the lip; so little can't be told from softness, and equal pictures have a number
+KAPPA = .3              # share of the skin's brightness that counts as half a difference
+# share of the rest of the face's difference to subtract; least A, lost in softness, which equal pictures get
 REST, LEAST = .4, .05
 
 # %% ../../nbs/metrics/12_adaptation.ipynb #4b3488ed
@@ -288,7 +288,7 @@ def score(self:Adaptation,
 # %% ../../nbs/metrics/12_adaptation.ipynb #99b7c880
 def calibrate(
     scorer:Adaptation,
-    images,          # uint8 [N,H,W,3], of phantoms that are not tested
+    images,          # uint8 [N,H,W,3], of phantoms outside the test set
     severities,      # the truth [N]
     progress=False,  # show a bar
 )->Adaptation:       # the same with a scale
@@ -310,7 +310,7 @@ def line(
     if not np.isfinite(t).all() or t.min() < 0 or t.max() > 1:
         raise ValueError(f'severities from {t.min():.4g} to {t.max():.4g}; accepted: 0 to 1')
     if n.std() < 1e-9 or t.std() < 1e-9:
-        raise ValueError('images or severities are all alike, so no line can be drawn through them; give images of '
+        raise ValueError('images or severities are all alike, so no line fits them; give images of '
                          'different severities')
     b, a = np.polyfit(n, t, 1)
     return float(a), float(b)

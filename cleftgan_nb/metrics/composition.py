@@ -126,7 +126,7 @@ def compare_groups(
     if not 0 < level < 1: raise ValueError(f'level={level!r}; accepted: above 0 and below 1, such as .95')
     groups = sorted(set(a) | set(b)) if groups is None else list(groups)
     if strange := (set(a) | set(b)) - set(groups):
-        raise ValueError(f'{what}: {min(map(str, strange))!r} is no group; accepted: {", ".join(map(str, groups))}')
+        raise ValueError(f'{what}: {min(map(str, strange))!r} is not a group; accepted: {", ".join(map(str, groups))}')
     return [_row(what, g, a.count(g), len(a), b.count(g), len(b), level, 1 - (1 - level)/len(groups)) for g in groups]
 
 def _row(what, group, k, n, j, m, level, strict):

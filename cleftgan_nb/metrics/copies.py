@@ -60,7 +60,7 @@ def both_ways(
 def nearest(
     x,            # [n,d]
     y,            # [2m,d], of `both_ways`
-    itself=False, # x are the first half of y: nobody is their own neighbor, mirrored or not
+    itself=False, # x are the first half of y: no image is its own neighbor, mirrored or not
 )->tuple:         # distance [n], which of the m [n], mirrored [n]
     "Find the nearest of another set, or of the same"
     value, which, m = np.empty(len(x)), np.empty(len(x), int), len(y)//2
@@ -151,10 +151,10 @@ def check_unseen(
     seen = set(marks(training))
     n = sum(o in seen for o in marks(held_out))
     if not n: return
-    words = (f'{n} of {len(held_out)} held-out images are among those that were trained on, to the pixel, and tell '
+    words = (f'{n} of {len(held_out)} held-out images are among the training images, to the pixel, and tell '
              'nothing about copies')
     if n == len(held_out):
-        raise ValueError(f"{words}; accepted: images of the same kind that the generator never saw. Before a "
+        raise ValueError(f"{words}; accepted: images of the same kind that the generator never saw. Before "
                          "training, 'cleftgan split' holds some back")
     warnings.warn(f'{words}; leave them out')
 
@@ -170,9 +170,9 @@ def _sets(training, held_out, generated, seed):
                          'with')
     if len({s.shape[1:] for s in sets.values()}) > 1:
         raise ValueError(f'training is {list(t.shape[1:])}, held_out {list(h.shape[1:])}, generated '
-                         f'{list(g.shape[1:])}; accepted: one size and as many channels')
+                         f'{list(g.shape[1:])}; accepted: one size and the same number of channels')
     if len(h) < len(t):
-        raise ValueError(f'held_out has {len(h)} images, training {len(t)}; accepted: as many or more, for among '
+        raise ValueError(f'held_out has {len(h)} images, training {len(t)}; accepted: as many or more, because among '
                          'fewer the nearest is farther by chance. Hold out more, or train with fewer')
     check_unseen(t, h)
     sets['held_out'] = h[np.sort(np.random.default_rng(seed).permutation(len(h))[:len(t)])] if len(h) > len(t) else h
@@ -182,7 +182,7 @@ def _sets(training, held_out, generated, seed):
 def memorization(
     generated,      # uint8 [n,H,W,C] or an ImageFolderDataset
     training,       # the images that the generator was trained with, likewise
-    held_out,       # images of the same kind that it never saw, as many; of more, as many are drawn
+    held_out,       # images of the same kind that it never saw, as many; if more, as many are drawn
     networks=None,  # feature spaces with `name` and `features(images)`; None: EfficientNet-Lite0 and `Pixels()`
     below=.5,       # ratios below it: a copy, a duplicate
     resamples=1000, # for the interval of the median ratio

@@ -173,7 +173,7 @@ def kernel_value(
                  - 2*_rows(feats_a, feats_b).sum()/(m*n))
 
 # %% ../../nbs/metrics/08_distances.ipynb #a1ec7720
-def _jackknife(within, across, other):
+def _jackknife(within, across, other): # sums of rows within the set and across; images of the other set
     "Estimate the variance that comes from one set's images"
     n = len(within)
     without = (within.sum() - 2*within)/((n - 1)*(n - 2)) - 2*(across.sum() - across)/((n - 1)*other)
@@ -241,7 +241,7 @@ def balls(
     groups, # [n]: which group an image belongs to
 )->np.ndarray: # [1 + groups, n] squared radii; -1: this image is left out
     "Find the radius of each image's ball, with all images and without each group"
-    # a group is a tenth: that k of these are not left is out of the question
+    # a group is a tenth, so k of these remain
     values, which = _nearest(x, min(len(x) - 1, 8*k + 24))
     radii = [values[:, k - 1]]
     for g in range(groups.max() + 1):
@@ -250,7 +250,7 @@ def balls(
     return np.array(radii)
 
 # %% ../../nbs/metrics/08_distances.ipynb #b0157bd0
-def _meet(x, radii, y, groups):
+def _meet(x, radii, y, groups): # counts [versions of the balls, m]; nearest [n, groups]
     "Count how many balls hold each y, and find the nearest y of each x"
     counts, nearest = np.zeros((len(radii), len(y)), np.int64), []
     for i in range(0, len(x), BLOCK):

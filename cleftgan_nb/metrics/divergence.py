@@ -20,7 +20,7 @@ def check_severities(
     if hasattr(values, 'detach'): values = values.detach().cpu()
     try: v = np.asarray(values, np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f'{name}: {values!r:.60} are no numbers; accepted: severities from 0 to 1') from None
+        raise ValueError(f'{name}: {values!r:.60} are not numbers; accepted: severities from 0 to 1') from None
     if v.ndim != 1 or not v.size:
         raise ValueError(f'{name} has shape {list(v.shape)}; accepted: a list of at least one severity, [N]')
     if n := int((~np.isfinite(v)).sum()):

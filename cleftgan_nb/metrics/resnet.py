@@ -76,7 +76,7 @@ def read_onnx(
         inputs = {str(v, 'utf-8'): [str(w, 'utf-8') for k, w in step if k == 1] for step in steps for n, v in step
                   if n == 2}
     except (ValueError, TypeError) as e:
-        raise ValueError(f'{path} is no readable ONNX file ({e}); get it again') from None
+        raise ValueError(f'{path} is not a readable ONNX file ({e}); get it again') from None
     return tensors, inputs
 
 # %% ../../nbs/metrics/06_resnet.ipynb #f26152cd

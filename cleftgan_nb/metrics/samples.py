@@ -111,7 +111,7 @@ def check_images(
     if isinstance(images, (list, tuple)) and len({np.shape(i) for i in images}) > 1:
         raise ValueError(f'{name} has images of the shapes '
                          f'{", ".join(map(str, sorted({np.shape(i) for i in images})[:3]))}; accepted: one size. '
-                         'Make one size of them first: cleftgan_nb.data.convert')
+                         'Bring them to one size first: cleftgan_nb.data.convert')
     a = np.asarray(images.cpu() if isinstance(images, torch.Tensor) else images)
     if a.dtype != np.uint8:
         raise ValueError(f'{name} has dtype {a.dtype}; accepted: uint8, the bytes of the pictures. From a network: '

@@ -46,7 +46,7 @@ def visible_severity(
     return visible_sides(rows).max(1)
 
 # %% ../../nbs/metrics/11_severity.ipynb #11be28e0
-SIZE, CROP, TOP, LEFT = 64, 40, 22, 12   # pixels of the picture, of what is looked at, and where that begins
+SIZE, CROP, TOP, LEFT = 64, 40, 22, 12   # pixels: the picture, the part looked at, and where that begins
 
 def to_size(
     images, # uint8 [n,H,W,C]

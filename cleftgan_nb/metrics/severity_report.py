@@ -21,7 +21,7 @@ __all__ = ['OPEN', 'CLOSED', 'CHANGES', 'scored', 'chosen', 'table', 'overall', 
 def scored(
     scorer, # with `score(images)`
     paths,  # of cohorts
-)->dict:    # rows, images, truth and score of everybody
+)->dict:    # rows, images, truth and score of all people
     "Score some cohorts"
     rows = [r for p in paths for r in manifest(p)]
     images = np.concatenate([dataset_images(ImageFolderDataset(p, cache=False)) for p in paths])
@@ -165,7 +165,7 @@ def report(
 # %% ../../nbs/metrics/13_severity_report.ipynb #3b08b5b0
 def fill_report(
     card,     # the page, with a measured block
-    weights=None, # file of the scorer; None: the one that is shipped
+    weights=None, # file of the scorer; None: the shipped one
     **cohorts,    # wide, clinic and normal, as for `report`
 )->Path:
     "Write text and calibration plot into the card"
@@ -190,7 +190,7 @@ def fill_report(
 # %% ../../nbs/metrics/13_severity_report.ipynb #5ef91990
 def stale_report(
     card,         # a page that `fill_report` filled
-    weights=None, # file of the scorer; None: the one that is shipped
+    weights=None, # file of the scorer; None: the shipped one
 )->list:          # what is wrong, in words; empty if nothing is
     "Check whether the card is about these weights and as it was written"
     card, weights = Path(card), Path(str(SHIPPED if weights is None else weights))

@@ -136,7 +136,7 @@ def measure(
               else samples(G, n, seed=seed, labels=labels, progress=progress))
     if images.shape[1:] != real.shape[1:]:
         raise ValueError(f'generated is {list(images.shape[1:])}, real {list(real.shape[1:])}; accepted: one size '
-                         'and as many channels. Make one size of them first: cleftgan_nb.data.convert')
+                         'and the same number of channels. Bring them to one size first: cleftgan_nb.data.convert')
     s = Compared(G, images, real, held_out, judges, seed, paths, motions, progress, labels)
     return [score for part in parts for score in PARTS[part](s)]
 
@@ -145,7 +145,7 @@ def _check_fit(G, real):
     has = (G.img_resolution, G.img_resolution, G.img_channels)
     if has != real.shape[1:]:
         raise ValueError(f'the generator makes images of {list(has)}, real has {list(real.shape[1:])}; accepted: one '
-                         'size and as many channels')
+                         'size and the same number of channels')
 
 # %% ../../nbs/metrics/18_table.ipynb #dedb03f0
 def _drawn_from(G, real, labels):

