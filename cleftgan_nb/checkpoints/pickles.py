@@ -14,8 +14,8 @@ from .. import foreign
 from ..files import as_path
 
 # %% auto #0
-__all__ = ['ACCEPTED', 'STORAGES', 'SIGNATURES', 'KEPT', 'FIXED', 'IDLE', 'Name', 'Call', 'Machine', 'mapping', 'plain',
-           'storage', 'tensor', 'state_dict', 'architecture', 'keywords', 'Found', 'Published', 'read', 'Table']
+__all__ = ['ACCEPTED', 'Name', 'Call', 'Machine', 'mapping', 'plain', 'storage', 'tensor', 'state_dict', 'architecture',
+           'keywords', 'Published', 'read', 'Table']
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #395846a0
 ACCEPTED = {
@@ -458,6 +458,7 @@ def state_dict(
 SIGNATURES = {'synthesis.input.freqs': 'StyleGAN3Generator', 'synthesis.b4.const': 'StyleGAN2Generator',
               'b4.out.weight': 'Discriminator'}
 
+# %% ../../nbs/checkpoints/00_pickles.ipynb #bab12a25
 def architecture(
     state:dict, # tensors by name
     where:str,  # the network's name, for the message

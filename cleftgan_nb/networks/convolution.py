@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 # %% auto #0
-__all__ = ['Convolution', 'ToInput', 'ToWeight', 'convolve']
+__all__ = ['convolve']
 
 # %% ../../nbs/networks/00_convolution.ipynb #428eae60
 def _derivative(dy, x, w, padding, stride, mask):

@@ -14,9 +14,7 @@ if not has_home('TRITON_HOME'):   # Triton would keep its code in a folder calle
 import triton, triton.language as tl
 
 # %% auto #0
-__all__ = ['KINDS', 'LINEAR', 'RELU', 'LRELU', 'TANH', 'SIGMOID', 'ELU', 'SELU', 'SOFTPLUS', 'SWISH', 'SCALE', 'ALPHA',
-           'INTERPRETED', 'value', 'slope', 'bend', 'rounded', 'act_kernel', 'wide', 'on', 'dense', 'bias_of',
-           'run_act', 'Bend', 'Slope', 'Act']
+__all__ = ['INTERPRETED', 'rounded', 'act_kernel', 'wide', 'on', 'bias_of', 'run_act', 'Act']
 
 # %% ../../nbs/ops/09_triton_act.ipynb #7fa0f6fc
 KINDS = ('linear', 'relu', 'lrelu', 'tanh', 'sigmoid', 'elu', 'selu', 'softplus', 'swish')

@@ -11,10 +11,7 @@ import triton, triton.language as tl
 from .triton_act import INTERPRETED, bias_of, on, rounded, run_act, wide
 
 # %% auto #0
-__all__ = ['KEEP', 'Stage', 'PLAIN', 'ACT', 'GATE', 'Tile', 'GENERAL', 'MOST', 'ROWS', 'COLUMNS', 'NEAR', 'CHANNELS', 'WARPS',
-           'terms', 'stage', 'band', 'band_across', 'product', 'across', 'places', 'spread', 'window', 'upper',
-           'enlarged', 'leaky', 'leaky_slope', 'between', 'pipe_kernel', 'save', 'cover', 'plan', 'launch', 'resample',
-           'resample_leaky', 'composed']
+__all__ = ['KEEP', 'CHANNELS', 'WARPS', 'stage', 'pipe_kernel', 'plan', 'launch', 'resample', 'resample_leaky', 'composed']
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #d1102b5b
 KEEP = {torch.float32: 5e-7, torch.float16: 2e-4, torch.bfloat16: 2e-4} # singular values, relative to the largest
@@ -253,6 +250,8 @@ def _reach(block, n, u):   # samples that a block of the up-sampled image is mad
 MOST = 64 # rows and columns of x for a block: more do not fit on the chip
 ROWS, COLUMNS = 16, 32
 NEAR = 1 << 30 # numbers between the first and the last of an image, up to which 32 bits will do
+
+# %% ../../nbs/ops/10_triton_kernels.ipynb #fcc5f0bf
 CHANNELS, WARPS = {True: 8, False: 8 if INTERPRETED else 4}, {True: 8, False: 4} # in half precision, in float32
 
 # %% ../../nbs/ops/10_triton_kernels.ipynb #1b206de1

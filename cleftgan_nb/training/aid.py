@@ -16,9 +16,7 @@ from .chance import normals, uniforms
 from .losses import Phase, frozen, full, generator_loss, make, signs, view
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'BGR', 'DEPTHS', 'SCALE', 'DRAWS', 'FACE', 'MOUTH', 'WIDTH', 'Fire', 'SqueezeNet', 'sight', 'recolored',
-           'holes', 'View', 'look', 'Projections', 'Head', 'Reader', 'Aid', 'heads_loss', 'told_loss', 'Gaided',
-           'Haided', 'ramp']
+__all__ = ['DRAWS', 'FACE', 'MOUTH', 'View', 'Aid', 'Gaided', 'Haided', 'ramp']
 
 # %% ../../nbs/training/05_aid.ipynb #bd92e830
 class Fire(nn.Module):
@@ -79,6 +77,7 @@ def sight(
 # %% ../../nbs/training/05_aid.ipynb #248a9ec0
 DRAWS = 7   # uniform numbers an image
 
+# %% ../../nbs/training/05_aid.ipynb #bcda93cd
 def recolored(
     x, # [N,C,H,W], -1 … 1
     u, # [N,3], uniform
@@ -114,6 +113,7 @@ class View(NamedTuple):
 
 FACE, MOUTH = View(), View(y=.64, extent=.4, pixels=64, shift=1/32, cut=False)
 
+# %% ../../nbs/training/05_aid.ipynb #bdfdc26f
 def look(
     x,    # images [N,C,n,n]
     u,    # [N,7], uniform

@@ -9,7 +9,7 @@ import torch
 from ..checks import check_count
 
 # %% auto #0
-__all__ = ['GOLDEN', 'MIX', 'stir', 'bits', 'uniforms', 'normals']
+__all__ = ['bits', 'uniforms', 'normals']
 
 # %% ../../nbs/training/00_chance.ipynb #225e5b30
 GOLDEN = -7046029254386353131          # 2^64 / golden ratio, as a signed number

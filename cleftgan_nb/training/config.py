@@ -14,8 +14,7 @@ from ..networks.build import NAMES
 from ..values import read_yaml, renamed, shown
 
 # %% auto #0
-__all__ = ['PRESETS', 'LIMITS', 'AIDED', 'LABELED', 'CHOICES', 'PATHS', 'Config', 'settled', 'check', 'save_config', 'placed',
-           'load_config', 'from_values', 'named', 'kept']
+__all__ = ['PRESETS', 'Config', 'settled', 'check', 'save_config', 'placed', 'load_config', 'from_values', 'named', 'kept']
 
 # %% ../../nbs/training/06_config.ipynb #9328e8b0
 @dataclass(frozen=True)
@@ -103,6 +102,7 @@ AIDED = 'aid', 'aid_kimg', 'aid_from', 'aid_lr', 'aid_labels', 'd_weight' # what
 LABELED = 'label_lr', 'aid_labels' # … and with labels
 CHOICES = dict(network=tuple(NAMES), dtype=('float32', 'bfloat16', 'float16'), augment=('ada', 'fixed', 'none'))
 
+# %% ../../nbs/training/06_config.ipynb #4aa1df34
 def check(
     config:Config,
 )->Config:
@@ -182,6 +182,7 @@ def from_values(values, where='config')->Config:
 # %% ../../nbs/training/06_config.ipynb #82c12250
 PATHS = 'data', 'out', 'resume_from', 'aid_from'
 
+# %% ../../nbs/training/06_config.ipynb #b73dc936
 def named(
     values:dict, # of a configuration
 )->dict:

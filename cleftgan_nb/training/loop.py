@@ -22,7 +22,7 @@ from .watch import Board
 from .writing import passed, peak_memory, show, tick
 
 # %% auto #0
-__all__ = ['train', 'pause', 'begin', 'gained', 'batches', 'convolving']
+__all__ = ['train', 'begin', 'batches', 'convolving']
 
 # %% ../../nbs/training/13_loop.ipynb #0e019e70
 def train(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['full', 'fake_loss', 'real_loss', 'generator_loss', 'r1_penalty', 'path_lengths', 'path_length_penalty',
-           'mixing_cutoffs', 'mix_styles', 'blur_taps', 'blur', 'blur_sigma', 'Latents', 'noise_mode', 'make', 'view',
-           'frozen', 'Phase', 'Gmain', 'Greg', 'Dfake', 'Dmain_fake', 'signs', 'Dreal', 'Dmain_real', 'Dmain', 'Dreg']
+           'mixing_cutoffs', 'mix_styles', 'blur_taps', 'blur', 'blur_sigma', 'Latents', 'make', 'view', 'frozen',
+           'Phase', 'Gmain', 'Greg', 'Dfake', 'Dmain_fake', 'signs', 'Dreal', 'Dmain_real', 'Dmain', 'Dreg']
 
 # %% ../../nbs/training/02_losses.ipynb #ba293140
 from contextlib import contextmanager

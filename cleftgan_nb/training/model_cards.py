@@ -25,9 +25,8 @@ from ..values import shown
 from ..files import sha256
 
 # %% auto #0
-__all__ = ['SIDE', 'PSI', 'LARGEST', 'MODEL_BLOCKS', 'Source', 'facts', 'train_command', 'cohort_command', 'pace', 'training',
-           'samples_picture', 'samples', 'save_small', 'check_run', 'until', 'curves_text', 'progress_text',
-           'model_card', 'stale_model_card']
+__all__ = ['MODEL_BLOCKS', 'Source', 'facts', 'train_command', 'cohort_command', 'pace', 'training', 'save_small', 'check_run',
+           'until', 'model_card', 'stale_model_card']
 
 # %% ../../nbs/training/15_model_cards.ipynb #8a44d510
 @dataclasses.dataclass

@@ -20,8 +20,7 @@ from ..values import renamed
 from ..files import sha256
 
 # %% auto #0
-__all__ = ['FREE', 'kind_of', 'new_networks', 'known_networks', 'beginning', 'check_fit', 'check_names', 'transforms', 'Run',
-           'read_state', 'warm']
+__all__ = ['FREE', 'check_names', 'Run', 'read_state', 'warm']
 
 # %% ../../nbs/training/07_state.ipynb #659f5d50
 def kind_of(
@@ -104,6 +103,7 @@ def check_fit(
     raise ValueError(f'{where} is for {words(*has)}; the data have {words(*shape)}. Take another checkpoint, or '
                      f'`cleftgan_nb.data.convert` the dataset to {has[0]} pixels')
 
+# %% ../../nbs/training/07_state.ipynb #3dff1ee1
 def _unlike(has, data):
     "Describe how the labels of networks and data differ"
     takes, other = f'takes labels of {has} entries', 'a checkpoint without labels'

@@ -15,7 +15,7 @@ from .optimizer import ema_beta, mend, update_ema
 from .team import Team, share
 
 # %% auto #0
-__all__ = ['step', 'asked', 'latents_of', 'Batch', 'scaled', 'compute']
+__all__ = ['step', 'asked', 'latents_of']
 
 # %% ../../nbs/training/10_step.ipynb #baa22c10
 def step(

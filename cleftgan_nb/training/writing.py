@@ -20,7 +20,7 @@ from .team import Team
 from ..files import atomic
 
 # %% auto #0
-__all__ = ['name_at', 'line_of', 'peak_memory', 'side', 'picture', 'show', 'passed', 'keep', 'tick']
+__all__ = ['peak_memory', 'side', 'picture', 'show', 'passed', 'keep', 'tick']
 
 # %% ../../nbs/training/12_writing.ipynb #450f1ef0
 def name_at(
