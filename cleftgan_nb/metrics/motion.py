@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from .path_length import PRECISIONS, precise
 from .score import Score, middle
 from ..networks.layers import check_labels
-from ..checks import one_of, whole
+from ..checks import check_count, one_of
 
 # %% ../../nbs/metrics/15_motion.ipynb #86668300
 def shift_matrix(
@@ -170,8 +170,9 @@ def motions(
 def _check(G, kind, n, seed, batch, labels, resolution):
     one_of('kind', kind, list(KINDS))
     _movable(G)
-    for name, v, least in (('n', n, 2), ('batch', batch, 1), ('seed', seed, 0)):
-        if not whole(v) or v < least: raise ValueError(f"{name}={v!r}; accepted: a whole number from {least} up")
+    check_count(2, n=n)
+    check_count(batch=batch)
+    check_count(0, seed=seed)
     if kind == 'rotation' and resolution < 32:
         raise ValueError(f"the pictures have {resolution} pixels; accepted for 'rotation': 32 or more, because "
                          f"{RADIUS} at each border are not compared")

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from .perceptual import stlpips
 from .score import Score, middle
 from ..networks.layers import HALF, check_labels
-from ..checks import check_shape, one_of, whole
+from ..checks import check_count, check_shape, one_of
 
 # %% ../../nbs/metrics/10_path_length.ipynb #ec87fd50
 def slerp(
@@ -87,8 +87,9 @@ def shrink(
 def _check(G, space, sampling, epsilon, n, seed, batch, labels):
     one_of('space', space, ['w', 'z'])
     one_of('sampling', sampling, ['full', 'end'])
-    for name, v, least in (('n', n, 2), ('batch', batch, 1), ('seed', seed, 0)):
-        if not whole(v) or v < least: raise ValueError(f"{name}={v!r}; accepted: a whole number from {least} up")
+    check_count(2, n=n)
+    check_count(batch=batch)
+    check_count(0, seed=seed)
     if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon <= .1:
         raise ValueError(f"epsilon={epsilon!r}; accepted: above 0, at most 0.1; 1e-4 as published")
     check_labels(labels, getattr(G, 'c_dim', 0), n)

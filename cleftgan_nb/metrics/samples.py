@@ -8,21 +8,11 @@ import numpy as np, torch
 from tqdm.auto import tqdm
 from fastcore.meta import delegates
 from ..networks.layers import check_labels
-from ..checks import check_count, whole
+from ..checks import check_count
 from ..pictures import to_uint8
 
 # %% auto #0
-__all__ = ['check_count', 'latents', 'label_draws', 'labels_for', 'sample_batches', 'samples', 'check_images', 'image_batches',
-           'dataset_images']
-
-# %% ../../nbs/metrics/01_samples.ipynb #d6b0f530
-def check_count(
-    low=1,    # smallest accepted
-    **values, # numbers, by the name that the message calls them
-):
-    "Refuse all but whole numbers from `low` up"
-    for name, v in values.items():
-        if not whole(v) or v < low: raise ValueError(f'{name}={v!r}; accepted: a whole number from {low} up')
+__all__ = ['latents', 'label_draws', 'labels_for', 'sample_batches', 'samples', 'check_images', 'image_batches', 'dataset_images']
 
 # %% ../../nbs/metrics/01_samples.ipynb #f95d03a0
 def latents(
