@@ -10,10 +10,11 @@ root = Path(__file__).resolve().parent.parent
 
 
 class Directives(Preprocessor):
-    "Obey and drop the notebook's `#|` lines: `#| hide` drops the cell, `#| echo: false` its code, `#| fig-alt:` describes its picture."
+    "Obey and drop the notebook's `#|` lines: `#| hide` drops the cell, `#| echo: false` its code, `#| fig-alt:` describes its picture; the tag not-in-readme drops it."
 
     def preprocess(self, nb, resources):
-        nb.cells = [self.cell(c) for c in nb.cells if not re.search(r'^#\|\s*hide\s*$', c.source, re.M)]
+        nb.cells = [self.cell(c) for c in nb.cells if not re.search(r'^#\|\s*hide\s*$', c.source, re.M)
+                    and 'not-in-readme' not in c.metadata.get('tags', [])]
         nb.metadata['language_info'] = dict(name='python')   # nbdev_clean drops it; it colors the code
         return nb, resources
 
