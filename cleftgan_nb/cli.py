@@ -10,37 +10,37 @@ from . import __version__
 from .foreign import speakable, terminal
 
 # %% auto #0
-__all__ = ['parse_seeds', 'grid', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'split', 'card', 'prepare', 'train',
-           'measure', 'doctor', 'forget', 'main']
+__all__ = ['grid', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'split', 'card', 'prepare', 'train', 'measure',
+           'doctor', 'forget', 'main']
 
 # %% ../nbs/06_cli.ipynb #151358c0
 def _range(part):
-    "Seeds of '7' or '0-7'"
+    "Read seeds such as '7' or '0-7'"
     first, dash, last = part.strip().partition('-')
     last = last if dash else first
     if re.fullmatch('[0-9]{1,10}', first) and re.fullmatch('[0-9]{1,10}', last) and int(first) <= int(last) < 2**32:
         return range(int(first), int(last) + 1)
-    raise ValueError(f'--seeds: {part.strip()!r:.30} is no seed; accepted: numbers below 2^32 and ranges, such as '
+    raise ValueError(f'--seeds: {part.strip()!r:.30} is not a seed; accepted: numbers below 2^32 and ranges, such as '
                      '0-7,12')
 
 # %% ../nbs/06_cli.ipynb #5bbe4980
 def parse_seeds(
     text:str, # such as '0-7,12'
 )->list:      # of integers
-    "Seeds of a list of numbers and ranges"
+    "Read a list of seeds and ranges"
     ranges = [_range(part) for part in text.split(',')]
     if sum(map(len, ranges)) > 10_000: raise ValueError(f'--seeds {text!r:.60}: more than 10000 pictures at once')
     return [seed for r in ranges for seed in r]
 
 # %% ../nbs/06_cli.ipynb #5bbe4981
 def _check_sheet(n, size):
-    "A sheet of pictures must fit into memory"
+    "Refuse a sheet of pictures that does not fit into memory"
     most = min(10_000, 2**28//size**2)
     if n > most: raise ValueError(f'{n} pictures of {size} pixels at once; accepted: up to {most}. Ask for fewer')
 
 # %% ../nbs/06_cli.ipynb #33556c30
 def _label(G, label):
-    "The one-hot label of a conditional network"
+    "Make the one-hot label of a conditional network"
     import torch
     if not G.c_dim and label is None: return None
     if G.c_dim and label is not None and 0 <= label < G.c_dim: return torch.eye(G.c_dim)[label]
@@ -49,17 +49,17 @@ def _label(G, label):
 
 # %% ../nbs/06_cli.ipynb #381f88b0
 def _parts(option, text, read, accepted):
-    "The parts of a list, each read"
+    "Read each part of a list"
     try: return [read(part.strip()) for part in text.split(',')]
     except (ValueError, KeyError): raise ValueError(f'{option} {text!r:.60}; accepted: {accepted}') from None
 
 def _share(text):
-    "A number from 0 to 1"
+    "Read a number from 0 to 1"
     if not 0 <= (value := float(text)) <= 1: raise ValueError
     return value
 
 def _columns(c, args):
-    "Labels to ask for, one a column, side by side; None where nothing is asked in words"
+    "List the labels to ask for, one per column; None where nothing is asked in words"
     from cleftgan_nb.checkpoints.labels import SIDES, label_of
     if args.severity is None and (args.side or args.nose) is None: return None
     if args.severity is None: raise ValueError("--side and --nose go with --severity, such as --severity 0.2,0.5,0.8")
@@ -89,23 +89,25 @@ def grid(
     images:list, # arrays of one shape
     columns=None, # in a row; about as many rows by default
 ):               # one array
-    "Pictures side by side"
+    "Put pictures side by side"
     from cleftgan_nb.data.portrait import contact_sheet
     return contact_sheet(images, min(columns or math.ceil(len(images)**.5), len(images)))
 
 # %% ../nbs/06_cli.ipynb #3889e610
 def convert(args):
+    "Convert a pickle or a checkpoint"
     from cleftgan_nb import checkpoints
     _may_write(args.dst, args.force)
     print(checkpoints.convert(args.src, args.dst, license=args.license, dtype=_half(args.half)))
 
 def info(args):
+    "Print what a file holds"
     from cleftgan_nb import checkpoints
     print(checkpoints.load(args.file))
 
 # %% ../nbs/06_cli.ipynb #ac17f040
 def _may_write(path, force):
-    "A finished file is not overwritten by accident"
+    "Refuse to overwrite a finished file by accident"
     if Path(path).is_dir(): raise ValueError(f'{path} is a folder; give the name of a file')
     if Path(path).exists() and not force:
         raise ValueError(f'{path} exists; give another name, or --force to replace it')
@@ -116,7 +118,7 @@ def _half(name):
 
 # %% ../nbs/06_cli.ipynb #894e4bf0
 def _settings(pairs):
-    "`key=value` pairs, values in JSON"
+    "Read `key=value` pairs, values in JSON"
     try: return {k: json.loads(v) for k, v in (pair.split('=', 1) for pair in pairs)}
     except ValueError:
         raise ValueError(f"--set {' '.join(pairs)!r:.80}; accepted: name=value with a number, such as --set "
@@ -124,12 +126,13 @@ def _settings(pairs):
 
 # %% ../nbs/06_cli.ipynb #86db6af0
 def new(args):
+    "Make an untrained network"
     import torch
     from cleftgan_nb import checkpoints, networks
     _may_write(args.dst, args.force)
     settings = _settings(args.set)
     if twice := settings.keys() & {'name', 'resolution'}:
-        raise ValueError(f'--set {min(twice)}=…: it was given already; leave it out')
+        raise ValueError(f'--set {min(twice)}=…: already given; leave it out')
     for role, config in zip(('G_ema', 'D'), networks.plan(args.name, args.resolution, **settings)):
         checkpoints.blueprint(config, role)
     torch.manual_seed(args.seed)
@@ -143,7 +146,7 @@ def new(args):
 
 # %% ../nbs/06_cli.ipynb #e7cde1c0
 def _recipe(args, checkpoint, seeds, n):
-    "What makes this picture again"
+    "Record what makes this picture again"
     from cleftgan_nb.checkpoints import find
     from cleftgan_nb.files import sha256
     untrained = checkpoint.meta.get('provenance', {}).get('untrained') is True
@@ -156,6 +159,7 @@ def _recipe(args, checkpoint, seeds, n):
 
 # %% ../nbs/06_cli.ipynb #fc0f2500
 def sample(args):
+    "Draw pictures of a network"
     from tqdm import tqdm
     from cleftgan_nb import checkpoints
     from cleftgan_nb.pictures import sample_one, save_png
@@ -178,6 +182,7 @@ def sample(args):
 
 # %% ../nbs/06_cli.ipynb #33b18a80
 def phantom(args):
+    "Draw phantoms"
     from cleftgan_nb.data import phantom
     if Path(args.out).suffix != '.png':
         raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
@@ -199,10 +204,11 @@ def phantom(args):
 
 # %% ../nbs/06_cli.ipynb #c2a65620
 def cohort(args):
+    "Draw a cohort of phantoms"
     from cleftgan_nb.data import cohort
     from cleftgan_nb.data.cohorts import Recipe
     if args.repaired is not None and args.kind == 'normal':
-        raise ValueError('--repaired is for a cleft cohort; nothing is to be repaired in a normal one')
+        raise ValueError('--repaired is for a cleft cohort; a normal one has nothing to repair')
     if args.out and Path(args.out).exists() and not args.force:
         raise ValueError(f'{args.out} exists; give another name, or --force to replace it')
     recipe = Recipe() if args.repaired is None else Recipe(repaired=args.repaired, repaired_infants=args.repaired)
@@ -211,11 +217,12 @@ def cohort(args):
     print(f'{path}: {args.n} {args.kind} phantoms of {args.size} pixels')
 
 def split(args):
+    "Split a dataset by people"
     from cleftgan_nb.data.split import split
     for path in split(args.dataset, args.train, args.unseen, args.share, args.seed, args.force): print(path)
 
 def card(args):
-    "Of a dataset, or of a model"
+    "Fill the card of a dataset or a model"
     from cleftgan_nb.checkpoints import shipped
     if args.what in shipped() or Path(args.what).suffix in ('.safetensors', '.pkl'): return _model_card(args)
     from cleftgan_nb.data.cards import card
@@ -231,26 +238,27 @@ def _model_card(args):
 
 # %% ../nbs/06_cli.ipynb #be3331a0
 def prepare(args):
+    "Prepare photographs"
     from cleftgan_nb.data import prepare
     report = prepare(args.folder, args.out, args.size, anonymize=args.anonymize, secret=_secret(args),
                      color=not args.keep_color, blur=not args.keep_background, progress=sys.stderr.isatty())
     print(report, report.kept, sep='\n')
 
 def _secret(args):
-    "The key of the hashes, from a file or as it is typed: commands can be read by everybody who has an account"
+    "Read the key of the hashes from a file or a prompt"
     if not args.anonymize and (args.secret or args.secret_file):
         raise ValueError('--secret and --secret-file are for --anonymize; accepted: both or neither')
     if args.secret_file: return _line_of(args.secret_file)
     if not args.secret: return None
     from getpass import getpass
-    try: secret, again = getpass('secret: '), getpass('the same once more: ')
+    try: secret, again = getpass('secret: '), getpass('the same again: ')
     except EOFError:
         raise ValueError('--secret asks at a terminal, and there is none; accepted: --secret-file FILE') from None
     if secret != again: raise ValueError('the two secrets differ; nothing was done')
     return secret
 
 def _line_of(file):
-    "The one line of a file that is for nobody else"
+    "Read the one line of a file that only its owner may read"
     with open(file, 'rb') as f: line, mode = f.read(4097).rstrip(b'\r\n'), os.fstat(f.fileno()).st_mode
     if len(line) > 4096 or b'\n' in line: raise ValueError(f'--secret-file {file}: accepted: a file of one line')
     if os.name != 'nt' and mode & 0o077:
@@ -259,7 +267,7 @@ def _line_of(file):
 
 # %% ../nbs/06_cli.ipynb #86b42170
 def _values(pairs, option='--set'):
-    "`name=value` pairs, values in YAML; `settings.channel_base=2048` goes one level down"
+    "Read `name=value` pairs, values in YAML; `settings.channel_base=2048` goes one level down"
     from cleftgan_nb.values import from_yaml
     values = {}
     for pair in pairs:
@@ -275,7 +283,7 @@ def _values(pairs, option='--set'):
 
 # %% ../nbs/06_cli.ipynb #08fba2c0
 def _config(args):
-    "The configuration that arguments ask for"
+    "Build the configuration that the arguments ask for"
     from cleftgan_nb.training.config import from_values, placed
     from cleftgan_nb.values import read_yaml
     what, text = Path(args.what), None
@@ -291,6 +299,7 @@ def _config(args):
     return from_values(values | given | more, str(text or 'cleftgan train'))
 
 def train(args):
+    "Train, fine-tune, or resume a run"
     import yaml, dataclasses
     from cleftgan_nb.training import Stopped, train
     config = _config(args)
@@ -301,19 +310,20 @@ def train(args):
     except Stopped as e: raise ValueError(str(e)) from e
     except SystemExit as e:
         _complain(f"{config.out}: ended by signal {e.code - 128}; the state is saved and 'cleftgan train "
-                  f"{config.out}' goes on. Exit status {e.code}", e.code)
+                  f"{config.out}' resumes. Exit status {e.code}", e.code)
         raise
-    if os.environ.get('RANK', '0') == '0': print(_ended(out, config))      # one of torchrun's processes
+    if os.environ.get('RANK', '0') == '0': print(_ended(out, config))      # only one of torchrun's processes
 
 def _ended(out, config):
-    "What there is now"
+    "Say what the training left"
     from cleftgan_nb.training.watch import kept, read_log
     kimg = read_log(out)['kimg'][-1] if (out/'log.jsonl').exists() else 0
-    if kimg < config.kimg: return f"{out}: stopped; 'cleftgan train {out}' goes on"
-    return f"{list(kept(out).values())[-1]}: after {kimg:g} kimg; 'cleftgan train {out} --kimg {2*kimg:g}' goes on"
+    if kimg < config.kimg: return f"{out}: stopped; 'cleftgan train {out}' resumes"
+    return f"{list(kept(out).values())[-1]}: after {kimg:g} kimg; 'cleftgan train {out} --kimg {2*kimg:g}' trains on"
 
 # %% ../nbs/06_cli.ipynb #1d84a04d
 def measure(args):
+    "Measure a generator or generated images"
     from cleftgan_nb.data import ImageFolderDataset
     from cleftgan_nb.metrics import inception_2015, table
     from cleftgan_nb.metrics.features import cache_folder
@@ -338,9 +348,8 @@ def measure(args):
                           held_out=Path(args.held_out).name if args.held_out else '', version=__version__)
 
 def _measured(what):
-    "A generator, or a dataset, what it is called, and what its labels mean"
-    from cleftgan_nb import checkpoints
-    from cleftgan_nb.files import sha256
+    "Load a generator or a dataset, with its name and the meaning of its labels"
+    from cleftgan_nb import checkpoints, files
     from cleftgan_nb.data import ImageFolderDataset
     if what not in checkpoints.shipped() and Path(what).suffix not in ('.safetensors', '.pkl'):
         return ImageFolderDataset(what), Path(what).name, None
@@ -348,7 +357,7 @@ def _measured(what):
     return c.sampler, f'{checkpoints.find(what).name} sha256:{sha256(checkpoints.find(what))}', c.labels
 
 def _real(args, G, names):
-    "The images to compare with; with their labels where the generator takes some"
+    "Load the images to compare with, with labels if the generator takes some"
     from cleftgan_nb.data import ImageFolderDataset
     from cleftgan_nb.training.state import check_names
     if not getattr(G, 'c_dim', 0): return ImageFolderDataset(args.real)
@@ -360,6 +369,7 @@ def _real(args, G, names):
 
 # %% ../nbs/06_cli.ipynb #899670ba
 def doctor(args):
+    "Check the machine"
     from cleftgan_nb.doctor import doctor
     doctor(args.device)
 
@@ -377,27 +387,27 @@ def forget(args):
     for place, dead in parts: print(f'{terminal(place)}: {_LEFT[dead]}')
     todo = [place for place, dead in parts if dead or dead is None and args.others]
     if not features and not todo: print('nothing to remove')
-    elif not args.yes: print("nothing was removed: that is for 'cleftgan forget --yes'")
+    elif not args.yes: print("nothing was removed; 'cleftgan forget --yes' removes it")
     else: _remove(features, todo, clear)
 
-_LEFT = {True: 'half-written, left by a killed process', False: 'being written at the moment; stays',
+_LEFT = {True: 'half-written, left by a killed process', False: 'being written now; stays',
          None: "half-written, by another computer, container or account; stays without --others"}
 
 def _remove(features, parts, clear):
     for o in features: o.unlink(missing_ok=True)
     for o in parts: clear(o)
-    if there := [o for o in parts if o.exists()]: raise ValueError(f'{there[0]} could not be removed; whose is it?')
+    if there := [o for o in parts if o.exists()]: raise ValueError(f'{there[0]} could not be removed; does another account own it?')
     print('removed')
 
 # %% ../nbs/06_cli.ipynb #253b7d00
 class _Parser(argparse.ArgumentParser):
-    "Complains in one line"
+    "A parser that complains in one line"
     def __init__(self, *args, **kw): super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kw)
     def error(self, message): raise ValueError(f"{message}; see '{self.prog} --help'")
 
 # %% ../nbs/06_cli.ipynb #45c66b60
 def _whole(least=0):
-    "A reader of whole numbers from `least`"
+    "Make a reader of whole numbers from `least`"
     def read(text):
         if re.fullmatch('[0-9]{1,10}', text) and least <= int(text) < 2**32: return int(text)
         raise argparse.ArgumentTypeError(f'{text!r:.30}; accepted: a whole number from {least} to {2**32-1}')
@@ -411,7 +421,7 @@ def _finite(text):
 
 # %% ../nbs/06_cli.ipynb #7cf1b470
 def _command(commands, f, summary, *examples):
-    "A parser for the command `f`"
+    "Add a parser for the command `f`"
     parser = commands.add_parser(f.__name__, help=summary, description=summary[0].upper() + summary[1:] + '.',
                                  epilog='examples:\n' + '\n'.join(f'  cleftgan {f.__name__} {e}'.rstrip()
                                                                   for e in examples))
@@ -423,17 +433,16 @@ def _command(commands, f, summary, *examples):
 def _forces(parser): parser.add_argument('--force', action='store_true', help='replace an existing file')
 
 def _writes(parser, license):
-    "The options of commands that write a checkpoint"
+    "Add the options of commands that write a checkpoint"
     parser.add_argument('--license', default=license,
-                        help='under which the weights may be used' + f' (default: {license})'*bool(license))
+                        help='license of the weights' + f' (default: {license})'*bool(license))
     _forces(parser)
 
 # %% ../nbs/06_cli.ipynb #366f1180
 def _add_convert(commands):
-    p = _command(commands, convert, 'convert a published StyleGAN pickle to safetensors, without executing anything '
-                                    'in it',
+    p = _command(commands, convert, 'convert a published StyleGAN pickle to safetensors without executing it',
                  'stylegan3-t-ffhqu-256x256.pkl ffhqu.safetensors', 'network.pkl small.safetensors --half float16')
-    p.add_argument('src', metavar='in.pkl', help='a published pickle, or a checkpoint to store anew')
+    p.add_argument('src', metavar='in.pkl', help='a published pickle, or a checkpoint to rewrite')
     p.add_argument('dst', metavar='out.safetensors', help='the checkpoint to write')
     p.add_argument('--half', choices=['float16', 'bfloat16'],
                    help='store weights in half precision; they load as float32')
@@ -441,7 +450,7 @@ def _add_convert(commands):
 
 # %% ../nbs/06_cli.ipynb #7abce110
 def _add_info(commands):
-    p = _command(commands, info, 'say what a checkpoint or a published pickle holds', 'ffhqu.safetensors',
+    p = _command(commands, info, 'show what a checkpoint or a published pickle holds', 'ffhqu.safetensors',
                  'stylegan3-t-ffhqu-256x256.pkl')
     p.add_argument('file', help='.safetensors or .pkl')
 
@@ -452,8 +461,8 @@ def _add_new(commands):
                  'stylegan2 --resolution 64 --seed 1 --set channel_base=2048 --set channel_max=64 tiny.safetensors')
     p.add_argument('name', help='stylegan3-t, stylegan3-r or stylegan2')
     p.add_argument('dst', metavar='out.safetensors', help='the checkpoint to write')
-    p.add_argument('--resolution', type=_whole(1), required=True, help='of the pictures, in pixels; a power of two')
-    p.add_argument('--seed', type=_whole(), default=0, help='of the random weights (default: 0)')
+    p.add_argument('--resolution', type=_whole(1), required=True, help='size of the pictures in pixels, a power of two')
+    p.add_argument('--seed', type=_whole(), default=0, help='seed of the random weights (default: 0)')
     p.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
                    help='a keyword of the network; may be repeated')
     _writes(p, 'CC0-1.0')
@@ -470,71 +479,71 @@ def _add_sample(commands):
     p.add_argument('--truncation-psi', type=_finite, default=1.,
                    help='1: as trained; toward 0: closer to the average (default: 1)')
     p.add_argument('--label', type=_whole(), help='class of a conditional network, from 0')
-    p.add_argument('--severity', 
-                   help='of the lip, from 0 to 1, of a network that learned it: such as 0.2,0.5,0.8. A row is a '
-                        'person, a column a severity')
-    p.add_argument('--side', help="the patient's, with --severity: some of left,right,bilateral (default: left)")
+    p.add_argument('--severity',
+                   help='severity of the lip, 0 to 1, for a network that learned it, such as 0.2,0.5,0.8: one person '
+                        'per row, one severity per column')
+    p.add_argument('--side', help="the patient's side, with --severity: some of left,right,bilateral (default: left)")
     p.add_argument('--nose', help='severity of the nose, with --severity (default: that of the lip)')
     p.add_argument('--columns', type=_whole(1), help='pictures in a row (default: a square)')
     _forces(p)
 
 # %% ../nbs/06_cli.ipynb #0f2893c0
 def _add_train(commands):
-    p = _command(commands, train, 'train networks, fine-tune them, or go on with a run',
+    p = _command(commands, train, 'train or fine-tune networks, or resume a run',
                  'cleft.zip --out run --resume-from phantom-64-stylegan3-t --kimg 40',
                  'faces.zip --out run --network stylegan3-r --set gamma=2 --set settings.channel_max=64', 'run.yaml',
                  'run --kimg 80')
-    p.add_argument('what', help='a dataset (folder or .zip), a configuration (.yaml), or the folder of a run to go '
-                                'on with')
+    p.add_argument('what', help='a dataset (folder or .zip), a configuration (.yaml), or the folder of a run to '
+                                'resume')
     p.add_argument('--out', help='the folder of the run')
-    p.add_argument('--resume-from', help='a checkpoint to start from: a file of ours, a published pickle, or the '
-                                         'name of a model that ships')
+    p.add_argument('--resume-from', help='a checkpoint to start from: a file of this library, a published pickle, or '
+                                         'the name of a model that ships')
     p.add_argument('--network', help='stylegan3-t, stylegan3-r or stylegan2 (default: as --resume-from, or '
                                      'stylegan3-t)')
     p.add_argument('--kimg', type=_finite, help='thousand images (default: 25000)')
-    p.add_argument('--batch', type=_whole(1), help='images a step (default: 32)')
-    p.add_argument('--seed', type=_whole(), help='of everything random (default: 0)')
+    p.add_argument('--batch', type=_whole(1), help='images per step (default: 32)')
+    p.add_argument('--seed', type=_whole(), help='seed of everything random (default: 0)')
     p.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
                    help='any other part of the configuration; may be repeated')
-    p.add_argument('--show', action='store_true', help='print the configuration, with all the names, and stop')
+    p.add_argument('--show', action='store_true', help='print the configuration with all its names, and stop')
 
 # %% ../nbs/06_cli.ipynb #5ecd3ccd
 def _add_measure(commands):
-    p = _command(commands, measure, 'measure a generator, or generated images, against the images that it learned from',
+    p = _command(commands, measure, 'measure a generator, or generated images, against the images it learned from',
                  'finetuned.safetensors --real cleft.zip',
                  'finetuned.safetensors --real cleft.zip --held-out unseen.zip --out scores.csv',
                  'generated.zip --real cleft.zip --parts distances,severity --judge faceres')
     p.add_argument('what', help='a checkpoint, the name of a model that ships, or a dataset of generated images')
-    p.add_argument('--real', required=True, help='the dataset that it was trained with')
-    p.add_argument('--held-out', help='a dataset of the same kind that it never saw, as large: to search for copies')
-    p.add_argument('--parts', help='some of distances,manifold,severity,paths,motion,copies (default: all that these '
-                                   'allow)')
+    p.add_argument('--real', required=True, help='the dataset it was trained on')
+    p.add_argument('--held-out', help='a dataset of the same kind and size that it never saw, to search for copies')
+    p.add_argument('--parts', help='some of distances,manifold,severity,paths,motion,copies (default: all that the '
+                                   'data allow)')
     p.add_argument('--judge', metavar='NAMES',
                    help='some of efficientnet-lite0,faceres,opennsfw (default: the first two, or none of them with '
                         '--inception)')
     p.add_argument('--inception', metavar='FILE', help='the network of the published FID, as TorchScript or a state '
                                                        'dict, as a judge')
     p.add_argument('--n', type=_whole(2), default=5000, help='images to draw from a checkpoint (default: 5000)')
-    p.add_argument('--seed', type=_whole(), default=0, help='of everything random (default: 0)')
-    p.add_argument('--out', help='write the scores as .csv, too')
+    p.add_argument('--seed', type=_whole(), default=0, help='seed of everything random (default: 0)')
+    p.add_argument('--out', help='also write the scores as .csv')
     _forces(p)
 
 # %% ../nbs/06_cli.ipynb #19f37759
 def _add_doctor(commands):
-    p = _command(commands, doctor, 'say what there is to compute with, and whether its kernels are right and fast',
+    p = _command(commands, doctor, 'list the hardware, and check whether its kernels are right and fast',
                  '', '--device cpu')
-    p.add_argument('--device', choices=['cpu', 'cuda'], help='what to check (default: the GPU where there is one)')
+    p.add_argument('--device', choices=['cpu', 'cuda'], help='what to check (default: the GPU if there is one)')
 
 # %% ../nbs/06_cli.ipynb #b3bf66c0
 def _add_forget(commands):
-    p = _command(commands, forget, 'remove what is kept unseen: features of images, and what killed processes left '
-                                   'half-written', '', '--yes', 'clinic --others --yes')
+    p = _command(commands, forget, 'remove what is stored out of sight: features of images, and what killed processes '
+                                   'left half-written', '', '--yes', 'clinic --others --yes')
     p.add_argument('folders', metavar='folder', nargs='*', default=['.'],
-                   help='where to look for what is half-written, below it, too (default: here)')
+                   help='where to look for half-written files, including subfolders (default: here)')
     p.add_argument('--others', action='store_true',
-                   help='also what another computer, container or account left: make sure that nothing writes there '
-                        'any more')
-    p.add_argument('--yes', action='store_true', help='remove it (default: only say what there is)')
+                   help='also what another computer, container or account left: make sure that nothing still writes '
+                        'there')
+    p.add_argument('--yes', action='store_true', help='remove it (default: only list it)')
 
 # %% ../nbs/06_cli.ipynb #59007980
 def _add_phantom(commands):
@@ -559,24 +568,24 @@ def _add_cohort(commands):
     p.add_argument('kind', choices=['normal', 'cleft'], help='without a cleft, or with one')
     p.add_argument('--n', type=_whole(1), default=514, help='people (default: 514, as in the paper)')
     p.add_argument('--size', type=_whole(16), default=64, help='pixels (default: 64)')
-    p.add_argument('--seed', type=_whole(), default=0, help='of the cohort (default: 0)')
-    p.add_argument('--repaired', type=float, help='share of the patients whose lip has been repaired (default: .05 '
-                                                  'of those under half a year, .55 of the others)')
+    p.add_argument('--seed', type=_whole(), default=0, help='seed of the cohort (default: 0)')
+    p.add_argument('--repaired', type=float, help='share of patients with a repaired lip (default: .05 under half a '
+                                                  'year of age, .55 from then on)')
     p.add_argument('--out', help='folder or .zip (default: KIND-N-SIZE.zip here)')
-    p.add_argument('--workers', type=_whole(1), help='processes (default: one a core)')
+    p.add_argument('--workers', type=_whole(1), help='processes (default: one per core)')
     _forces(p)
 
 # %% ../nbs/06_cli.ipynb #454f4ef1
 def _add_split(commands):
-    p = _command(commands, split, 'hold some people of a dataset back, so that copies of the others can be told',
+    p = _command(commands, split, 'hold back some people of a dataset, to test for copies of the others',
                  'photographs-prepared/dataset.zip train.zip unseen.zip',
                  'dataset.zip train.zip unseen.zip --share 0.3')
-    p.add_argument('dataset', help='a dataset of ours; images of one person lie in one folder, or each image is a '
-                                   'person')
-    p.add_argument('train', help='new dataset: what to learn from')
-    p.add_argument('unseen', help='new dataset: what is held back')
-    p.add_argument('--share', type=_finite, default=.2, help='of the images to hold back (default: 0.2)')
-    p.add_argument('--seed', type=_whole(), default=0, help='of who that is (default: 0)')
+    p.add_argument('dataset', help='a dataset of this library, with the images of one person in one folder, or one '
+                                   'image per person')
+    p.add_argument('train', help='new dataset: the images to learn from')
+    p.add_argument('unseen', help='new dataset: the images held back')
+    p.add_argument('--share', type=_finite, default=.2, help='share of the images to hold back (default: 0.2)')
+    p.add_argument('--seed', type=_whole(), default=0, help='seed of the choice (default: 0)')
     _forces(p)
 
 # %% ../nbs/06_cli.ipynb #876a5690
@@ -584,14 +593,14 @@ def _add_prepare(commands):
     p = _command(commands, prepare, "turn a folder of consented photographs into a dataset and a report on every file",
                  'photographs', 'photographs --out prepared --size 128 --anonymize',
                  'photographs --anonymize --secret-file secret.txt')
-    p.add_argument('folder', help='with photographs; it is only read')
-    p.add_argument('--out', help="folder to make (default: the folder's name and -prepared, beside it)")
+    p.add_argument('folder', help='folder of photographs; it is only read')
+    p.add_argument('--out', help="folder to make (default: the folder's name plus -prepared, beside it)")
     p.add_argument('--size', type=_whole(16), default=256, help='pixels (default: 256)')
     p.add_argument('--anonymize', action='store_true', help='replace file names by keyed hashes; faces stay faces')
     p.add_argument('--secret', action='store_true',
                    help='ask for the key of the hashes (default: random and forgotten)')
-    p.add_argument('--secret-file', metavar='FILE', help='read it from the one line of a file')
-    p.add_argument('--keep-color', action='store_true', help="leave the lamp's color in")
+    p.add_argument('--secret-file', metavar='FILE', help='read the key from a file of one line')
+    p.add_argument('--keep-color', action='store_true', help="keep the lamp's color")
     p.add_argument('--keep-background', action='store_true', help='do not blur the background')
 
 # %% ../nbs/06_cli.ipynb #c5449e00
@@ -603,15 +612,15 @@ def _add_card(commands):
     p.add_argument('what', help='a dataset (folder or .zip with a manifest), or a checkpoint')
     p.add_argument('template', help='the card: prose with blocks to fill')
     p.add_argument('--out', help='where to write it (default: into the card itself)')
-    p.add_argument('--sheet', action='store_true', help='of a dataset: show images; for phantoms only')
-    p.add_argument('--smallest', type=_whole(1), help='of a dataset: smaller counts are not told (default: 1 for '
+    p.add_argument('--sheet', action='store_true', help='for a dataset: show images; phantoms only')
+    p.add_argument('--smallest', type=_whole(1), help='for a dataset: withhold smaller counts (default: 1 for '
                                                       'phantoms, 5 for anything else)')
-    p.add_argument('--run', dest='run_folder', help='of a model: the folder of its training, for curves and pace')
-    p.add_argument('--cohort', help='of a model: the dataset that it was trained on')
+    p.add_argument('--run', dest='run_folder', help='for a model: the folder of its training, for curves and pace')
+    p.add_argument('--cohort', help='for a model: the dataset it was trained on')
 
 # %% ../nbs/06_cli.ipynb #94c18e70
 def _parser():
-    "The parser of the whole command line"
+    "Build the parser of the whole command line"
     parser = _Parser(prog='cleftgan', description='Cohorts and StyleGAN networks for cleft-lip image synthesis.',
                      epilog="examples:\n  cleftgan phantom --seeds 0-8 --severity 0.6 --out phantoms.png\n"
                             "  cleftgan new stylegan3-t --resolution 64 untrained.safetensors\n"
@@ -635,7 +644,7 @@ def _complain(message, code=2):
 def _warn(message, *_, **__): print(f'cleftgan: warning: {_line(message)}', file=sys.stderr)
 
 def _explain(e):
-    "What to say about an exception"
+    "Find the words for an exception"
     if (isinstance(e, OSError) and e.filename is None
         and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)):
         return f'{e.strerror}: standard output, or a temporary file'
@@ -644,7 +653,7 @@ def _explain(e):
 
 # %% ../nbs/06_cli.ipynb #72a428b0
 def _muted(code):
-    "What cannot be printed is dropped, or Python would fail at it once more when it ends"
+    "Drop what cannot be printed, or Python would fail at it once more when it ends"
     try: print(end='', flush=True)
     except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
@@ -653,7 +662,7 @@ def _muted(code):
 def main(
     argv:list|None=None, # arguments; those of the process by default
 )->int:                  # exit code
-    "The command `cleftgan`"
+    "Run the command `cleftgan`"
     debug = '--debug' in (sys.argv if argv is None else argv)
     speakable()
     with warnings.catch_warnings():

@@ -11,29 +11,28 @@ from .checks import one_of
 from .ops.dispatch import choose, processor
 
 # %% auto #0
-__all__ = ['TOLERANCES', 'SHAPES', 'version_of', 'gpu', 'machine', 'operators', 'dtypes', 'error', 'seconds', 'copy_speed',
-           'speed', 'checkup', 'report', 'doctor']
+__all__ = ['TOLERANCES', 'SHAPES', 'gpu', 'machine', 'operators', 'error', 'seconds', 'copy_speed', 'speed', 'report', 'doctor']
 
 # %% ../nbs/05_doctor.ipynb #84b6438c
 def version_of(
     package, # its name
 )->str: # 'missing' where it is not installed
-    "A package's version."
+    "Look up a package's version"
     try: return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError: return 'missing'
 
 # %% ../nbs/05_doctor.ipynb #28979275
 def gpu()->str: # 'none' without one
-    "The GPU, with its memory and compute capability."
+    "Describe the GPU, with its memory and compute capability"
     if not torch.cuda.is_available():
         return 'none: everything below was computed on the CPU, and the Triton kernels were not run'
     p = torch.cuda.get_device_properties(torch.cuda.current_device())
     more = f', one of {torch.cuda.device_count()}' if torch.cuda.device_count() > 1 else ''
-    return f'{p.name}, {p.total_memory / 2 ** 30:.0f} GiB, compute capability {p.major}.{p.minor}{more}'
+    return f'{p.name}, {p.total_memory/2**30:.0f} GiB, compute capability {p.major}.{p.minor}{more}'
 
 # %% ../nbs/05_doctor.ipynb #49eaf131
 def machine()->dict: # name → words
-    "What is computed on, and with what."
+    "Describe the hardware and the versions"
     packages = {k: version_of(k) for k in ('triton', 'numba', 'numpy')}
     return {'GPU': gpu(), 'CPU': f'{processor()}, {torch.get_num_threads()} threads',
             'system': f'{platform.system()} {platform.machine()}, Python {platform.python_version()}',
@@ -44,11 +43,11 @@ def machine()->dict: # name → words
 def operators(
     device='cpu', # where their filters lie
 )->dict: # name → function of x, a bias, and keywords (`impl`)
-    "What is checked."
+    "List the operators to check"
     f12, f24, round = (ops.design_lowpass_filter(12, 8, 9.1, 64), ops.design_lowpass_filter(24, 5.3, 7.7, 128),
                        ops.design_lowpass_filter(12, 8, 9.1, 64, radial=True))
     f12, f24, round, f4 = [f.to(device) for f in (f12, f24, round, ops.setup_filter([1, 3, 3, 1]))]
-    layer = lambda fu, fd, up, pad: lambda x, b, **kw: ops.filtered_lrelu(x, fu, fd, b, up, 2, [pad, pad - 1] * 2,
+    layer = lambda fu, fd, up, pad: lambda x, b, **kw: ops.filtered_lrelu(x, fu, fd, b, up, 2, [pad, pad - 1]*2,
                                                                           clamp=256, **kw)
     return {'filtered_lrelu, up 2': layer(f12, f12, 2, 11), 'filtered_lrelu, up 4': layer(f24, f12, 4, 17),
             'filtered_lrelu, round': layer(f12, round, 2, 11),
@@ -57,7 +56,10 @@ def operators(
 
 # %% ../nbs/05_doctor.ipynb #b84b125d
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
+
+# %% ../nbs/04_doctor.ipynb #4b60ca70
 def dtypes(device):
+    "List the types to check on a device"
     return (torch.float32, torch.float16, torch.bfloat16) if device == 'cuda' else (torch.float32, torch.bfloat16)
 
 # %% ../nbs/05_doctor.ipynb #a0b25700
@@ -67,7 +69,7 @@ def error(
     device, # 'cpu' or 'cuda'
     shape=(2, 10, 23, 37), # of x: odd, several tiles
 )->float:
-    "Relative error of value and gradients of `impl='auto'`, against the definition in float64."
+    "Measure the relative error of value and gradients of `impl='auto'` against the definition in float64"
     draw = torch.Generator().manual_seed(0)
     x, b = [torch.randn(s, generator=draw).to(device, dtype) for s in (shape, shape[1:2])]
     def both(x, b, dy, **kw):
@@ -77,12 +79,12 @@ def error(
         return [y.detach(), *(g for g in torch.autograd.grad(y, (x, b), dy, allow_unused=True) if g is not None)]
     dy = torch.randn(op(x, b).shape, generator=draw).to(device, dtype)
     ours, theirs = both(x, b, dy), both(x.double(), b.double(), dy, impl='definition')
-    errors = [float((o.double() - t).norm() / t.norm()) for o, t in zip(ours, theirs)]
+    errors = [float((o.double() - t).norm()/t.norm()) for o, t in zip(ours, theirs)]
     return max(errors) if all(e == e for e in errors) else float('nan')           # a comparison with NaN would lose it
 
 # %% ../nbs/05_doctor.ipynb #b2b94241
 def seconds(call, repeats=5)->float:
-    "Median time of a call."
+    "Measure the median time of a call"
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     call()
     times = []
@@ -96,19 +98,19 @@ def seconds(call, repeats=5)->float:
 
 # %% ../nbs/05_doctor.ipynb #af2db6b7
 def copy_speed(device)->float: # bytes a second, read and written
-    "How fast memory is."
+    "Measure the speed of memory"
     x = torch.zeros(1 << (28 if device == 'cuda' else 24), dtype=torch.float32, device=device)
     y = torch.empty_like(x)
-    return 2 * x.nbytes / seconds(lambda: y.copy_(x))
+    return 2*x.nbytes/seconds(lambda: y.copy_(x))
 
 # %% ../nbs/05_doctor.ipynb #e44c7a57
 def speed(op, dtype, device, bytes_a_second, shape)->dict: # milliseconds, and ratios
-    "Time of `impl='auto'`, forward, beside the definition's and that of memory."
+    "Time the forward pass of `impl='auto'` beside the definition's and memory's"
     x, b = torch.randn(shape, device=device).to(dtype), torch.randn(shape[1], device=device)
     with torch.no_grad():
         y = op(x, b)
         ours, theirs = seconds(lambda: op(x, b)), seconds(lambda: op(x, b, impl='definition'), 2)
-    return {'ms': 1e3 * ours, 'definition': theirs / ours, 'memory': ours / ((x.nbytes + y.nbytes) / bytes_a_second)}
+    return {'ms': 1e3*ours, 'definition': theirs/ours, 'memory': ours/((x.nbytes + y.nbytes)/bytes_a_second)}
 
 # %% ../nbs/05_doctor.ipynb #6c170718
 SHAPES = {'cpu': (1, 32, 84, 84), 'cuda': (16, 128, 148, 148)}
@@ -117,7 +119,7 @@ SHAPES = {'cpu': (1, 32, 84, 84), 'cuda': (16, 128, 148, 148)}
 def checkup(
     device=None, # 'cpu' or 'cuda'; None: the GPU where there is one
 )->list: # of dicts, one a row
-    "Check all operators in all types."
+    "Check all operators in all types"
     here = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
     device = one_of('device', device, here) if device else here[-1]
     bytes_a_second = copy_speed(device)
@@ -134,7 +136,7 @@ def report(
     about, # from `machine`
     rows, # from `checkup`
 )->str:
-    "Both as a table to read."
+    "Format what `machine` and `checkup` found as text"
     width = max(map(len, about))
     head = [f'{k:<{width}}  {v}' for k, v in about.items()]
     lines = [f'{"operator":<23}{"type":<10}{"kernels":<12}{"error":>8}  '
@@ -150,7 +152,7 @@ def report(
 def doctor(
     device=None, # 'cpu' or 'cuda'; None: the GPU where there is one
 )->list: # the rows
-    "Print the report; a `ValueError` where a kernel is wrong."
+    "Print the report, and raise a `ValueError` if a kernel is wrong"
     rows = checkup(device)
     print(report(machine(), rows))
     wrong = [f'{r["operator"]} in {r["type"]} ({r["kernels"]}, error {r["error"]:.1e})' for r in rows if not r['well']]

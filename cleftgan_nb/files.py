@@ -10,16 +10,17 @@ try: import fcntl
 except ImportError: fcntl = None   # Windows
 
 # %% auto #0
-__all__ = ['Ended', 'ending', 'alive', 'gone', 'clear', 'sweep', 'leftovers', 'part', 'as_path', 'target', 'atomic', 'sha256',
-           'openness', 'narrow', 'as_private_as', 'as_before', 'has_home']
+__all__ = ['ending', 'alive', 'gone', 'clear', 'sweep', 'leftovers', 'part', 'as_path', 'target', 'atomic', 'sha256', 'openness',
+           'narrow', 'as_private_as', 'as_before', 'has_home']
 
 # %% ../nbs/00_files.ipynb #9383d300
 class Ended(BaseException):
-    "The process has been asked to end"
+    "A request to end the process"
 
+# %% ../nbs/00_files.ipynb #78f1fe30
 @contextlib.contextmanager
 def ending():
-    "Let SIGTERM and SIGHUP clean up, as Ctrl-C does, before they end the process"
+    "Let SIGTERM and SIGHUP clean up before they end the process, as Ctrl-C does"
     me, before, asked = os.getpid(), {}, []
     def end(n, _):
         if os.getpid() == me:
@@ -41,7 +42,7 @@ def ending():
 def alive(
     pid:int, # of a process of this computer
 )->bool:
-    "Is there a process of this number? Windows cannot ask without harm, so there the answer is yes"
+    "Check whether a process exists; on Windows, which cannot ask without harm, say yes"
     if os.name == 'nt': return True
     try: os.kill(pid, 0)
     except ProcessLookupError: return False
@@ -50,7 +51,7 @@ def alive(
 
 # %% ../nbs/00_files.ipynb #942a5880
 def _hold(place, how):
-    "Hold a folder until the number that this gives is closed, or the process ends"
+    "Lock a folder until the returned descriptor is closed or the process ends"
     fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW)
     try: fcntl.flock(fd, fcntl.LOCK_EX | how)
     except BlockingIOError:
@@ -60,7 +61,7 @@ def _hold(place, how):
     return fd
 
 def _held(place):
-    "Does somebody hold it?"
+    "Check whether a process holds a part"
     try: os.close(_hold(place, fcntl.LOCK_NB))
     except BlockingIOError: return True
     except OSError: pass   # it has vanished
@@ -70,7 +71,7 @@ def _held(place):
 def gone(
     place:Path, # a part
 )->bool|None:   # None: this computer, or this account, cannot tell
-    "Has a killed process left it?"
+    "Check whether a killed process left a part"
     if fcntl is None or _held(place): return False
     try: st = os.lstat(place)
     except FileNotFoundError: return False
@@ -84,7 +85,7 @@ _RANDOM = '[.][0-9a-f]{16}[.]part'
 def clear(
     place:Path, # a part
 ):
-    "Remove it; what had made way comes back, unless something has taken its place"
+    "Remove a part and put back what was moved aside, unless its place is taken"
     path = place.with_name(place.name[1:place.name.rindex('@')])
     if os.path.lexists(place/'old') and not os.path.lexists(path): os.rename(place/'old', path)
     shutil.rmtree(place, ignore_errors=True)
@@ -92,7 +93,7 @@ def clear(
 def sweep(
     path:Path, # of a file or a folder
 )->list:       # of parts
-    "Remove what killed processes of this computer left of `path`, or put back what they had moved away"
+    "Remove what killed processes of this computer left of `path`, or put back what they moved aside"
     left = [o for o in path.parent.glob(glob.escape(f'.{path.name}@{socket.gethostname()}-') + '*.part') if gone(o)]
     for place in left: clear(place)
     return left
@@ -102,7 +103,7 @@ def leftovers(
     folder,    # where to look
     deep=True, # in folders below it, too
 )->list:       # of (part, what `gone` says)
-    "Everything that is half-written, or was left so"
+    "List all parts, whether being written or left behind"
     found = []
     for at, folders, _ in os.walk(folder):
         found += [Path(at, o) for o in folders if re.fullmatch(f'[.].+@.+-[0-9]+{_RANDOM}', o, re.S)]
@@ -113,7 +114,7 @@ def leftovers(
 _DISK = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS
 
 def _about(e, place, path):
-    "An error about what was asked for"
+    "Rewrite an error to name what was asked for"
     said = (str(path) if e.filename is None and e.errno in _DISK
             else str(e.filename).replace(str(place/'new'), str(path)).replace(str(place), str(path)))
     return e if said == str(e.filename) else OSError(e.errno, e.strerror, said)
@@ -123,7 +124,7 @@ def _about(e, place, path):
 def part(
     path:Path, # where something will appear; its folder exists
 ):             # the name to write under until then
-    "A place to write that nobody else can read or foresee, and that goes at the end, however that comes"
+    "Give a private place to write that is removed at the end, whatever happens"
     place = path.with_name(f'.{path.name}@{socket.gethostname()}-{os.getpid()}.{secrets.token_hex(8)}.part')
     with ending():
         try:
@@ -137,10 +138,10 @@ def part(
 
 # %% ../nbs/00_files.ipynb #bc49d950
 def as_path(
-    path,        # given by somebody
+    path,        # given by a user
     name='path', # of the argument, for the message
 )->Path:
-    "`path` as a `Path`, or an error that says what was given"
+    "Return `path` as a `Path`, or raise an error that says what was given"
     if isinstance(path, (str, Path)) and str(path): return Path(path)
     raise ValueError(f'{name}={path!r:.60}; accepted: a str or a Path')
 
@@ -148,7 +149,7 @@ def as_path(
 def target(
     path, # where something will appear
 )->Path:
-    "Where to write: what a link leads to, in a folder that exists"
+    "Find where to write: the target of a link, in a folder that exists"
     path = Path(os.path.realpath(as_path(path)))
     if not path.parent.is_dir(): raise FileNotFoundError(f'no folder {path.parent}; make it first')
     return path
@@ -156,7 +157,7 @@ def target(
 
 # %% ../nbs/00_files.ipynb #ed6ec5e0
 def _sync_folder(folder):
-    "Put a rename in `folder` on the disk; Windows does so by itself"
+    "Flush a rename in `folder` to the disk; Windows does so by itself"
     if os.name == 'nt': return
     fd = os.open(folder, os.O_RDONLY)
     try: os.fsync(fd)
@@ -167,7 +168,7 @@ def _sync_folder(folder):
 def atomic(
     path, # where the file will appear
 ):        # a binary file to write into
-    "A file that appears under `path` when it is complete, or never"
+    "Write a file that appears under `path` when it is complete, or never"
     path = target(path)
     if path.is_dir(): raise ValueError(f'{path} is a folder; give the name of a file')
     sweep(path)
@@ -184,7 +185,7 @@ def atomic(
 def sha256(
     path, # a file
 )->str:   # 64 hexadecimal digits
-    "The checksum of a file"
+    "Compute a file's checksum"
     digest = hashlib.sha256()
     with open(as_path(path), 'rb') as f:
         while block := f.read(2**20): digest.update(block)
@@ -194,23 +195,23 @@ def sha256(
 def openness(
     path, # of a file or a folder
 )->int:   # as a folder's permissions: who may read may enter
-    "Whom a file or a folder lets in"
+    "Find whom a file or a folder lets in"
     st = os.stat(path)
     return stat.S_IMODE(st.st_mode) | (0 if stat.S_ISDIR(st.st_mode) else (st.st_mode & 0o444) >> 2)
 
 def narrow(
     path:Path, # a file or a folder with all that is in it
-    mode:int,  # as a folder's permissions; to the owner nothing changes
+    mode:int,  # as a folder's permissions; the owner keeps all
 ):
-    "Let in nobody whom `mode` does not"
+    "Shut out everyone whom `mode` does not let in"
     if mode & 0o077 == 0o077: return
     for o in (path, *path.rglob('*')): os.chmod(o, stat.S_IMODE(os.stat(o).st_mode) & (mode | ~0o077))
 
 @contextlib.contextmanager
 def as_private_as(
-    *paths, # of files and folders; what is not there says nothing
+    *paths, # of files and folders; those that do not exist are ignored
 ):
-    "Whom one of these shuts out, cannot read what the process makes meanwhile"
+    "Hide what the process makes meanwhile from everyone whom one of the paths shuts out"
     modes = [openness(o) for o in paths if os.path.exists(o)]
     before = os.umask(0o077)
     os.umask(before | sum(who for who in (0o070, 0o007) if any(not mode & who & 0o044 for mode in modes)))
@@ -219,10 +220,10 @@ def as_private_as(
 
 # %% ../nbs/00_files.ipynb #f6105130
 def as_before(
-    path:Path, # what is there, perhaps
+    path:Path, # what is there, if anything
     new:Path,  # what will take its place
 ):
-    "Give `new` the permissions, group and owner of what it replaces; what that group may do, no other may"
+    "Give `new` the permissions, group and owner of what it replaces"
     if not os.path.exists(path): return
     old, now = os.stat(path), os.stat(new)
     mode = openness(path) if new.is_dir() else stat.S_IMODE(old.st_mode) & (0o666 if path.is_dir() else 0o777)
@@ -231,12 +232,12 @@ def as_before(
             with contextlib.suppress(OSError):
                 os.chown(new, owner, old.st_gid)
                 break
-        else: mode &= ~0o070
+        else: mode &= ~0o070   # what the old group may do, no other group may
     os.chmod(new, mode)
 
 # %% ../nbs/00_files.ipynb #e02b3c50
 def has_home(
     instead, # environment variable that can name another place
 )->bool:
-    "Is there a place to keep machine code?"
+    "Check whether there is a place to keep machine code"
     return instead in os.environ or os.path.isabs(os.path.expanduser('~'))

@@ -16,32 +16,32 @@ __all__ = ['terminal', 'speakable', 'Marked', 'markdown', 'code', 'fence', 'html
 def terminal(
     text, # anything; its words are taken
 )->str:   # one line
-    "Words for a terminal"
+    "Escape words for a terminal"
     plain = lambda c: c.isprintable() or unicodedata.category(c) == 'Zs'
     return ''.join(c if plain(c) else c.encode('unicode_escape').decode() for c in str(text))
 
 # %% ../nbs/02_foreign.ipynb #b16e7c90
 def speakable():
-    "Let what is printed be shown on any terminal"
+    "Let any terminal show what is printed"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
 
 # %% ../nbs/02_foreign.ipynb #f45cfd90
 class Marked(str):
-    "Markdown already, not to be escaped again"
+    "Text that is already Markdown and is not escaped again"
 
 _SIGNS = re.compile(r'[\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_])')
 
 def markdown(
     text,    # anything; its words are taken
 )->Marked:   # one line
-    "Words for a line of Markdown, or a cell of a table"
+    "Escape words for a line of Markdown or a cell of a table"
     return Marked(_SIGNS.sub(r'\\\g<0>', escape(terminal(text), quote=False)).replace('|', '&#124;'))
 
 def code(
     text, # a name or a value
 )->Marked:
-    "Words set as code"
+    "Set words as code"
     # Markdown takes a space off both ends
     plain = re.fullmatch(r'[^`|<\\]+', terminal(text)) and not re.match(' .* $', terminal(text))
     return Marked(f'`{terminal(text)}`' if plain else f'<code>{markdown(text)}</code>')
@@ -50,7 +50,7 @@ def code(
 def fence(
     lines:list, # of code
 )->Marked:
-    "A block of code"
+    "Set lines as a block of code"
     text = [terminal(o) for o in lines]
     marks = '`'*max(3, 1 + max(map(len, re.findall('`+', ' '.join(text))), default=0))
     return Marked('\n'.join([marks, *text, marks]) + '\n')
@@ -59,13 +59,13 @@ def fence(
 def html(
     text, # anything; its words are taken
 )->str:
-    "Words for HTML, in text and in attributes"
+    "Escape words for HTML, in text and in attributes"
     return escape(terminal(text))
 
 def link(
     name:str, # of a file beside the page
 )->str:
-    "The address of a file, which can be nothing else"
+    "Encode the name of a file as an address that can be nothing else"
     return quote(name, safe='')
 
 # %% ../nbs/02_foreign.ipynb #1a272d50
@@ -74,13 +74,13 @@ _FORMULA = re.compile(r"""((?:^|[;\t\r\n])[\s"]*)(?=['=+\-@＝＋－＠])""")
 def cell(
     value, # of any type
 ):         # words that are no formula; anything else as it is
-    "A value for a CSV file that somebody opens in a spreadsheet"
+    "Escape a value for a CSV file that someone opens in a spreadsheet"
     return _FORMULA.sub(r"\1'", value) if isinstance(value, str) else value
 
 def uncell(
     text:str, # from a CSV file
 )->str:
-    "What `cell` was given"
+    "Restore what `cell` was given"
     return re.sub(_FORMULA.pattern.replace("(?=", "'(?="), r'\1', text)
 
 # %% ../nbs/02_foreign.ipynb #472660b0
@@ -88,7 +88,7 @@ def within(
     folder,    # that the name may not leave
     name,      # anything
 )->Path|None:  # None: no file, or one elsewhere
-    "The file of a folder that has this name"
+    "Find the file of a folder that has this name"
     if not isinstance(name, str) or not name or '\0' in name: return None
     path = Path(folder)/name
     return path if path.is_file() and path.resolve().is_relative_to(Path(folder).resolve()) else None

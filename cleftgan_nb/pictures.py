@@ -20,7 +20,7 @@ __all__ = ['to_uint8', 'sample_one', 'png', 'told', 'save_png']
 def to_uint8(
     images, # tensor [n,C,H,W], about -1 to 1
 )->np.ndarray: # uint8 [n,H,W,C]
-    "Images as they would be stored"
+    "Convert images to the bytes that a file stores"
     check_shape('images', images, 'n', 'C', 'H', 'W')
     if not images.isfinite().all():
         raise ValueError(f'images: {int((~images.isfinite()).any((1, 2, 3)).sum())} of {len(images)} hold NaN or '
@@ -34,7 +34,7 @@ def sample_one(
     truncation_psi=1., # 1: as trained; less: closer to the average face
     label=None,        # [c_dim] of a conditional network
 )->np.ndarray:         # uint8 [H,W] or [H,W,3]
-    "The image that a seed stands for"
+    "Draw the image of a seed"
     if G.img_channels not in (1, 3):
         raise ValueError(f'the network makes {G.img_channels} channels; accepted: 1 (gray) or 3 (RGB)')
     z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim)).float()
@@ -48,7 +48,7 @@ def png(
     words:dict,     # key → word or number, besides what every picture says
     optimize=False, # take longer, for a smaller file
 )->bytes:
-    "A PNG that says that it is synthetic"
+    "Encode a PNG that says that it is synthetic"
     text, file = PngInfo(), io.BytesIO()
     for key, value in ({'Software': f'cleftgan_nb {__version__}', 'Source': 'synthetic'} | words).items():
         text.add_itxt(key, str(value))
@@ -58,7 +58,7 @@ def png(
 def told(
     recipe:dict, # how to make a picture again; its title says what it is
 )->dict:         # for `png`
-    "A recipe as a picture's words"
+    "Turn a recipe into a picture's text"
     return {'Source': recipe.get('kind', 'synthetic'), 'Title': recipe['title'],
             'recipe': json.dumps(recipe, sort_keys=True, ensure_ascii=False)}
 

@@ -9,16 +9,17 @@ from pathlib import Path
 import yaml
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'DEEPEST', 'shown', 'from_yaml', 'read_yaml', 'renamed']
+__all__ = ['shown', 'from_yaml', 'read_yaml', 'renamed']
 
 # %% ../nbs/01_values.ipynb #0fec6bd0
 MOST_BYTES, DEEPEST = 1 << 15, 8    # of a file; lists and mappings within each other
 
+# %% ../nbs/01_values.ipynb #79545aa0
 def shown(
     value,
     most=60, # characters
 )->str:
-    "A value for a message: on one line, and short"
+    "Shorten a value to one line for a message"
     try: text = repr(value)
     except ValueError: text = 'a number with thousands of digits'
     return text if len(text) <= most else text[:most - 1] + '…'
@@ -42,7 +43,7 @@ class _Plain(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             def refuse(problem): raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            if key.tag != 'tag:yaml.org,2002:str': refuse(f'{shown(key.value)} as a name, which is no word')
+            if key.tag != 'tag:yaml.org,2002:str': refuse(f'{shown(key.value)} as a name, which is not a word')
             if key.value in seen: refuse(f'{shown(key.value)} twice')
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -62,18 +63,18 @@ def from_yaml(
     text,             # a str, or bytes in UTF-8
     where='the text', # for messages
 ):                    # number, word, bool, None, or a list or dict of them
-    "The value that a text has in YAML"
+    "Read the value of a YAML text"
     def refuse(problem, line=''): raise ValueError(f'{where}{line}: {problem}; accepted: {_PLAIN}') from None
     if len(text) > MOST_BYTES: refuse(f'more than {MOST_BYTES//1024} KiB')
     try: return yaml.load(text, _Plain)
     except yaml.MarkedYAMLError as e:
         refuse(' '.join(f'{e.context or ""} {e.problem}'.split())[:120], f', line {e.problem_mark.line + 1}')
-    except (yaml.YAMLError, UnicodeError): refuse('no text in UTF-8, or with control characters in it')
+    except (yaml.YAMLError, UnicodeError): refuse('not UTF-8 text, or contains control characters')
 
 def read_yaml(
     path,
 )->dict: # name → value
-    "The names and values in a file"
+    "Read the names and values in a file"
     with open(path, 'rb') as f: values = from_yaml(f.read(MOST_BYTES + 1), path)
     if not isinstance(values, dict):
         raise ValueError(f'{path}: {"nothing" if values is None else shown(values)}; accepted: {_PLAIN}')
@@ -85,6 +86,6 @@ _OLD = {'licence': 'license'}   # spelled so up to 2026-11
 def renamed(
     words, # a dict, or the pairs of one
 )->dict:
-    "Read old names of metadata as those of today"
+    "Read old names of metadata as today's"
     words = dict(words)
     return {_OLD.get(k, k): v for k, v in words.items() if _OLD.get(k) not in words}

@@ -170,7 +170,7 @@ def test_hostile_pickle(run):
     (('paint',), "invalid choice: 'paint'"), ((), 'COMMAND'), (('info',), 'file'),
     (('info', 'no.safetensors'), 'no file no.safetensors'), (('info', 'no.pt'), 'accepted: .safetensors, .pkl'),
     (('sample', 'net.safetensors', '--seeds', '5-1'), '5-1'),
-    (('sample', 'net.safetensors', '--seeds', ''), 'is no seed'),
+    (('sample', 'net.safetensors', '--seeds', ''), 'is not a seed'),
     (('sample', 'net.safetensors', '--out', 'a.jpg'), 'ends in .png'),
     (('sample', 'net.safetensors', '--out', 'no/a.png'), 'make it first'),
     (('sample', 'net.safetensors', '--truncation-psi', 'nan'), 'accepted: a number'),
@@ -199,7 +199,7 @@ def test_hostile_pickle(run):
     (('new', 'stylegan3-t', '--resolution', '4294967295', 'x.safetensors'), '4294967295'),
     (('new', 'stylegan2', '--resolution', '4096', '--set', 'channel_base=1048576', '--set', 'channel_max=8192',
       'x.safetensors'), 'numbers; accepted: up to 268,435,456, which take 1 GiB. Lower its resolution'),
-    (('new', 'stylegan2', '--resolution', '16', '--set', 'resolution=32', 'x.safetensors'), 'given already'),
+    (('new', 'stylegan2', '--resolution', '16', '--set', 'resolution=32', 'x.safetensors'), 'already given'),
     (('phantom', '--size', '1024', '--seeds', '0-999', '--out', 'x.png'),
      '1000 pictures of 1024 pixels at once; accepted: up to 256'),
      (('phantom', '--size', '65536', '--out', 'x.png'), 'accepted: '),
@@ -357,7 +357,7 @@ def test_forget(run, tmp_path, monkeypatch):
         assert (code == 0 and f'features: features of images, 1 files, 0.5 MiB' in out and 'mine' not in out
                 and out.count('half-written, left by a killed process') == 3 and '\x1b' not in out
                 and 'nothing was removed' in out)
-        assert (out.count('being written at the moment; stays') == 1 and out.count('stays without --others') == 1
+        assert (out.count('being written now; stays') == 1 and out.count('stays without --others') == 1
                 and all(o.exists() for o in (dead, other, moved)))
         assert run('forget', '--yes')[:2] == (0, out.rpartition('nothing')[0] + 'removed\n') and new.parent.exists()
     assert not dead.exists() and other.exists() and not moved.exists() and (tmp_path/'deep/set').read_text() == 'whole'

@@ -154,19 +154,19 @@ def test_a_report_of_a_strangers_folder(tmp_path):
 def test_wrong_recipes(tmp_path, recipe):
     result(tmp_path, 'a.csv', '')
     (tmp_path/'a.csv.json').write_text(recipe)
-    with pytest.raises(ValueError, match='a.csv.json is no recipe; accepted'): report.report(tmp_path)
+    with pytest.raises(ValueError, match='a.csv.json is not a recipe; accepted'): report.report(tmp_path)
 
 def test_wrong_notebooks_and_tables(tmp_path):
     result(tmp_path, 'a.csv', 'x.ipynb', title='a')
     for bad in ('[]', '{"cells": 3}', 'no'):
         (tmp_path/'x.ipynb').write_text(bad)
-        with pytest.raises(ValueError, match='x.ipynb is no notebook'): report.report(tmp_path)
+        with pytest.raises(ValueError, match='x.ipynb is not a notebook'): report.report(tmp_path)
     (tmp_path/'x.ipynb').write_text(json.dumps(dict(cells=[], metadata={}, nbformat=4, nbformat_minor=5)))
     (tmp_path/'compare.csv').write_text('images,name\nx\n')
     (tmp_path/'a.csv').write_text('')
     assert report.report(tmp_path).exists()
     (tmp_path/'a.csv').write_bytes(b'"' + b'x'*200_000 + b'"')
-    with pytest.raises(ValueError, match='a.csv is no table'): report.report(tmp_path)
+    with pytest.raises(ValueError, match='a.csv is not a table'): report.report(tmp_path)
 
 @pytest.fixture(scope='module')
 def file(tmp_path_factory):

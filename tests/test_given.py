@@ -84,8 +84,8 @@ def test_profiles_are_read_as_before():
     (dict(networks='stylegan2'), "networks='stylegan2'"), (dict(finetune=dict(kimg=[])), 'finetune.kimg=[]'),
     (dict(compare=dict(n=float('nan'))), 'compare.n=nan'), (dict(bases={'stylegan2': ['x']}), 'bases='),
     (dict(bases={'stylegan2': '{x}.pkl'}), 'no { and }'),
-    (dict(resources={'gpu=1 x': 1}), 'resources='), (dict(kimg=3), "'kimg' is no part of a profile"),
-    (dict(needs_data='no'), "needs_data='no'"), (dict(photographs=dict(cohort={})), "'cohort' is no part"),
+    (dict(resources={'gpu=1 x': 1}), 'resources='), (dict(kimg=3), "'kimg' is not part of a profile"),
+    (dict(needs_data='no'), "needs_data='no'"), (dict(photographs=dict(cohort={})), "'cohort' is not part"),
     (dict(photographs=dict(networks=3)), 'networks=3'), (dict(data=7), 'data=7'), (dict(base=None), 'base=None')])
 def test_a_profile_that_is_none_says_so(tmp_path, changed, words):
     values = read_yaml(smoke)
@@ -129,7 +129,7 @@ def test_other_photographs_than_those_that_were_seen_stop_the_study(seen, monkey
     Path('outputs').mkdir()
     file = profiles.plan_file(plan)
     file.write_text(json.dumps(plan))
-    with pytest.raises(ValueError, match='is not as it was when the study began'):
+    with pytest.raises(ValueError, match='has changed since the study began'):
         script.main(file, 'outputs/a.zip', 'outputs/b.zip')
     assert len(done) == (when == 'while') and not list(Path('outputs').glob('*.zip'))
 
@@ -139,7 +139,7 @@ def test_photographs_among_the_results_are_refused(tmp_path, monkeypatch):
     Path('outputs/smoke-photographs/prepared').mkdir(parents=True)
     for folder in ('.', 'outputs/smoke-photographs/prepared'):
         with pytest.raises(ValueError, match='apart from it'): profiles.plan(smoke, folder)
-    with pytest.raises(ValueError, match='is no folder'): profiles.plan(smoke, 'nowhere')
+    with pytest.raises(ValueError, match='is not a folder'): profiles.plan(smoke, 'nowhere')
 
 
 def test_a_profile_runs_no_python(tmp_path, monkeypatch):
@@ -149,7 +149,7 @@ def test_a_profile_runs_no_python(tmp_path, monkeypatch):
                                                            'profile: ?__import__("os").system("touch pwned")'))
     with pytest.raises(ValueError, match='accepted: letters'): load('run').main(['--profile=mine.yaml'])
     Path('mine.yaml').write_text(f'__use_yte__: true\n{smoke.read_text()}')
-    with pytest.raises(ValueError, match="'__use_yte__' is no part of a profile"):
+    with pytest.raises(ValueError, match="'__use_yte__' is not part of a profile"):
         load('run').main(['--profile=mine.yaml'])
     nothing_ran(tmp_path)
 
@@ -201,12 +201,12 @@ def test_the_workflow_takes_nothing_but_a_plan(tmp_path):
     run = subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--cores',
                           '1', '--config', 'data=clinic #2', '--configfile', smoke], cwd=tmp_path,
                           capture_output=True, text=True, timeout=300)
-    assert (run.returncode and 'no plan; accepted: what python workflow/run.py '
+    assert (run.returncode and 'not a plan; accepted: what python workflow/run.py '
                                '--profile=workflow/profiles/smoke.yaml' in run.stdout + run.stderr)
 
 
 @pytest.mark.parametrize('more, words', [(['--profile=none'], "no profile 'none'. There are: cpu"),
-                                         (['--profile=smoke', '--data=nowhere'], "'nowhere' is no folder"),
+                                         (['--profile=smoke', '--data=nowhere'], "'nowhere' is not a folder"),
                                          (['--profile=smoke', '--seeds=0 $(x)'], "'$(x)'; accepted: whole numbers"),
                                          (['--profile=smoke', '--cores=1;x'], 'invalid count')])
 def test_the_study_says_what_is_wrong(tmp_path, monkeypatch, capsys, more, words):

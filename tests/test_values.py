@@ -21,7 +21,7 @@ BAD = {'syntax': ('data: [', 'line 1: while parsing a flow node expected the nod
        'twice': ('data: a\nout: b\ndata: c', "line 3: 'data' twice"), 'a number as a name': ('1: x', "'1' as a name"),
        'several': ('data: a\n---\nout: b', 'expected a single document'),
        'a control character': ('data: "\x07"\nout: \x07', 'control characters'),
-       'bytes': (b'data: \xff\xfe', 'no text in UTF-8'), 'much': ('data: ' + 'x'*99_999, 'more than 32 KiB'),
+       'bytes': (b'data: \xff\xfe', 'not UTF-8 text'), 'much': ('data: ' + 'x'*99_999, 'more than 32 KiB'),
        'a long value': (f'data: {"x"*9999}\nout: b\nbatch: {"9"*5000}', "batch='999"),
        'a huge number': (f'data: a\nout: b\nkimg: 0x{"f"*9999}', "kimg='0xff")}
 

@@ -12,7 +12,7 @@ import difflib
 def _rule(rule)->str:
     if isinstance(rule, type): return f'a {rule.__name__}'
     if isinstance(rule, list): return 'one of ' + ', '.join(map(repr, rule))
-    return f"a {'whole ' * isinstance(rule[0], int)}number from {rule[0]} to {rule[1]}"
+    return f"a {'whole '*isinstance(rule[0], int)}number from {rule[0]} to {rule[1]}"
 
 def _accepts(rule, value)->bool:
     if isinstance(rule, type): return isinstance(value, rule)
@@ -25,7 +25,7 @@ def check_parameters(
     namespace:dict, # the notebook's `globals()`, in the cell after the one tagged `parameters`
     **rules, # a parameter's name → `(lowest, highest)` (both int: whole numbers only), a list of choices, or a type
 )->dict: # the parameters, for the recipe
-    "Refuse parameters that the notebook doesn't know or that are out of range."
+    "Refuse parameters that the notebook does not know or that are out of range"
     hidden = {'In', 'Out'}   # IPython's own
     given = [k for k,v in namespace.items() if isinstance(v, (bool, int, float, str, list, tuple, dict, type(None)))
              and k[0] != '_' and k not in hidden]

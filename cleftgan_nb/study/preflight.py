@@ -18,13 +18,13 @@ from ..training.team import Team
 from ..training.state import Run
 
 # %% auto #0
-__all__ = ['PACKAGES', 'PHOTOS', 'Finding', 'packages', 'base_of', 'bases', 'photographs', 'device', 'trainings',
-           'seconds_per_kimg', 'duration', 'room', 'preflight', 'main']
+__all__ = ['PACKAGES', 'PHOTOS', 'packages', 'bases', 'photographs', 'device', 'trainings', 'seconds_per_kimg', 'duration',
+           'room', 'preflight', 'main']
 
 # %% ../../nbs/study/14_preflight.ipynb #d15c83af
 @dataclass
 class Finding:
-    "One thing that was looked at"
+    "One thing that was checked"
     what:str
     found:str
     ok:bool=True
@@ -38,24 +38,25 @@ PHOTOS = dict(dlib='photos', face_recognition_models='photos')
 def packages(
     photographs=False, # will photographs be prepared?
 )->list:               # of Finding
-    "Are the packages there?"
+    "Check whether the packages are there"
     wanted = PACKAGES | (PHOTOS if photographs else {})
     missing = [k for k in wanted if importlib.util.find_spec(k) is None]
-    if not missing: return [Finding('packages', f'all {len(wanted)} are there')]
+    if not missing: return [Finding('packages', f'all {len(wanted)} are installed')]
     return [Finding('package', f"{k} is missing: pip install '.[{wanted[k]}]', or make env", False) for k in missing]
 
 # %% ../../nbs/study/14_preflight.ipynb #1f62f5cb
 def base_of(profile, network)->str|None: # None: it is trained in the study
-    "The checkpoint that a network starts from"
+    "Look up the checkpoint that a network starts from"
     return profile.get('bases', {}).get(network)
 
+# %% ../../nbs/study/14_preflight.ipynb #6ad11810
 def bases(profile)->list:
-    "Can the checkpoints be read, and do they fit?"
+    "Check whether the checkpoints can be read and fit"
     out = []
     for network in profile['networks']:
         name = base_of(profile, network)
         if name is None:
-            out.append(Finding(f'base {network}', f"is trained here first, {profile['base']['kimg']:g} kimg"))
+            out.append(Finding(f'base {network}', f"will be trained here first, {profile['base']['kimg']:g} kimg"))
             continue
         try: G = checkpoints.load(name).sampler
         except (ValueError, OSError) as e:
@@ -71,32 +72,32 @@ def bases(profile)->list:
 def photographs(
     seen, # by `profiles.photographs`; None: phantoms
 )->list:
-    "Are there enough pictures?"
+    "Check whether there are enough pictures"
     if not seen: return [Finding('cleft cohort', NOBODY)]
     n = seen['files']
     return [Finding('photographs', f"{seen['folder']!r}: {n} files, fingerprint {seen['fingerprint'][:16]}"
-                    + ('' if n >= 2*FEWEST else f'; at least {2*FEWEST} are needed, and hundreds to learn from'),
+                    + ('' if n >= 2*FEWEST else f'; at least {2*FEWEST} are needed, and hundreds for training'),
                     n >= 2*FEWEST)]
 
 def device(profile)->list:
-    "Is there the device that the profile is for?"
+    "Check whether the device of the profile is there"
     has, name = torch.cuda.is_available(), profile.get('device', 'cpu')
     if name == 'cpu':
         return [Finding('device', 'a GPU' if has else f"CPU, {profile['threads']} "
                                                       f"thread{'s'*(profile['threads'] > 1)} a notebook")]
     return [Finding('device', torch.cuda.get_device_name() if has
-                    else f"the profile {profile['profile']} is for a GPU, and PyTorch sees none; take PROFILE=cpu, "
+                    else f"the profile {profile['profile']} needs a GPU, and PyTorch sees none; use PROFILE=cpu, "
                          "or install PyTorch with CUDA", has)]
 
 # %% ../../nbs/study/14_preflight.ipynb #c15e790d
 def trainings(profile)->list: # of (network, kimg, batch)
-    "What will be trained"
+    "List what will be trained"
     last, out = profile['networks'][-1], []
     for network in profile['networks']:
         if base_of(profile, network) is None: out.append((network, profile['base']['kimg'], profile['base']['batch']))
         out.append((network, profile['finetune']['kimg'], profile['finetune']['batch']))
     if a := profile.get('augmentation'): out += [(last, a['kimg'], a['batch'])]*2
-    # then two of the ablations' runs have been made there
+    # that section has then already made two of the ablations' runs
     shared = not profile.get('augmentation', {}).get('images')
     if a := profile.get('ablations'):   # none, ADA, fixed p, Freeze-D, fewer images
         out += [(last, a['kimg'], a['batch'])]*(4 - 2*shared + len(a.get('images', [0]*3)))
@@ -107,9 +108,9 @@ def seconds_per_kimg(
     profile,
     network:str,
     batch:int,
-    steps=2, # that count; one before them does not
+    steps=2, # timed, after one that does not count
 )->float:
-    "Time of a training step on this machine, as it is now, per thousand images"
+    "Time training on this machine as it is now, in seconds per thousand images"
     own = profile.get('base', {}).get('own', {}).get(network, {})
     settings = {} if base_of(profile, network) else profile['base'].get('settings', {}) | own
     config = settled(Config(data='none', out='none', network=network, resume_from=base_of(profile, network),
@@ -126,7 +127,7 @@ def seconds_per_kimg(
 
 # %% ../../nbs/study/14_preflight.ipynb #21e59f24
 def duration(profile, jobs=1)->list:
-    "About how long the trainings take"
+    "Estimate how long the trainings take"
     at_once = 1 if profile.get('device') == 'cuda' else max(1, jobs//profile['threads'])
     todo = trainings(profile)
     kimg = sum(k for _, k, _ in todo)
@@ -141,12 +142,12 @@ def duration(profile, jobs=1)->list:
                             "as much again on a CPU")]
 
 def room(profile, out)->list:
-    "Is there enough disk?"
+    "Check whether there is enough disk space"
     n, r = sum(profile['cohort'][k] for k in ('cleft', 'normal', 'unseen')), profile['resolution']
     need = 3*n*r*r + len(trainings(profile))*8*60*2**20*max(1, r/256) + 200*2**20
     place = next(p for p in [Path(out), *Path(out).absolute().parents] if p.exists())
     free = shutil.disk_usage(place).free
-    return [Finding('disk', f'about {need/2**30:.1f} GiB in {out}, {free/2**30:.0f} GiB are free'
+    return [Finding('disk', f'about {need/2**30:.1f} GiB in {out}, {free/2**30:.0f} GiB free'
                     + ('' if free > need else ': make room'), free > need)]
 
 # %% ../../nbs/study/14_preflight.ipynb #d260a601
@@ -154,11 +155,11 @@ def preflight(
     plan:dict, # from `profiles.plan`
     jobs=1,    # cores for the notebooks that run at the same time
 )->list:       # of Finding
-    "Look at everything that a plan needs"
+    "Check everything that a plan needs"
     profile, data = check_plan(plan), plan['data']
     found = packages(bool(data)) + bases(profile) + photographs(data) + device(profile) + room(profile, place(plan))
     if profile.get('needs_data') and not data:
-        found.append(Finding('photographs', f"the profile {profile['profile']} is for your own: make study "
+        found.append(Finding('photographs', f"the profile {profile['profile']} needs your own: make study "
                                             f"PROFILE={profile['profile']} DATA=folder", False))
     return found + (duration(profile, jobs) if all(f.ok for f in found) else [])
 
@@ -169,7 +170,7 @@ def main(path, jobs='1')->str|None: # what is missing, in words
     found = preflight(plan, int(jobs))
     print(f"{terminal(plan['profile'])}: what the study needs", *found, sep='\n')
     bad = sum(not f.ok for f in found)
-    return f"{bad} of {len(found)} things are missing (marked '!'); nothing was started" if bad else None
+    return f"{bad} of {len(found)} requirements are missing (marked '!'); nothing was started" if bad else None
 
 # %% ../../nbs/study/14_preflight.ipynb #09b78944
 #| eval: false

@@ -9,8 +9,7 @@ from pathlib import Path
 from ..values import read_yaml, shown
 
 # %% auto #0
-__all__ = ['NETWORKS', 'TOP', 'SECTIONS', 'OPTIONAL', 'NEEDED', 'WITH_DATA', 'FEWEST', 'check_profile', 'photographs',
-           'check_photographs', 'place', 'plan_file', 'phantoms', 'plan', 'check_plan']
+__all__ = ['NETWORKS', 'FEWEST', 'photographs', 'check_photographs', 'place', 'plan_file', 'phantoms', 'plan', 'check_plan']
 
 # %% ../../nbs/study/11_profiles.ipynb #cb5b47d0
 def _whole(low, high): return f'a whole number from {low} to {high}', lambda v: type(v) is int and low <= v <= high
@@ -40,6 +39,7 @@ _DIFFERENT = (f'different ones of {", ".join(NETWORKS)}, as a list',
 _TRAINED = dict(kimg=_number(0, 1e6), batch=_whole(1, 65536))
 _PEOPLE = _whole(1, 10**6)
 
+# %% ../../nbs/study/11_profiles.ipynb #c9a1ab10
 TOP = dict(profile=_NAME, resolution=_whole(4, 1024), networks=_DIFFERENT, threads=_whole(1, 1024),
            device=_one_of('cpu', 'cuda'), needs_data=_TRUTH, data=_WORDS,
            bases=_mapping('networks to checkpoints, whose names have no { and }',
@@ -65,7 +65,7 @@ def _check_names(where, values, known, needed=()):
     for name in values:
         near = difflib.get_close_matches(str(name), known, 1)
         if name not in known:
-            raise ValueError(f'{where}: {shown(name)} is no part of a '
+            raise ValueError(f'{where}: {shown(name)} is not part of a '
                              f'profile{f"; did you mean {near[0]}?" if near else ""}')
     if missing := [o for o in needed if o not in values]: raise ValueError(f'{where}: {missing[0]} is missing')
 
@@ -82,7 +82,7 @@ def check_profile(
     values,          # from a file
     where='profile', # for messages
 )->dict:
-    "Complain about what is no profile"
+    "Refuse what is not a profile"
     if not isinstance(values, dict):
         raise ValueError(f'{where}: {shown(values)}; accepted: names with values, as in workflow/profiles/smoke.yaml')
     _check_names(where, values, [*TOP, *SECTIONS, 'photographs'], NEEDED)
@@ -97,7 +97,7 @@ def check_profile(
     return values
 
 def _for_photographs(values, where):
-    "The profile where there are photographs"
+    "Derive the profile for photographs"
     values = dict(values)
     own = values.pop('photographs', {})
     if not isinstance(own, dict): raise ValueError(f'{where}: photographs={shown(own)}; accepted: names with values')
@@ -112,7 +112,7 @@ FEWEST = 16          # images to learn from, and as many held back
 _LARGEST = 1 << 28   # bytes; no photograph is larger, and `prepare` refuses it
 
 def _content(path)->bytes:
-    "Checksum of a file; of anything else, what it is"
+    "Compute the checksum of a file; of anything else, say what it is"
     try:
         st = os.stat(path)
         if not stat.S_ISREG(st.st_mode) or st.st_size > _LARGEST:
@@ -123,10 +123,10 @@ def _content(path)->bytes:
 def photographs(
     folder, # with photographs, subfolders included
 )->dict:    # folder: its path without links; files: how many; fingerprint: of their names and contents
-    "What is in a folder of photographs"
+    "Describe a folder of photographs"
     place, found, files = Path(folder).resolve(), hashlib.sha256(), 0
     if not place.is_dir():
-        raise ValueError(f'{shown(str(folder), 200)} is no folder; accepted: DATA=folder, with photographs')
+        raise ValueError(f'{shown(str(folder), 200)} is not a folder; accepted: DATA=folder, with photographs')
     # links to folders are not followed, as in `prepare`
     for at, folders, names in os.walk(place):
         folders.sort()
@@ -139,10 +139,10 @@ def photographs(
 def check_photographs(
     seen:dict, # from `photographs`, earlier
 ):
-    "Complain about a folder in which something is no longer as it was"
+    "Refuse a folder that has changed"
     now = photographs(seen['folder'])
     if now != seen:
-        raise ValueError(f"{shown(seen['folder'], 200)} is not as it was when the study began: {seen['files']} files "
+        raise ValueError(f"{shown(seen['folder'], 200)} has changed since the study began: {seen['files']} files "
                          f"then, {now['files']} now, or other contents; accepted: the same photographs; begin again "
                          "with make study DATA=…")
 
@@ -150,16 +150,16 @@ def check_photographs(
 def place(
     plan:dict, # from `plan`
 )->Path:       # relative to where the study is run
-    "The folder of a study's results"
+    "Find the folder of a study's results"
     return Path('outputs')/(plan['profile'] + '-photographs'*bool(plan['data'])
                             + f"-seed{plan['seed']}"*bool(plan['seed']))
 
 def plan_file(plan:dict)->Path:
-    "Where the workflow finds the plan; it names the folder of photographs, so that it is for its owner alone to read"
+    "Find where the workflow reads the plan"   # it names the folder of photographs, so only its owner may read it
     return place(plan).with_name(f'.{place(plan).name}.json')
 
 def phantoms(plan:dict)->Path:
-    "The folder of what needs no photographs: phantoms, bases, and the check of the measures. A study of phantoms and one of photographs share it"
+    "Find the folder of phantoms, bases and validation, which studies of phantoms and of photographs share"
     return place(plan | dict(data=None))
 
 def plan(
@@ -167,7 +167,7 @@ def plan(
     data='', # folder of photographs; '': the profile's, or none
     seed=0,  # of all that is random
 )->dict:     # the profile's values, `seed`, and `data`, which is None or from `photographs`
-    "What is going to be done, all of it plain values"
+    "Plan what will be done, in plain values"
     values = check_profile(read_yaml(path), path)
     data = data or values.pop('data', '')
     _check(path, 'seed', seed, _whole(0, 2**31))
@@ -177,7 +177,7 @@ def plan(
     return made
 
 def _check_apart(plan):
-    "Complain about photographs that lie where results go, or the other way round"
+    "Refuse photographs that lie where results go, or the other way round"
     at, out = Path(plan['data']['folder']), place(plan).resolve()
     if at.is_relative_to(out) or out.is_relative_to(at):
         raise ValueError(f'DATA={shown(str(at), 200)}: results go to {out}; accepted: a folder of photographs apart '
@@ -187,12 +187,12 @@ def _check_apart(plan):
 def check_plan(
     values, # what the workflow got
 )->dict:
-    "Complain about what is no plan"
+    "Refuse what is not a plan"
     known = (isinstance(values, dict) and {'seed', 'data'} <= values.keys()
              and (values['data'] is None or isinstance(values['data'], dict)
                   and values['data'].keys() == {'folder', 'files', 'fingerprint'}))
     if not known:
-        raise ValueError('no plan; accepted: what python workflow/run.py --profile=workflow/profiles/smoke.yaml, or '
+        raise ValueError('not a plan; accepted: what python workflow/run.py --profile=workflow/profiles/smoke.yaml, or '
                          'make study PROFILE=smoke, makes of a profile')
     check_profile({k: v for k, v in values.items() if k not in ('seed', 'data')}, 'plan')
     _check('plan', 'seed', values['seed'], _whole(0, 2**31))

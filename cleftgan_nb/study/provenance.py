@@ -24,13 +24,13 @@ from ..pictures import save_png
 
 # %% ../../nbs/study/00_provenance.ipynb #c2d744a0
 def commit()->str|None: # None for an installed library, or where there is no git
-    "The commit of the running library."
+    "Find the commit of the running library"
     git = ['git', '-C', str(Path(cleftgan_nb.__file__).parent)]
     try:
         if subprocess.run([*git, 'ls-files', '--error-unmatch', '__init__.py'], capture_output=True).returncode:
             return None
         run = subprocess.run([*git, 'rev-parse', 'HEAD'], capture_output=True, text=True)
-        # results that are being made change nothing
+        # results in the making do not count as changes
         changed = subprocess.run([*git, 'diff', '--quiet', 'HEAD', '--', ':(top)', ':(top,exclude)outputs'],
                                  capture_output=True).returncode
     except OSError: return None
@@ -38,7 +38,7 @@ def commit()->str|None: # None for an installed library, or where there is no gi
 
 # %% ../../nbs/study/00_provenance.ipynb #820b5330
 def versions()->dict: # package → version
-    "Versions of what the numbers depend on."
+    "List the versions that the numbers depend on"
     def of(name):
         try: return version(name)
         except PackageNotFoundError: return 'not installed'
@@ -49,7 +49,7 @@ def versions()->dict: # package → version
 def machine(
     device='cpu', # where the network ran
 )->dict:
-    "The machine, as far as a number may depend on it."
+    "Describe the machine, as far as a number may depend on it"
     device = torch.device(device)
     gpu = dict(gpu=torch.cuda.get_device_name(device)) if device.type == 'cuda' else {}
     return dict(system=f'{platform.system()} {platform.machine()}', processor=processor(),
@@ -58,7 +58,7 @@ def machine(
 # %% ../../nbs/study/00_provenance.ipynb #cd6f9403
 # notebook: name of the executed copy or None; cell: its number, as in `[7]`, or None outside of notebooks
 def made_in()->dict:
-    "The cell that is running."
+    "Find the cell that is running"
     shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
     # its last entry is the running cell; execution_count may be ahead
     inputs = getattr(shell, 'user_ns', {}).get('In', [])
@@ -70,7 +70,7 @@ NOBODY = 'digital phantoms: no patient is shown'
 def whose(
     path, # a dataset
 )->str:   # one sentence
-    "What a dataset says about who is in it."
+    "Say who is in a dataset"
     try: words = about(path)
     except (ValueError, OSError): words = {}
     if words.get('synthetic'): return NOBODY
@@ -82,7 +82,7 @@ def license_of(
     data,      # the dataset that is learned from
     base=None, # the checkpoint that is started from
 )->str:
-    "The license of weights, from those of the images and of the base."
+    "Derive the license of weights from those of the images and the base"
     try: images = about(data).get('license', 'not stated')
     except ValueError: images = 'not stated'             # not written by this library
     known = [images] if base is None else [images, load(base).meta.get('license') or 'not stated']
@@ -98,7 +98,7 @@ def recipe(
     device='cpu', # where the network ran
     **more, # whatever else a reader needs, JSON-able: `training='untrained'`
 )->dict: # what `save_figure` and `save_table` store
-    "All that is needed to make a figure or a table again."
+    "Record all that is needed to make a figure or a table again"
     kind = ('synthetic' if more.get('data', NOBODY) == NOBODY
             else 'photographs, or synthetic images by a generator that learned from photographs: see the title')
     return dict(title=title, kind=kind) | more | dict(parameters=parameters,
@@ -126,7 +126,7 @@ def _drawn(figure)->Image.Image:
     return Image.open(file).convert('RGB')
 
 def _vector(figure, recipe)->str:
-    "The same as SVG, without what changes from run to run"
+    "Draw a figure as SVG, without what changes from run to run"
     import matplotlib
     file = io.StringIO()
     with matplotlib.rc_context({'svg.hashsalt': 'cleftgan_nb'}):
@@ -140,7 +140,7 @@ def save_figure(
     path, # ends in `.png`; its folder is made
     recipe:dict, # from `recipe`
 )->Path: # the picture's path; the recipe lies beside it as `.png.json`
-    "Save a picture with its recipe, in the PNG's text and as JSON beside it; a plot without pictures as SVG, too."
+    "Save a picture with its recipe inside and beside it; a plot without pictures also as SVG"
     path, pixels = Path(path), _pixels(figure)
     if path.suffix != '.png':
         raise ValueError(f"path: got {path.name!r}; a name that ends in '.png' is accepted, because it can carry its "
@@ -158,7 +158,7 @@ def save_film(
     recipe:dict, # from `recipe`
     each=80,     # milliseconds a picture
 )->Path:         # the film's path; the recipe lies beside it as `.gif.json`
-    "Save pictures as a film without end, with its recipe beside it."
+    "Save pictures as a looping film, with its recipe beside it"
     path = Path(path)
     if path.suffix != '.gif': raise ValueError(f"path: got {path.name!r}; a name that ends in '.gif' is accepted")
     if not images: raise ValueError('images: none were given; a film needs at least one')
@@ -177,11 +177,11 @@ def save_film(
 def read_recipe(
     path, # a `.png` that `save_figure` wrote
 )->dict:
-    "The recipe inside a picture."
+    "Read the recipe inside a picture"
     with Image.open(path) as im: text = getattr(im, 'text', {}).get('recipe')
     if text is None:
-        raise ValueError(f'{Path(path).name} carries no recipe: it was not saved by save_figure, or a program has '
-                         'dropped the text')
+        raise ValueError(f'{Path(path).name} carries no recipe: save_figure did not write it, or another program '
+                         'removed the text')
     return json.loads(text)
 
 # %% ../../nbs/study/00_provenance.ipynb #397e8b50
@@ -192,9 +192,9 @@ def sheet(
     columns:int=4, # images in a row
     width:float=1.6, # of an image, in inches
 )->Image.Image:
-    "A sheet of labeled images."
+    "Lay out a sheet of labeled images"
     from matplotlib.figure import Figure
-    rows = -(-len(images) // columns)
+    rows = -(-len(images)//columns)
     figure = Figure(figsize=(columns*width, rows*(width + .2*any(labels)) + .4), layout='constrained')
     for axis,image,label in zip(figure.subplots(rows, columns, squeeze=False).flat, images, labels):
         axis.imshow(image, cmap='gray', vmin=0, vmax=255)
@@ -209,7 +209,7 @@ def save_table(
     path, # ends in `.csv`; its folder is made
     recipe:dict, # from `recipe`
 )->Path: # the table's path; the recipe lies beside it as `.csv.json`
-    "Save a table as CSV, with its recipe beside it."
+    "Save a table as CSV, with its recipe beside it"
     path = Path(path)
     if path.suffix != '.csv': raise ValueError(f"path: got {path.name!r}; a name that ends in '.csv' is accepted")
     if not rows or any(list(o) != list(rows[0]) for o in rows):
@@ -228,7 +228,7 @@ def over_seeds(
     tables:list, # the same table, `compare.csv`, of several runs of the study
     path,        # ends in `.csv`: the new table
 )->Path:
-    "Mean and standard deviation of each measure over runs that differ in their seed."
+    "Compute the mean and standard deviation of each measure over runs with different seeds"
     if len(tables) < 2:
         raise ValueError(f'tables: got {len(tables)}; at least two are needed, of runs with different seeds')
     values = {}
@@ -250,14 +250,14 @@ def save_manifest(
     profile:dict, # the plan, from `profiles.plan`
     files:list, # what the workflow promised to make
 )->Path:
-    "List a folder's results with their SHA-256, and when and where they were made."
+    "List a folder's results with their SHA-256, and when and where they were made"
     folder = Path(folder)
     if missing := [str(o) for o in files if not Path(o).is_file()]:
-        raise FileNotFoundError(f"the manifest cannot list what was not made: {', '.join(missing)}")
+        raise FileNotFoundError(f"the manifest cannot list files that were not made: {', '.join(missing)}")
     made = {str(Path(o).relative_to(folder)): dict(bytes=Path(o).stat().st_size, sha256=sha256(o))
             for o in sorted(map(str, files))}
     now = datetime.now(timezone.utc).isoformat(timespec='seconds')
-    if data := profile.get('data'):   # where it lies is nobody's business
+    if data := profile.get('data'):   # its place stays private
         profile = profile | dict(data=data | dict(folder=Path(data['folder']).name))
     listed = dict(finished=now, profile=profile, files=made, commit=commit(), versions=versions(), machine=machine())
     _save(folder/'manifest.json', json.dumps(listed, indent=2, ensure_ascii=False) + '\n')

@@ -12,8 +12,7 @@ from ..files import atomic
 from ..foreign import html, link, speakable, uncell, within
 
 # %% auto #0
-__all__ = ['STYLE', 'POLICY', 'TAGS', 'ATTRIBUTES', 'Result', 'results', 'page', 'read_notebook', 'notebook_page', 'short',
-           'table', 'section', 'findings', 'report']
+__all__ = ['results', 'page', 'short', 'table', 'section', 'report']
 
 # %% ../../nbs/study/15_report.ipynb #c8ca9328
 @dataclass
@@ -26,24 +25,25 @@ class Result:
     @property
     def title(self): return self.recipe['title']
 
+# %% ../../nbs/study/15_report.ipynb #30935150
 def results(
     folder, # of a study
 )->list:    # of Result, in the order in which they were made
-    "Everything with a recipe"
+    "List everything with a recipe"
     names = [p.stem for p in Path(folder).glob('*.json')
              if p.stem.endswith(('.png', '.csv', '.gif')) and within(folder, p.name) and within(folder, p.stem)]
     return sorted((_result(Path(folder)/name) for name in names), key=lambda r: (r.notebook, r.cell or 0, r.path.name))
 
 def _result(path):
-    "A result, if its recipe is one"
+    "Read a result, if its recipe is one"
     try: recipe = json.loads(Path(f'{path}.json').read_text(encoding='utf-8'))
     except (ValueError, RecursionError): recipe = None
     at = _dict(_dict(recipe).get('made_in'))
     title, notebook, cell = _dict(recipe).get('title'), at.get('notebook'), at.get('cell')
     if title and all(v is None or type(v) is kind for v, kind in ((title, str), (notebook, str), (cell, int))):
         return Result(path, recipe, notebook or '', cell)
-    raise ValueError(f'{path}.json is no recipe; accepted: what save_figure, save_film and save_table write. Remove '
-                     'it, or make the result again')
+    raise ValueError(f'{path}.json is not a recipe; accepted: what save_figure, save_film and save_table write. '
+                     'Remove it, or make the result again')
 
 def _dict(value): return value if isinstance(value, dict) else {}
 
@@ -55,8 +55,9 @@ figure{margin:2rem 0}figcaption,.small{color:gray;font-size:13px}pre{overflow-x:
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:"   # no scripts, no other hosts
 
+# %% ../../nbs/study/15_report.ipynb #e954f280
 def page(title:str, body:str)->str: # HTML
-    "A page that runs nothing and asks nobody else for anything"
+    "Make a page that runs nothing and contacts no other host"
     head = ('<meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta '
             f'http-equiv="Content-Security-Policy" content="{POLICY}">')
     return ('<!doctype html><html '
@@ -69,21 +70,21 @@ ATTRIBUTES = {'*': ['class', 'id', 'title'], 'a': ['href'], 'img': ['src', 'alt'
               'th': ['colspan', 'rowspan']}
 
 def _cleaned(body):
-    "HTML without what runs, loads or leads away by itself"
+    "Clean HTML of what runs, loads or leads away by itself"
     from bleach import clean
     return clean(re.sub(r'<style\b.*?</style>', '', body, flags=re.S | re.I), TAGS, ATTRIBUTES)
 
 @contextmanager
 def _notebook(path):
-    "What reads and shows notebooks has many ways to say that a file is none"
+    "Raise one kind of error for everything that is not a notebook"
     try: yield
     except ImportError as e:
         raise ImportError(f'a report shows notebooks as pages, which needs {e.name}: pip install nbconvert') from None
     except Exception as e:
-        raise ValueError(f'{path} is no notebook ({type(e).__name__}); remove it, or run it again') from None
+        raise ValueError(f'{path} is not a notebook ({type(e).__name__}); remove it, or run it again') from None
 
 def read_notebook(path):
-    "A notebook, where the packages for it are installed"
+    "Read a notebook, if the packages for it are installed"
     with _notebook(path):
         import nbconvert, nbformat
         return nbformat.read(path, 4)
@@ -91,7 +92,7 @@ def read_notebook(path):
 def notebook_page(
     path, # an executed notebook
 )->tuple: # HTML, number of a cell → its anchor
-    "A notebook as a page"
+    "Convert a notebook to a page"
     nb = read_notebook(path)
     with _notebook(path):
         from nbconvert import HTMLExporter
@@ -106,17 +107,17 @@ def notebook_page(
 def _linked(text, to): return f'<a href="{to}">{html(text)}</a>' if to else html(text)
 
 def _rows(path):
-    "The cells of a CSV file"
+    "Read the cells of a CSV file"
     try: return [list(map(uncell, row)) for row in csv.reader(Path(path).open(encoding='utf-8', newline=''))]
-    except (ValueError, csv.Error) as e: raise ValueError(f'{path} is no table ({e}); make it again') from None
+    except (ValueError, csv.Error) as e: raise ValueError(f'{path} is not a table ({e}); make it again') from None
 
 def short(text:str)->str: # digits that a reader wants
-    "A number of a table with four digits; words as they are"
+    "Shorten a number of a table to four digits; words stay"
     try: return f'{float(text):.4g}' if re.search(r'\d[.e]', text) else text
     except ValueError: return text
 
 def table(path, to)->str: # HTML
-    "A CSV file, each entry with its link"
+    "Convert a CSV file to HTML, each entry with its link"
     head, *rows = _rows(path) or [[]]
     return ('<table><tr>' + ''.join(f'<th>{html(o)}</th>' for o in head) + '</tr>'
             + ''.join('<tr>' + ''.join(f'<td>{_linked(short(o), to)}</td>' for o in row) + '</tr>' for row in rows)
@@ -124,7 +125,7 @@ def table(path, to)->str: # HTML
 
 # %% ../../nbs/study/15_report.ipynb #19b75fe3
 def section(result:Result, to:str)->str: # HTML
-    "A figure or a table with its title, and the way to its cell"
+    "Show a figure or a table with its title and a link to its cell"
     name = result.path.name
     at, words = link(name), html(result.title[0].upper() + result.title[1:])
     inside = (table(result.path, to) if name.endswith('.csv')
@@ -139,14 +140,14 @@ def _row(rows, images, name):
     return next((r for r in rows if r['images'] == images and r['name'].startswith(name)), None)
 
 def _measured(r):
-    "Does a row have a name, a value and its interval?"
+    "Check whether a row has a name, a value and its interval"
     try: return {'images', 'name'} <= r.keys() and all(math.isfinite(float(r[k])) for k in ('value', 'low', 'high'))
     except (KeyError, ValueError): return False
 
 def _told(r): return f"{float(r['value']):.3g} [{float(r['low']):.3g}, {float(r['high']):.3g}]"
 
 def findings(path)->list: # of sentences
-    "What the table of all measures says about fine-tuning"
+    "Say what the table of all measures shows about fine-tuning"
     head, *rows = _rows(path) if path else [[]]
     rows, out = [r for r in (dict(zip(head, row)) for row in rows) if _measured(r)], []
     for tuned in dict.fromkeys(r['images'] for r in rows if r['images'].endswith(', fine-tuned')):
@@ -164,7 +165,7 @@ def findings(path)->list: # of sentences
 
 # %% ../../nbs/study/15_report.ipynb #96bceb76
 def _facts(found)->str:
-    "What the results were made with; more than one value where they differ"
+    "List what the results were made with; several values where they differ"
     facts = {}
     for r in (o.recipe for o in found):
         for k, v in (dict(data=r.get('data', ''), commit=r.get('commit') or 'an installed version')
@@ -175,7 +176,7 @@ def _facts(found)->str:
     return '<table>' + ''.join(f'<tr><th>{html(k)}</th><td>{html(v)}</td></tr>' for k, v in facts.items()) + '</table>'
 
 def _photographs(folder)->str:
-    "Which photographs the study is about"
+    "Say which photographs the study is about"
     if (path := within(folder, 'photographs.json')) is None: return ''
     try:
         about = json.loads(path.read_text(encoding='utf-8'))
@@ -187,7 +188,7 @@ def _photographs(folder)->str:
                 f"{about['fingerprint']}; {about['prepared']} were prepared{left}.")
 
 def _heading(folder, notebook)->str:
-    "The title of a notebook, from its first cell"
+    "Take the title of a notebook from its first cell"
     if (path := within(folder, notebook)) is None: return '<h2>Other results</h2>'
     first = [o for c in read_notebook(path).cells[:1] for o in c.source.splitlines()] or [path.stem]
     which = ': ' + path.stem.partition('-')[2] if '-' in path.stem else ''
@@ -198,7 +199,7 @@ def _heading(folder, notebook)->str:
 def report(
     folder, # of a study
 )->Path:    # `report.html` in it; the notebooks lie beside it as pages
-    "Put the page together"
+    "Assemble the page"
     folder, found = Path(folder), results(folder)
     if not found:
         raise ValueError(f'{folder} has no figure or table with a recipe; accepted: the folder of a study, such as '

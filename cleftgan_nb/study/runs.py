@@ -23,7 +23,7 @@ def run_folder(
     config:Config, # of training; `out` is the folder of the study
     name:str,      # of the run
 )->Config:         # with `out` = OUT/runs/NAME-CHECKSUM
-    "The place of a run: the same settings and data lead to the same"
+    "Place a run: the same settings and data lead to the same folder"
     settings = {k: v for k, v in asdict(config).items() if k not in FREE}
     data = Path(config.data)
     inputs = [fingerprint(data) if data.is_dir() else sha256(data),
@@ -36,7 +36,7 @@ def run_training(
     config:Config,  # from `run_folder`
     processes=1,    # 1: here; more: that many, one for each GPU or group of cores
 )->Path:            # the run's folder
-    "Train, or go on, in one process or several."
+    "Train or resume, in one process or several"
     if processes == 1: return train(config)
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,8 +44,8 @@ def run_training(
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}', '-m',
                'cleftgan_nb', 'train', str(folder/'asked.yaml')]
     if (run := subprocess.run(command)).returncode:
-        raise RuntimeError(f'torchrun ended with {run.returncode}; what its processes said stands above, and '
-                           f'{folder} goes on from its last state')
+        raise RuntimeError(f'torchrun ended with {run.returncode}; see the messages of its processes above. '
+                           f'{folder} resumes from its last state')
     return folder
 
 # %% ../../nbs/study/13_runs.ipynb #7d0a11c4
@@ -59,7 +59,7 @@ def run_at(
     for folder in (Path(run_folder(config, o).out) for o in (*shared, name)):
         if folder.is_dir() and (found := kept(folder).get(end)): return found
     if Path(own.out).is_dir() and (longer := [k for k in kept(own.out) if k > end]):
-        raise ValueError(f'kimg={config.kimg}, but {own.out} has gone on to {max(longer):g} and kept nothing at '
+        raise ValueError(f'kimg={config.kimg}, but {own.out} has trained on to {max(longer):g} and kept nothing at '
                          f'{end:g}; give kimg={min(longer):g}, or remove that folder')
     return kept(train(own))[end]
 
@@ -69,7 +69,7 @@ def first_images(
     k:int,   # of its images; 0, or more than there are: all
     folder,  # of the study; the part goes to its runs
 )->str:      # the dataset, or its part
-    "The dataset of the first images of another."
+    "Make a dataset of the first images of another"
     if not k or k >= len(ImageFolderDataset(data)): return str(data)
     path = Path(folder)/'runs'/f'images-{k}-{fingerprint(data)[:8]}.zip'
     path.parent.mkdir(parents=True, exist_ok=True)
