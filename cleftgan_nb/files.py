@@ -10,8 +10,8 @@ try: import fcntl
 except ImportError: fcntl = None   # Windows
 
 # %% auto #0
-__all__ = ['ending', 'alive', 'gone', 'clear', 'sweep', 'leftovers', 'part', 'as_path', 'target', 'atomic', 'sha256', 'openness',
-           'narrow', 'as_private_as', 'as_before', 'has_home']
+__all__ = ['ending', 'alive', 'gone', 'clear', 'sweep', 'leftovers', 'part', 'openness', 'narrow', 'as_private_as', 'as_before',
+           'has_home', 'as_path', 'target', 'atomic', 'sha256']
 
 # %% ../nbs/00_files.ipynb #9383d300
 class Ended(BaseException):
@@ -136,6 +136,57 @@ def part(
                 if lock is not None: os.close(lock)
         except OSError as e: raise _about(e, place, path) from None
 
+# %% ../nbs/00_files.ipynb #95fe2e80
+def openness(
+    path, # of a file or a folder
+)->int:   # as a folder's permissions: who may read may enter
+    "Find whom a file or a folder lets in"
+    st = os.stat(path)
+    return stat.S_IMODE(st.st_mode) | (0 if stat.S_ISDIR(st.st_mode) else (st.st_mode & 0o444) >> 2)
+
+def narrow(
+    path:Path, # a file or a folder with all that is in it
+    mode:int,  # as a folder's permissions; the owner keeps all
+):
+    "Shut out everyone whom `mode` does not let in"
+    if mode & 0o077 == 0o077: return
+    for o in (path, *path.rglob('*')): os.chmod(o, stat.S_IMODE(os.stat(o).st_mode) & (mode | ~0o077))
+
+@contextlib.contextmanager
+def as_private_as(
+    *paths, # of files and folders; those that do not exist are ignored
+):
+    "Hide what the process makes meanwhile from everyone whom one of the paths shuts out"
+    modes = [openness(o) for o in paths if os.path.exists(o)]
+    before = os.umask(0o077)
+    os.umask(before | sum(who for who in (0o070, 0o007) if any(not mode & who & 0o044 for mode in modes)))
+    try: yield
+    finally: os.umask(before)
+
+# %% ../nbs/00_files.ipynb #f6105130
+def as_before(
+    path:Path, # what is there, if anything
+    new:Path,  # what will take its place
+):
+    "Give `new` the permissions, group and owner of what it replaces"
+    if not os.path.exists(path): return
+    old, now = os.stat(path), os.stat(new)
+    mode = openness(path) if new.is_dir() else stat.S_IMODE(old.st_mode) & (0o666 if path.is_dir() else 0o777)
+    if (old.st_uid, old.st_gid) != (now.st_uid, now.st_gid):
+        for owner in (old.st_uid, -1):
+            with contextlib.suppress(OSError):
+                os.chown(new, owner, old.st_gid)
+                break
+        else: mode &= ~0o070   # what the old group may do, no other group may
+    os.chmod(new, mode)
+
+# %% ../nbs/00_files.ipynb #e02b3c50
+def has_home(
+    instead, # environment variable that can name another place
+)->bool:
+    "Check whether there is a place to keep machine code"
+    return instead in os.environ or os.path.isabs(os.path.expanduser('~'))
+
 # %% ../nbs/00_files.ipynb #bc49d950
 def as_path(
     path,        # given by a user
@@ -190,54 +241,3 @@ def sha256(
     with open(as_path(path), 'rb') as f:
         while block := f.read(2**20): digest.update(block)
     return digest.hexdigest()
-
-# %% ../nbs/00_files.ipynb #95fe2e80
-def openness(
-    path, # of a file or a folder
-)->int:   # as a folder's permissions: who may read may enter
-    "Find whom a file or a folder lets in"
-    st = os.stat(path)
-    return stat.S_IMODE(st.st_mode) | (0 if stat.S_ISDIR(st.st_mode) else (st.st_mode & 0o444) >> 2)
-
-def narrow(
-    path:Path, # a file or a folder with all that is in it
-    mode:int,  # as a folder's permissions; the owner keeps all
-):
-    "Shut out everyone whom `mode` does not let in"
-    if mode & 0o077 == 0o077: return
-    for o in (path, *path.rglob('*')): os.chmod(o, stat.S_IMODE(os.stat(o).st_mode) & (mode | ~0o077))
-
-@contextlib.contextmanager
-def as_private_as(
-    *paths, # of files and folders; those that do not exist are ignored
-):
-    "Hide what the process makes meanwhile from everyone whom one of the paths shuts out"
-    modes = [openness(o) for o in paths if os.path.exists(o)]
-    before = os.umask(0o077)
-    os.umask(before | sum(who for who in (0o070, 0o007) if any(not mode & who & 0o044 for mode in modes)))
-    try: yield
-    finally: os.umask(before)
-
-# %% ../nbs/00_files.ipynb #f6105130
-def as_before(
-    path:Path, # what is there, if anything
-    new:Path,  # what will take its place
-):
-    "Give `new` the permissions, group and owner of what it replaces"
-    if not os.path.exists(path): return
-    old, now = os.stat(path), os.stat(new)
-    mode = openness(path) if new.is_dir() else stat.S_IMODE(old.st_mode) & (0o666 if path.is_dir() else 0o777)
-    if (old.st_uid, old.st_gid) != (now.st_uid, now.st_gid):
-        for owner in (old.st_uid, -1):
-            with contextlib.suppress(OSError):
-                os.chown(new, owner, old.st_gid)
-                break
-        else: mode &= ~0o070   # what the old group may do, no other group may
-    os.chmod(new, mode)
-
-# %% ../nbs/00_files.ipynb #e02b3c50
-def has_home(
-    instead, # environment variable that can name another place
-)->bool:
-    "Check whether there is a place to keep machine code"
-    return instead in os.environ or os.path.isabs(os.path.expanduser('~'))
