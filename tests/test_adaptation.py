@@ -1,4 +1,4 @@
-"""Severity by adaptation, with a tiny untrained generator: the protocol, that nothing but the picture decides, what is hidden from the losses, and what is refused."""
+"""Severity by adaptation, with a tiny untrained generator: the protocol, what scores depend on, what the losses hide, refusals"""
 import copy
 
 import numpy as np, pytest, torch
@@ -9,7 +9,7 @@ from cleftgan_nb.networks import build
 
 
 class Squares:
-    "A distance that needs no file."
+    "A distance that needs no file"
     def distance(self, a, b): return (a - b).square().mean((1, 2, 3))
 
 
@@ -38,7 +38,7 @@ def test_protocol(scorer, images):
 
 
 def test_same_digits_again_and_alone(scorer, images):
-    "Neither the neighbors nor the caller's random numbers nor an earlier call matter."
+    "Neither neighbors nor the caller's random numbers nor an earlier call matter"
     n = scorer.normality(images)
     torch.manual_seed(7)
     assert np.array_equal(n, made().normality(images)) and np.array_equal(n[3:4], scorer.normality(images[3:4]))
@@ -64,7 +64,7 @@ def test_leaves_the_generator_alone(images):
 
 
 def test_gets_closer(images):
-    "The search comes closer than the regression, adapting comes closer still."
+    "The search gets closer than the regression, and adapting closer still"
     from cleftgan_nb.metrics.samples import samples
     s = made(search=20, steps=10)
     x = torch.from_numpy(samples(tiny(), 3, seed=5, progress=False)).permute(0, 3, 1, 2).float()/127.5 - 1
@@ -110,7 +110,7 @@ def test_search_doubts_what_differs_a_lot(images):
 
 
 def test_width_counts_more_than_area():
-    "As many pixels: beside each other they are a wider gap than below each other."
+    "Pixels side by side are a wider gap than as many below each other"
     face = torch.zeros(1, 3, 64, 64)
     wide, high = face.clone(), face.clone()
     wide[..., 41:43, 28:36] = -.8
@@ -144,7 +144,7 @@ def test_windows_are_weights_of_one_face():
 
 
 def test_heatmap_is_ycbcr_squared_and_forgives_a_shift():
-    "A hole without red: darker, and of another color, which counts four times."
+    "A hole without red is darker and of another color, which counts four times"
     x = torch.zeros(1, 3, 16, 16)
     y = x.clone()
     x[:, 0, 4:9, 4:9] = -1.
@@ -166,7 +166,7 @@ def test_heatmap_is_ycbcr_squared_and_forgives_a_shift():
 
 
 def test_a_pixel_counts_half_at_kappa():
-    "All of the lip differs by 30 % of the skin's brightness: half of it; by all of it: nearly all."
+    "Differing by 30 % of the skin's brightness, the lip counts half; by all of it, nearly fully"
     face = torch.zeros(1, 3, 64, 64)                 # gray: brightness .5
     share = lambda d, rest=0, **more: 10**-aggregate(np.full((1, 64, 64), d**2), face, rest=rest, **more)[0] - LEAST
     assert (share(.15) == pytest.approx(.5) and share(.25, kappa=.5) == pytest.approx(.5)
@@ -175,7 +175,7 @@ def test_a_pixel_counts_half_at_kappa():
 
 
 def test_a_wider_hole_scores_lower():
-    "What the lip shows, not what hair or clothes show."
+    "The lip counts, not hair or clothes"
     face = torch.zeros(1, 3, 64, 64)
     scores = []
     for half in (0, 2, 4, 6):

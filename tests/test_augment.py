@@ -1,4 +1,4 @@
-"""Augmentation against the recorded values and its stated distributions; what it must not depend on; its gradients."""
+"""Augmentation against recorded values and its stated distributions; what it must not depend on; its gradients"""
 import math
 import pathlib
 
@@ -21,7 +21,7 @@ def pipe(p=1., **keywords):
 
 
 def pictures(n=6, size=24, channels=3, dtype=torch.float32):
-    "Smooth and rough at once, so that both a wrong place and a wrong filter would be seen"
+    "Draw images smooth and rough at once, which expose a wrong place and a wrong filter"
     g = torch.Generator().manual_seed(5)
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size + 4), indexing='ij')
     waves = torch.stack([torch.sin(3 * (i + 1) * x + y * i) for i in range(n * channels)]).reshape(n, channels, size,
@@ -49,13 +49,13 @@ MADE = {}
 
 
 def draws(name, p=1., **keywords):
-    "100 thousand draws of one transform"
+    "Draw one transform 100,000 times"
     key = name, p, *keywords
     if key not in MADE: MADE[key] = pipe(p, **{name: 1}, **keywords).draw(torch.arange(N), seed=20)[name].numpy()
     return MADE[key]
 
 
-# The seed is fixed: these pass or fail for good. Kolmogorov's test tells a deviation of 0.5 % of the distribution function from chance.
+# The seed is fixed, so these always pass or always fail. Kolmogorov's test detects a deviation of 0.5 % in the distribution function.
 CONTINUOUS = dict(xint=stats.uniform(-.125, .25), scale=stats.norm(0, .2), aniso=stats.norm(0, .2),
                   xfrac=stats.norm(0, .125), brightness=stats.norm(0, .2),
                   contrast=stats.norm(0, .5), hue=stats.uniform(-math.pi, 2 * math.pi), saturation=stats.norm(0, 1),
@@ -89,7 +89,7 @@ def test_rotations():
 
 @pytest.mark.parametrize('name', [t for t in A.TRANSFORMS if t != 'rotate'])
 def test_gates(name):
-    "Each fires with p times its multiplier, and what has fired is distributed as at p = 1"
+    "Each fires with p times its multiplier, and is then distributed as at p = 1"
     one = pipe(.6, **{name: .5}).draw(torch.arange(N), seed=20)[name].numpy()
     n = {'xflip': 2, 'rotate90': 4, 'lumaflip': 2}.get(name, np.inf)
     for column in (one if name == 'imgfilter' else one[:, :1]).T:
@@ -156,7 +156,7 @@ def test_images_for_which_nothing_fires_keep_their_bits(dtype):
 @pytest.mark.parametrize('p', [.1, .5, 1.])
 @pytest.mark.parametrize('name', ['bgc', 'bgcfnc'])
 def test_an_image_s_company_does_not_matter(name, p):
-    "Same seed and number, same image and gradient: alone, in parts, in another order. To the bit, but for the filters, which are matrix products"
+    "Same seed and number, same image and gradient in any company; the filters, as matrix products, up to rounding"
     numbers, made = torch.arange(16) * 1009 + 5, pipe(p, **A.preset(name))
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     def both(*parts):
@@ -178,7 +178,7 @@ def test_strong_zoom_in_any_company():
 
 
 def drawn(n=1, **values):
-    "Draws that are known: zeros but for `values`"
+    "Fix the draws: zeros except for `values`"
     return A.Draws(torch.arange(n), 0, '', {t: torch.tensor([values.get(t, [0.] * k.values)] * n,
                                                             dtype=torch.float64) for t, k in A.TRANSFORMS.items()})
 
@@ -197,11 +197,11 @@ c, s = math.cos(.7), math.sin(.7)
     (dict(xfrac=[.03, -.02]), lambda x, y: (x - 1.2, y + .64))],
     ids=lambda v: '+'.join(v) if isinstance(v, dict) else '')
 def test_geometry_is_what_it_says(values, source):
-    "Against a smooth function, evaluated where the pixels come from; where no border is near"
+    "Against a smooth function, evaluated where the pixels come from, away from the border"
     f = lambda x, y: torch.stack([torch.sin(.2 * x + .1 * y + .3), torch.cos(.15 * y - .1 * x), x * y / 200])[None]
     y, x = torch.meshgrid(torch.arange(32.) - 15.5, torch.arange(40.) - 19.5, indexing='ij')
     got, expected = A.augment(f(x, y), drawn(**values)), f(*source(x, y))
-    # sym6 is not quite symmetric: what is turned back comes out up to 0.13 pixels aside
+    # sym6 is not quite symmetric: turned back, it comes out up to 0.13 pixels off
     assert (got - expected)[:, :, 10:-10, 12:-12].abs().max() < .04
 
 

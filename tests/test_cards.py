@@ -1,4 +1,4 @@
-"""Data cards: numbers that come from the manifest and nowhere else, small counts that are not told, pages that notice when they are no longer true."""
+"""Data cards: numbers only from the manifest, small counts withheld, pages that notice when they are out of date"""
 import html, os, re, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest
@@ -49,7 +49,7 @@ def copy(tmp_path, filled):
     return tmp_path/'cleft.md'
 
 def table(text, title):
-    "First cell → the others, as a reader sees them, of the table with this first heading"
+    "Read the table with this first heading as a reader sees it: first cell → the others"
     lines = text.splitlines() + ['']
     start = next(i for i, line in enumerate(lines) if line.startswith(f'| {title} |'))
     cells = [[html.unescape(re.sub(r'\\(\W)', r'\1', c.strip())) for c in line.split('|')[1:-1]]
@@ -137,7 +137,7 @@ def test_the_criterion_is_that_of_the_cohorts(filled):
                     == [str(o['n']), f'{o["mean"]:.2f} ± {o["sd"]:.2f}', 'yes' if o['agrees'] else 'no'])
 
 def test_lesser_forms():
-    "Incomplete, one side, not operated; nobody else"
+    "Incomplete, one side, not operated; no one else"
     plain = dict(laterality='left', repaired=False, lahshal='••••••l')
     given = [plain | {m: 1.2 for m in LESSER}]*7 + [plain | {m: 9. for m in LESSER} | other
                                                     for other in (dict(lahshal='••••••L'), dict(lahshal='••••••*'),
@@ -151,7 +151,7 @@ def test_lesser_forms():
 def test_what_is_missing_is_said():
     given = [r | (dict(columellar_deviation=None) if i < 7 else {}) for i, (*_, r) in enumerate(rows())]
     said = 'The columellar deviation is missing in 7 of 60 images'
-    # a clinic's reason is not known
+    # a clinic's reason is unknown
     assert (f'{said}, because the columella does not show there' in cards.measures(given, dict(synthetic=True), '')
             and f'{said}.' in cards.measures(given, {}, ''))
     assert ('is missing in under 8 of 60 images.' in cards.measures(given, {}, '', 8)
@@ -225,7 +225,7 @@ def test_pictures_that_are_not_shown_go(copy, cleft, how, left):
     assert stale(copy, cleft) == [] and ({p.name for p in folder.iterdir()} == left if left else not folder.exists())
 
 def test_pictures_of_people_go_from_a_phantom_s_card(copy, tmp_path):
-    "A filled card of phantoms, taken for photographs; blocks without markers' notes, too; what is not the card's stays"
+    "A phantoms' card filled anew for photographs, even without markers' notes; files that are not the card's stay"
     (copy.with_suffix('')/'note.txt').write_text('mine')
     copy.write_text(re.sub(r'begin (\w+) .*-->', r'begin \1 -->', copy.read_text()))
     card(write_dataset(tmp_path/'people.zip', rows(20), about=ABOUT | dict(synthetic=False)), copy)
@@ -293,7 +293,7 @@ def test_plots(filled):
             assert np.asarray(im.convert('L')).std() > 15 and p.stat().st_size < 150_000 and not im.info.get('Software')
 
 def test_controls(tmp_path):
-    "No clefts to draw; the measures' plot has the controls"
+    "Without clefts to draw, the plot of measures shows the controls"
     path = write_dataset(tmp_path/'normal.zip', rows(cleft=False), about=ABOUT)
     out = card(path, page(tmp_path/'normal.md'))
     assert ({p.name for p in (tmp_path/'normal').iterdir()} == {'people.png', 'clefts.png', 'measures.png'}
@@ -368,7 +368,7 @@ def test_reading_needs_no_plotting():
 
 @pytest.mark.parametrize('path', CARDS, ids=lambda p: p.stem)
 def test_our_cards(path):
-    "Whole, and either not filled yet or filled by the program"
+    "Complete, and either not filled yet or filled by the program"
     found, text = stale(path), path.read_text(encoding='utf-8')
     assert not [o for o in found if 'is empty' not in o], found
     for said in ('license', 'consent', 'Limits', 'must not be used', 'diagnosis', 'Keeping it'):
@@ -381,7 +381,7 @@ def test_readme_lists_every_card():
             and not [o for o in re.findall(r'\]\(([^)]+)\)', text) if not (ROOT/'data_cards'/o).exists()])
 
 
-# ---- manifests and pages that are none
+# ---- what is no manifest or no page
 
 def few(tmp_path, values, **about):
     rows = [(np.zeros((4, 4), np.uint8), None, {c: v if i == 1 else None for c, v in values.items()}) for i in range(6)]
@@ -398,7 +398,7 @@ def few(tmp_path, values, **about):
                                                      ('ancestry_asian', 'x'*500, '0 to 1'),
                                                      (MEASURES[0], 1e300, '-1000 to 1000')])
 def test_columns_of_another_kind_say_so(tmp_path, column, value, accepted):
-    "Words were counted as numbers, 'False' as true; a skin tone of 10^12 degrees was drawn in as many bars"
+    "Words once counted as numbers, 'False' as true, and a skin tone of 10^12 degrees as that many bars"
     with pytest.raises(ValueError) as e: card(few(tmp_path, {column: value}), page(tmp_path/'card.md'))
     assert (f'img00000001.png: {column}=' in str(e.value) and accepted in str(e.value).partition('accepted: ')[2]
             and len(str(e.value)) < 300 + len(str(tmp_path)))

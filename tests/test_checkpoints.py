@@ -1,4 +1,4 @@
-"""Checkpoints: exact round trips, files that are whole or not there, and a clear ValueError for whatever else is in a folder."""
+"""Checkpoints: exact round trips, files that are whole or absent, and a clear ValueError for anything else in a folder"""
 import errno, json, os, signal, socket, struct, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -12,7 +12,7 @@ from memory import at_most
 
 ABOUT = dict(license='CC-BY-4.0', provenance={'data': 'phantom', 'seed': 3, 'versions': {'torch': torch.__version__}},
              progress={'kimg': 12.5, 'augment_p': .3, 'done': False})
-# of processes started here, wherever the library lies
+# for processes started here, wherever the library is
 ENV = {**os.environ, 'PYTHONPATH': str(Path(checkpoints.__file__).parents[1])}
 SMALL = dict(channel_base=256, channel_max=12, z_dim=24, w_dim=32)
 
@@ -56,7 +56,7 @@ LABELS = ['lip_left', 'lip_right']
 def labeled(): return [networks.with_labels(net, 2, 3.) for net in small()]
 
 def test_labels_that_were_gained(tmp_path):
-    "Networks, names of the entries, and a conversion keeps both"
+    "Networks and the names of entries come back, and a conversion keeps both"
     (G, D), path = labeled(), tmp_path/'x.safetensors'
     for c in (load(save(path, G, D, G, **ABOUT, labels=LABELS)),
               checkpoints.convert(path, tmp_path/'y.safetensors') and load(tmp_path/'y.safetensors')):
@@ -68,7 +68,7 @@ def test_labels_that_were_gained(tmp_path):
     assert load(save(path, *small(), **ABOUT)).labels is None
 
 def test_names_say_nothing_where_there_are_none(tmp_path, file):
-    "The bytes are those of before labels had names"
+    "The bytes are those from before labels had names"
     with safe_open(file, 'pt') as f:
         assert set(f.metadata()) == {'format', 'cleftgan_nb', 'networks', 'license', 'provenance', 'progress',
                                      'checksum'}
@@ -82,7 +82,7 @@ def test_names_say_nothing_where_there_are_none(tmp_path, file):
                                           (['a', '\ud800'], 'accepted: .*words'),
                                           ({'a': 0, 'b': 1}, 'a list of different words')])
 def test_wrong_names_of_labels(tmp_path, labels, says):
-    "In Python, and in a file that claims them"
+    "Refused in Python, and in a file that claims them"
     G, _ = labeled()
     with pytest.raises(ValueError, match=says): save(tmp_path/'x.safetensors', G, **ABOUT, labels=labels)
     header, numbers = header_of(save(tmp_path/'good.safetensors', G, **ABOUT, labels=LABELS).read_bytes())
@@ -103,7 +103,7 @@ def test_other_precision_comes_back(tmp_path, dtype):
     assert equal(load(save(tmp_path/'x.safetensors', D=D.to(dtype), **ABOUT)).D, D)
 
 def test_shared_strided_and_double(tmp_path):
-    "One network in two roles, tied weights, channels last: values are what counts"
+    "One network in two roles, tied weights, channels last: only values count"
     G, D = small()
     D.b16.conv0.weight = torch.nn.Parameter(D.b16.conv0.weight.detach().to(memory_format=torch.channels_last))
     D.b16.conv0.bias = D.b16.fromrgb.bias
@@ -126,7 +126,7 @@ def test_half(tmp_path, file, dtype):
         with pytest.raises(ValueError, match='too large for torch.float16'): save(half, D=D, **ABOUT, dtype=dtype)
 
 def test_same_bytes_everywhere(tmp_path, file):
-    "In another process, too, where Python's hashes differ"
+    "Even in another process, where Python's hashes differ"
     code = (f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from test_checkpoints import *; G, D = "
             f"small(); save({str(tmp_path/'x.safetensors')!r}, D=D, G_ema=G, **ABOUT)")
     subprocess.run([sys.executable, '-c', code], check=True, env={**ENV, 'PYTHONHASHSEED': '7'})
@@ -172,7 +172,7 @@ def test_failures_leave_the_old_file(tmp_path, monkeypatch, error, when):
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
 def test_full_disk(tmp_path, monkeypatch):
-    "A real full device under the unfinished part"
+    "The unfinished part lies on a device that is really full"
     real = open
     monkeypatch.setattr('builtins.open', lambda path, *a, **k: real('/dev/full', 'wb') if '.part' in str(path)
                         else real(path, *a, **k))
@@ -245,7 +245,7 @@ def test_changed_networks_are_not_saved(tmp_path):
     assert lonely(tmp_path) == []
 
 def test_the_deepest_metadata_and_the_longest(tmp_path, monkeypatch):
-    "What may be saved may be loaded, at the limits, too"
+    "What can be saved can be loaded, even at the limits"
     deep = 1
     for _ in range(16): deep = {'x': deep}
     about = {**ABOUT, 'provenance': deep, 'progress': {'seed': 2**64-1, 'least': 1-2**64}}
@@ -365,7 +365,7 @@ def test_another_process_at_work_is_left_alone(tmp_path):
 # ---- broken and hostile files
 
 def header_of(data, checksum=False):
-    "Header and numbers of a file; without the checksum, which whoever changes a file on purpose leaves out or makes anew"
+    "Split a file into header and numbers, without the checksum, which a forger drops or makes anew"
     end = 8 + struct.unpack('<Q', data[:8])[0]
     header = json.loads(data[8:end])
     if not checksum: header['__metadata__'].pop('checksum', None)
@@ -383,7 +383,7 @@ def refuse(tmp_path, data, match=None):
     assert lonely(tmp_path) == ['bad.safetensors']
 
 def changed(entry=None, meta=None, name='D/b4.out.bias'):
-    "A function that changes one tensor's entry or the metadata"
+    "Make a function that changes one tensor's entry or the metadata"
     def change(header):
         if entry: header[name].update(entry)
         if meta: header['__metadata__'].update(meta)
@@ -537,7 +537,7 @@ def test_reprs(file):
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_random_damage(tmp_path, file, data):
-    "A changed file is a ValueError, or says what it said before; nothing else"
+    "A changed file raises ValueError or says what it said before, nothing else"
     good = file.read_bytes()
     bad = bytearray(good)
     header = 8 + struct.unpack('<Q', good[:8])[0]
@@ -557,7 +557,7 @@ def test_random_damage(tmp_path, file, data):
                 and c.meta | {'file': file.name} == was.meta)
 
 def test_one_bit_is_told(tmp_path, file):
-    "In the numbers and in the words: each flip is refused, or changes nothing that the file says"
+    "Each flip, in numbers or words, is refused or changes nothing that the file says"
     good, was, rng, refused = file.read_bytes(), load(file), np.random.default_rng(0), 0
     end = 8 + struct.unpack('<Q', good[:8])[0]
     for at in [*rng.integers(end, len(good), 40), *rng.integers(8, end, 40), good.index(b'12.5') + 1,
@@ -581,7 +581,7 @@ def test_one_bit_is_told(tmp_path, file):
             reader(tmp_path/'bad.safetensors')
 
 def test_a_checksum_is_of_what_a_file_says(tmp_path, file):
-    "Whoever writes its content in another order writes the same; a file of before has none, and says so"
+    "The same content in another order has the same checksum; an old file has none, and says so"
     header, numbers = header_of(file.read_bytes(), checksum=True)
     save_file(load_file(file), tmp_path/'turned.safetensors', dict(reversed(header['__metadata__'].items())))
     old = tmp_path/'old.safetensors'
@@ -601,7 +601,7 @@ def test_a_long_header_is_not_read(tmp_path, file):
                 reader(tmp_path/'bad.safetensors')
 
 def test_a_file_called_like_a_model_that_ships(tmp_path, monkeypatch):
-    "A checkpoint's name has a suffix, so the one that ships is meant"
+    "A checkpoint's name has a suffix, so this one means the shipped model"
     monkeypatch.chdir(tmp_path)
     name = next(iter(checkpoints.shipped()))
     for make in Path.touch, lambda p: (p.unlink(), p.mkdir()):

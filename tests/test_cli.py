@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it says, and that every mistake is one line and exit code 2."""
+"""The command line: what it writes, what it says, and that every mistake is one line and exit code 2"""
 import csv, json, os, socket, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -7,7 +7,7 @@ from cleftgan_nb import __version__, checkpoints, cli, networks, pictures
 from cleftgan_nb.files import sha256
 from published import published
 
-# of processes started here, wherever the library lies
+# for processes started here, wherever the library is
 ENV = {**os.environ, 'PYTHONPATH': str(Path(cli.__file__).parents[1])}
 SMALL = ['--resolution', '16', '--set', 'channel_base=256', '--set', 'channel_max=12', '--set', 'z_dim=24', '--set',
          'w_dim=32']
@@ -96,7 +96,7 @@ def test_labels(run):
 LABELS = ['lip_left', 'lip_right', 'nose_left', 'nose_right', 'repaired']
 
 def labeled(net, file='labeled.safetensors', labels=LABELS):
-    "The same network with a label term that does something"
+    "Give the same network a label term that does something"
     G = networks.with_labels(checkpoints.load(net).sampler, 5)
     with torch.no_grad():
         torch.manual_seed(1)
@@ -104,7 +104,7 @@ def labeled(net, file='labeled.safetensors', labels=LABELS):
     return str(checkpoints.save(file, G_ema=G, license='x', provenance={}, progress={}, labels=labels))
 
 def test_severity_and_side(run, net):
-    "Rows are people, columns side by side what was asked; the file says so"
+    "Rows are people, columns the severities and sides asked for; the file says so"
     file, G = labeled(net), checkpoints.load(labeled(net)).sampler
     code, out, err = run('sample', file, '--severity', '.2,.5,.8', '--side', 'left,bilateral', '--seeds', '3,7',
                          '--out', 'a.png')
@@ -235,14 +235,14 @@ def test_help(run, command):
     assert code == 0 and 'examples:\n  cleftgan ' in out and all(f'cleftgan {c}' in out for c in command)
 
 def test_help_is_quick():
-    "Neither torch nor numpy is imported to help"
+    "Help imports neither torch nor numpy"
     code = ("import sys; from cleftgan_nb.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint([m "
             "for m in ('torch', 'numpy', 'numba', 'PIL') if m in sys.modules])")
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=ENV).stdout
     assert out.splitlines()[-1] == '[]'
 
 def test_as_a_command(net, tmp_path):
-    "In a process of its own, as the console script runs it"
+    "In its own process, as the console script runs it"
     def command(*argv):
         return subprocess.run([sys.executable, '-c', 'import sys; from cleftgan_nb.cli import main; sys.exit(main())',
                                *argv], capture_output=True, text=True, cwd=tmp_path, env=ENV)
@@ -265,7 +265,7 @@ SETTINGS = [o for pair in ('tick_kimg=.016', 'settings.channel_base=256', 'setti
 
 @pytest.mark.slow
 def test_train(run, tmp_path):
-    "A dataset, then the folder of the run, then what is printed as a file"
+    "From a dataset, then from the run's folder, then from the file that `--show` prints"
     assert run('cohort', 'normal', '--n', 8, '--size', 16, '--workers', 1, '--out', 'faces.zip')[0] == 0
     code, out, err = run('train', 'faces.zip', '--out', 'run', '--network', 'stylegan2', '--batch', 8, '--kimg', .016,
                          *SETTINGS)
@@ -294,7 +294,7 @@ def test_train_complains(run, tmp_path, args, word):
 
 @pytest.mark.slow
 def test_measure(run, tmp_path):
-    "A checkpoint and a dataset; what the inputs do not allow is left out, and the table in the file is the one that was printed"
+    "What the inputs do not allow is left out, and the file holds the printed table"
     for seed in 0, 1:
         assert run('cohort', 'cleft', '--n', 16, '--size', 64, '--seed', seed, '--workers', 1, '--out',
                    f'{seed}.zip')[0] == 0
@@ -325,7 +325,7 @@ def test_measure(run, tmp_path):
 def test_measure_complains(run, net, args, says): mistake(run, 'measure', *args, says=says)
 
 def test_measure_refuses_what_was_trained_on_as_held_out(run, tmp_path):
-    "Under whatever name: nothing would be a copy, for each image is as near to one set as to the other"
+    "Under any name: each image is as near to one set as to the other, so none would count as a copy"
     from cleftgan_nb.data.datasets import write_dataset
     for name in 'a.zip', 'b.zip':
         write_dataset(tmp_path/name, [(np.full((16, 16, 3), i, np.uint8), None, {}) for i in range(4)],
@@ -337,7 +337,7 @@ def test_measure_refuses_what_was_trained_on_as_held_out(run, tmp_path):
                      "training, 'cleftgan split' holds some back")
 
 def test_forget(run, tmp_path, monkeypatch):
-    "It says what there is, and removes only what is ours, and only if asked to"
+    "It says what there is, removes only what is ours, and only on request"
     from cleftgan_nb import files
     monkeypatch.setenv('CLEFTGAN_CACHE', str(tmp_path/'cache'))
     assert run('forget') == (0, 'nothing to remove\n', '')
@@ -391,7 +391,7 @@ def test_the_secret_is_in_no_command(run, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full')
 def test_output_that_nobody_takes(run, monkeypatch, capsys):
-    "A reader that has gone is no error; a full disk is, and says where"
+    "A reader that has gone is no error; a full disk is, and the message says where"
     monkeypatch.setenv('CLEFTGAN_CACHE', 'none')
     there, here = os.pipe()
     os.close(there)
@@ -404,7 +404,7 @@ def test_output_that_nobody_takes(run, monkeypatch, capsys):
         assert capsys.readouterr().err == says
 
 def test_doctor(run, monkeypatch):
-    "What is right is said to be, with what computed it; what is wrong is an error that names it"
+    "It confirms what is right and what computed it; what is wrong is an error that names it"
     from cleftgan_nb import doctor, ops
     monkeypatch.setattr(doctor, 'SHAPES', {'cpu': (1, 2, 20, 20)})
     monkeypatch.setattr(doctor, 'copy_speed', lambda device: 1e10)

@@ -1,4 +1,4 @@
-"""The study on a cluster: profiles that name rules which exist, and the scripts that speak to Kubernetes, with a kubectl that only writes down what it is asked."""
+"""The study on a cluster: profiles name rules that exist, and scripts talk to a kubectl that only records"""
 import os
 import re
 import subprocess
@@ -22,7 +22,7 @@ def test_profile_names_rules_that_exist(name):
 
 @pytest.fixture
 def ask(tmp_path):
-    "Runs a script with a kubectl that notes its arguments and its input, and answers as told; gives its status, its words and the note."
+    "Run a script with a kubectl that notes arguments and input and answers as told; return status, words and note"
     kubectl = tmp_path / 'bin/kubectl'
     kubectl.parent.mkdir()
     kubectl.write_text('#!/bin/sh\necho "$@" > "$NOTE"; [ "$1" = create ] && cat > "$NOTE.yaml"\nprintf "%s" '

@@ -1,4 +1,4 @@
-"""Fairness: skin tone and side of phantoms with a known truth, intervals against published ones, tables, and what it refuses."""
+"""Fairness: skin tone and side of phantoms with a known truth, intervals against published ones, tables, refusals"""
 import csv
 
 import numpy as np, pytest
@@ -18,7 +18,7 @@ from cleftgan_nb.study.provenance import recipe, save_table
 
 @pytest.fixture(scope='module')
 def people():
-    "The same four people with a cleft on the left, on the right, on both sides, and none"
+    "Draw the same four people with a cleft on the left, on the right, on both sides, and none"
     clefts = Cleft(Side(.9, .6), Side()), Cleft(Side(), Side(.9, .6)), Cleft(Side(.9, .6), Side(.9, .6)), Cleft()
     drawn = [phantom(seed=s, cleft=c, size=64) for s, c in zip((11, 12, 13, 14), clefts)]
     return np.stack([image for image, _ in drawn]), [truth for _, truth in drawn]
@@ -33,7 +33,7 @@ def test_sides_of_phantoms(people):
 
 @pytest.mark.parametrize('angle', [-50, -10, 20, 35, 50, 60])
 def test_tone_of_an_evenly_lit_face(angle):
-    "Skin of a known angle all over the picture, in full light, with hair above and some glare"
+    "Skin of a known angle fills the picture, in full light, with hair above and some glare"
     color = np.rint(255*srgb(skin_color(angle)))
     image = np.tile(color.astype(np.uint8), (1, 64, 64, 1))
     image[:, :18] = 10

@@ -1,4 +1,4 @@
-"""Memorization: planted copies, known distances, intervals, and what it refuses."""
+"""Memorization: planted copies, known distances, intervals, refusals"""
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from scipy.spatial.distance import cdist
@@ -10,7 +10,7 @@ from cleftgan_nb.metrics.score import Score
 
 
 def smooth(n, seed, size=32):
-    "Pictures of soft blobs: unlike each other, alike after a small change"
+    "Draw soft blobs: unlike each other, alike after a small change"
     coarse = np.random.default_rng(seed).random((n, 5, 5, 3))
     y = np.linspace(0, 4, size)
     k = np.minimum(y.astype(int), 3)
@@ -19,7 +19,7 @@ def smooth(n, seed, size=32):
 
 
 class Plain:
-    "A feature space of a user: the pixels as they are"
+    "A user's feature space: the pixels as they are"
     name = 'plain'
 
     def features(self, images): return images.reshape(len(images), -1)/255

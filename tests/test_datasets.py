@@ -1,4 +1,4 @@
-"""Datasets: the published layout, the same bytes everywhere, whole or not at all, an order that resumes, and a named error for whatever else is in a file."""
+"""Datasets: the published layout, the same bytes everywhere, all or nothing, an order that resumes, a named error for anything else"""
 import errno, io, json, os, pickle, resource, signal, socket, subprocess, sys, time, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +15,7 @@ from cleftgan_nb.data.split import held_out, split
 
 ABOUT = dict(kind='test', license='CC0-1.0', seeds=[0, 1], parameters={'severity': .5})
 NAMES = ['lip_left', 'age', 'lip_right']
-# of processes started here, wherever the library lies
+# for processes started here, wherever the library is
 ENV = {**os.environ, 'PYTHONPATH': str(Path(archives.__file__).parents[2])}
 
 def image(i, size=16, channels=3):
@@ -85,7 +85,7 @@ def test_manifest_comes_back(values):
 # ---- the published layout, made by hand as the published tool writes it
 
 def published(path, labels, size=8, n=5):
-    "What dataset_tool.py leaves: stored zip or folder, uncompressed PNGs, dataset.json last"
+    "Write what dataset_tool.py leaves: stored zip or folder, uncompressed PNGs, dataset.json last"
     to = zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) if path.suffix == '.zip' else None
     for i in range(n):
         data = io.BytesIO()
@@ -274,14 +274,14 @@ def test_killed_writer(tmp_path, target, exists):
     assert p.stdout.readline() == b'now\n'
     p.send_signal(signal.SIGKILL)
     p.wait()
-    # its unfinished part lies there, hidden
+    # its hidden, unfinished part is there
     assert (tmp_path/target).exists() == exists and len(names(tmp_path)) == 1 + exists
     if exists: assert fingerprint(tmp_path/target) == old
     with pytest.warns(UserWarning, match='a killed process left'): make(tmp_path/target, overwrite=True)
     assert verify(tmp_path/target) == 12 and names(tmp_path) == [target]
 
 def test_killed_between_two_renames(tmp_path):
-    "The old folder had been moved away, the new one was not in place yet"
+    "The old folder was already moved away, the new one not yet in place"
     old = fingerprint(make(tmp_path/'x'))
     left = tmp_path/f'.x@{socket.gethostname()}-{2**30}.{"0"*16}.part'
     (left/'new').mkdir(parents=True)
@@ -317,7 +317,7 @@ def test_nothing_of_others_is_replaced(tmp_path, zipped):
 @pytest.mark.parametrize('other', ['a file', 'a folder', 'a dataset', 'a link to nowhere'])
 @pytest.mark.parametrize('overwrite', [False, True])
 def test_what_appears_meanwhile_stays(tmp_path, target, other, overwrite):
-    "Another writes the name between our first look and our last image; with overwrite, only a dataset of ours gives way"
+    "Someone writes the name between our first look and our last image; overwriting replaces only a dataset of ours"
     path = tmp_path/target
     def meanwhile():
         yield from rows(3)
@@ -351,7 +351,7 @@ with archives.appearing(Path({path!r}), False) as part:
 
 @pytest.mark.parametrize('target', ['x', 'x.zip'])
 def test_two_writers_of_one_name(tmp_path, target):
-    "Both found it free, both are done at once: one has it, the other is told, nothing else is left"
+    "Both find it free and finish at once: one gets it, the other is told, nothing else is left"
     code = RACER.format(tests=os.path.dirname(__file__), path=str(tmp_path/target))
     both = [subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True, env=ENV) for _ in range(2)]
@@ -368,7 +368,7 @@ def test_two_writers_of_one_name(tmp_path, target):
 @pytest.mark.parametrize('target', ['x', 'x.zip'])
 @pytest.mark.parametrize('links', [True, False])
 def test_taken_in_the_last_moment(tmp_path, monkeypatch, target, links):
-    "After the last look, before the step that claims the name; also on file systems that have no links"
+    "After the last look, before the step that claims the name; also on file systems without links"
     path, link, rename = tmp_path/target, os.link, os.rename
     def theirs():
         if path.suffix: path.write_text('theirs')
@@ -412,7 +412,7 @@ def test_file_systems_without_links(tmp_path, monkeypatch):
     assert names(tmp_path) == ['x.zip']
 
 def test_an_old_folder_comes_back(tmp_path, monkeypatch):
-    "The new one cannot take its place"
+    "If the new one cannot take its place"
     old, real = fingerprint(make(tmp_path/'x')), os.rename
     def rename(a, b):
         if Path(a).name == 'new': raise OSError(errno.EIO, 'Input/output error')
@@ -422,7 +422,7 @@ def test_an_old_folder_comes_back(tmp_path, monkeypatch):
     assert names(tmp_path) == ['x'] and fingerprint(tmp_path/'x') == old
 
 def test_a_folder_takes_the_place_of_a_zip(tmp_path):
-    "…and the other way, with overwrite"
+    "…and the other way round, with overwrite"
     os.rename(make(tmp_path/'a.zip'), tmp_path/'x')
     os.rename(make(tmp_path/'b'), tmp_path/'y.zip')
     for name in ('x', 'y.zip'): assert verify(make(tmp_path/name, 5, overwrite=True)) == 5
@@ -461,7 +461,7 @@ def test_copies_are_as_private_as_their_source(tmp_path):
     assert [oct(os.stat(tmp_path/o).st_mode & 0o777) for o in ('a.zip', 'b')] == ['0o640', '0o700']
 
 def test_manifests_that_do_not_fit_their_files(tmp_path):
-    "A row without a file, a file without a row; and a crowd of people is split at once"
+    "A row without a file, a file without a row; and splitting a crowd is quick"
     made = make(tmp_path/'x')
     text = (made/'manifest.csv').read_text()
     file = text.splitlines()[1].split(',')[0]
@@ -548,7 +548,7 @@ def test_workers_give_the_same(tmp_path, zipped, kind, cache):
             assert torch.equal(x, expected.batch(indices)[0]) and torch.equal(c, expected.labels(indices))
 
 def test_spawned_workers(zipped):
-    "A fresh process gets a dataset without file and memory"
+    "A fresh process gets the dataset without its file and memory"
     ds = ImageFolderDataset(zipped, use_labels=True).fill()
     assert len(pickle.dumps(ds)) < 8000
     [x], [c] = zip(*DataLoader(ds, batch_size=12, num_workers=1, multiprocessing_context='spawn'))
@@ -559,7 +559,7 @@ def test_forked_workers_share_what_they_decode(zipped):
     ds = ImageFolderDataset(zipped)
     for _ in DataLoader(ds, batch_size=3, num_workers=2, multiprocessing_context='fork'): pass
     assert ds._cache.sums.all() and not ds._cache.known.any()
-    ds.source.read = None   # nothing is decoded any more
+    ds.source.read = None   # nothing is decoded anymore
     assert torch.equal(images(ds), images(ImageFolderDataset(zipped)))
 
 def test_a_torn_picture_in_memory_is_decoded_again(zipped):
@@ -636,7 +636,7 @@ def test_orders_differ_and_never_change():
 FAR = [7, 1, 9, 3]
 
 def test_order_is_even():
-    "Every image at every place, about equally often"
+    "Every image comes to every place about equally often"
     counts = np.zeros((6, 6))
     s = InfiniteSampler(6, 1)
     for epoch in range(3000): counts[np.arange(6), s.order(epoch)] += 1
@@ -676,7 +676,7 @@ def test_truncated_zips(tmp_path, zipped):
             ImageFolderDataset(tmp_path/'x.zip')
 
 def test_every_damage_to_a_zip_is_a_named_error(tmp_path, zipped):
-    "Single bytes changed all over the file: read right, or refused by name; no other error"
+    "Single bytes changed all over the file: it reads right or is refused by name"
     data, refused = zipped.read_bytes(), 0
     expected = {x.numpy().tobytes() for x in images(ImageFolderDataset(zipped))}
     rng = np.random.default_rng(0)
@@ -691,7 +691,7 @@ def test_every_damage_to_a_zip_is_a_named_error(tmp_path, zipped):
 
 @pytest.mark.filterwarnings('ignore::UserWarning')
 def test_damaged_pixels_are_refused_in_every_format(tmp_path):
-    "Single bytes of pictures changed: some picture or a named error"
+    "Single bytes changed in pictures: some picture or a named error"
     for suffix in ('png', 'jpg', 'bmp', 'webp', 'tif', 'ppm'):
         f = io.BytesIO()
         Image.fromarray(image(0)).save(f, {'jpg': 'jpeg', 'tif': 'tiff'}.get(suffix, suffix))
@@ -712,7 +712,7 @@ def test_damaged_pixels_are_refused_in_every_format(tmp_path):
     ('b.jpg', GOOD, None)])
 def test_broken_pictures(tmp_path, name, data, said):
     path = pack(tmp_path/'x.zip', [('a.png', GOOD), (name, data)])
-    if said is None: assert len(images(ImageFolderDataset(path))) == 2   # what is inside counts, not the suffix
+    if said is None: assert len(images(ImageFolderDataset(path))) == 2   # the content counts, not the suffix
     else:
         with pytest.raises(ValueError, match=said): images(ImageFolderDataset(path))
 
@@ -793,7 +793,7 @@ def test_wrong_labels(tmp_path, text, said, kind):
     if text in (None, b'{}', b'{"labels": null}'): assert len(ImageFolderDataset(path)) == 2
 
 def test_labels_of_files_that_are_not_there_are_ignored(tmp_path):
-    "As published: a part of a set can be used with the whole set's labels"
+    "As published: part of a set can use the whole set's labels"
     pack(tmp_path/'x.zip', [('a.png', GOOD), ('dataset.json', json.dumps({'labels': [['a.png', 1], ['b.png', 4]]}))])
     assert ImageFolderDataset(tmp_path/'x.zip', use_labels=True).label_dim == 2
 
@@ -824,14 +824,14 @@ def test_verify_tells(tmp_path):
         with pytest.raises(ValueError, match=said): verify(path)
 
 def test_verify_does_not_check_the_words(tmp_path):
-    "They hold the checksums; hidden files are nobody's"
+    "They hold the checksums; hidden files belong to no one"
     path = make(tmp_path/'x')
     (path/'about.json').write_text((path/'about.json').read_text().replace('CC0-1.0', 'CC-BY-4.0'))
     (path/'.DS_Store').write_bytes(b'x')
     assert verify(path) == 12 and 'about.json' in verify.__doc__
 
 def test_verify_takes_a_picture_in_another_file(tmp_path):
-    "The checksum is that of the pixels"
+    "The checksum covers the pixels"
     path = make(tmp_path/'x')
     Image.fromarray(image(3)).save(path/'00000/img00000003.png', optimize=True)
     assert verify(path) == 12
@@ -876,14 +876,14 @@ def test_convert(tmp_path, zipped):
             with pytest.raises(ValueError, match='dst=.* is (in )?the source .*; accepted: a place outside of it'):
                 convert(src, dst, 4, overwrite=overwrite)
         assert names(path) == before and verify(path) == 7
-    assert verify(convert(path, tmp_path/'small-2', 2)) == 7   # a name that begins alike is another place
+    assert verify(convert(path, tmp_path/'small-2', 2)) == 7   # a name with the same beginning is another place
     for wrong in (17, 0, -3, 4., '4', True):
         with pytest.raises(ValueError, match='resolution=.*accepted: 1 to 16'): convert(zipped, tmp_path/'y.zip', wrong)
 
 
 @pytest.mark.parametrize('target', ['x', 'x.zip'])
 def test_taken_between_the_check_and_the_step(tmp_path, monkeypatch, target):
-    "A dataset of ours that appears after the check is not replaced by one who may not overwrite"
+    "Without overwrite, a dataset of ours that appears after the check stays"
     path, check = tmp_path/target, archives._check_free
     def late(p, overwrite):
         check(p, overwrite)

@@ -1,4 +1,4 @@
-"""Distances of features: known answers, another computation of the same, properties, and what is refused."""
+"""Distances of features: known answers, an independent computation, properties, refusals"""
 import json
 from pathlib import Path
 import numpy as np
@@ -20,7 +20,7 @@ def clouds(n=80, m=120, d=24, seed=0):
 
 
 def by_sqrtm(a, b):
-    "The formula as it is written, with covariances divided by N"
+    "Compute the formula as written, with covariances divided by N"
     ca, cb = np.cov(a.T, bias=True), np.cov(b.T, bias=True)
     return ((a.mean(0) - b.mean(0))**2).sum() + np.trace(ca + cb - 2*np.real(linalg.sqrtm(ca @ cb)))
 

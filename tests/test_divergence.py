@@ -1,4 +1,4 @@
-"""DISH: known answers, symmetry, bounds, its floor and what it refuses."""
+"""DISH: known answers, symmetry, bounds, its floor, refusals"""
 import math
 
 import numpy as np, pytest, torch
@@ -21,14 +21,14 @@ def severities(n, recipe=Recipe(), seed=0):
 
 
 def histogram(values, bins=20):
-    "Add-one smoothing, bin by bin."
+    "Smooth by adding one to each bin"
     n = [sum(k <= v*bins < k + 1 or (k == bins - 1 and v == 1) for v in values) for k in range(bins)]
     return np.array([(c + 1)/(len(values) + bins) for c in n])
 
 
 @pytest.mark.parametrize('n', [1, 20, 514])
 def test_disjoint_samples(n):
-    "Two bins hold everything, the other 18 are alike and cancel."
+    "Two bins hold everything; the other 18 are alike and cancel"
     p, q = (n + 1)/(n + 20), 1/(n + 20)
     assert (dish(np.zeros(n), np.ones(n), **quick).value
             == pytest.approx(p*math.log2(2*p/(p + q)) + q*math.log2(2*q/(p + q)), abs=1e-12))
@@ -98,7 +98,7 @@ def test_rises_with_every_step_of_a_known_change(change):
 
 
 def test_the_floor_is_where_luck_ends():
-    "Samples without a difference exceed it about once in twenty times."
+    "Samples without a difference exceed it about once in twenty times"
     everybody, rng = severities(20_000, seed=5), np.random.default_rng(6)
     above = [(s := dish(rng.choice(everybody, 200), rng.choice(everybody, 800), resamples=200, level=.9)).value
              > s.notes['floor_high'] for _ in range(150)]
@@ -129,7 +129,7 @@ def test_refuses_other_arguments(wrong, words):
 
 
 def test_one_image_and_all_equal_ones():
-    # smoothing tells 1 from 2 images, and luck alone does not go further
+    # smoothing tells 1 from 2 images, and chance alone goes no further
     s = dish([.5], [.5, .5])
     assert 0 < s.value == pytest.approx(s.notes['floor_high']) and s.low == pytest.approx(s.high)
     assert 0 < dish([.1], [.9]).value < .02                 # one image against twenty added ones says nothing

@@ -1,4 +1,4 @@
-"""The site: it builds without a warning, loads nothing from other hosts, has every page, and finds what is searched for."""
+"""The site: it builds without a warning, loads nothing from other hosts, has every page, and can be searched"""
 import json
 import os
 import re
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope='session')
 def site(tmp_path_factory):
-    "The site, built as `make docs` does, with warnings as errors."
+    "Build the site as `make docs` does, with warnings as errors"
     folder = tmp_path_factory.mktemp('site')
     made = subprocess.run([sys.executable, 'workflow/docs/build.py', '--out', folder / 'out', '--work',
                            folder / 'work'], cwd=root, capture_output=True, text=True,
@@ -120,7 +120,7 @@ def test_an_executed_copy_takes_the_place_of_the_notebook(monkeypatch, tmp_path)
 
 @pytest.fixture(scope='session')
 def served(site):
-    "The site on this machine, at a port of its own."
+    "Serve the site on a local port of its own"
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_): pass
     server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(site)))
@@ -160,7 +160,7 @@ def test_search_works_without_a_server(browser, site):
                                   'api/cleftgan_nb.ops.fused.html', 'cards/phantom-normal.html', 'bench/00_cpu.html'])
 @pytest.mark.parametrize('width', [390, 1280])
 def test_a_browser_shows_the_page(browser, served, page, width):
-    "Within the window's width, with its pictures and formulas, and without asking another host."
+    "Within the window's width, with its pictures and formulas, and without asking another host"
     browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
                             dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 500))
     browser.get(f'{served}/{page}')

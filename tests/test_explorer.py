@@ -1,4 +1,4 @@
-"The explorer without a browser: every panel draws, code and saved pictures give the same bytes, the newest wish wins, and what cannot be drawn says why"
+"The explorer without a browser: every panel draws, code and saved pictures give the same bytes, the newest wish wins, refusals say why"
 import asyncio, base64, io, json, sys
 from dataclasses import replace
 import numpy as np
@@ -396,7 +396,7 @@ def test_networks_whose_labels_nobody_knows_are_refused():
 
 
 def test_sliders_ask_a_network_that_takes_labels(tmp_path):
-    "Severity and side become the label, by the names that the checkpoint keeps; the code draws the same bytes"
+    "Severity and side become the label, by the checkpoint's names; the code draws the same bytes"
     torch.manual_seed(0)
     base, _ = networks.build('stylegan3-t', 16, channel_base=512, channel_max=16, num_layers=4, z_dim=8, w_dim=8)
     G = networks.with_labels(base, 5).eval()

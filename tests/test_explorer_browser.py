@@ -1,4 +1,4 @@
-"""The explorer in a real browser: JupyterLab opens the notebook, runs it, and a slider that is moved changes the face."""
+"""The explorer in a real browser: JupyterLab opens the notebook, runs it, and moving a slider changes the face"""
 import json
 import os
 import secrets
@@ -21,13 +21,13 @@ PARAMETERS = "checkpoint, dataset, run, faces = 'phantom-64-cleft-stylegan3-t', 
 
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
-    "JupyterLab in a folder of its own, with the notebook and a few phantoms."
+    "Start JupyterLab in its own folder, with the notebook and a few phantoms"
     from cleftgan_nb.data import cohort
     folder, state, token = tmp_path_factory.mktemp('lab'), tmp_path_factory.mktemp('jupyter'), secrets.token_hex(8)
     notebook = nbformat.read(root / 'nbs/guide/03_try_it.ipynb', 4)
     [parameters] = [o for o in notebook.cells if 'parameters' in o.metadata.get('tags', [])]
     parameters.source = PARAMETERS
-    for cell in notebook.cells: cell.get('outputs', []).clear()      # what is seen later was made now
+    for cell in notebook.cells: cell.get('outputs', []).clear()      # anything seen later was made now
     nbformat.write(notebook, folder / 'try_it.ipynb')
     cohort('cleft', 16, folder / 'faces.zip', workers=1, progress=False)
     tick(folder / 'run', 1)
@@ -58,7 +58,7 @@ def lab(tmp_path_factory):
 
 
 def tick(folder, n):
-    "A run that has come so far."
+    "Write a run that has come this far"
     from PIL import Image
     folder.mkdir(exist_ok=True)
     (folder / 'log.jsonl').write_text(''.join(json.dumps({'kimg': 4 * t, 'step': t, 'r_t': t / 10,
@@ -68,7 +68,7 @@ def tick(folder, n):
 
 
 def until(condition, seconds, complaint):
-    "Wait for something, or say what did not come."
+    "Wait for something, or say what did not come"
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition(): return found
@@ -89,20 +89,20 @@ ERRORS = "return [...document.querySelectorAll('.jp-OutputArea-output[data-mime-
 
 
 def picture(browser, which=0):
-    "What the browser shows, pixel by pixel; None before there is anything."
+    "Read what the browser shows, pixel by pixel; None before there is anything"
     import numpy as np
     found = browser.execute_script(PIXELS, which)
     return np.array(found, float) if found else None
 
 
 def changed(browser, before, which=0, least=.5):
-    "Has the picture become another one? In gray levels, in the mean."
+    "Check whether the picture has become another one, by its mean gray levels"
     now = picture(browser, which)
     return now is not None and (now.shape != before.shape or abs(now - before).mean() > least)
 
 
 def slider(browser, words):
-    "The handle of a slider that is shown, by what is written before it."
+    "Find the handle of a visible slider by the words before it"
     from selenium.webdriver.common.by import By
     [row] = [o for o in browser.find_elements(By.CSS_SELECTOR, '.widget-slider')
              if o.is_displayed() and o.find_element(By.CSS_SELECTOR, '.widget-label').text == words]
@@ -110,7 +110,7 @@ def slider(browser, words):
 
 
 def press(browser, words):
-    "A button or a tab, by what is written on it."
+    "Press a button or a tab by the words on it"
     from selenium.webdriver.common.by import By
     [button] = [o for o in browser.find_elements(By.CSS_SELECTOR, '.jupyter-button, .widget-tab .lm-TabBar-tab')
                 if o.is_displayed() and o.text == words]
@@ -120,7 +120,7 @@ def press(browser, words):
 
 @pytest.fixture(scope='module')
 def shown(browser, lab, tmp_path_factory):
-    "The notebook, run; the folder of the screenshots."
+    "Run the notebook, and return the folder of the screenshots"
     address, _ = lab
     browser.set_window_size(1280, 1100)
     browser.get(address)

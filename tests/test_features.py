@@ -1,4 +1,4 @@
-"""Images of generators and datasets, the networks that look at them, and the cache."""
+"""Images of generators and datasets, the networks that look at them, and the cache"""
 import hashlib
 import importlib.util
 import os
@@ -28,7 +28,7 @@ def judge():
 
 
 def pictures(n, size=32, seed=0):
-    "Blobs: smooth, and all different"
+    "Draw blobs, smooth and all different"
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)
     return np.stack([np.asarray(Image.fromarray(i).resize((size, size), Image.Resampling.BICUBIC)) for i in small])
@@ -140,7 +140,7 @@ def test_changed_weights(tmp_path):
 # faceres
 
 def drawn():
-    "Two smooth pictures that any machine draws alike"
+    "Draw two smooth pictures, alike on any machine"
     y, x, c = np.meshgrid(np.arange(224), np.arange(224), np.arange(3), indexing='ij')
     return np.stack([(x*(c + 1) + y*(3 - c)) % 256,
                      np.rint(128 + 100*np.sin((x*(1 + c) + y)/17)*np.cos((y - c*x)/23))]).astype(np.uint8)
@@ -190,17 +190,17 @@ def test_faceres_refuses():
         with pytest.raises(ValueError, match=words): F.faceres().features(bad, progress=False)
 
 
-# OpenNSFW: its package isn't asked for, so the tests make a file of the same form where it isn't there
+# OpenNSFW: its package is optional; without it, the tests make a file of the same form
 
 def message(*parts):
-    "Fields of Protocol Buffers: number and bytes, or number and whole number"
+    "Encode fields of Protocol Buffers: number and bytes, or number and whole number"
     def number(v): return bytes([v]) if v < 128 else bytes([v & 127 | 128]) + number(v >> 7)
     return b''.join(number(k << 3 | 2) + number(len(v)) + v if isinstance(v, bytes) else number(k << 3) + number(v)
                     for k, v in parts)
 
 
 def onnx(net):
-    "A file with the network's weights under other names, as the published one has them"
+    "Write a file with the network's weights under other names, as the published one has them"
     tensors, steps = [], []
     for i, (name, m) in enumerate((k, m) for k, m in net.named_modules() if isinstance(m, nn.Conv2d)):
         parts = ('w', m.weight), ('b', m.bias)
@@ -262,10 +262,10 @@ def test_judges(judge):
         with pytest.raises(ValueError, match=words): F.load_judges(bad)
 
 
-# Inception: its file isn't ours to bring, so the tests make files of the same form
+# Inception: its file isn't ours to ship, so the tests make files of the same form
 
 def random_state(seed=0):
-    "Tensors under the names and with the shapes of the file, large enough everywhere that nothing dies out"
+    "Make tensors with the file's names and shapes, large enough everywhere that nothing dies out"
     rng = np.random.RandomState(seed)
     state = {'fc.weight': torch.zeros(1008, 2048), 'fc.bias': torch.zeros(1008)}
     for layer in sorted((m for m in inception.Inception().modules() if isinstance(m, inception.Layer)),
@@ -285,7 +285,7 @@ def state():
 
 
 def saved(state, path, monkeypatch):
-    "A file of these tensors, which the library takes for the published one"
+    "Save these tensors in a file that the library takes for the published one"
     torch.save(state, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr(inception, 'ACCEPTED', {digest: 'test'})
@@ -392,7 +392,7 @@ def test_cache_folder(monkeypatch, platform, variables, expected):
 
 @pytest.mark.skipif(os.name == 'nt', reason='accounts')
 def test_an_account_without_a_home(monkeypatch, tmp_path):
-    "No folder '~' is made where we are"
+    "No folder '~' appears where we are"
     import pwd
     def nobody(*_): raise KeyError
     for name in ('CLEFTGAN_CACHE', 'XDG_CACHE_HOME', 'HOME'): monkeypatch.delenv(name, raising=False)

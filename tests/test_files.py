@@ -1,11 +1,11 @@
-"""What is half-written: for one account alone, under a name that nobody can foresee, gone whatever ends the process, and told from what another still writes."""
+"""Unfinished files: private, under a name that no one can foresee, gone whatever ends the process, and told from another writer's"""
 import errno, os, re, signal, socket, subprocess, sys
 from pathlib import Path
 import pytest
 from cleftgan_nb import files
 from cleftgan_nb.files import as_before, as_private_as, ending, gone, has_home, leftovers, narrow, openness, part, sweep
 
-# of processes started here, wherever the library lies
+# for processes started here, wherever the library is
 ENV = {**os.environ, 'PYTHONPATH': str(Path(files.__file__).parents[1])}
 posix = pytest.mark.skipif(os.name == 'nt', reason='signals, locks and permissions')
 
@@ -14,7 +14,7 @@ def names(folder): return sorted(p.name for p in folder.iterdir())
 def mode(path): return oct(os.stat(path).st_mode & 0o777)
 
 def left(folder, name='x', host=None, pid=2**30):
-    "What a process that was killed has left"
+    "Make what a killed process leaves"
     place = folder/f'.{name}@{host or socket.gethostname()}-{pid}.{"0"*16}.part'
     (place/'new').mkdir(parents=True)
     return place
@@ -24,7 +24,7 @@ def _default():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def python(code, **more):
-    "Another process, and its first line; Ctrl-C reaches it even where the tests run in the background"
+    "Start another process, and read its first line; Ctrl-C reaches it even where the tests run in the background"
     p = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENV,
                          text=True, preexec_fn=_default if os.name == 'posix' else None, **more)
     return p, p.stdout.readline().strip()
@@ -43,7 +43,7 @@ def test_nobody_else_can_read_foresee_or_prepare_a_part(tmp_path, monkeypatch):
     with part(tmp_path/'x') as a, part(tmp_path/'x') as b:
         assert (a.parent != b.parent and mode(a.parent) == '0o700'
                 and re.search('[.][0-9a-f]{16}[.]part$', a.parent.name))
-    monkeypatch.setattr(files.secrets, 'token_hex', lambda n: '0'*2*n)   # somebody has guessed
+    monkeypatch.setattr(files.secrets, 'token_hex', lambda n: '0'*2*n)   # someone has guessed
     elsewhere = tmp_path/'elsewhere'
     elsewhere.mkdir()
     trap = tmp_path/f'.x@{socket.gethostname()}-{os.getpid()}.{"0"*16}.part'
@@ -54,7 +54,7 @@ def test_nobody_else_can_read_foresee_or_prepare_a_part(tmp_path, monkeypatch):
 
 @posix
 def test_an_atomic_file_follows_no_planted_link(tmp_path):
-    "The name of before: host and process number are known to everybody"
+    "Anyone could know the old name, made of host and process number"
     from cleftgan_nb.files import atomic
     (tmp_path/'victim').write_text('theirs')
     for name in (f'.x.{socket.gethostname()}-{os.getpid()}.part', f'.x@{socket.gethostname()}-{os.getpid()}.part'):
@@ -99,7 +99,7 @@ def test_a_forked_child_leaves_its_parents_part_alone(tmp_path):
 
 @posix
 def test_equal_host_and_process_number(tmp_path):
-    "As in two containers that share a folder: what the other writes is held, and so it stays"
+    "As in two containers that share a folder: what the other writes is locked, so it stays"
     p, place = python(WRITER.format(path=str(tmp_path/'x')))
     for pid in (os.getpid(), 2**30):
         same = tmp_path/f'.x@{socket.gethostname()}-{pid}.{"0"*16}.part'
@@ -157,7 +157,7 @@ def test_a_new_file_has_the_usual_permissions(tmp_path):
 
 @posix
 def test_another_group_gets_nothing(tmp_path, monkeypatch):
-    "Where the group of before cannot be given"
+    "Where the former group cannot be given"
     (tmp_path/'old').touch()
     os.chmod(tmp_path/'old', 0o640)
     (tmp_path/'new').touch()
@@ -218,7 +218,7 @@ def test_without_a_home_no_machine_code_is_kept(tmp_path):
 @pytest.mark.parametrize('source, made', [(0o600, 0o600), (0o640, 0o660), (0o604, 0o604), (0o644, 0o664),
                                           (0o700, 0o600), (None, 0o664)])
 def test_what_is_made_is_as_private_as_its_sources(tmp_path, source, made):
-    "Whoever may not read one of them, may not read it; it is no less open than usual otherwise"
+    "Who may not read a source may not read the result; otherwise it is no less open than usual"
     (tmp_path/'open').touch()
     (tmp_path/'open').chmod(0o644)
     if source == 0o700: (tmp_path/'x').mkdir(source)

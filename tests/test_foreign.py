@@ -1,4 +1,4 @@
-"""Words of a file stay words: in cards, on pages, in terminals and spreadsheets; names in it lead nowhere else."""
+"""Words of a file stay words: in cards, on pages, in terminals and spreadsheets; names in it lead nowhere else"""
 import csv, io, json, re, shlex, shutil, sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -25,11 +25,11 @@ BAD = f'CC0 {LINK} {TAG} **all** | `$x$` {END}\x1b[2K\x9b\u202e'
 READER = markdown_it.MarkdownIt('commonmark').enable('table')
 
 def tokens(text):
-    "Everything that a page in Markdown has"
+    "Parse everything that a page in Markdown has"
     return [o for t in READER.parse(text) for o in [t, *(t.children or [])]]
 
 def plain(text, allowed=()):
-    "Nothing but tables, words, code and blocks of code, as they are meant"
+    "Check that a page has only tables, words, code and blocks of code, as they are meant"
     odd = {o.type for o in tokens(text)} & {'link_open', 'image', 'html_block', 'heading_open', 'strong_open',
                                             'em_open'}
     tags = {o.content for o in tokens(text) if o.type == 'html_inline'} - {'<code>', '</code>'}
@@ -50,7 +50,7 @@ def test_any_words_stay_words(text):
 
 @pytest.fixture(scope='module')
 def dataset(tmp_path_factory):
-    "A stranger's dataset"
+    "Write a stranger's dataset"
     rows = [(np.full((4, 4), i, np.uint8), None, {'note': BAD.replace('\n', ' ').replace('\x1b', ''),
                                                   'name': '=cmd|calc!A1', '@col': "'-1", 'age': 1.*i,
                                                   'sex': '$\\bad{$'}) for i in range(6)]
@@ -170,7 +170,7 @@ def test_wrong_notebooks_and_tables(tmp_path):
 
 @pytest.fixture(scope='module')
 def file(tmp_path_factory):
-    "A stranger's checkpoint"
+    "Write a stranger's checkpoint"
     G, D = networks.build('stylegan2', 16, channel_base=128, channel_max=8, z_dim=8, w_dim=8)
     return checkpoints.save(tmp_path_factory.mktemp('net')/'net.safetensors', G_ema=G, license=BAD,
                             provenance={BAD: BAD}, progress={'note': BAD})
@@ -216,7 +216,7 @@ def test_a_run_is_not_called_by_what_its_file_says(tmp_path):
 
 @pytest.mark.parametrize('encoding', ['ascii', 'cp1252'])
 def test_a_terminal_without_the_letters(tmp_path, monkeypatch, file, encoding):
-    "The work is done and said, whatever the terminal can show"
+    "The work is done and reported, whatever the terminal can show"
     monkeypatch.chdir(tmp_path)
     for argv in (['convert', str(file), 'é→.safetensors'], ['phantom', '--severity', '.5', '--size', '32'],
                  ['info', 'é→.safetensors'], ['info', '→.pkl']):

@@ -1,4 +1,4 @@
-"""What somebody gives is data: through make, the plan of the study, snakemake and its shells."""
+"""What users give is data: through make, the plan of the study, snakemake and its shells"""
 import importlib.util
 import json
 import os
@@ -21,7 +21,7 @@ needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakema
 
 
 def load(name):
-    "A script of workflow/ as a module."
+    "Load a script of workflow/ as a module"
     spec = importlib.util.spec_from_file_location(name, root / f'workflow/{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -36,14 +36,14 @@ GIVEN = 'PROFILE', 'DATA', 'JOBS', 'GPUS', 'SEEDS', 'MORE'
 
 @pytest.fixture
 def make(tmp_path):
-    "Runs make in a folder of its own, where python only says what it was given."
+    "Run make in its own folder, where python only says what it was given"
     python = tmp_path / '.venv/bin/python'
     python.parent.mkdir(parents=True)
     python.write_text(f'#!{sys.executable}\nimport json, sys\nif sys.argv[1] != "-c": '
                       'print(json.dumps(sys.argv[1:]))\n')
     python.chmod(0o755)
     (tmp_path / 'Makefile').write_bytes((root / 'Makefile').read_bytes())
-    # `make test` hands its own on
+    # `make test` passes its own on
     outside = {k: v for k, v in os.environ.items() if not k.startswith('MAKE') and k not in GIVEN}
     def make(*words, **env):
         done = subprocess.run(['make', '-o', '.venv/.installed', *words], cwd=tmp_path, env=outside | env,
@@ -102,7 +102,7 @@ def test_networks_are_those_of_the_library(): assert set(profiles.NETWORKS) == s
 
 @pytest.fixture
 def seen(tmp_path, monkeypatch):
-    "A folder of photographs, and what it was when the study began."
+    "Make a folder of photographs, and plan a study of it"
     monkeypatch.chdir(tmp_path)
     (folder := tmp_path / STRANGE.replace('/', '') / 'more').mkdir(parents=True)
     for i in range(3): (folder / f'{i}.jpg').write_bytes(bytes([i]))
@@ -143,7 +143,7 @@ def test_photographs_among_the_results_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_profile_runs_no_python(tmp_path, monkeypatch):
-    "Snakemake's own reader would: it reads templates (YTE)."
+    "Snakemake's own reader would: it reads templates (YTE)"
     monkeypatch.chdir(tmp_path)
     Path('mine.yaml').write_text(smoke.read_text().replace('profile: smoke',
                                                            'profile: ?__import__("os").system("touch pwned")'))
@@ -229,7 +229,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('data, mask', [(True, 0o077), (False, 0o022)])
 def test_results_of_photographs_are_for_one_account(seen, tmp_path, monkeypatch, data, mask):
-    "Those of every process that the study starts, over several seeds, too"
+    "Those of every process that the study starts, also over several seeds"
     script, masks = load('run'), []
     monkeypatch.setattr(script, 'study', lambda *_: masks.append(os.umask(mask)))
     before = os.umask(0o022)

@@ -1,4 +1,4 @@
-"""A few of the files that mean harm; `make hostile` makes as many as are wanted."""
+"""A few of the hostile files; `make hostile` makes as many as you want"""
 import os
 import re
 import subprocess
@@ -14,12 +14,12 @@ from cleftgan_nb.training.watch import read_log
 
 root = Path(__file__).resolve().parent.parent
 SEED, INPUTS = 1, 72
-# of the kinds that hostile.py knows; that of studies takes seconds of nbconvert
+# the kinds that hostile.py knows; studies take seconds of nbconvert
 HELD = 'checkpoint,pickle,state,picture,archive,words,configuration,log'
 
 
 def test_hostile_inputs():
-    "In a process of its own, which may take as much memory as it should need"
+    "In its own process, which may take as much memory as it should need"
     made = subprocess.run([sys.executable, root / 'tests/hostile.py', '--seed', str(SEED), '--inputs', str(INPUTS),
                            '--only', HELD], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(root)})
     assert (made.returncode == 0 and f'{INPUTS} hostile inputs, 0 of them failed'
@@ -34,7 +34,7 @@ def test_the_pages_have_these_numbers():
                 and f'{weekly:,} every week' in text), page
 
 
-# What it has found, so that it stays found.
+# What it has found must stay found.
 @pytest.mark.parametrize('line', ['['*100_000, '{"kimg": 1' + '0'*400 + '}', '{"kimg": 1, "r_t": 1' + '0'*400 + '}'])
 def test_endless_logs(tmp_path, line):
     (tmp_path / 'log.jsonl').write_text(line + '\n{"kimg": 2}\n')

@@ -1,4 +1,4 @@
-"""Latents of the explorer: the same faces as everywhere, nothing left behind, directions that keep their promise."""
+"""Latents of the explorer: the same faces as everywhere, nothing left behind, directions that keep their promise"""
 import numpy as np
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Losses, optimizer and ADA: recorded gradients reproduced, and what the phases promise besides."""
+"""Losses, optimizer and ADA: recorded gradients reproduced, and what else the phases promise"""
 import copy
 import json
 import math
@@ -25,7 +25,7 @@ def load(case): return {k: torch.from_numpy(v) for k, v in np.load(ROOT / f'{cas
 
 
 def recorded(case, **kwargs):
-    "Networks, inputs, the recorded gradients and the sigma of a case."
+    "Load networks, inputs, recorded gradients and sigma of a case"
     meta, nets = INDEX[case], []
     for role, cls in (('generator', StyleGAN3Generator), ('discriminator', Discriminator)):
         net = cls(**INDEX[meta[role]]['kwargs'], **kwargs).train()
@@ -99,7 +99,7 @@ def test_losses_are_the_formulas(case):
 
 
 def onednn_is_wrong():
-    "oneDNN 3.12 (torch 2.13) on processors with AMX: bfloat16, kernel as large as the image, which is how torch takes a convolution's second derivative."
+    "Check for a fault of oneDNN 3.12 (torch 2.13) in bfloat16 on processors with AMX"
     x = torch.randn(2, 16, 8, 32, 32, generator=torch.Generator().manual_seed(0))
     return error(F.conv2d(*x.bfloat16(), padding=1), F.conv2d(*x, padding=1)) > 0.1
 
@@ -107,7 +107,7 @@ def onednn_is_wrong():
 @pytest.mark.parametrize('phase', ['Gmain', 'Dmain', 'Dreg'])
 @pytest.mark.parametrize('case', CASES)
 def test_bfloat16_networks(case, phase):
-    "Losses in float32, gradients in float32 and in the same direction."
+    "Losses in float32, gradients in float32 and in the same direction"
     G, D, data, sigma = recorded(case, dtype='bfloat16')
     net, run = phases(case, G, D, data, sigma)[phase]
     result = run()
@@ -123,7 +123,7 @@ def test_bfloat16_networks(case, phase):
     assert similarity > 0.98
 
 
-# Who moves, and what doesn't --------------------------------------------------------------------------------------------------------
+# What moves, and what doesn't --------------------------------------------------------------------------------------------------------
 
 SMALL = dict(z_dim=8, w_dim=8, channel_base=128, channel_max=8)
 
@@ -401,7 +401,7 @@ def test_ema_starts_as_a_copy_and_follows():
 # ADA --------------------------------------------------------------------------------------------------------------------------------
 
 def feed(ada, r, count, n=4):
-    "n steps with mean sign r; says how often p was updated"
+    "Take n steps with mean sign r, and count how often p was updated"
     return sum(ada.step(torch.tensor([r * count, count])) for _ in range(n))
 
 

@@ -32,7 +32,7 @@ def faces(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory, faces):
-    "Three ticks; the checkpoint of the second is `early`"
+    "Train for three ticks; the checkpoint of the second is `early`"
     out = tmp_path_factory.mktemp('run')/'toy'
     return train(Config(str(faces), str(out), batch=4, kimg=.048, tick_kimg=.016, keep_kimg=.016, dtype='float32',
                         gamma=.5, settings=SMALL, license='CC0-1.0'), progress=False)
@@ -91,7 +91,7 @@ def test_precision(tmp_path, last):
 
 
 def test_commands_make_it_again(filled, last, faces):
-    "The command line, read by the command line, is the configuration"
+    "The command line, parsed again, is the configuration"
     text = filled.read_text()
     made, trained = (next(o for o in text.splitlines() if o.startswith(f'cleftgan {c} ')) for c in ('cohort', 'train'))
     assert made == 'cleftgan cohort normal --n 8 --size 16 --seed 0 --out faces.zip'
@@ -138,7 +138,7 @@ def test_samples_are_those_of_the_command(last, tmp_path):
 
 
 def test_pace(tmp_path):
-    "Seconds of a tick that was interrupted are for fewer images than the log says"
+    "The seconds of an interrupted tick are for fewer images than the log says"
     (tmp_path/'log.jsonl').write_text('{"kimg": 4}\n{"kimg": 8}\n')
     (tmp_path/'time.jsonl').write_text('{"kimg": 4, "seconds": 400, "images": 4000}\n{"kimg": 8, "seconds": 50, '
                                        '"images": 500}\n')
@@ -169,7 +169,7 @@ def test_large_pictures_get_fewer_colors(tmp_path):
 
 
 def test_only_what_was_until_then(tmp_path, run, early):
-    "The run went on; the card of an earlier checkpoint doesn't tell"
+    "The card of an earlier checkpoint doesn't tell that the run went on"
     with module.until(run, .032) as then:
         assert ({p.name for p in then.glob('fakes-*')} >= {'fakes-000000.016.png', 'fakes-000000.032.png'}
                 and not (then/'fakes-000000.048.png').exists() and module.read_log(then)['kimg'][-1] == .032)
@@ -271,7 +271,7 @@ def test_wrong_sources(tmp_path, last, run, faces):
 # the cards of this repository
 @pytest.mark.parametrize('path', CARDS, ids=lambda p: p.stem)
 def test_our_cards(path):
-    "Whole, either not filled yet or filled by the program, and about the file that ships"
+    "Complete, either not filled yet or filled by the program, and about the file that ships"
     text = path.read_text(encoding='utf-8')
     assert text.startswith(f'# Model card: {path.stem}\n')
     found = stale_model_card(path, checkpoints.shipped().get(path.stem))
@@ -292,7 +292,7 @@ def told(checkpoint, run, data, folder):
 
 @pytest.mark.parametrize('line', [b'{"kimg": 0.048, "st', b'\xff', b'['*100_000, b'[1]', b'{"step": 3}'])
 def test_a_log_that_breaks_off_is_told_without_its_end(tmp_path, run, last, faces, line):
-    "As the curves are, which say so"
+    "As the curves are drawn, with a warning"
     other = shutil.copytree(run, tmp_path/'toy')
     with (other/'time.jsonl').open('ab') as f: f.write(line)
     with pytest.warns(UserWarning, match='the last line breaks off'): text = told(last, other, faces, tmp_path)

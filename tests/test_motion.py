@@ -1,4 +1,4 @@
-"""Equivariance: motions with known answers, networks that must differ."""
+"""Equivariance: motions with known answers, networks that must differ"""
 import math
 
 import numpy as np
@@ -23,7 +23,7 @@ class Field(nn.Module):
 
 
 class Waves(nn.Module):
-    "Plane waves: equivariant by construction, but for a pattern glued to the pixels"
+    "Plane waves: equivariant by construction, except for a pattern glued to the pixels"
     z_dim, c_dim, img_resolution = 8, 0, 64
     def __init__(self, bandwidth=8, glued=0.):
         super().__init__()
@@ -102,7 +102,7 @@ def test_quarter_turns_only_move_pixels():
 
 
 def test_what_cannot_be_carried_is_removed_from_both():
-    # outside of the octagon of an eighth turn
+    # outside the octagon of an eighth turn
     corner = wave(.49, .49)
     assert np.abs(turn(corner, math.pi / 4)).max() < .05 and np.abs(limit(corner, math.pi / 4)).max() < .05
 

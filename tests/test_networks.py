@@ -1,4 +1,4 @@
-"""The networks against recorded reference values, and what they promise besides."""
+"""The networks against recorded reference values, and what else they promise"""
 import copy, io, json, pickle
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def gradients(loss, net):
 
 
 def wrong_gradients(got, data, prefix, tolerance):
-    "Names and errors of those beyond the tolerance; gradients below 1e-4 of the largest are rounding noise."
+    "List gradients beyond the tolerance; below 1e-4 of the largest they are rounding noise"
     want = {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}
     largest = max(v.abs().max() for v in want.values())
     checked = {k: error(got[k], v) for k, v in want.items() if v.abs().max() > 1e-4 * largest}
@@ -130,7 +130,7 @@ def test_discriminator_in_bfloat16(case, impl, how):
 
 @pytest.mark.parametrize('case', GENERATORS + DISCRIMINATORS)
 def test_float16(case):
-    "11 bits in the highest resolutions: within 5e-3, and no activation is infinite."
+    "11 bits in the highest resolutions: within 5e-3, and no activation is infinite"
     data = load(case)
     net = network(case, data, dtype='float16', num_fp16_res=None)
     out, want = ((net(data['x'], data['c']), 'logits') if case in DISCRIMINATORS
@@ -298,7 +298,7 @@ def test_truncation_leaves_what_was_asked_for():
                               atol=1e-6)
         before = mapping.w_avg.clone()
         mapping(z, c, update_emas=True)
-        # of everybody, whatever was asked
+        # over everyone, whatever was asked for
         assert torch.allclose(mapping.w_avg, mapping(z, 0 * c)[:, 0].mean(0).lerp(before, 0.998), atol=1e-6)
 
 
@@ -317,7 +317,7 @@ def test_derivatives_of_label_terms():
 
 @pytest.mark.parametrize('lr', [1, 8])
 def test_label_lr_is_how_fast_labels_are_learned(lr):
-    "Adam's first step moves each entry of what is added by lr times its learning rate"
+    "Adam's first step moves each added entry by lr times its learning rate"
     G, D = (with_labels(net, 2, lr) for net in build('stylegan2', 16, z_dim=4, w_dim=4, channel_base=64, channel_max=4))
     z, c = torch.randn(4, 4), torch.ones(4, 2)
     D(G(z, c, noise_mode='const'), c).sum().backward()

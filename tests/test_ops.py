@@ -1,4 +1,4 @@
-"""Operators against the recorded reference values, in every implementation and type."""
+"""Operators against the recorded reference values, in every implementation and type"""
 import pathlib, json
 import numpy as np, pytest, torch
 from cleftgan_nb import ops
@@ -71,7 +71,7 @@ def test_filter_design():
 @pytest.mark.parametrize('impl', IMPLS)
 @pytest.mark.parametrize('case', cases('bias_act') + cases('upfirdn2d') + cases('filtered_lrelu'))
 def test_bfloat16(case, impl):
-    "Values and gradients stay bfloat16, within 2e-2 of the reference."
+    "Values and gradients stay bfloat16, within 2e-2 of the reference"
     d = load(case)
     x, dy = [d[k].bfloat16().requires_grad_() for k in ('x', 'dy')]
     m = INDEX[case]

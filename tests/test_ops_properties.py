@@ -1,4 +1,4 @@
-"""Operators on inputs that nobody chose: random configurations, odd memory, threads, forks, and bad arguments."""
+"""Operators on random configurations, odd memory layouts, threads, forks and bad arguments"""
 import multiprocessing, threading
 import pytest, torch
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
@@ -11,7 +11,7 @@ FACTOR, PADDING = st.integers(1, 5), st.lists(st.integers(-6, 14), min_size=4, m
 
 @st.composite
 def filters(draw):
-    "None, taps, an outer product, or a filter that is none."
+    "Draw none, taps, an outer product, or something that is no filter"
     kind, n, m = (draw(st.sampled_from(['none', 'taps', 'taps', 'outer', 'full'])), draw(st.integers(1, 24)),
                   draw(st.integers(1, 12)))
     if kind == 'none': return None
@@ -21,7 +21,7 @@ def filters(draw):
 
 @st.composite
 def images(draw):
-    "Contiguous, channels last, or a view with strides of its own; float64 or float32."
+    "Draw contiguous, channels-last or strided views in float64 or float32"
     torch.manual_seed(draw(st.integers(0, 2 ** 30)))
     n, c, h, w = (draw(st.sampled_from([1, 1, 2])), draw(st.sampled_from([1, 2, 3, 8, 9, 16, 17])),
                   draw(st.integers(1, 40)), draw(st.integers(1, 40)))
@@ -34,7 +34,7 @@ def images(draw):
 
 @pytest.fixture(scope='module')
 def one_thread():
-    "Thousands of tiny calls: threads would only wait for each other."
+    "Keep to one thread: in thousands of tiny calls, more would only wait for each other"
     n = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,7 +46,7 @@ def far(a, b):
 
 
 def compare(op, x, b, kw):
-    "Value, gradients and the gradient of a gradient, against the definition; both ways refuse the same (which does not count as an example)."
+    "Compare value, gradients and second gradient with the definition; inputs that both refuse don't count"
     try: y = op(x, impl='cpu', **kw)
     except ValueError as e:
         with pytest.raises(ValueError): op(x, impl='definition', **kw)
@@ -110,7 +110,7 @@ def test_empty_batch(shape):
 
 
 def test_factors_that_nobody_uses():
-    "They take the definition, whatever their size."
+    "They take the definition, whatever their size"
     x = torch.randn(1, 2, 8, 8)
     for down in (37, 30000, 10 ** 12): assert torch.equal(ops.upfirdn2d(x, None, down=down), x[..., :1, :1])
 
@@ -157,7 +157,7 @@ def _child(queue, x): queue.put(ops.filtered_lrelu(x, **LAYER).sum().item())
 
 
 def test_forked_child_computes():
-    "As a data loader's worker does."
+    "As a data loader's worker does"
     x = torch.randn(1, 64, 40, 40)
     want = ops.filtered_lrelu(x, **LAYER).sum().item()
     context = multiprocessing.get_context('fork')
@@ -169,7 +169,7 @@ def test_forked_child_computes():
 
 
 def test_no_up_sampled_intermediate():
-    "Scratch memory stays below the size of the output, forward and backward."
+    "Scratch memory stays below the size of the output, forward and backward"
     u = stage.fir_stage(F12, (2, 2), (1, 1), [9, 8, 9, 8], False, 4, (150, 150))
     d = stage.fir_stage(F12, (1, 1), (2, 2), [0] * 4, False, 1, u.out)
     import numpy as np

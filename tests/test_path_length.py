@@ -1,4 +1,4 @@
-"""Perceptual distances and path length: known answers, precision, files that are refused."""
+"""Perceptual distances and path length: known answers, precision, refused files"""
 import math
 from importlib import metadata
 
@@ -107,7 +107,7 @@ def small(**kwargs):
 
 
 class Pixels(nn.Module):
-    "A rough stand-in for a learned distance: nonlinear, of any number type"
+    "A rough stand-in for a learned distance: nonlinear, in any number type"
     name, source = 'pixels', 'a formula'
     def distance(self, a, b): return ((a * 3).tanh() - (b * 3).tanh()).square().mean([1, 2, 3])
 

@@ -1,4 +1,4 @@
-"The phantom: the same bytes for the same seed, equal steps for equal severities, and a truth that is in the picture"
+"The phantom: the same bytes for the same seed, equal steps for equal severities, and a truth that the picture shows"
 import hashlib, math, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path

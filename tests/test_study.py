@@ -1,4 +1,4 @@
-"""The study's chain: what it makes, twice the same; what it refuses."""
+"""The study's chain: what it makes, the same each time, and what it refuses"""
 import csv
 import fcntl
 import html
@@ -50,7 +50,7 @@ needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakema
 
 
 def command(folder, profile=smoke, *more):
-    "The workflow in a folder of its own."
+    "Write the command that runs the workflow in a folder of its own"
     env = os.environ | dict(PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
     line = [sys.executable, str(root / 'workflow/run.py'), f'--profile={profile}', '--cores=2', *more]
     return dict(args=line, cwd=folder, env=env, text=True)
@@ -61,7 +61,7 @@ def workflow(folder, *more, profile=smoke):
 
 
 def killed(folder, seconds):
-    "Start the workflow, and kill everything after some seconds."
+    "Start the workflow, and kill everything after some seconds"
     run = subprocess.Popen(**command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                            start_new_session=True)
     try: run.wait(seconds)
@@ -71,7 +71,7 @@ def killed(folder, seconds):
 
 
 def finished(study='smoke'):
-    "The results of `make study PROFILE=smoke` in this checkout, if it was run on this very commit."
+    "Find the results of `make study PROFILE=smoke` in this checkout, if made by this very commit"
     manifest = root / 'outputs' / study / 'manifest.json'
     if not manifest.exists() or commit() is None or commit().endswith('dirty'): return None
     made = {json.loads(o.read_text())['commit'] for o in [manifest, *manifest.parent.glob('*.*.json')]}
@@ -80,7 +80,7 @@ def finished(study='smoke'):
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    "The results of two runs that know nothing of each other; the second was killed time and again."
+    "Return the results of two independent runs, the second killed time and again"
     first, second = finished() or tmp_path_factory.mktemp('first'), tmp_path_factory.mktemp('second')
     for seconds in random.Random(0).sample(range(8, 30), 3): killed(second, seconds)
     for folder in {first, second} - {root}:
@@ -197,7 +197,7 @@ def test_dry_run_makes_nothing(tmp_path):
 
 @pytest.fixture(scope='module')
 def photographed(runs, tmp_path_factory):
-    "The same with photographs, in a folder whose name means something to shells, make, YAML and snakemake: the folder, and the results."
+    "Run with photographs from a folder whose name means something to shells, make, YAML and snakemake"
     folder = clinic(tmp_path_factory.mktemp('clinic') / NAME)
     done = runs[0].parent.parent
     if not (done == root and finished('smoke-photographs')):
@@ -287,7 +287,7 @@ def test_notebook_refuses(tmp_path, given, told):
 
 @pytest.fixture(scope='module')
 def gray(tmp_path_factory):
-    "A dataset of ours that knows nothing of clefts."
+    "Make a dataset of ours that knows nothing of clefts"
     path = tmp_path_factory.mktemp('gray') / 'gray.zip'
     return write_dataset(path, ((np.full((64, 64, 3), 10*i, np.uint8), None, dict(number=i)) for i in range(20)),
                          about=dict(kind='gray squares', license='CC0-1.0'))

@@ -1,4 +1,4 @@
-"All measures at once: the numbers of the single functions, for what the inputs allow"
+"The metrics table: the numbers of the single functions, for what the inputs allow"
 import numpy as np, pytest, torch
 from cleftgan_nb.data import ImageFolderDataset, write_dataset
 from cleftgan_nb.metrics import Score, dish, efficientnet_lite0, faceres, frechet_distance, load_regression
@@ -74,7 +74,7 @@ def test_conditional():
 
 
 def test_labels_are_drawn_from_the_training_images(tmp_path):
-    "Image i asks for what (seed, i) draws; so do paths and motions"
+    "Image i gets the label that (seed, i) draws; so do paths and motions"
     rng = np.random.default_rng(0)
     rows = [(rng.integers(0, 256, (32, 32, 3), np.uint8), [i/20, 1 - i/20], {}) for i in range(20)]
     real = ImageFolderDataset(write_dataset(tmp_path/'x.zip', rows, about=dict(kind='x', license='CC0-1.0')),

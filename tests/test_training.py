@@ -1,4 +1,4 @@
-"Training: an interrupted run ends as one that was not, two processes as one, and what goes wrong says so"
+"Training: an interrupted run ends like an uninterrupted one, two processes like one, and failures say what went wrong"
 import errno, json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
@@ -36,7 +36,7 @@ def files(out):
 
 
 def same(a, b):
-    "Equal bytes, but for the folder's name in metadata"
+    "Compare bytes, apart from the folder's name in metadata"
     assert a.keys() == b.keys()
     for name in a:
         if name.endswith('.safetensors'): continue
@@ -85,7 +85,7 @@ assert live()
 
 
 def lives(c, folder, kills=0, renames=0):
-    "Kill a run again and again, then let it end; says how often it was killed"
+    "Kill a run again and again, then let it end; count the kills"
     (folder/'lives.py').write_text(LIVES.format(config=c, kills=kills, renames=renames))
     return subprocess.run([sys.executable, folder/'lives.py'], check=True, stdout=subprocess.PIPE, text=True,
                           env=os.environ | dict(OMP_NUM_THREADS='1')).stdout.split().count('killed')
@@ -94,7 +94,7 @@ def lives(c, folder, kills=0, renames=0):
 @pytest.mark.parametrize('network, kills, renames, aid',
                          [('stylegan3-t', 5, 0, None), ('stylegan3-t', 0, 10, None), ('stylegan2', 20, 0, 1.)])
 def test_a_killed_run_ends_like_one_that_was_not(faces, tmp_path, network, kills, renames, aid):
-    "20 times at random moments; before and after every rename of a file"
+    "At 20 random moments; before and after every rename of a file"
     settings = SMALL if network == 'stylegan3-t' else {k: v for k, v in SMALL.items() if k != 'num_layers'}
     more = dict(network=network, settings=settings, **(dict(kimg=.16) if renames else {}),
                 **(dict(aid=aid, kimg=.096, tick_kimg=.016, keep_kimg=.048) if aid else {}))
@@ -108,7 +108,7 @@ def test_a_killed_run_ends_like_one_that_was_not(faces, tmp_path, network, kills
 
 
 def train_in(faces, out, processes, **more):
-    "The folder of a run in one process or several"
+    "Train in one process or several, and return the folder of the run"
     c, go = config(faces, out, **more), out.with_name(f'{out.name}.py')
     if processes == 1: return train(c, progress=False)
     go.write_text('from cleftgan_nb.training.config import Config\nfrom cleftgan_nb.training.loop import '
@@ -129,7 +129,7 @@ def test_two_processes_are_one(faces, tmp_path):
 
 
 def test_without_heads_a_run_says_nothing_of_them(faces, tmp_path):
-    "The published training, to the byte: neither state nor checkpoint has a word that it did not have before"
+    "The published training, to the byte: neither state nor checkpoint has a new word"
     out = train(config(faces, tmp_path/'run', kimg=.08, keep_kimg=.08), progress=False)
     assert not [k for k in tensors(out) if 'aid' in k]
     for f in out.glob('*.safetensors'): assert b'"aid' not in f.read_bytes() and b'd_weight' not in f.read_bytes()
@@ -189,7 +189,7 @@ def test_heads_want_colors(tmp_path):
 
 
 def test_heads_of_two_processes_are_those_of_one(faces, tmp_path):
-    "As close as Adam's first steps leave it, which turn each sign of a gradient into a whole step"
+    "As close as Adam's first steps allow, which turn each gradient's sign into a whole step"
     one, two = (train_in(faces, tmp_path/str(n), n, kimg=.016, tick_kimg=.016, augment='none', aid=1.) for n in (1, 2))
     a, b = (torch.cat([v.reshape(-1) for k, v in tensors(o).items()
                        if k.startswith('aid/') and v.is_floating_point()]) for o in (one, two))
@@ -228,7 +228,7 @@ def asking(clefts, base, out, **more):
 
 
 def test_an_unconditional_base_gains_labels(clefts, base, tmp_path, capsys):
-    "It starts as it was for every label, says what is new, learns the labels, and the checkpoint knows what they mean"
+    "It starts out the same for every label, says what is new and learns; the checkpoint knows what labels mean"
     run, data = begin(asking(clefts, base, tmp_path/'a'), Team())
     old, z, c = checkpoints.load(base), torch.randn(4, 8), torch.rand(4, 5)
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_an_unconditional_base_gains_labels(clefts, base, tmp_path, capsys):
 @pytest.mark.parametrize('base, aid', [('stylegan3-t', None), ('stylegan2', None), ('stylegan3-t', 1.)],
                          indirect=['base'])
 def test_labels_resume_to_the_last_bit(clefts, base, tmp_path, aid):
-    "Labels for G are among what follows from the number of an image; a checkpoint with labels is gone on from, too"
+    "G's labels also follow from the number of an image; training goes on from a checkpoint with labels, too"
     whole = train(asking(clefts, base, tmp_path/'whole', kimg=.08, aid=aid), progress=False)
     for kimg in (.024, .08): parts = train(asking(clefts, base, tmp_path/'parts', kimg=kimg, aid=aid), progress=False)
     a, b = tensors(whole), tensors(parts)
@@ -288,7 +288,7 @@ def test_g_is_asked_for_labels_as_the_data_have_them(clefts, base, tmp_path):
 
 @pytest.mark.parametrize('labels, xflip', [(True, 0), (False, 1)])
 def test_nothing_is_mirrored_behind_a_label_s_back(clefts, base, tmp_path, labels, xflip):
-    "The augmentation may flip images only where no label tells left from right"
+    "Augmentation may flip images only where no label tells left from right"
     run, data = begin(asking(clefts, base, tmp_path/'run', labels=labels, augment='fixed', augment_p=1.),
                            Team())
     flips = run.pipe.draw(range(400), 0)['xflip'].sum()
@@ -297,7 +297,7 @@ def test_nothing_is_mirrored_behind_a_label_s_back(clefts, base, tmp_path, label
 
 
 def with_names(clefts, path, names, width=5):
-    "The same images with other labels"
+    "Copy the images, with other labels"
     from cleftgan_nb.data import write_dataset
     ds = ImageFolderDataset(clefts)
     rows = ((ds[i][0].permute(1, 2, 0).numpy(), [.5]*width, {}) for i in range(12))
@@ -351,7 +351,7 @@ def test_a_cpu_has_no_graphs_to_replay(faces, tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
 def test_steps_are_replayed_on_a_gpu(faces, tmp_path):
-    "Losses stay those of a run that computes each step, as far as those of two such runs stay the same"
+    "Losses stay as close to a run that computes each step as two such runs stay to each other"
     def means(name, graphs):
         c = config(faces, tmp_path/name, graphs=graphs, augment='none', network='stylegan3-t', r1_every=4)
         team = Team()
@@ -378,7 +378,7 @@ def test_ctrl_c_stops_after_the_step_with_a_state(faces, tmp_path):
 
 
 def test_term_saves_the_state_and_nobody_else_trains_here_meanwhile(faces, tmp_path):
-    "Slurm and Kubernetes send it: exit status 143. Who else comes hears who is there"
+    "Slurm and Kubernetes send it: exit status 143. Another run is told who trains here"
     from cleftgan_nb.training.config import save_config
     out = tmp_path/'run'
     save_config(config(faces, out, kimg=100.), tmp_path/'run.yaml')
@@ -406,7 +406,7 @@ def test_what_is_remembered_until_the_step_is_over():
     from cleftgan_nb.training.guards import stoppable
     was = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with stoppable() as asked:
-        # torchrun passes on what all have got already
+        # torchrun passes on a signal that all have received
         for s in signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT:
             os.kill(os.getpid(), s)
         assert asked == [15, 15, 1, 2]
@@ -427,7 +427,7 @@ def test_what_is_remembered_until_the_step_is_over():
                                         (dict(boot='before'), True), (dict(host='elsewhere', boot='other'), False)])
 @pytest.mark.parametrize('locks', [True, False])
 def test_a_lock_that_nobody_holds_is_taken_over(tmp_path, monkeypatch, left, goes, locks):
-    "Killed, rebooted, another container of this computer; not what another computer has left. Without locks of the file system, the number of a living process counts"
+    "After a kill, a reboot, or from another container on this computer; not from another computer"
     mine = guards._here() | dict(process=2**22 + 1, since='2026-01-01')
     (tmp_path/'lock.json').write_text(left if isinstance(left, str) else json.dumps(mine | left))
     if not locks: monkeypatch.setattr(guards, '_held', lambda fd: None)
@@ -442,7 +442,7 @@ def test_a_lock_that_nobody_holds_is_taken_over(tmp_path, monkeypatch, left, goe
 
 
 def test_only_one_of_many_gets_the_lock(tmp_path):
-    "Taken and given back a thousand times by threads, each with a file of its own"
+    "Threads with a file each take it and give it back a thousand times"
     from concurrent.futures import ThreadPoolExecutor
     inside, most, got = [], [], []
     def attempt(_):
@@ -511,7 +511,7 @@ def test_training_goes_on_from_a_published_pickle(faces, tmp_path):
 @pytest.mark.parametrize('network, settings', [('stylegan3-t', SMALL),
                                                ('stylegan2', {k: v for k, v in SMALL.items() if k != 'num_layers'})])
 def test_float16_trains_like_float32(faces, tmp_path, network, settings):
-    "Two steps, R1 and path length among them: no gradient is infinite, and every loss is that of float32 but for rounding"
+    "Two steps, with R1 and path length: no gradient is infinite, and losses match float32 up to rounding"
     rows = {}
     for dtype in ('float32', 'float16'):
         train(config(faces, tmp_path/dtype, network=network, settings=settings, dtype=dtype, kimg=.016,
@@ -562,7 +562,7 @@ def test_wrong_configurations_say_so(faces, tmp_path, more, word):
 
 
 def test_no_folder_and_no_computer_is_told(faces, tmp_path, monkeypatch):
-    "By what a run writes; and run and data can be moved together, and go on"
+    "Not by anything that a run writes; run and data can move together, and training goes on"
     monkeypatch.setattr('socket.gethostname', lambda: 'computer-of-jane')
     home = tmp_path/'home of jane'
     home.mkdir()
@@ -592,7 +592,7 @@ def test_no_folder_and_no_computer_is_told(faces, tmp_path, monkeypatch):
 
 
 def test_paths_through_a_link(faces, tmp_path):
-    "The folder of a run may be a link to another disk, and so may the dataset, whose name is kept"
+    "The folder of a run may be a link to another disk; so may the dataset, whose name is kept"
     (tmp_path/'disk/runs').mkdir(parents=True)
     (tmp_path/'run').symlink_to(tmp_path/'disk/runs')
     (tmp_path/'mine.zip').symlink_to(faces)
@@ -601,13 +601,13 @@ def test_paths_through_a_link(faces, tmp_path):
             and load_config(tmp_path/'disk/runs/config.yaml').data == str(tmp_path/'mine.zip'))
 
 
-# What has been learned from ----------------------------------------------------------------------------------------------------------
+# What a run has learned from ----------------------------------------------------------------------------------------------------------
 
 def newest(out): return checkpoints.load(sorted(Path(out).glob('network-*'))[-1])
 
 
 def test_other_data_leave_a_trace(faces, tmp_path, monkeypatch, capsys):
-    "In the state, in every checkpoint from there on, in those that start from these, in what `info` and the card say; asked for, and under all licenses together"
+    "In the state, in later checkpoints and what starts from them, in `info` and the card; only on request, under all licenses"
     from cleftgan_nb import cli
     from cleftgan_nb.data.datasets import fingerprint
     private = cohort('normal', 8, tmp_path/'private.zip', size=16, seed=1, workers=1, progress=False)
@@ -665,7 +665,7 @@ def test_other_data_leave_a_trace(faces, tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_of_before_says_what_it_can(faces, short, tmp_path):
-    "Its state names data and license; the same name goes on, another one has to be asked for"
+    "Its state names data and license; the same name goes on, another one must be requested"
     _, found, words = short
     begun = dict(file='base.safetensors', sha256='0'*64, kimg=1.)
     old = ({k: v for k, v in words.items() if k != 'history'}
@@ -681,7 +681,7 @@ def test_a_run_of_before_says_what_it_can(faces, short, tmp_path):
     assert run.learns(ImageFolderDataset(faces)) and not run.learns(ImageFolderDataset(faces))
     assert (run.history[:2] == noted and run.history[2]['from'] == 24
             and run.license.startswith('this clinic only AND CC0-1.0'))
-    # of faces.zip none was seen since
+    # none of faces.zip was seen since
     assert (run.learns(ImageFolderDataset(other), other_data=True)
             and [e.get('data') for e in run.history] == [None, 'faces.zip', 'other.zip'])
 
@@ -704,14 +704,14 @@ def test_heads_bring_what_they_have_learned_from(faces, short, tmp_path, monkeyp
 
 @pytest.fixture(scope='module')
 def short(faces, tmp_path_factory):
-    "A run of three steps, with its tensors and words"
+    "Train for three steps, and return tensors and words"
     out = train(config(faces, tmp_path_factory.mktemp('short')/'run', kimg=.024), progress=False)
     found, meta = checkpoints.read_tensors(out/'state.safetensors')
     return out, found, json.loads(meta['run'])
 
 
 def resumed(faces, short, path, found, words, checksum=True):
-    "A run that goes on from these tensors and words"
+    "Resume a run from these tensors and words"
     from cleftgan_nb.training.state import Run
     checkpoints.write_tensors(path, found, {'run': words if isinstance(words, str) else json.dumps(words)})
     if not checksum: path.write_bytes(path.read_bytes().replace(b'"checksum"', b'"checksun"'))
@@ -719,7 +719,7 @@ def resumed(faces, short, path, found, words, checksum=True):
 
 
 def test_one_flipped_bit_in_a_state_is_told(faces, short, tmp_path):
-    "In a weight, in a moment, in the number of images; a state from before goes on, and says so"
+    "In a weight, in a moment, in the number of images; an old state goes on, and says so"
     out, found, words = short
     good, path = (out/'state.safetensors').read_bytes(), tmp_path/'run'/'state.safetensors'
     path.parent.mkdir()
@@ -745,14 +745,14 @@ def test_one_flipped_bit_in_a_state_is_told(faces, short, tmp_path):
 WEIRD = [None, True, -1, 2**60, 10**400, 1.5, '', 'x'*10**5, [], [[1]], {}, {'x': 1}]
 
 def parts(v, at=()):
-    "Every place in the words of a state"
+    "Find every place in the words of a state"
     if at: yield at
     for k in v if isinstance(v, dict) else range(len(v)) if isinstance(v, list) else ():
         yield from parts(v[k], (*at, k))
 
 
 def changed(v, at, new):
-    "The same words, but for one place"
+    "Copy the words, and change one place"
     if not at: return new
     k, *more = at
     v = v.copy()
@@ -762,7 +762,7 @@ def changed(v, at, new):
 
 @pytest.mark.filterwarnings('ignore')
 def test_hostile_states_are_refused_in_words(faces, short, tmp_path):
-    "Whatever a place in the words holds, whatever happens to a tensor: a ValueError that names the file, or a run like the one before"
+    "Whatever a place or a tensor holds: a ValueError that names the file, or a run like the one before"
     _, found, words = short
     rng, path, refused = random.Random(1), tmp_path/'s.safetensors', 0
     def attempt(found, words):

@@ -1,4 +1,4 @@
-"""Triton's kernels: the cases of triton_cases.py by the interpreter, and compiled where there is a GPU; that they compile for GPUs which are not here; and what is said where they cannot run."""
+"""Triton's kernels: interpreted, compiled on a GPU or for absent ones, and what is said where they cannot run"""
 import os, re, subprocess, sys
 from pathlib import Path
 import pytest, torch
@@ -10,7 +10,7 @@ TESTS = Path(__file__).parent
 
 
 def python(*args, interpret, cwd=TESTS, **env):
-    "Run Python in a process of its own, because Triton decides when it is imported who runs its kernels."
+    "Run Python in its own process, because Triton decides on import who runs its kernels"
     env = {**os.environ, 'PYTHONPATH': str(Path(ops.__file__).parents[2]),
            'TRITON_INTERPRET': '1' if interpret else '0', 'OMP_NUM_THREADS': '1', **env}
     run = subprocess.run([sys.executable, *map(str, args)], env=env, cwd=cwd, capture_output=True, text=True)
@@ -34,7 +34,7 @@ def test_on_the_gpu(): cases(False)
 
 @pytest.mark.slow
 def test_compiled_for_gpus_that_are_not_here(tmp_path):
-    "For an A100 and an H100: tensor cores in half precision, exact products in float32, and what a program keeps fits on the chip of smaller cards, too."
+    "A100 and H100: tensor cores in half precision, exact float32 products, and blocks that fit smaller cards' chips"
     lines = python(TESTS / 'triton_compile.py', interpret=False, TRITON_CACHE_DIR=str(tmp_path)).splitlines()
     assert len(lines) == 7
     for line in lines:
@@ -54,7 +54,7 @@ def test_a_cpu_needs_the_interpreter(monkeypatch):
 
 
 def test_without_triton(monkeypatch):
-    "A GPU takes the definition and says so; impl='triton' says what to install."
+    "A GPU takes the definition and says so; impl='triton' says what to install"
     class Gpu:
         device, dtype = torch.device('cuda', 0), torch.float16
     dispatch._triton.cache_clear()

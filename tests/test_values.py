@@ -1,4 +1,4 @@
-"""Values in YAML: what is refused, how it is told, and that nothing changes on the way."""
+"""Values in YAML: what is refused, in which words, and that nothing changes on the way"""
 import time
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def test_there_is_one_reader():
     assert [o.name for o in found] == ['values.py']
 
 def test_old_spelling_is_read(tmp_path):
-    "Checkpoints, datasets and configurations of before keep their words"
+    "Old checkpoints, datasets and configurations keep their words"
     from cleftgan_nb import checkpoints, networks
     from cleftgan_nb.data.datasets import about
     from cleftgan_nb.training.config import load_config

@@ -1,4 +1,4 @@
-"Watching: odd folders say what they lack, resumed runs have no point twice, pictures become strips and films, the same bytes each time"
+"Watching: odd folders say what they lack, resumed runs repeat no point, pictures become strips and films, the same bytes each time"
 import json, struct, sys, threading, time, zlib
 from pathlib import Path
 import numpy as np
@@ -213,7 +213,7 @@ def test_a_film_whose_pictures_grow(run, tmp_path):
         assert film.n_frames == 6 and film.size == (4*SIZE, 16 + 2*SIZE)
 
 
-# a page that renews itself
+# a page that refreshes itself
 class Shown(list):
     def __call__(self, what, display_id):
         self.append(what)
@@ -297,7 +297,7 @@ def test_nothing_is_imported_before_it_is_needed():
                 and any(n in l for n in ('matplotlib', 'seaborn', 'tensorboard', 'IPython', '.loop'))]
 
 
-# pictures that are none
+# files that are no pictures
 def chunks(*parts):
     return b'\x89PNG\r\n\x1a\n' + b''.join(struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d))
                                            for k, d in (*parts, (b'IEND', b'')))

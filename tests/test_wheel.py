@@ -1,4 +1,4 @@
-"""The wheel holds the library and nothing else, and works where nothing else is."""
+"""The wheel holds the library and nothing else, and works where nothing else is"""
 import json
 import os
 import shutil
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*command, **more):
-    "The output of a command; what it said, where it fails."
+    "Return the output of a command, or fail with what it said"
     done = subprocess.run([str(o) for o in command], capture_output=True, text=True, timeout=900, **more)
     assert done.returncode == 0, f'{command}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}'
     return done.stdout
@@ -24,7 +24,7 @@ def run(*command, **more):
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
-    "Built from a copy, so that no leftover of an earlier build gets in, nor anything into the checkout."
+    "Build the wheel from a copy, so that no leftover gets in and nothing gets into the checkout"
     copy = tmp_path_factory.mktemp('source') / 'checkout'
     leave = shutil.ignore_patterns('.git', '.venv*', 'outputs', 'build', 'dist', '*.egg-info', '.snakemake',
                                    '__pycache__', '.ipynb_checkpoints')
@@ -47,7 +47,7 @@ def test_holds_the_library_and_nothing_else(wheel):
 
 @pytest.fixture(scope='module')
 def elsewhere(wheel, tmp_path_factory):
-    "An environment with the wheel and what the wheel asks for, at the pinned versions; and an empty folder to work in."
+    "Make an environment with the wheel and what it asks for, at the pinned versions, and an empty folder to work in"
     folder = tmp_path_factory.mktemp('elsewhere')
     venv.create(folder / 'env', with_pip=True)
     run(folder / 'env/bin/python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--constraint',

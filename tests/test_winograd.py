@@ -1,4 +1,4 @@
-"""Winograd's convolution against float64, and what it promises besides."""
+"""Winograd's convolution against float64, and what else it promises"""
 import pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 

@@ -1,4 +1,4 @@
-"""Triton's kernels against the recorded values and the definition. Run by test_triton.py: by the interpreter on a CPU, and compiled where there is a GPU."""
+"""Triton's kernels against recorded values and the definition; test_triton.py runs it, interpreted on a CPU or compiled on a GPU"""
 import pytest, torch
 import test_ops as reference
 from cleftgan_nb import ops
@@ -15,7 +15,7 @@ HALF = [torch.float16, torch.bfloat16]
 
 @pytest.fixture(autouse=True)
 def recorded(monkeypatch):
-    "The recorded values, where the kernels run."
+    "Load the recorded values to where the kernels run"
     load, error = reference.load, reference.error
     monkeypatch.setattr(reference, 'load', lambda case: {k: v.to(DEVICE) for k, v in load(case).items()})
     monkeypatch.setattr(reference, 'error', lambda a, b: error(a.cpu(), b.cpu()))
@@ -28,7 +28,7 @@ def far(a, b):
 
 
 def variants(op, x, b, dy, h, kw):
-    "Value, dx, db, and the gradient by dy of dx·h."
+    "Compute value, dx, db, and the gradient by dy of dx·h"
     x, dy = x.detach().requires_grad_(), dy.detach().requires_grad_()
     b = b if b is None else b.detach().requires_grad_()
     y = op(x, **kw) if op is ops.upfirdn2d else op(x, b=b, **kw)
@@ -38,7 +38,7 @@ def variants(op, x, b, dy, h, kw):
 
 
 def compare(op, x, b=None, tolerance=1e-5, **kw):
-    "Triton in x's type against the definition in float64."
+    "Compare Triton in x's type with the definition in float64"
     moved = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in kw.items()}
     y = op(x.double(), impl='definition', **(kw if b is None or op is ops.upfirdn2d else dict(kw, b=b.double())))
     torch.manual_seed(1)
@@ -75,7 +75,7 @@ def test_reference_wrappers(case): reference.test_wrappers(case, 'triton')
                                   for c in reference.cases(op) if not c.endswith(('_sep', 'lrelu_1', 'lrelu_2'))
                                   and not (op == 'bias_act' and reference.INDEX[c].get('clamp'))]) # where rounding x changes sides at the clamp, gradients are others
 def test_half(case, dtype):
-    "Values and gradients stay short, within 2e-2 of the reference."
+    "Values and gradients stay short, within 2e-2 of the reference"
     d, m, s = reference.load(case), reference.INDEX[case], reference.settings
     x, dy = [d[k].to(dtype).requires_grad_() for k in ('x', 'dy')]
     if m['op'] == 'bias_act':
@@ -90,7 +90,7 @@ def test_half(case, dtype):
 
 
 def image(n, c, h, w, form='contiguous', dtype=torch.float32):
-    "Views are surrounded by NaN, which a load that is not masked would bring in."
+    "Draw an image; views are surrounded by NaN, which a load without a mask would bring in"
     torch.manual_seed(0)
     x = torch.randn(n, c, h, w).to(dtype)
     if form == 'last': return x.to(memory_format=torch.channels_last)
@@ -117,7 +117,7 @@ LAYERS = {'t': dict(fu=F12, fd=F12, up=2, down=2, padding=[9, 8, 9, 8], clamp=.8
                                                 ('critical', (1, 2, 40, 27), 'last'), ('rgb', (2, 3, 5, 40), 'view'),
                                                 ('odd', (2, 3, 6, 9), 'expanded')])
 def test_layers_against_float64(layer, shape, form):
-    "Value, both gradients, and the gradient of a gradient; tiles that end within an image, channels that are not dealt out evenly, memory in any order."
+    "Value, both gradients, second gradient; tiles that end within an image, uneven channels, memory in any order"
     compare(ops.filtered_lrelu, image(*shape, form), torch.randn(shape[1]), 2e-5, **LAYERS[layer])
 
 
@@ -130,7 +130,7 @@ def test_stages_against_float64(f, kw): compare(ops.upfirdn2d, image(1, 3, 23, 1
 
 
 def test_filters_too_long_for_the_chip(monkeypatch):
-    "The three steps one after the other."
+    "The three steps one after the other"
     calls = []
     composed = triton_kernels.composed
     monkeypatch.setattr(triton_kernels, 'composed', lambda *a: calls.append(1) or composed(*a))
@@ -146,7 +146,7 @@ def test_64_bits_within_an_image(monkeypatch):
 
 @pytest.mark.parametrize('form', [torch.contiguous_format, torch.channels_last])
 def test_form_and_borders_of_memory(form):
-    "The result has the format of x; each of its numbers is written, and nothing beside it."
+    "The result has the format of x; each of its numbers is written, and nothing beside it"
     x = image(2, 8, 12, 30).to(DEVICE, memory_format=form)
     y = ops.filtered_lrelu(x, impl='triton', **{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v
                                                 for k, v in LAYERS['t'].items()})
@@ -164,7 +164,7 @@ def test_form_and_borders_of_memory(form):
 
 @pytest.mark.parametrize('act', ['linear', 'lrelu', 'tanh', 'selu', 'softplus', 'swish'])
 def test_activations_against_float64(act):
-    "Every derivative up to the second, of a tensor that is no image, with the bias along its first dimension."
+    "Every derivative up to the second, of a tensor that is no image, with the bias along its first dimension"
     torch.manual_seed(0)
     x, b = torch.randn(5, 3, 7).transpose(0, 2)[::2], torch.randn(4)
     h = torch.randn(4, 3, 5)
@@ -178,7 +178,7 @@ def test_activations_against_float64(act):
 
 
 def test_discriminator_and_its_slope():
-    "A network on these kernels, with R1, which differentiates twice."
+    "A network on these kernels, with R1, which differentiates twice"
     torch.manual_seed(0)
     D = Discriminator(0, 16, channel_base=64, channel_max=6).to(DEVICE)
     images = torch.randn(2, 3, 16, 16, device=DEVICE)
@@ -224,7 +224,7 @@ def test_empty_batch(shape):
 @pytest.mark.parametrize('network', ['t', 'r'])
 @pytest.mark.parametrize('resolution', [64, 256, 1024])
 def test_every_layer_fits(resolution, network):
-    "All three pipes of every layer are fused, in every type: their blocks are small enough, whatever the size of the image."
+    "All three pipes of every layer are fused, in every type: their blocks are small enough for any size of image"
     for l in layer_table(resolution, conv_kernel=3 if network == 't' else 1):
         fu, fd = layer_filters(l, network == 'r')
         size = [l.inp.size + l.kernel - 1] * 2

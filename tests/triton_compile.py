@@ -1,4 +1,4 @@
-"""Compile Triton's kernels for GPUs that are not here. One line each: name, compute capability, bytes of shared memory, and which of the words mma, tf32 are in its code."""
+"""Compile Triton's kernels for absent GPUs; print name, compute capability, shared bytes, and mma or tf32 if in the code"""
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -10,7 +10,7 @@ SHORT = {torch.float32: 'fp32', torch.float16: 'fp16', torch.bfloat16: 'bf16'}
 
 
 def compiled(kernel, dtype, constants, one, arch, warps):
-    "PTX of a kernel with these constants; `one`: arguments that are 1."
+    "Compile a kernel with these constants to PTX; arguments in `one` are 1"
     names = kernel.arg_names
     constants = {**constants, **dict.fromkeys(one, 1)}
     def kind(n):
