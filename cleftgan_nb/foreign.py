@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 # %% auto #0
-__all__ = ['terminal', 'speakable', 'Marked', 'markdown', 'code', 'fence', 'html', 'link', 'cell', 'uncell', 'within']
+__all__ = ['terminal', 'speakable', 'Marked', 'markdown', 'code', 'table', 'fence', 'html', 'link', 'cell', 'uncell', 'within']
 
 # %% ../nbs/02_foreign.ipynb #05a76cf0
 def terminal(
@@ -45,6 +45,19 @@ def code(
     # Markdown takes a space off both ends
     plain = re.fullmatch(r'[^`|<\\]+', terminal(text)) and not re.match(' .* $', terminal(text))
     return Marked(f'`{terminal(text)}`' if plain else f'<code>{markdown(text)}</code>')
+
+# %% ../nbs/02_foreign.ipynb #78dfd7a0
+def table(
+    head:list,  # names of the columns
+    lines:list, # lists of cells; words are escaped unless `Marked`
+    right=True, # align columns after the first to the right, as numbers are
+)->str:
+    "Write a Markdown table"
+    row = lambda cells: f"| {' | '.join(cells)} |\n"
+    rule = ['---'] + ['---:' if right else '---']*(len(head) - 1)
+    return row(map(_cell, head)) + row(rule) + ''.join(row(map(_cell, line)) for line in lines)
+
+def _cell(value): return value if isinstance(value, Marked) else markdown(value)
 
 # %% ../nbs/02_foreign.ipynb #99bc3a60
 def fence(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 import numpy as np
-from ..foreign import Marked, code, markdown
+from ..foreign import code, table
 from ..files import as_path
 from .cohorts import against_published
 from .colorspace import ITA_CLASSES
@@ -19,19 +19,8 @@ from ..files import as_before, part, sweep
 from ..values import shown
 
 # %% auto #0
-__all__ = ['AGES', 'SKIN', 'LESSER', 'BLOCKS', 'table', 'clefts', 'measures', 'plot_people', 'plot_clefts', 'plot_measures',
-           'find_blocks', 'write_block', 'read_page', 'place_page', 'draft_folder', 'publish', 'card', 'check_block',
-           'stale']
-
-# %% ../../nbs/data/17_cards.ipynb #78dfd7a0
-def table(
-    head:list,  # names of the columns
-    lines:list, # lists of cells; words are escaped unless `Marked`
-)->str:
-    "Write a Markdown table; columns after the first are right-aligned"
-    cell = lambda v: v if isinstance(v, Marked) else markdown(v)
-    return '\n'.join('| ' + ' | '.join(map(cell, line)) + ' |'
-                     for line in [head, ['---'] + ['---:']*(len(head) - 1), *lines]) + '\n'
+__all__ = ['AGES', 'SKIN', 'LESSER', 'BLOCKS', 'clefts', 'measures', 'plot_people', 'plot_clefts', 'plot_measures', 'find_blocks',
+           'write_block', 'read_page', 'place_page', 'draft_folder', 'publish', 'card', 'check_block', 'stale']
 
 # %% ../../nbs/data/17_cards.ipynb #6f51b820
 def _count(n, total, smallest):
@@ -147,8 +136,7 @@ def facts(rows, words, digest, smallest=1):
                     if k not in ('images', 'resolution', 'channels', 'columns', 'sha256')})
     known = ', '.join(c for c in rows[0] if not re.match('[xy]_', c)) + ', landmarks'*('x_sn' in rows[0])
     return table(['', ''], [['images', f'{len(rows)} of {size} x {size} pixels, {kind}, 8 bits'], *lines,
-                            ['known of each image', known], ['checksum of the manifest',
-                                                             code(digest)]]).replace('---:', '---')
+                            ['known of each image', known], ['checksum of the manifest', code(digest)]], right=False)
 
 # %% ../../nbs/data/17_cards.ipynb #02ed5a70
 def people(rows, words, digest, smallest=1):

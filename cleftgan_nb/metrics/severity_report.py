@@ -8,14 +8,14 @@ import hashlib, re
 from pathlib import Path
 import numpy as np
 from ..files import atomic, sha256
-from ..foreign import Marked, code, link, markdown
+from ..foreign import Marked, code, link, table
 from ..data.datasets import ImageFolderDataset, about, fingerprint, manifest
 from .samples import dataset_images
 from .severity import agreement, by_group, load_regression, plot_calibration, visible_severity, SHIPPED
 
 # %% auto #0
-__all__ = ['OPEN', 'CLOSED', 'CHANGES', 'scored', 'chosen', 'table', 'overall', 'closed', 'groups', 'changes', 'report',
-           'fill_report', 'stale_report']
+__all__ = ['OPEN', 'CLOSED', 'CHANGES', 'scored', 'chosen', 'overall', 'closed', 'groups', 'changes', 'report', 'fill_report',
+           'stale_report']
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #ea13f510
 def scored(
@@ -37,15 +37,10 @@ def chosen(
                 **{k: held[k][here] for k in ('images', 'truth', 'score')})
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #6961e1a0
-def table(
-    head:list,  # names of the columns
-    lines:list, # lists of cells; numbers get three digits after the point, None a dash
-)->str:
-    "A table in Markdown"
-    cell = (lambda v: '-' if v is None else f'{v:.3f}' if isinstance(v, float) else v if isinstance(v, Marked)
-            else markdown(v))
-    return '\n'.join('| ' + ' | '.join(map(cell, line)) + ' |'
-                     for line in [head, ['---'] + ['---:']*(len(head) - 1), *lines]) + '\n'
+def _measured(head, lines, right=True):
+    "Write a Markdown table; numbers get three digits after the point, None a dash"
+    shown = lambda v: '-' if v is None else f'{v:.3f}' if isinstance(v, float) else v
+    return table(head, [map(shown, line) for line in lines], right)
 
 def _span(s): return f'{s.low:.3f} to {s.high:.3f}'
 
@@ -60,22 +55,22 @@ def overall(
     for title, h in sets.items():
         s = agreement(h['truth'], h['score'])
         lines.append([title, len(h['rows']), s.value, _span(s), s.notes['mae'], s.notes['bias'], s.notes['slope']])
-    return table(['held-out phantoms', 'images', 'r', '95 % interval', 'mean absolute error', 'mean error', 'slope'],
-                 lines)
+    return _measured(['held-out phantoms', 'images', 'r', '95 % interval', 'mean absolute error', 'mean error', 'slope'],
+                     lines)
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #c5210660
 def closed(held:dict)->str:
     "Tabulate the scores of closed lips"
     groups = {title: chosen(held, which)['score'] for title, which in CLOSED.items()}
-    return table(['closed lip, truth 0', 'images', 'mean', 'median', '95 %', 'largest'],
-                 [[t, len(s), *(float(f) for f in (s.mean(), np.median(s), np.quantile(s, .95), s.max()))]
-                  for t, s in groups.items() if len(s)])
+    return _measured(['closed lip, truth 0', 'images', 'mean', 'median', '95 %', 'largest'],
+                     [[t, len(s), *(float(f) for f in (s.mean(), np.median(s), np.quantile(s, .95), s.max()))]
+                      for t, s in groups.items() if len(s)])
 
 def groups(held:dict)->str:
     "Tabulate agreement by side, age and skin tone"
     lines = [[f'{f["what"]}: {f["group"]}', f['n'], f['r'], f['r'] and f'{f["r_low"]:.3f} to {f["r_high"]:.3f}',
               f['mae'], f['bias']] for f in by_group(held['rows'], held['truth'], held['score'])]
-    return table(['group', 'images', 'r', '95 % interval', 'mean absolute error', 'mean error'], lines)
+    return _measured(['group', 'images', 'r', '95 % interval', 'mean absolute error', 'mean error'], lines)
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #6c56d8f0
 def _resized(images, to):
@@ -112,7 +107,7 @@ def changes(scorer, held:dict)->str:
         p = scorer.score(change(held['images']))
         s = agreement(held['truth'], p)
         lines.append([title, s.value, s.notes['mae'], s.notes['bias'], float(np.abs(p - held['score']).mean())])
-    return table(['pictures', 'r', 'mean absolute error', 'mean error', 'mean change of a score'], lines)
+    return _measured(['pictures', 'r', 'mean absolute error', 'mean error', 'mean change of a score'], lines)
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #589e6bd0
 def plot_report(
@@ -176,10 +171,9 @@ def fill_report(
                          '--> and <!-- measured: end -->')
     scorer = load_regression(weights)
     text, fig = report(scorer, **cohorts)
-    trained = table(['', ''], [['weights', Marked(f'{code(weights.name)}, {weights.stat().st_size/1e6:.2f} MB, '
-                                                  f'SHA-256 {code(sha256(weights))}')],
-                                                  ['license', scorer.meta['license']]]
-                                                  + [[k, v] for k, v in scorer.meta['trained'].items()]).replace('---:', '---')
+    file = Marked(f'{code(weights.name)}, {weights.stat().st_size/1e6:.2f} MB, SHA-256 {code(sha256(weights))}')
+    trained = _measured(['', ''], [['weights', file], ['license', scorer.meta['license']],
+                                   *scorer.meta['trained'].items()], right=False)
     text = f'\n{trained}\n{text}\n![Scores against the truth]({link(card.stem)}/calibration.png)\n\n'
     with atomic(card.with_suffix('')/'calibration.png') as f: fig.savefig(f, format='png', dpi=110)
     with atomic(card) as f:

@@ -13,8 +13,8 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 from .. import __version__, checkpoints
-from ..foreign import Marked, code, fence, link, markdown, within
-from ..data.cards import check_block, draft_folder, find_blocks, place_page, publish, read_page, table, write_block
+from ..foreign import Marked, code, fence, link, markdown, table, within
+from ..data.cards import check_block, draft_folder, find_blocks, place_page, publish, read_page, write_block
 from ..data.datasets import ImageFolderDataset, about, fingerprint
 from ..data.portrait import contact_sheet
 from ..ops.dispatch import processor
@@ -83,8 +83,6 @@ def _precision(path):
 _ROLES = dict(G='generator as trained (G)', D='discriminator (D)',
               G_ema='averaged generator (G_ema), the one to sample')
 
-def _wide(head, lines): return table(head, lines).replace('---:', '---')      # words are set to the left
-
 def _length(s):
     "Describe the length of training in kimg, before and after a restart from other weights"
     before = _began(s.meta['provenance']).get('kimg')
@@ -105,7 +103,7 @@ def facts(
               for role, net in s.networks.items()]
     lines += [['latents', f'z: {G.z_dim} numbers, w: {G.w_dim}' + f', label: {G.c_dim}'*bool(G.c_dim)],
               ['precision in the file', _precision(s.path)]]
-    return _wide(['', ''], lines)
+    return table(['', ''], lines, right=False)
 
 # %% ../../nbs/training/15_model_cards.ipynb #071de760
 def _text(value):
@@ -200,7 +198,7 @@ def training(
     lines += [['augmentation at the end', _augmented(s)], ['version', f'cleftgan_nb {s.meta["provenance"]["version"]}']]
     made = [s.cohort and cohort_command(s.cohort),
             train_command(config, s.sampler.img_resolution, s.kimg, Path(config.out).name)]
-    return _wide(['', ''], lines) + '\nMade by\n\n' + fence(filter(None, made))
+    return table(['', ''], lines, right=False) + '\nMade by\n\n' + fence(filter(None, made))
 
 def _augmented(s):
     "Describe the strength of augmentation"
