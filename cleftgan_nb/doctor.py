@@ -57,7 +57,7 @@ def operators(
 # %% ../nbs/05_doctor.ipynb #b84b125d
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 
-# %% ../nbs/04_doctor.ipynb #4b60ca70
+# %% ../nbs/05_doctor.ipynb #4b60ca70
 def dtypes(device):
     "List the types to check on a device"
     return (torch.float32, torch.float16, torch.bfloat16) if device == 'cuda' else (torch.float32, torch.bfloat16)

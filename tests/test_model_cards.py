@@ -295,7 +295,7 @@ def test_a_log_that_breaks_off_is_told_without_its_end(tmp_path, run, last, face
     "As the curves are drawn, with a warning"
     other = shutil.copytree(run, tmp_path/'toy')
     with (other/'time.jsonl').open('ab') as f: f.write(line)
-    with pytest.warns(UserWarning, match='the last line breaks off'): text = told(last, other, faces, tmp_path)
+    with pytest.warns(UserWarning, match='the last line ends after'): text = told(last, other, faces, tmp_path)
     assert lines(text)['time'] == lines(told(last, run, faces, tmp_path))['time']
 
 

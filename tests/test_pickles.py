@@ -178,8 +178,8 @@ HOSTILE = {
     'out-of-band buffer': (b'\x80\x05\x97.', 'refused: the instruction NEXT_BUFFER'),
     'persistent id': (b'Pfetch\n.', 'refused: a persistent id'),
     'binary persistent id': (b'S"x"\nQ.', 'refused: a persistent id'),
-    'a call of a word': (b"S'os.system'\n(S'x'\ntR.", 'is no name'),
-    'a call of a call': (b'ccollections\nOrderedDict\n)R)R.', 'is no name'),
+    'a call of a word': (b"S'os.system'\n(S'x'\ntR.", 'is not a name'),
+    'a call of a call': (b'ccollections\nOrderedDict\n)R)R.', 'is not a name'),
     'BUILD on a name': (b"ccollections\nOrderedDict\n}S'__init__'\nS'x'\nsb.", 'given a state'),
     'BUILD on a list': (b'](K\x01t\x62.', 'given a state'),
     'newline in a name': (b'\x80\x04\x8c\x05o\ns\n\n\x8c\x06system\x93.', r'refused: .o\\ns\\n\\n.system'),
@@ -386,7 +386,7 @@ def test_wrong_class(alarm):
     refuse(files['linear'], 'accepted: a Generator')
     refuse(files['version'], 'another version')
     refuse(files['kind'], 'another version')
-    refuse(files['empty'], 'no network of ours')
+    refuse(files['empty'], 'not a network of ours')
     refuse(files['bare'], 'accepted: a dict')
 
 @pytest.mark.parametrize('change,match', [

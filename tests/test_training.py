@@ -178,7 +178,7 @@ def test_a_reader_is_taken_over_where_labels_mean_the_same(tmp_path, monkeypatch
 
 def test_heads_are_not_switched_on_halfway(faces, tmp_path):
     train(config(faces, tmp_path/'run', kimg=.008, tick_kimg=.008), progress=False)
-    with pytest.raises(ValueError, match='other settings .aid: None, now 1.0'):
+    with pytest.raises(ValueError, match='different settings .aid: None, now 1.0'):
         train(config(faces, tmp_path/'run', aid=1.), progress=False)
 
 
@@ -488,7 +488,7 @@ def test_a_full_disk_says_so_and_keeps_the_last_state(faces, tmp_path, monkeypat
             f.write(b'half')
             raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr(checkpoints, 'write_tensors', full)
-    with pytest.raises(Stopped, match='make room'): train(config(faces, tmp_path/'run', kimg=.24), progress=False)
+    with pytest.raises(Stopped, match='free some space'): train(config(faces, tmp_path/'run', kimg=.24), progress=False)
     assert (out/'state.safetensors').read_bytes() == before and not list(out.glob('.*'))
     monkeypatch.setattr(checkpoints, 'write_tensors', write)
     monkeypatch.setattr(guards.shutil, 'disk_usage', lambda _: type('usage', (), dict(free=1000)))
@@ -538,10 +538,10 @@ def test_peak_memory_of_a_gpu_is_written_down(faces, tmp_path, monkeypatch):
                                         (dict(batch=0), 'batch=0'), (dict(freeze_d=60), 'freeze_d'),
                                         (dict(labels=True, data='EMPTY'), 'no images'),
                                         (dict(labels=True), 'has no labels'),
-                                        (dict(d_weight=0.), 'accepted: aid=1 beside it'),
+                                        (dict(d_weight=0.), 'accepted: with aid=1'),
                                         (dict(aid=-1.), 'aid=-1.0; accepted: a number'),
                                         (dict(label_lr=0.), 'label_lr=0.0; accepted: a number from 0.001 to 1000'),
-                                        (dict(label_lr=5.), 'label_lr=5.0 is about labels'),
+                                        (dict(label_lr=5.), 'label_lr=5.0 only applies with labels'),
                                         (dict(settings=dict(channel_base=2**20, channel_max=8192)),
                                          'G would have .* numbers; accepted: up to 268,435,456'),
                                          (dict(settings=dict(channel_base=2**40)),
@@ -625,8 +625,8 @@ def test_other_data_leave_a_trace(faces, tmp_path, monkeypatch, capsys):
     (tmp_path/'other.yaml').write_text((tmp_path/'run/config.yaml').read_text().replace('../private.zip',
             str(faces)).replace('out: .', 'out: run'))
     assert (cli.main(['train', 'other.yaml']) == 2
-            and f'run has learned from private.zip (fingerprint {fingerprint(private)[:16]}); {faces} is something '
-                'else' in capsys.readouterr().err)
+            and f'run has learned from private.zip (fingerprint {fingerprint(private)[:16]}); {faces} is '
+                'different' in capsys.readouterr().err)
     with pytest.raises(ValueError, match='if you mean it, --set data='):
         train(config(faces, 'run', **often), progress=False)
     (tmp_path/'aside.zip').write_bytes(private.read_bytes())
@@ -676,7 +676,7 @@ def test_a_run_of_before_says_what_it_can(faces, short, tmp_path):
              dict(data='faces.zip', fingerprint=None, license='this clinic only') | {'from': 0}]
     assert run.history == noted and run.license == 'this clinic only'
     with pytest.raises(ValueError, match=r'has learned from faces.zip \(fingerprint not noted\); .*other.zip is '
-                                         r'something else'):
+                                         r'different'):
         run.learns(ImageFolderDataset(other))
     assert run.learns(ImageFolderDataset(faces)) and not run.learns(ImageFolderDataset(faces))
     assert (run.history[:2] == noted and run.history[2]['from'] == 24
@@ -798,5 +798,5 @@ def test_hostile_states_are_refused_in_words(faces, short, tmp_path):
 
 def test_another_configuration_does_not_go_on(faces, tmp_path):
     train(config(faces, tmp_path/'run', kimg=.08), progress=False)
-    with pytest.raises(ValueError, match='other settings'):
+    with pytest.raises(ValueError, match='different settings'):
         train(config(faces, tmp_path/'run', kimg=.16, d_lr=.01), progress=False)

@@ -60,7 +60,7 @@ def test_without_triton(monkeypatch):
     dispatch._triton.cache_clear()
     monkeypatch.setitem(sys.modules, 'cleftgan_nb.ops.triton_act', None)
     try:
-        with pytest.warns(UserWarning, match='without Triton, operators on a GPU take the definition, slowly: pip '
+        with pytest.warns(UserWarning, match='without Triton, operators on a GPU use the slow definition: pip '
                                              'install triton'):
             assert dispatch.choose('auto', Gpu) == 'definition'
         with pytest.raises(ValueError, match="impl='triton' can't take anything without the package triton"):

@@ -75,8 +75,8 @@ class Call:
     "A call that a pickle would have made: its name, its arguments and the items and state for its result"
     __slots__ = 'name', 'args', 'items', 'state'
     def __init__(self,
-        name:str, # what would have been called
-        args=(),  # on what
+        name:str, # the function
+        args=(),  # its arguments
     ): self.name, self.args, self.items, self.state = name, args, {}, None
     def __repr__(self): return f'Call({_short(self.name)}, {len(self.args)} arguments)'
 
@@ -84,7 +84,7 @@ class Call:
 class Machine:
     "A machine that runs a pickle's instructions on plain data and inert `Call`s, without imports or calls"
     def __init__(self,
-        storages=False, # read the head of a tensor's numbers: storages and `persistent id`s may occur, and nothing else
+        storages=False, # read the head of a tensor's numbers, with only storages and `persistent id`s
     ):
         self.storages = storages
         self.stack, self.marks, self.memo, self.pos = [], [], {}, 0
@@ -135,8 +135,8 @@ def _instructions(stream):
 # %% ../../nbs/checkpoints/00_pickles.ipynb #7f2a8ec0
 @patch
 def run(self:Machine,
-    stream, # binary stream that stands at the program's first byte; it is left after its last
-):          # the value that the program leaves
+    stream, # binary stream at the program's first byte; left after its last byte
+):          # the program's result
     "Run one program"
     for op, arg, self.pos in _instructions(stream):
         if op.name == 'STOP': return self.pop()
@@ -222,7 +222,7 @@ _OPS |= {'GLOBAL': lambda m, arg: m.push(_name(m, *arg.split(' ', 1))),
 def _call(m, what, args):
     "Push the inert call of `what` on `args`"
     if type(what) is not Name:
-        raise ValueError(f'refused: a call of {_short(what)}, which is no name (byte {m.pos}); {_ADVICE}')
+        raise ValueError(f'refused: a call of {_short(what)}, which is not a name (byte {m.pos}); {_ADVICE}')
     if type(args) is not tuple: raise ValueError(f'damaged pickle: {_short(what.full)} called on {_short(args)}')
     m.push(Call(what.full, args))
 
@@ -258,7 +258,7 @@ _OPS |= {'PERSID': _persistent, 'BINPERSID': _persistent}
 # %% ../../nbs/checkpoints/00_pickles.ipynb #50fe6720
 def mapping(
     value,      # a dict, or the call of a dict-like class
-    where:str,  # what it is, for the message
+    where:str,  # its name in messages
 )->dict:
     "Return `value` as a dict"
     if type(value) is dict: return value
@@ -306,10 +306,10 @@ def _number(call, where):
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #986cabd0
 def plain(
-    value,         # a part of what the machine left
-    where:str,     # what it is, for the message
+    value,         # part of the machine's result
+    where:str,     # its name in messages
     depth:int=8,   # levels of nesting
-    budget=None,   # values left to visit
+    budget=None,   # remaining number of values
 ):                 # numbers, words, lists and dicts
     "Convert `value` to JSON values"
     budget = budget if budget is not None else [_MOST]
@@ -367,7 +367,7 @@ def _integers(value, where):
     if type(value) is Call and value.name == 'torch.Size' and len(value.args) == 1: value = value.args[0]
     if type(value) in (tuple, list) and len(value) <= 8 and all(type(n) is int and 0 <= n < 2**40 for n in value):
         return tuple(value)
-    raise ValueError(f'{where}: a shape or a stride that is no short list of integers')
+    raise ValueError(f'{where}: a shape or a stride that is not a short list of integers')
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #457f7230
 def _view(values, offset, size, stride, where):
@@ -384,7 +384,7 @@ def _view(values, offset, size, stride, where):
 def tensor(
     value,       # the call of `_rebuild_tensor_v2` or `_rebuild_parameter`
     where:str,   # its name, for the message
-    budget=None, # bytes of numbers that may still be decoded, in a list; None: as many as there are
+    budget=None, # remaining bytes of numbers, in a list; None: no limit
 )->torch.Tensor:
     "Build the tensor that a call describes"
     if type(value) is Call and value.name == 'torch._utils._rebuild_parameter' and value.args: value = value.args[0]
@@ -435,14 +435,14 @@ def _modules(value, where):
         yield prefix, attributes
         todo = [(f'{prefix}{name}.', part) for name, part in _parts(attributes, '_modules', where)] + todo
         if len(todo) > 10_000 or len(prefix) > 300: break
-    raise ValueError(f'{where} has modules in modules without end; accepted: 10000 modules')
+    raise ValueError(f'{where} nests modules without end; accepted: 10000 modules')
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #abfa0030
 def state_dict(
     value,       # a stored module
     where:str,   # its name, for the message
     budget=None, # for `tensor`
-)->dict:         # name → tensor, as `torch.nn.Module.state_dict()` has them
+)->dict:         # name → tensor, as in `torch.nn.Module.state_dict()`
     "Collect the tensors of a stored module and its parts"
     found = {}
     for prefix, attributes in _modules(value, where):
@@ -466,7 +466,7 @@ def architecture(
     "Find our class with tensors of these names"
     found = [arch for name, arch in SIGNATURES.items() if name in state]
     if len(found) == 1: return found[0]
-    raise ValueError(f'{where} is no network of ours: it should have one of the tensors {", ".join(SIGNATURES)} and '
+    raise ValueError(f'{where} is not a network of ours: it should have one of the tensors {", ".join(SIGNATURES)} and '
                      f'has {len(found)} of them')
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #ba49f9f0
@@ -516,7 +516,7 @@ def keywords(
     arch:str,   # one of `KEPT`
     kwargs:dict, # the file's keywords, plain data
     where:str,  # the network's name, for the message
-)->tuple:       # (keywords of our class, what was left out as 'name=value')
+)->tuple:       # (keywords of our class, the dropped ones as 'name=value')
     "Convert a published network's keywords to our constructor's"
     kept, idle = {}, []
     for name, v in _flat(kwargs):
@@ -586,7 +586,7 @@ def _augment_p(value):
     buffers = mapping(_attributes(value, 'augment_pipe')[1].get('_buffers', {}), 'augment_pipe')
     if 'p' not in buffers: return None
     p = tensor(buffers['p'], 'augment_pipe.p')
-    if p.numel() != 1 or not 0 <= float(p) < math.inf: raise ValueError('augment_pipe.p is no probability')
+    if p.numel() != 1 or not 0 <= float(p) < math.inf: raise ValueError('augment_pipe.p is not a probability')
     return float(p)
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #280042d0

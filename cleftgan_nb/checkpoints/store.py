@@ -29,7 +29,7 @@ ROLES = 'G', 'D', 'G_ema'
 DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16, 'I64': torch.int64,
           'I32': torch.int32, 'I16': torch.int16, 'I8': torch.int8, 'U8': torch.uint8, 'BOOL': torch.bool}
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
-_LONGEST = 2**22   # bytes of a header: read as JSON, it takes up to thirty times as much memory
+_LONGEST = 2**22   # bytes of a header, which takes up to thirty times as much memory as JSON
 
 # %% ../../nbs/checkpoints/01_store.ipynb #281f6bd0
 def _some(names, limit=5):
@@ -64,7 +64,7 @@ def _check_json(value, where, depth=16):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #3058e3f0
 def _header(
-    tensors:dict, # name → tensor; larger number types come first, so that each lies at a multiple of its size
+    tensors:dict, # name → tensor, larger number types first, so that each is aligned to its size
     meta:dict,    # word → word
 )->bytes:
     "Build the length and header of a safetensors file"
@@ -94,7 +94,7 @@ def _checksum(
     return digest.hexdigest()
 
 def write_tensors(
-    path,         # where the file will appear
+    path,         # destination
     tensors:dict, # name → contiguous tensor on the CPU
     meta:dict,    # word → word
 )->Path:
@@ -250,11 +250,11 @@ def save(
     D=None,          # discriminator
     G_ema=None,      # moving average of the generator, the one to sample
     *,
-    license:str,     # under which the weights may be used
-    provenance:dict, # where they come from: data, command, seed, versions
+    license:str,     # terms of use for the weights
+    provenance:dict, # their origin: data, command, seed, versions
     progress:dict,   # training position: kimg, augment_p, …; {} when untrained
     dtype=None,      # `torch.float16` or `torch.bfloat16` halve the file
-    labels=None,     # what the entries of a label mean, such as ['lip_left', …]; None: not said, or no labels
+    labels=None,     # meanings of the label entries, such as ['lip_left', …]; None: unknown, or no labels
 )->Path:
     "Save networks with everything needed to rebuild and to cite them"
     path = as_path(path)
@@ -296,7 +296,7 @@ def _read_header(path):
             raise ValueError(f'it claims a header of {length} bytes in a file of {size}; accepted: up to {_LONGEST}, '
                              f'and within the file. If it is ours, {_BROKEN}')
         header = _parse(f.read(length), 'the header')
-    if type(header) is not dict: raise ValueError(f'its header is no JSON object; {_BROKEN}')
+    if type(header) is not dict: raise ValueError(f'its header is not a JSON object; {_BROKEN}')
     return header, 8 + length
 
 # %% ../../nbs/checkpoints/01_store.ipynb #bdc048c0
@@ -382,7 +382,7 @@ class Checkpoint:
 
 # %% ../../nbs/checkpoints/01_store.ipynb #86474500
 def licenses(
-    *texts, # licenses; None: not known
+    *texts, # licenses; None: unknown
 )->str:
     "List all licenses, each once"
     found, said = [], lambda part, text: re.search(rf'(?<![\w.-]){re.escape(part)}(?![\w.-])', text)
@@ -393,7 +393,7 @@ def licenses(
 # %% ../../nbs/checkpoints/01_store.ipynb #841d8700
 def history(
     meta:dict, # of a `Checkpoint`
-)->list:       # dicts with data, fingerprint, images, license; from: the first image of the stretch; file: the checkpoint of an earlier run that it led to
+)->list:       # dicts with data, fingerprint, images, license; from: first image; file: an earlier run's checkpoint
     "List the known stretches of training behind a checkpoint, oldest first"
     said = meta['provenance'].get('history')
     known = [e for e in said if isinstance(e, dict)] if isinstance(said, list) else []
@@ -430,7 +430,7 @@ def table(self:Checkpoint)->Table:
         notes += [f'learned from: {stretch(e)}' for e in history(self.meta)]
     if bad := self.meta.get('nonfinite'): notes.append(f'NOT FINITE: {_some(bad)}')
     if self.meta.get('checked') is False:
-        notes.append('no checksum: written before files had one, so nobody can tell whether a number has changed')
+        notes.append('no checksum: written before files had one, so nothing shows whether a number has changed')
     return Table([_row(role, net) for role, net in self.networks.items()], self.meta.get('file', 'checkpoint'), notes)
 
 # %% ../../nbs/checkpoints/01_store.ipynb #f342a200
@@ -519,11 +519,11 @@ def shipped()->dict:
     return {p.stem: p for p in sorted(MODELS.glob('*.safetensors'))}
 
 def find(
-    path, # of a file, or the name of a model that ships
+    path, # of a file, or the name of a shipped model
 )->Path:
     "Find the file of a checkpoint"
     path = as_path(path)
-    if str(path) in shipped():   # whatever else is called so: a checkpoint's name has a suffix
+    if str(path) in shipped():   # even if a file has this name: a checkpoint's name has a suffix
         return shipped()[str(path)]
     if path.is_dir(): raise ValueError(f'{path} is a folder; give the name of a file')
     if path.is_file(): return path
@@ -533,7 +533,7 @@ def find(
 
 # %% ../../nbs/checkpoints/01_store.ipynb #25444480
 def load(
-    path, # a `.safetensors` of `save`, a published `.pkl`, or the name of a model that ships
+    path, # a `.safetensors` from `save`, a published `.pkl`, or the name of a shipped model
 )->Checkpoint:
     "Load networks in evaluation mode without executing anything in the file"
     path = as_path(path)
@@ -547,9 +547,9 @@ def load(
 
 # %% ../../nbs/checkpoints/01_store.ipynb #ca8f4630
 def convert(
-    src,          # a published `.pkl`, a checkpoint to store in another precision, or the name of one that ships
+    src,          # a published `.pkl`, or a checkpoint (or shipped model) to store in another precision
     dst,          # `….safetensors`
-    license=None, # of the weights, if you know it; that of a checkpoint is only added to
+    license=None, # of the weights, if known; added to that of a checkpoint
     dtype=None,   # `torch.float16` halves the file
 )->Table:         # what was found
     "Convert a published pickle into a checkpoint without executing anything in it"

@@ -55,7 +55,7 @@ def upfirdn2d(
     x, # [N,C,H,W]
     f, # [taps] (separable), [height,width], or None (identity)
     up=1, # zeros inserted: factor, or [x, y]
-    down=1, # one sample in so many is kept: factor, or [x, y]
+    down=1, # keep one sample in so many: factor, or [x, y]
     padding=0, # samples added (negative: cropped): all sides, [x, y] or [x0, x1, y0, y1], after up-sampling
     flip_filter=False, # False: convolution; True: correlation
     gain=1, # factor in total

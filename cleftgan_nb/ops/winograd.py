@@ -24,7 +24,7 @@ G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])/2
 At = np.array([[1, 1, 1, 0], [0, 1, -1, -1.]])
 
 # %% ../../nbs/ops/05_winograd.ipynb #3a62cdb0
-GROUP = 8 # output channels whose sums are in registers at the same time
+GROUP = 8 # output channels whose sums share the registers
 
 # %% ../../nbs/ops/05_winograd.ipynb #2ed92f10
 def transform_weight(
@@ -74,8 +74,8 @@ _product1, _product3 = _product(1), _product(3)
 
 # %% ../../nbs/ops/05_winograd.ipynb #2fcd95c0
 Grid = namedtuple('Grid', 'channels height width out rows columns down across padding step apart some')
-Grid.__doc__ = ("Input, result (rows x columns), tiles (down x across) of one image; rows of tiles and output "
-                "channels at a time.")
+Grid.__doc__ = ("Input, result (rows x columns) and tiles (down x across) of one image; rows of tiles and output "
+                "channels at a time")
 
 # %% ../../nbs/ops/05_winograd.ipynb #71931f30
 @_jit
@@ -224,9 +224,9 @@ def grid(shape, out, padding, threads):
     rows, columns = h + 2*padding - 2, w + 2*padding - 2
     down, across = _ceil(rows, 2), _ceil(columns, 2)
     step = max(1, (4 << 20)//(64*max(c, 1)*across)) # V within 4 MB
-    blocks = max(1, _ceil(_ceil(n*down, step), threads))*threads # as many for every thread
+    blocks = max(1, _ceil(_ceil(n*down, step), threads))*threads # the same number for every thread
     step = max(1, _ceil(n*down, blocks))
-    apart = _ceil((step - 1)*across, LANES) + _ceil(across, LANES) # whole vectors at the end of the last row, too
+    apart = _ceil((step - 1)*across, LANES) + _ceil(across, LANES) # whole vectors even at the end of the last row
     return Grid(c, h, w, out, rows, columns, down, across, padding, step, LANES*(apart | 1), 256)
 
 # %% ../../nbs/ops/05_winograd.ipynb #682e7370
@@ -273,7 +273,7 @@ def _check(x, weight, padding):
         if t.dtype != torch.float32 or t.device.type != 'cpu':
             raise ValueError(f"{name} is {t.dtype} on {t.device}; accepted: torch.float32 on the CPU")
         if torch.is_grad_enabled() and t.requires_grad:
-            raise ValueError(f"{name} requires grad, and this has no gradient; use torch.no_grad() or F.conv2d")
+            raise ValueError(f"{name} requires grad, but conv3x3 has no gradient; use torch.no_grad() or F.conv2d")
     if weight.shape[1:] != (x.shape[1], 3, 3):
         raise ValueError(f"weight has shape {list(weight.shape)}; accepted: [out, {x.shape[1]}, 3, 3] for x of "
                          f"{x.shape[1]} channels")

@@ -25,7 +25,7 @@ class Config:
     # networks
     # 'stylegan3-t', 'stylegan3-r' or 'stylegan2'; None: that of resume_from, or stylegan3-t
     network:str|None=None
-    # checkpoint to start from (ours, one that ships, or a published pickle); None: random weights
+    # checkpoint to start from (ours, a shipped one, or a published pickle); None: random weights
     resume_from:str|None=None
     settings:dict=field(default_factory=dict) # keywords of `networks.build`: channel_base, channel_max, …
     dtype:str='bfloat16'           # of the computation; weights stay float32
@@ -34,7 +34,7 @@ class Config:
     label_lr:float=3.              # learning rate of these terms, relative to the other layers
     # length
     kimg:float=25000.              # thousand images: 25000 is the published length from random weights
-    batch:int=32                   # images a step, over all processes
+    batch:int=32                   # images per step, over all processes
     seed:int=0                     # of weights, latents, order and augmentation
     # optimization
     g_lr:float|None=None           # learning rate of G; None: the preset's, .0025 (StyleGAN3) or .002
@@ -47,27 +47,27 @@ class Config:
     ema_kimg:float|None=None       # half-life of the averaged generator; None: batch·10/32
     # half-life is at most this share of the images seen; off when resuming from a checkpoint
     ema_rampup:float=.05
-    freeze_d:int=0                 # layers of D that stay as they are (Freeze-D)
-    blur_kimg:float|None=None      # StyleGAN3-r: D's images are blurred for so long; None: batch·200/32
+    freeze_d:int=0                 # layers of D that stay fixed (Freeze-D)
+    blur_kimg:float|None=None      # StyleGAN3-r: length of the blur of D's images; None: batch·200/32
     blur_sigma:float|None=None     # pixels at the start; None: 10 for stylegan3-r from random weights, else 0
     # vision aid: heads on frozen features beside D
-    aid:float|None=None            # their weight in G's loss; None: no heads, the published training
-    aid_kimg:float=0.              # for the weight to grow from 0
-    # state of another run whose heads to begin with; None: new ones, which take some 3 kimg to get strong
+    aid:float|None=None            # weight of the heads in G's loss; None: no heads, as in published training
+    aid_kimg:float=0.              # ramp of this weight from 0
+    # state of another run with the heads to start from; None: new heads, which need some 3 kimg
     aid_from:str|None=None
     aid_lr:float=.0005             # learning rate of the heads
-    aid_labels:float=10.           # weight of the error of labels as the reader reads them in made images
-    d_weight:float=1.              # of D in G's loss beside heads; 0: heads alone
+    aid_labels:float=10.           # weight of the reader's label error on generated images
+    d_weight:float=1.              # weight of D in G's loss beside heads; 0: heads alone
     # augmentation
     mirror:bool=True               # x-flips double the dataset
     augment:str='ada'              # 'ada', 'fixed' or 'none'
     augment_p:float=0.             # probability at the start, or throughout if fixed
     ada_target:float=.6            # of r_t
     ada_kimg:float|None=None       # for p to go from 0 to 1; None: 500, or 100 when resuming from a checkpoint
-    # what is written
+    # files
     tick_kimg:float=4.             # line in the log, picture, state to resume from
-    keep_kimg:float=200.           # checkpoint that is kept
-    # of the weights, beside those of the data and of the checkpoint to start from
+    keep_kimg:float=200.           # checkpoint to keep
+    # of the weights, in addition to those of the data and the starting checkpoint
     license:str='unknown: not stated when the run was started'
 
 # %% ../../nbs/training/06_config.ipynb #32775a50
@@ -98,8 +98,8 @@ LIMITS = dict(kimg=(0, 1e7), batch=(1, 65536), seed=(0, 2**31), g_lr=(1e-8, 1), 
               aid_lr=(1e-8, 1), aid_labels=(0, 1e3), d_weight=(0, 1e3), freeze_d=(0, 64), blur_kimg=(0, 1e6),
               blur_sigma=(0, 100), augment_p=(0, 1), ada_target=(-1, 1), ada_kimg=(1e-3, 1e7), tick_kimg=(1e-3, 1e6),
               keep_kimg=(1e-3, 1e6))
-AIDED = 'aid', 'aid_kimg', 'aid_from', 'aid_lr', 'aid_labels', 'd_weight' # what only means something with heads,
-LABELED = 'label_lr', 'aid_labels' # … and with labels
+AIDED = 'aid', 'aid_kimg', 'aid_from', 'aid_lr', 'aid_labels', 'd_weight' # only with heads,
+LABELED = 'label_lr', 'aid_labels' # … and only with labels
 CHOICES = dict(network=tuple(NAMES), dtype=('float32', 'bfloat16', 'float16'), augment=('ada', 'fixed', 'none'))
 
 # %% ../../nbs/training/06_config.ipynb #4aa1df34
@@ -120,10 +120,9 @@ def check(
         if f.name == 'settings' and not isinstance(v, dict):
             raise ValueError(f'settings={shown(v)}; accepted: keywords of networks.build')
         if f.name in AIDED[1:] and config.aid is None and v != f.default:
-            raise ValueError(f'{f.name}={shown(v)} is about heads, and there are none; accepted: aid=1 beside it')
+            raise ValueError(f'{f.name}={shown(v)} only applies to heads, but there are none; accepted: with aid=1')
         if f.name in LABELED and not config.labels and v != f.default:
-            raise ValueError(f'{f.name}={shown(v)} is about labels, and they are not used; accepted: labels=true '
-                             'beside it')
+            raise ValueError(f'{f.name}={shown(v)} only applies with labels; accepted: with labels=true')
     return config
 
 def _check_number(name, v, low, high, whole):
@@ -161,7 +160,7 @@ def placed(
     return values | {k: here(v) for k, v in values.items() if k in PATHS and isinstance(v, str) and v not in shipped()}
 
 def load_config(
-    path, # a file that `save_config` wrote, or one by hand
+    path, # a file from `save_config` or written by hand
 )->Config:
     "Read a configuration, refusing unknown names"
     return from_values(placed(read_yaml(path), path), str(path))
@@ -174,7 +173,7 @@ def from_values(values, where='config')->Config:
     for name in values:
         near = difflib.get_close_matches(str(name), known, 1)
         if name not in known:
-            raise ValueError(f'{where}: {shown(name)} is no part of a '
+            raise ValueError(f'{where}: {shown(name)} is not part of a '
                              f'configuration{f"; did you mean {near[0]}?" if near else ""}')
     if missing := [n for n in ('data', 'out') if n not in values]: raise ValueError(f'{where}: {missing[0]} is missing')
     return check(Config(**values))

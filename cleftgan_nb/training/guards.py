@@ -26,17 +26,17 @@ def judge(
     "Check the health of a run; raise `Stopped` if continuing makes no sense"
     bad = [k for k, v in row.items() if k.startswith('loss/') and not math.isfinite(v)]
     if bad:
-        raise Stopped(f'{", ".join(bad)} is no number at {row["kimg"]:.1f} kimg. The last good state is kept in '
+        raise Stopped(f'{", ".join(bad)} is not a number at {row["kimg"]:.1f} kimg. The last good state is kept in '
                       f'{config.out}; lower the learning rates or raise gamma and start again from it')
     out = []
     if row.get('r_t', 0) > .95:
-        out.append(f'r_t is {row["r_t"]:.2f}: D knows the real images by heart. Stop here and take an earlier '
+        out.append(f'r_t is {row["r_t"]:.2f}: D has memorized the real images. Stop here and take an earlier '
                    f'checkpoint of {config.out}, or start again with more images, augment=ada or a larger gamma')
     if config.augment == 'ada' and row['augment_p'] > .9:
-        out.append(f'augment_p is {row["augment_p"]:.2f}: augmentation has little room left, and may begin to show '
+        out.append(f'augment_p is {row["augment_p"]:.2f}: augmentation has little room left and may start to show '
                    'in the images; more images are needed')
     if row.get('broken gradients', 0) > 0:
-        out.append(f'{row["broken gradients"]:.3g} broken numbers a step in the gradients were mended')
+        out.append(f'{row["broken gradients"]:.3g} broken numbers per step were mended in the gradients')
     return out
 
 # %% ../../nbs/training/11_guards.ipynb #1d2fa170
@@ -50,7 +50,7 @@ def check_room(
     need, free = 4*(3*(nG + nD) + nG) + 4*(2*nG + nD), shutil.disk_usage(out).free
     if free < need:
         raise Stopped(f'{out} has room for {free/2**20:.0f} MiB; a state and a checkpoint take {need/2**20:.0f} MiB. '
-                      'Make room, or give another folder')
+                      'Free some space, or choose another folder')
 
 @contextlib.contextmanager
 def saying_full(out):
@@ -58,7 +58,7 @@ def saying_full(out):
     try: yield
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
-        raise Stopped(f'{out}: {e.strerror}. The last state there is whole: make room and give the same command '
+        raise Stopped(f'{out}: {e.strerror}. The last state there is complete: free some space and run the same command '
                       'again') from e
 
 # %% ../../nbs/training/11_guards.ipynb #038aa320
@@ -128,7 +128,7 @@ def _take(path):
 
 @contextlib.contextmanager
 def alone(
-    out, # folder of a run; made if there is none, and removed again if nothing was written into it
+    out, # folder of a run; created if missing, removed again if it stays empty
 ):
     "Keep other processes from training in this folder"
     made, path = [p for p in (Path(out), *Path(out).parents) if not p.exists()], Path(out)/'lock.json'
@@ -139,7 +139,7 @@ def alone(
         finally:
             if os.name == 'nt':
                 os.close(fd)
-                path.unlink(missing_ok=True)   # an open file stays
+                path.unlink(missing_ok=True)   # Windows keeps an open file
             else:
                 path.unlink(missing_ok=True)
                 os.close(fd)

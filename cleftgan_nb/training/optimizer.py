@@ -12,8 +12,8 @@ from ..checks import check_number, whole
 
 # %% ../../nbs/training/03_optimizer.ipynb #bd9ddc30
 def lazy_adam(
-    lr, # learning rate, as if there were no regularizer
-    interval=None, # k: steps from one regularization to the next; None: there is none
+    lr, # learning rate without a regularizer
+    interval=None, # k: steps from one regularization to the next; None: no regularizer
     betas=(0., 0.99), # decays of Adam's averages
     eps=1e-8, # Adam's
 ): # keywords for torch.optim.Adam
@@ -28,7 +28,7 @@ def lazy_adam(
 # %% ../../nbs/training/03_optimizer.ipynb #dec54f90
 def mend(
     grads, # tensors (or None), changed in place: p.grad of all parameters, or one long vector
-): # how many numbers were mended: a tensor, or 0 where there are no gradients
+): # how many numbers were mended: a tensor, or 0 without gradients
     "Replace NaN by 0 and infinities by ±1e5"
     grads = [g for g in grads if g is not None]
     bad = [g.numel() - g.isfinite().sum() for g in grads]
@@ -40,7 +40,7 @@ def ema_beta(
     batch, # images in a step
     nimg, # images shown so far
     ema_kimg=None, # half-life, thousands of images; None: batch·10/32
-    rampup=0.05, # largest half-life as a share of nimg; None: no limit, for a start from a trained model
+    rampup=0.05, # largest half-life as a share of nimg; None: no limit, when starting from a trained model
 ): # 0 to 1
     "Compute the share of the average that stays"
     if ema_kimg is None: ema_kimg = batch*10/32

@@ -13,9 +13,9 @@ __all__ = ['Replayed']
 class Replayed:
     "A function of tensors that does the same in every call"
     def __init__(self,
-        f,       # function of tensors; gives tensors, in tuples or dicts
-        warm=3,  # calls that are computed as always
-        pool=None, # memory shared with other graphs, never replayed at once; of `torch.cuda.graph_pool_handle`
+        f,       # function of tensors that returns tensors, in tuples or dicts
+        warm=3,  # calls before the recording
+        pool=None, # memory shared with other graphs that never replay at once, from `torch.cuda.graph_pool_handle`
     ): self.f, self.warm, self.pool, self.graph = f, warm, pool, None
 
     def __call__(self, *inputs): # each of the same shape and type in every call

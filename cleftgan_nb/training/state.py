@@ -53,7 +53,7 @@ def new_networks(
 def known_networks(
     path,       # checkpoint
     dtype,      # of the computation
-    labels=0,   # entries of the data's labels; networks without labels get terms for them
+    labels=0,   # entries of the data's labels; networks without labels gain terms for them
     label_lr=1, # learning rate of these, relative to the other layers
 )->dict:        # G, D, G_ema
     "Load the networks of a checkpoint; G and G_ema replace each other if one is missing"
@@ -68,8 +68,8 @@ def known_networks(
 
 def beginning(
     path,       # checkpoint, or None
-    nets=None,  # role → network that was made of it
-)->dict|None:   # file, sha256, kimg, history; new: tensors that the networks have gained
+    nets=None,  # role → network built from it
+)->dict|None:   # file, sha256, kimg, history; new: tensors that the networks gained
     "Describe where a run starts from, for later reference"
     if path is None: return None
     path = checkpoints.find(path)
@@ -92,7 +92,7 @@ def _again(net, dtype):
 # %% ../../nbs/training/07_state.ipynb #5ea16060
 def check_fit(
     G,               # generator
-    shape,           # pixels, channels and entries of a label that the data have
+    shape,           # pixels, channels and label entries of the data
     where,           # its file
 ):
     "Refuse networks and data that do not belong together"
@@ -111,8 +111,8 @@ def _unlike(has, data):
     return f"{takes}; the data's have {data}. Accepted: labels of {has} entries, or {other}, which learns the data's"
 
 def check_names(
-    known,    # what the entries of the networks' labels mean, or None where nobody said
-    names,    # what those of the data's mean, or None
+    known,    # meanings of the networks' label entries, or None if unknown
+    names,    # meanings of the data's label entries, or None
     where,    # the networks' file
 ):
     "Refuse labels whose entries have different meanings"
@@ -136,20 +136,20 @@ class Run:
         channels:int=3,
         labels:int=0,   # entries of a label
         device='cpu',
-        state=None,     # file of `save` to go on from
-        label_names=None, # what the entries of a label mean
+        state=None,     # file from `save` to resume from
+        label_names=None, # meanings of the label entries
     ):
         # sums: name → [sum, count] since the last line of the log
         self.device, self.nimg, self.step, self.tick, self.sums, self.replays = torch.device(device), 0, 0, 0, {}, {}
-        self.data = None   # the dataset, from which labels for G are drawn
+        self.data = None   # the dataset that G's labels are drawn from
         found, words = read_state(state) if state else (None, None)
         start = words['config']['resume_from'] if state else config.resume_from
-        if named(dict(resume_from=start)) != named(dict(resume_from=config.resume_from)):   # a run began where it began
+        if named(dict(resume_from=start)) != named(dict(resume_from=config.resume_from)):   # a resumed run keeps its beginning
             config = dataclasses.replace(config, resume_from=start)
         if state: nets = {role: from_config(net) for role, net in words['networks'].items()}
         else: nets = known_networks(start, config.dtype, labels, config.label_lr) if start else None
         self.began = words.get('began') if state else beginning(start, nets)
-        # what has been learned from
+        # training data so far
         self.history = _noted(words) if state else (self.began or {}).pop('history', [])
         self.config = settled(config, resolution, kind_of(nets['G']) if nets else None)
         nets = nets or new_networks(self.config, resolution, channels, labels)
@@ -251,13 +251,13 @@ def read_state(path)->tuple: # tensors, words
     found, meta = checkpoints.read_tensors(path)
     try: words = json.loads(meta['run'], object_pairs_hook=renamed)
     except (KeyError, ValueError, RecursionError):
-        raise ValueError(f'{path} is no state of a run; {_NO_STATE}') from None
+        raise ValueError(f'{path} is not the state of a run; {_NO_STATE}') from None
     try: _check_words(words, found)
-    except ValueError as e: raise ValueError(f'{path} is no state of a run: {str(e):.600}; {_NO_STATE}') from None
-    # what a state does not mention is as usual
+    except ValueError as e: raise ValueError(f'{path} is not the state of a run: {str(e):.600}; {_NO_STATE}') from None
+    # a state leaves out the defaults
     words['config'] = {f.name: f.default for f in dataclasses.fields(Config)} | words['config']
     if 'checksum' not in meta:
-        warnings.warn(f'{path} is from before states had a checksum, so nobody can tell whether a number in it has '
+        warnings.warn(f'{path} is from before states had a checksum, so nothing shows whether a number in it has '
                       'changed; the next one will have it')
     return found, words
 
@@ -310,11 +310,11 @@ def _check_tensors(run, found, path):
     for k in found.keys() & maybe.keys(): parts.setdefault(k.rpartition('/')[0], set()).add(k.rpartition('/')[2])
     wrong += [f'{k}/{kind}' for k, kinds in parts.items() for kind in _MOMENTS - kinds]
     if wrong:
-        raise ValueError(f'{path} is no state of this run: {len(wrong)} of its tensors are missing, surplus or of '
+        raise ValueError(f'{path} is not a state of this run: {len(wrong)} of its tensors are missing, surplus or of '
                          f'another shape, such as {sorted(wrong)[0]:.100}; {_NO_STATE}')
 
 # %% ../../nbs/training/07_state.ipynb #8a341ae0
-# may differ between a run and its continuation
+# may change when a run resumes
 FREE = ('data', 'out', 'kimg', 'keep_kimg', 'license', 'resume_from', 'graphs')
 
 @patch
@@ -323,7 +323,7 @@ def _continue(self:Run, found, words, path):
     mine, its = (named(o) for o in (dataclasses.asdict(self.config), words['config']))
     if different := [k for k in mine if k not in FREE and its[k] != mine[k]]:
         were = ', '.join(f'{k}: {its[k]!r:.60}, now {mine[k]!r:.60}' for k in different[:3])
-        raise ValueError(f'{path} is of a run with other settings ({were}); go on with these, or start in another '
+        raise ValueError(f'{path} is of a run with different settings ({were}); resume with these, or start in another '
                          'folder')
     _check_tensors(self, found, path)
     for role, net in self.trained().items(): net.load_state_dict(_of(found, f'{role}/'))
@@ -332,7 +332,7 @@ def _continue(self:Run, found, words, path):
                                  {k: v.to(self.device) for k, v in _of(found, 'sum/').items()})
     self.nimg, self.step, self.tick = words['nimg'], words['step'], words['tick']
     try: self.ada.load_state_dict(words['ada'])
-    except ValueError as e: raise ValueError(f'{path} is no state of a run: ada: {e}') from None
+    except ValueError as e: raise ValueError(f'{path} is not the state of a run: ada: {e}') from None
     self.follow()
 
 def _of(found, prefix): return {k[len(prefix):]: v for k, v in found.items() if k.startswith(prefix)}
@@ -358,8 +358,8 @@ def _noted(words):
 @patch
 def learns(self:Run,
     data:ImageFolderDataset,
-    other_data=False, # may it be another dataset than before?
-)->bool:              # does something new begin?
+    other_data=False, # allow another dataset than before
+)->bool:              # whether a new stretch begins
     "Record the data and license of the training from here on"
     mark, own = fingerprint(data.path), [e for e in self.history if 'file' not in e]
     try: its = about(data.path).get('license')
@@ -368,7 +368,7 @@ def learns(self:Run,
                license=checkpoints.licenses(its, self.config.license)) | {'from': self.nimg}
     if own and all(own[-1].get(k) == new[k] for k in ('fingerprint', 'license')): return False
     if own and not other_data: self._check_same(own[-1], new, data.path)
-    # nothing was learned from what begins where this begins
+    # a stretch that starts at the same image taught nothing
     self.history = [e for e in self.history if 'file' in e or e.get('from', 0) < self.nimg] + [new]
     return True
 
@@ -376,14 +376,14 @@ def learns(self:Run,
 def _check_same(self:Run, last, new, path):
     "Refuse data other than before"
     was = last.get('fingerprint')
-    # states of before knew the name only
+    # older states have only the name
     if was == new['fingerprint'] or was is None and last.get('data') == new['data']:
         return
     raise ValueError(f"{self.config.out} has learned from {last.get('data')!s:.80} (fingerprint "
-                     f"{was or 'not noted'!s:.16}); {path} is something else ({new['fingerprint']:.16}). Accepted: "
+                     f"{was or 'not noted'!s:.16}); {path} is different ({new['fingerprint']:.16}). Accepted: "
                      "the data from before; "
                      f"or, if you mean it, --set data={path} (in Python train(…, other_data=True)), which all "
-                     "checkpoints to come will tell")
+                     "later checkpoints will record")
 
 @patch(as_prop=True)
 def license(self:Run):
@@ -392,10 +392,10 @@ def license(self:Run):
 
 # %% ../../nbs/training/07_state.ipynb #72b952c0
 def warm(
-    heads, # what a run's `Aid` learns
+    heads, # the trainable part of a run's `Aid`
     path,  # of a state with heads
-    names=None, # what the entries of labels mean
-)->list:   # what they have learned from
+    names=None, # meanings of the label entries
+)->list:   # their training data
     "Start with the heads of another run, as far as they fit"
     if not Path(path).is_file():
         raise FileNotFoundError(f'aid_from={str(path)!r}: no such file; accepted: the state.safetensors of a run '

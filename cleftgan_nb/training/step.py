@@ -21,7 +21,7 @@ __all__ = ['step', 'asked', 'latents_of']
 def step(
     run:Run,
     pixels:torch.Tensor, # uint8 [n,C,H,W], this process's share of the batch
-    labels:torch.Tensor, # float32 [n,L] of these images; those for G are drawn
+    labels:torch.Tensor, # float32 [n,L] of these images; labels for G are drawn
     team:Team,
 ):
     "Move G, then D, by one batch"
@@ -48,7 +48,7 @@ def asked(
 def latents_of(
     run:Run,
     index:torch.Tensor, # int64 [n], numbers of the images, on the CPU
-    name:str,           # of the phase: each has its own
+    name:str,           # of the phase; each phase draws its own
 )->losses.Latents:
     "Draw the inputs for a phase's images"
     c, G, labels = run.config, run.G, asked(run, index, name)
@@ -190,9 +190,9 @@ def _views(b, name):
 def compute(
     b:Batch,
     name:str, # of the phase
-    phase,    # function of tensors; everything else that it reads is alike in every step
+    phase,    # function of tensors; its other inputs are alike in every step
     *tensors,
-):            # what `phase` gives
+):            # result of `phase`
     "Compute a phase, or replay its recording"
     if not _alike(b): return phase(*tensors)
     replays = b.run.replays

@@ -27,7 +27,7 @@ def _rows(path):
         if not line.strip(): continue
         row = _row(line)
         if row is None and n == len(lines):
-            warnings.warn(f'{path}: the last line breaks off after {len(line)} characters and is left out')
+            warnings.warn(f'{path}: the last line ends after {len(line)} characters and is left out')
         elif row is None:
             raise ValueError(f'{path}, line {n}: {line[:60]!r}; accepted: a JSON object with a number for kimg, as '
                              'the training loop writes it. Remove the line, or copy the file again')
@@ -48,8 +48,8 @@ def _number(v):
 
 # %% ../../nbs/training/14_watch.ipynb #4d9655a0
 def run_folder(
-    folder, # as it was given
-)->Path:    # the same, if there is a run in it
+    folder, # as given
+)->Path:    # the same, if it contains a run
     "Find the folder of a run"
     folder = Path(folder)
     if not folder.is_dir(): raise FileNotFoundError(f'no folder {folder}; accepted: the `out` of a training run')
@@ -71,7 +71,7 @@ def _network(about):
 # %% ../../nbs/training/14_watch.ipynb #16f9dc90
 def read_log(
     folder, # of a run
-)->dict:    # column → float array with an entry a tick; nan where the log has none
+)->dict:    # column → float array with an entry per tick; nan where the log has none
     "Read the numbers of a run as columns"
     folder = run_folder(folder)
     if not (rows := _rows(folder/'log.jsonl')):
@@ -152,9 +152,9 @@ def _panel(ax, panel, logs, colors, smooth):
 # %% ../../nbs/training/14_watch.ipynb #d1fddb90
 def curves(
     runs,        # folder of a run, several, or name → folder
-    panels=None, # columns of `read_log`, a tuple for several in one plot; None: those of `PANELS` that are there
-    smooth=0.,   # kimg of a running mean; the values stay to be seen behind it
-    columns=3,   # plots in a row
+    panels=None, # columns of `read_log`, a tuple for several in one plot; None: the available ones of `PANELS`
+    smooth=0.,   # width of a running mean, kimg; the values stay visible behind it
+    columns=3,   # plots per row
 ):               # matplotlib figure
     "Plot losses, ADA and speed over the images seen"
     try: import matplotlib.pyplot as plt, seaborn as sns
@@ -174,7 +174,7 @@ def curves(
             fig.legend([plt.Line2D([], [], color=colors[n]) for n in logs], list(logs), loc='outside lower center',
                        ncols=len(logs), frameon=False)
         sns.despine(fig)
-    plt.close(fig)      # a notebook would show it a second time
+    plt.close(fig)      # a notebook would show it twice
     return fig
 
 # %% ../../nbs/training/14_watch.ipynb #5ba2e3b0
@@ -225,7 +225,7 @@ def _nearest(kimgs, kimg): return min(kimgs, key=lambda k: abs(k - kimg))
 
 def grid_at(
     folder,    # of a run
-    kimg=None, # the nearest picture is taken; None: the newest
+    kimg=None, # choose the nearest picture; None: the newest
 )->Image.Image:
     "Open the picture of all fixed latents at a given time"
     found = pictures(folder)
@@ -255,7 +255,7 @@ def _checkpoint_size(folder):
 # %% ../../nbs/training/14_watch.ipynb #d1aae5e0
 def tiles(
     path,      # a picture of fixed latents
-    size=None, # pixels of one image; None: as the picture or a checkpoint beside it says
+    size=None, # pixels of one image; None: from the picture or a checkpoint beside it
 )->np.ndarray: # uint8 [images, size, size, 3]
     "Cut a picture into its images, row by row"
     size = _tile_size(Path(path), size)
@@ -276,7 +276,7 @@ def _moments(
     if n == 1: return [kimgs[-1]]
     age = np.log(kimgs - kimgs[0] + np.diff(kimgs).min())
     index = [int(np.abs(age - a).argmin()) for a in np.linspace(age[0], age[-1], n)]
-    for i in range(1, n):   # near the start two moments may share a picture: take the next one
+    for i in range(1, n):   # near the start, two moments may share a picture: take the next one
         index[i] = max(index[i], index[i-1] + 1)
     return [kimgs[min(j, len(kimgs) - n + i)] for i, j in enumerate(index)]
 
@@ -310,7 +310,7 @@ def _label(
     left=None, # pixels from the left; None: in the middle
 )->np.ndarray: # uint8 [16, wide, 3]
     "Write words on a white band"
-    band = Image.new('RGB', (wide, 16), 'white')      # at this size one space is hardly seen: two
+    band = Image.new('RGB', (wide, 16), 'white')      # at this size one space is hardly visible, so two
     at, anchor = (wide/2, 'mm') if left is None else (left, 'lm')
     ImageDraw.Draw(band).text((at, 8), words.replace(' ', '  '), 'black', ImageFont.load_default(11), anchor)
     return np.asarray(band)
@@ -320,8 +320,8 @@ def strip(
     folder,     # of a run
     columns=8,  # how many moments, or a list of kimg
     rows=4,     # how many latents, or a list of their numbers
-    size=None,  # pixels of one image; None: as the picture or a checkpoint says
-    scale=None, # of an image; None: shown with 64 to 128 pixels
+    size=None,  # pixels of one image; None: from the picture or a checkpoint
+    scale=None, # of an image; None: a size of 64 to 128 pixels
 )->Image.Image:
     "Show how single latents changed, one per row"
     found = pictures(folder)
@@ -345,7 +345,7 @@ _GRAYS = 6      # from black to white, for the words
 
 def _palette(sheets):
     "Make an image whose palette suits all"
-    # every ninth pixel: as good, in a twentieth of the time
+    # every ninth pixel: equally good, in a twentieth of the time
     some = [sheets[i][::3, ::3] for i in sorted({round(i) for i in np.linspace(0, len(sheets) - 1, 8)})]
     colors = Image.fromarray(np.vstack(some)).quantize(256 - _GRAYS, Image.Quantize.MEDIANCUT,
                                                        kmeans=1).getpalette('RGB')[:3*(256 - _GRAYS)]
@@ -379,9 +379,9 @@ def gif(
     path,       # `….gif`; an existing one is replaced
     seconds=8., # from the first picture to the last
     rows=3, columns=6, # of images, the first latents of the run
-    size=None,  # pixels of one image; None: as the picture or a checkpoint says
-    scale=None, # of an image; None: shown with 64 to 128 pixels
-    most=None,  # pictures, for a smaller file; None: 12 a second
+    size=None,  # pixels of one image; None: from the picture or a checkpoint
+    scale=None, # of an image; None: a size of 64 to 128 pixels
+    most=None,  # most pictures, for a smaller file; None: 12 per second
 )->Path:
     "Make an endless film of the fixed latents over time"
     found = pictures(folder)
@@ -389,7 +389,7 @@ def gif(
     chosen, durations = _timing(len(files), seconds, most)
     images = [[_resized(image, _scale(len(image), scale)) for image in tiles(files[i], size)[:rows*columns]]
               for i in chosen]
-    n = min(map(len, images))                # pictures of a run may hold more latents from some time on
+    n = min(map(len, images))                # the pictures of a run may gain latents over time
     sheets = [contact_sheet(some[:n], min(columns, n)) for some in images]
     palette = _palette(sheets)
     first, *others = [_frame(sheet, kimgs[i], palette) for i, sheet in zip(chosen, sheets)]
@@ -447,7 +447,7 @@ def _age(folder):
 def page(
     folder, # of a run
     **more, # for `curves`
-)->dict:    # name → figure or picture, as far as there are any
+)->dict:    # name → figure or picture, as available
     "Show what is below the words: the curves, the newest picture"
     folder, shown = run_folder(folder), {}
     if _rows(folder/'log.jsonl'): shown['curves'] = curves(folder, **more)
@@ -456,7 +456,7 @@ def page(
 
 def stamp(
     folder, # of a run
-)->list:    # to be compared with an earlier one
+)->list:    # to compare with an earlier one
     "Return a value that changes when the loop has written something"
     folder = run_folder(folder)
     return ([(p.name, p.stat().st_mtime_ns) for n in ('log.jsonl', 'time.jsonl') if (p := folder/n).exists()]
@@ -465,9 +465,9 @@ def stamp(
 # %% ../../nbs/training/14_watch.ipynb #2780e5a0
 def live(
     folder,     # of a run
-    every=5.,   # seconds from one look to the next
+    every=5.,   # seconds between looks
     until=None, # kimg; None: the run's end
-    once=False, # look once
+    once=False, # look only once
     **more,     # for `curves`, such as smooth=100
 ):
     "Watch a run in a notebook until it ends or the cell is interrupted"
@@ -495,7 +495,7 @@ def _writer(folder, **more):
     "Import TensorBoard and open a writer"
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError: raise ImportError('TensorBoard is not installed: pip install tensorboard') from None
-    with patch('socket.gethostname', lambda: 'run'):   # its files would be called after the computer
+    with patch('socket.gethostname', lambda: 'run'):   # its files would be named after the computer
         return SummaryWriter(str(folder), **more)
 
 def _add_row(writer, row):
@@ -510,8 +510,8 @@ def _add_picture(writer, picture, kimg):
 # %% ../../nbs/training/14_watch.ipynb #6546c890
 def tensorboard(
     folder,      # of a run
-    writer=None, # `SummaryWriter`; None: a new one in the folder's `tensorboard`, whose points replace older ones there
-)->Path:         # what `tensorboard --logdir` wants
+    writer=None, # `SummaryWriter`; None: a new one in the folder's `tensorboard`, replacing older points
+)->Path:         # for `tensorboard --logdir`
     "Convert a run to TensorBoard events"
     log, found = read_log(folder), pictures(folder) if any(Path(folder).glob('fakes-*.png')) else {}
     own = _writer(Path(folder)/'tensorboard', purge_step=0) if writer is None else writer
@@ -526,7 +526,7 @@ class Board:
     "The points of a run for TensorBoard, tick by tick; does nothing without TensorBoard"
     def __init__(self,
         folder, # of the run
-        nimg=0, # images seen: where the run starts or goes on
+        nimg=0, # images seen where the run starts or resumes
     ):
         try: self.writer = _writer(Path(folder)/'tensorboard', purge_step=nimg + 1)
         except ImportError: self.writer = None
