@@ -396,7 +396,8 @@ _LEFT = {True: 'half-written, left by a killed process', False: 'being written n
 def _remove(features, parts, clear):
     for o in features: o.unlink(missing_ok=True)
     for o in parts: clear(o)
-    if there := [o for o in parts if o.exists()]: raise ValueError(f'{there[0]} could not be removed; does another account own it?')
+    if there := [o for o in parts if o.exists()]:
+        raise ValueError(f'{there[0]} could not be removed; does another account own it?')
     print('removed')
 
 # %% ../nbs/06_cli.ipynb #253b7d00

@@ -52,7 +52,8 @@ for kind, pattern, first in [
     ('null', r'~|null|Null|NULL|', ['~', 'n', 'N', '']),
     ('bool', r'yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF', 'yYnNtTfFoO'),
     ('int', r'[-+]?(?:0|[1-9][0-9_]{0,30})', '-+0123456789'),
-    ('float', r'[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)', '-+0123456789.'),
+    ('float', r'[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?'
+              r'|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)', '-+0123456789.'),
 ]:
     _Plain.add_implicit_resolver(f'tag:yaml.org,2002:{kind}', re.compile(f'(?:{pattern})$'), list(first))
 

@@ -1,7 +1,8 @@
 """Files that mean harm, made from a seed: `python tests/hostile.py --seed 7 --inputs 3000`, or `make hostile`.
 Each must load or end in an error of ours with a message, within bounds of time and memory; nothing in it may run or
 be written. Failures are printed with the command that repeats them"""
-import argparse, copy, io, json, multiprocessing, os, random, re, resource, shutil, signal, struct, sys, sysconfig, tempfile, time, traceback, warnings, zipfile, zlib
+import argparse, copy, io, json, multiprocessing, os, random, re, resource, shutil, signal, struct, sys, sysconfig
+import tempfile, time, traceback, warnings, zipfile, zlib
 from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 sys.dont_write_bytecode = True
@@ -189,8 +190,8 @@ def png(rng, good):
     if how == 0:
         parts[0] = (b'IHDR', struct.pack('>II', rng.choice((0, 1, 16, 8192, 9000, 40_000, 2**31 - 1)),
                                          rng.choice((0, 1, 16, 8192, 12_000, 2**31 - 1)))
-                                         + bytes([rng.choice((1, 2, 8, 16, 99)), rng.choice((0, 2, 3, 4, 6, 9)), 0, 0,
-                                                  rng.choice((0, 1))]))
+                    + bytes([rng.choice((1, 2, 8, 16, 99)), rng.choice((0, 2, 3, 4, 6, 9)), 0, 0,
+                             rng.choice((0, 1))]))
     elif how == 1: parts[k] = (parts[k][0], damage(rng, parts[k][1], 64))
     elif how == 2:
         parts.insert(k, (rng.choice((b'iCCP', b'zTXt', b'iTXt', b'tRNS', b'PLTE', b'acTL', b'fdAT', b'eXIf',

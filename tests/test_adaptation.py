@@ -1,9 +1,11 @@
-"""Severity by adaptation, with a tiny untrained generator: the protocol, what scores depend on, what the losses hide, refusals"""
+"""Severity by adaptation, with a tiny untrained generator: the protocol, what scores depend on, what the losses
+hide, refusals"""
 import copy
 
 import numpy as np, pytest, torch
 
-from cleftgan_nb.metrics.adaptation import LEAST, Adaptation, aggregate, calibrate, doubt, ellipse, heatmap, line, seen_distance, weighted_error, windows
+from cleftgan_nb.metrics.adaptation import (LEAST, Adaptation, aggregate, calibrate, doubt, ellipse, heatmap, line,
+                                            seen_distance, weighted_error, windows)
 from cleftgan_nb.metrics.severity import Scorer
 from cleftgan_nb.networks import build
 

@@ -327,7 +327,8 @@ def test_only_a_card_is_replaced(tmp_path, copy, cleft):
     (place/'album').mkdir()
     (place/'album'/'people.png').write_bytes(b'family')
     before = {p: p.read_bytes() for p in place.rglob('*') if p.is_file()}
-    for wrong, said in {'letter.md': 'exists but is not a card', 'bytes.md': 'is not a card', 'folder.md': 'is not a card',
+    for wrong, said in {'letter.md': 'exists but is not a card', 'bytes.md': 'is not a card',
+                        'folder.md': 'is not a card',
                         'card.txt': 'ends in .md', 'card': 'ends in .md', '.md': 'ends in .md',
                         'taken.md': 'is not a folder', 'album.md': 'people.png exists without the card'}.items():
         with pytest.raises(ValueError, match=said): card(cleft, copy, place/wrong)
@@ -391,12 +392,12 @@ def few(tmp_path, values, **about):
                          [('age', 'two', '0 to 150'), ('age', 2e5, '0 to 150'), ('age', -1, '0 to 150'),
                           ('age', True, '0 to 150'), ('ita', 1e12, '-180 to 180'), ('lip_left', 1.5, '0 to 1'),
                           ('nose_right', 'wide', '0 to 1'), ('sex', 7, 'a word, or a number'),
-                                                     ('repaired', 'False', 'True or False'),
-                                                     ('simonart', 2, 'True or False'), ('laterality', 1.5, 'a word'),
-                                                     ('lahshal', False, 'a word'),
-                                                     ('pose_yaw', 'left', '-180 to 180'),
-                                                     ('ancestry_asian', 'x'*500, '0 to 1'),
-                                                     (MEASURES[0], 1e300, '-1000 to 1000')])
+                          ('repaired', 'False', 'True or False'),
+                          ('simonart', 2, 'True or False'), ('laterality', 1.5, 'a word'),
+                          ('lahshal', False, 'a word'),
+                          ('pose_yaw', 'left', '-180 to 180'),
+                          ('ancestry_asian', 'x'*500, '0 to 1'),
+                          (MEASURES[0], 1e300, '-1000 to 1000')])
 def test_columns_of_another_kind_say_so(tmp_path, column, value, accepted):
     "Words once counted as numbers, 'False' as true, and a skin tone of 10^12 degrees as that many bars"
     with pytest.raises(ValueError) as e: card(few(tmp_path, {column: value}), page(tmp_path/'card.md'))

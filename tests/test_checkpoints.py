@@ -1,4 +1,5 @@
-"""Checkpoints: exact round trips, files that are whole or absent, and a clear ValueError for anything else in a folder"""
+"""Checkpoints: exact round trips, files that are whole or absent, and a clear ValueError for anything else in a
+folder"""
 import errno, json, os, signal, socket, struct, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -438,12 +439,12 @@ CHANGES = {
     'labels for none': (changed(meta={'labels': '["a"]'}), 'takes labels of 0'),
     'architecture a list': (changed(meta={'networks': '{"D": {"architecture": [], "kwargs": {}}, "G_ema": '
                                                       '{"architecture": [], "kwargs": {}}}'}),
-                                                      'accepted: an architecture'),
-                                                      'endless layers': (config('G_ema', num_layers=10**9),
-                                                                         'accepted: 0 to 64'), 'huge '
-                                                                         'filter': (config('G_ema',
-                                                                                 filter_size=10**5), 'accepted: 0 to '
-                                                                                         '32'), 'architecture': (changed(meta={'networks': '{"D": {"architecture": "os.system", "kwargs": {}}, "G_ema": {"architecture": [], "kwargs": {}}}'}), 'accepted: an architecture'),
+                            'accepted: an architecture'),
+    'endless layers': (config('G_ema', num_layers=10**9), 'accepted: 0 to 64'),
+    'huge filter': (config('G_ema', filter_size=10**5), 'accepted: 0 to 32'),
+    'architecture': (changed(meta={'networks': '{"D": {"architecture": "os.system", "kwargs": {}}, '
+                                               '"G_ema": {"architecture": [], "kwargs": {}}}'}),
+                     'accepted: an architecture'),
 }
 
 @pytest.mark.parametrize('what', CHANGES)

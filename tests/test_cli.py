@@ -188,7 +188,7 @@ def test_hostile_pickle(run):
     (('sample', 'net.safetensors', '--frob'), '--frob'),
     (('new', 'stylegan2', *SMALL, '--seed', '-1', 'x.safetensors'),
      "--seed: '-1'; accepted: a whole number from 0 to 4294967295"),
-     (('new', 'stylegan2', *SMALL, '--seed', '4294967296', 'x.safetensors'), "'4294967296'; accepted"),
+    (('new', 'stylegan2', *SMALL, '--seed', '4294967296', 'x.safetensors'), "'4294967296'; accepted"),
     (('new', 'stylegan2', *SMALL, '--seed', '9'*5000, 'x.safetensors'), 'accepted: a whole number from 0'),
     (('new', 'stylegan2', *SMALL, '--seed', '1.5', 'x.safetensors'), "'1.5'; accepted"),
     (('sample', 'net.safetensors', '--label', 'x'), "--label: 'x'; accepted: a whole number from 0"),
@@ -202,7 +202,7 @@ def test_hostile_pickle(run):
     (('new', 'stylegan2', '--resolution', '16', '--set', 'resolution=32', 'x.safetensors'), 'already given'),
     (('phantom', '--size', '1024', '--seeds', '0-999', '--out', 'x.png'),
      '1000 pictures of 1024 pixels at once; accepted: up to 256'),
-     (('phantom', '--size', '65536', '--out', 'x.png'), 'accepted: '),
+    (('phantom', '--size', '65536', '--out', 'x.png'), 'accepted: '),
     (('info', '.'), 'is a folder'), (('sample', '.'), 'is a folder'),
     (('new', 'stylegan2', *SMALL, '.'), 'is a folder')])
 def test_mistakes(run, net, argv, says): mistake(run, *argv, says=says)

@@ -1,4 +1,5 @@
-"""Datasets: the published layout, the same bytes everywhere, all or nothing, an order that resumes, a named error for anything else"""
+"""Datasets: the published layout, the same bytes everywhere, all or nothing, an order that resumes, a named error
+for anything else"""
 import errno, io, json, os, pickle, resource, signal, socket, subprocess, sys, time, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_numpy_values_and_nothing_to_say(tmp_path):
 @given(st.lists(st.tuples(st.one_of(st.none(), st.text(st.characters(blacklist_categories=['Cs', 'Cc']), min_size=1)),
                           st.one_of(st.none(), st.floats(allow_nan=False)),
                           st.one_of(st.none(), st.integers(-2**70, 2**70)), st.one_of(st.none(), st.booleans())),
-                          min_size=1, max_size=5))
+                min_size=1, max_size=5))
 def test_manifest_comes_back(values):
     given = [dict(zip('abcd', v)) for v in values]
     text, kinds = datasets._table(given)
@@ -213,7 +214,8 @@ def test_label_names(tmp_path, wrong):
 # ---- the same bytes everywhere
 
 def test_same_bytes_in_another_process(tmp_path, zipped):
-    code = f'import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from test_datasets import *; make(Path({str(tmp_path/"x.zip")!r}))'
+    code = (f'import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); from test_datasets import *; '
+            f'make(Path({str(tmp_path/"x.zip")!r}))')
     subprocess.run([sys.executable, '-c', code], check=True, env={**ENV, 'PYTHONHASHSEED': '7', 'TZ': 'Asia/Tokyo'},
                    umask=0o077)
     assert (tmp_path/'x.zip').read_bytes() == zipped.read_bytes()
@@ -270,7 +272,7 @@ def test_killed_writer(tmp_path, target, exists):
     if exists: old = fingerprint(write_dataset(tmp_path/target, rows(3), about=ABOUT))
     p = subprocess.Popen([sys.executable, '-c', KILLED.format(tests=os.path.dirname(__file__), at=7,
                                                               path=str(tmp_path/target))], stdout=subprocess.PIPE,
-                                                              env=ENV)
+                         env=ENV)
     assert p.stdout.readline() == b'now\n'
     p.send_signal(signal.SIGKILL)
     p.wait()
@@ -766,7 +768,7 @@ def test_encrypted_and_other_compression(tmp_path):
     (b'{"labels": [["a.png", 0], ["a.png", 1], ["b.png", 1]]}', 'two labels for one file'),
     (b'{"labels": [["a.png", [Infinity]], ["b.png", [1]]]}',
      r'a.png has the label \[inf\]; accepted: .*finite numbers'),
-     (b'{"labels": [["a.png", [1e30]], ["b.png", [1]]]}', r'1e\+30.*up to 1e\+06, best from 0 to 1'),
+    (b'{"labels": [["a.png", [1e30]], ["b.png", [1]]]}', r'1e\+30.*up to 1e\+06, best from 0 to 1'),
     (b'{"labels": [["a.png", [1e400]], ["b.png", [1]]]}', 'finite'),
     (b'{"labels": [["a.png", [1' + b'0'*400 + b']], ["b.png", [1]]]}', 'a.png has the label'),
     (b'{"labels": [["a.png", 1' + b'0'*5000 + b'], ["b.png", 1]]}', 'not JSON'),

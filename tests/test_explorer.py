@@ -1,4 +1,5 @@
-"The explorer without a browser: every panel draws, code and saved pictures give the same bytes, the newest wish wins, refusals say why"
+"""The explorer without a browser: every panel draws, code and saved pictures give the same bytes, the newest wish
+wins, refusals say why"""
 import asyncio, base64, io, json, sys
 from dataclasses import replace
 import numpy as np
@@ -84,8 +85,8 @@ def test_code_with_directions_gives_the_same_bytes():
 
 @pytest.mark.parametrize('wrong, word', [(dict(truncation_psi=2.),
                                           'truncation_psi=2.0; accepted: a number from 0 to 1.5'),
-                                          (dict(severity=float('nan')), 'severity=nan; accepted'),
-                                          (dict(seed=-1), 'seed=-1; accepted'),
+                                         (dict(severity=float('nan')), 'severity=nan; accepted'),
+                                         (dict(seed=-1), 'seed=-1; accepted'),
                                          (dict(seed=.5), 'seed=0.5; accepted: a whole number'),
                                          (dict(to='a'), "to='a'; accepted"),
                                          (dict(along=1.1), 'accepted: a number from 0 to 1')])

@@ -63,7 +63,7 @@ def tick(folder, n):
     folder.mkdir(exist_ok=True)
     (folder / 'log.jsonl').write_text(''.join(json.dumps({'kimg': 4 * t, 'step': t, 'r_t': t / 10,
                                                           'augment_p': t / 100, 'loss/G': 1 + 1 / t}) + '\n'
-                                                          for t in range(1, n + 1)))
+                                              for t in range(1, n + 1)))
     Image.new('RGB', (256, 64), (40 * n, 90, 120)).save(folder / f'fakes-{4 * n:06d}.png')
 
 
@@ -82,10 +82,14 @@ def answers(address, server, log):
     except (URLError, OSError): return False
 
 
-PIXELS = '''const o = [...document.querySelectorAll('.jp-OutputArea img.widget-image')].filter(o => o.offsetParent && o.complete && o.naturalWidth)[arguments[0]]; if (!o) return null;
-const c = document.createElement('canvas'); c.width = o.naturalWidth; c.height = o.naturalHeight; const g = c.getContext('2d'); g.drawImage(o, 0, 0);
+PIXELS = '''const o = [...document.querySelectorAll('.jp-OutputArea img.widget-image')]
+    .filter(o => o.offsetParent && o.complete && o.naturalWidth)[arguments[0]];
+if (!o) return null;
+const c = document.createElement('canvas'); c.width = o.naturalWidth; c.height = o.naturalHeight;
+const g = c.getContext('2d'); g.drawImage(o, 0, 0);
 return [...g.getImageData(0, 0, c.width, c.height).data].filter((v, i) => i % 4 < 3)'''
-ERRORS = "return [...document.querySelectorAll('.jp-OutputArea-output[data-mime-type=\"application/vnd.jupyter.error\"], .jp-RenderedText[data-mime-type*=\"stderr\"]')].map(o => o.innerText).join('\\n')"
+ERRORS = ("return [...document.querySelectorAll('.jp-OutputArea-output[data-mime-type=\"application/vnd.jupyter.error\"], "
+          ".jp-RenderedText[data-mime-type*=\"stderr\"]')].map(o => o.innerText).join('\\n')")
 
 
 def picture(browser, which=0):
@@ -126,8 +130,8 @@ def shown(browser, lab, tmp_path_factory):
     browser.get(address)
     until(lambda: browser.execute_script("return !!window.jupyterapp && !!document.querySelector('.jp-Notebook "
                                          ".jp-Cell')"), 90, 'JupyterLab shows no notebook')
-    until(lambda: browser.execute_script("return "
-                                         "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"), 90, 'the kernel is not ready')
+    status = 'window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status'
+    until(lambda: browser.execute_script(f"return {status} === 'idle'"), 90, 'the kernel is not ready')
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     until(lambda: picture(browser) is not None, 240, lambda: f'no picture: {browser.execute_script(ERRORS)}')
     browser.execute_script("document.querySelector('.jp-OutputArea .widget-tab').scrollIntoView()")

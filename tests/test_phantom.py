@@ -193,7 +193,8 @@ def test_wrong_sides_are_named(wrong, word):
     with pytest.raises(ValueError, match=f'{word}='): Side(**wrong)
 
 
-@pytest.mark.parametrize('wrong, word', [(dict(left=.9, right=.9), 'more than 1; the rest is bilateral'), (dict(male=2), 'male=2')])
+@pytest.mark.parametrize('wrong, word', [(dict(left=.9, right=.9), 'more than 1; the rest is bilateral'),
+                                         (dict(male=2), 'male=2')])
 def test_wrong_recipes_are_named(wrong, word):
     with pytest.raises(ValueError, match=word): Recipe(**wrong)
 

@@ -355,7 +355,9 @@ import resource, sys
 from pathlib import Path
 from cleftgan_nb.data import prepare
 report = prepare(sys.argv[1], sys.argv[2], size=1024, progress=False)
-if sys.platform == 'linux': peak = next(int(o.split()[1]) for o in Path('/proc/self/status').read_text().splitlines() if o.startswith('VmHWM'))*1024   # ru_maxrss begins at the parent's
+if sys.platform == 'linux':     # ru_maxrss begins at the parent's
+    said = Path('/proc/self/status').read_text().splitlines()
+    peak = next(int(o.split()[1]) for o in said if o.startswith('VmHWM'))*1024
 else: peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(peak, *[o['reason'] for o in report.rows], sep='\\n')
 """

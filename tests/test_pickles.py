@@ -1,4 +1,5 @@
-"""Published pickles: good ones give the same networks, hostile and damaged ones a clear ValueError, and nothing in them runs"""
+"""Published pickles: good ones give the same networks, hostile and damaged ones a clear ValueError, and nothing in
+them runs"""
 import contextlib, io, os, pickle, pickletools, struct, sys
 import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -127,7 +128,7 @@ def test_nested_synthesis_kwargs_and_positions(tmp_path):
         data = EasyDict(G_ema=None, extra=7)   # a dict-like class at the top
         data['G_ema'] = stored(G, 'Generator', {'synthesis_kwargs': {**SMALL, 'num_fp16_res': np.int64(4),
                                                                      'architecture': 'skip'}, 'mapping_kwargs': {}},
-                                                                     args=tuple(positional))
+                               args=tuple(positional))
         (tmp_path/'x.pkl').write_bytes(pickle.dumps(data))
     assert torch.equal(draw(checkpoints.load(tmp_path/'x.pkl').G_ema), draw(G))
     assert pickles.read(tmp_path/'x.pkl').left_out == ['extra']
@@ -341,9 +342,9 @@ def test_laughs_in_keywords(alarm):
     refuse(dumps({'G': stored_small(z_dim=laughs)}), 'too large|too deep')
 
 def stored_small(**kwargs):
-    return Stored('Generator', {'_modules': {'synthesis': Stored('Part',
-                                                                 {'_modules': {'b4': Stored('Part',
-                                                                         {'_parameters': {'const': torch.zeros(2)}})}})}, '_init_kwargs': kwargs})
+    b4 = Stored('Part', {'_parameters': {'const': torch.zeros(2)}})
+    synthesis = Stored('Part', {'_modules': {'b4': b4}})
+    return Stored('Generator', {'_modules': {'synthesis': synthesis}, '_init_kwargs': kwargs})
 
 # ---- wrong ones
 

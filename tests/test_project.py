@@ -56,7 +56,8 @@ def test_layout():
 def test_nothing_made_is_tracked():
     ships = [o for o in tracked() if o.startswith('cleftgan_nb/assets/') and o.endswith('.safetensors')]
     made = [o for o in tracked()
-            if re.match(r'(outputs/(?!README\.md|(cpu|ada-514|h100|severity-adaptation|vision-aided)/[^/]+$)|_proc|_docs|\.venv)', o) or o.endswith(('.safetensors', '.pkl', '.pyc')) and o not in ships]
+            if re.match(r'(outputs/(?!README\.md|(cpu|ada-514|h100|severity-adaptation|vision-aided)/[^/]+$)|_proc|_docs'
+                        r'|\.venv)', o) or o.endswith(('.safetensors', '.pkl', '.pyc')) and o not in ships]
     assert not made
     large = [o for o in tracked() if (root / o).stat().st_size > (16 if o in ships else 4) << 20]
     assert not large, 'files over 4 MiB, or models over 16 MiB'
@@ -95,7 +96,8 @@ def test_metadata_comes_from_settings():
     assert f'{script.name}={script.value}' == settings['console_scripts']
     pyproject = (root / 'pyproject.toml').read_text()
     assert f'name = "{settings["lib_name"]}"' in pyproject
-    for name in ('version', 'description', 'min_python', 'author', 'requirements'): assert settings[name] not in pyproject
+    for name in ('version', 'description', 'min_python', 'author', 'requirements'):
+        assert settings[name] not in pyproject
     assert settings['license'] == 'apache2' and 'license = "Apache-2.0"' in pyproject
     assert 'Apache License' in (root / 'LICENSE').read_text()
 
@@ -106,7 +108,8 @@ def test_pins_fulfill_settings(python):
     for wanted in map(Requirement, (settings['requirements'] + ' ' + settings['dev_requirements']).split()):
         if wanted.marker and not wanted.marker.evaluate(env): continue
         assert wanted.name in pinned, f'{wanted} has no pin for Python {python}: make lock'
-        assert (SpecifierSet(str(wanted.specifier)).contains(pinned[wanted.name].removeprefix('=='))), f'{wanted} is pinned to {pinned[wanted.name]}: make lock'
+        have = pinned[wanted.name]
+        assert SpecifierSet(str(wanted.specifier)).contains(have.removeprefix('==')), f'{wanted}: {have}; make lock'
     assert all(o.startswith('==') for o in pinned.values())
 
 
@@ -209,9 +212,9 @@ def test_executed_notebooks_are_slim():
     for o in tracked():
         if not re.match(r'outputs/.+\.ipynb$', o): continue
         found = nbformat.read(root / o, 4)
-        assert 'widgets' not in found.metadata and not [c.id for c in found.cells for out in c.get('outputs', [])
-                                                        if out.get('data', {}).keys() & {'image/jpeg',
-                                                                'application/vnd.jupyter.widget-view+json'}], f'{o}: python workflow/slim.py makes it smaller'
+        heavy = {'image/jpeg', 'application/vnd.jupyter.widget-view+json'}
+        kept = [out for c in found.cells for out in c.get('outputs', []) if out.get('data', {}).keys() & heavy]
+        assert 'widgets' not in found.metadata and not kept, f'{o}: python workflow/slim.py makes it smaller'
 
 
 @pytest.mark.parametrize('notebook', [o for o in notebooks() if re.match('nbs/study/(0[1-9]|10)_', o)])

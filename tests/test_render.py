@@ -1,4 +1,5 @@
-"""The phantom's heads and renderer: properties of subdivision, projection and visibility, the same bytes everywhere, errors in words"""
+"""The phantom's heads and renderer: properties of subdivision, projection and visibility, the same bytes
+everywhere, errors in words"""
 import hashlib, subprocess, sys
 from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""The severity scorer: what it learns, that training repeats, refusals, and how well the shipped one agrees with the truth"""
+"""The severity scorer: what it learns, that training repeats, refusals, and how well the shipped one agrees with
+the truth"""
 import json
 from pathlib import Path
 

@@ -326,9 +326,9 @@ def test_executed_notebooks_hold_each_picture_once(tmp_path):
                                                          dict(output_type='display_data',
                                                               data={'text/plain': ['samples:   0%|          | 0/3 '
                                                                       '[00:00<?, ?images/s]']}),
-                                                                      dict(output_type='stream', text=['words'])])],
-                                                                      metadata=dict(widgets=dict(state='much'),
-                                                                              kernelspec={}))))
+                                                         dict(output_type='stream', text=['words'])])],
+                                    metadata=dict(widgets=dict(state='much'),
+                                                  kernelspec={}))))
     before = path.stat().st_size
     for _ in range(2): subprocess.run([sys.executable, root / 'workflow/slim.py', path], check=True)
     slimmed = json.loads(path.read_text())

@@ -53,7 +53,7 @@ def test_same_seed_same_digits(sets, G):
     (dict(judges='clip'), "judges: 'clip'; accepted: one or several of"),
     (dict(real=np.zeros((4, 16, 16, 3), np.uint8)),
      'the generator makes images of \\[64, 64, 3\\], real has \\[16, 16, 3\\]'),
-     (dict(real=np.zeros((4, 64, 64, 3))), 'real has dtype float64'),
+    (dict(real=np.zeros((4, 64, 64, 3))), 'real has dtype float64'),
     (dict(generated=np.zeros((4, 16, 16, 3), np.uint8)), 'generated is \\[16, 16, 3\\], real \\[64, 64, 3\\]'),
     (dict(generated=np.zeros((4, 64, 64, 3), np.uint8), parts='motion'), 'motion needs a generator')])
 def test_complains(sets, G, change, says):

@@ -290,7 +290,7 @@ def test_g_is_asked_for_labels_as_the_data_have_them(clefts, base, tmp_path):
 def test_nothing_is_mirrored_behind_a_label_s_back(clefts, base, tmp_path, labels, xflip):
     "Augmentation may flip images only where no label tells left from right"
     run, data = begin(asking(clefts, base, tmp_path/'run', labels=labels, augment='fixed', augment_p=1.),
-                           Team())
+                      Team())
     flips = run.pipe.draw(range(400), 0)['xflip'].sum()
     assert (run.pipe.multipliers['xflip'] == xflip and (flips > 100) == bool(xflip)
             and run.pipe.multipliers['rotate90'] == 1)
@@ -544,9 +544,9 @@ def test_peak_memory_of_a_gpu_is_written_down(faces, tmp_path, monkeypatch):
                                         (dict(label_lr=5.), 'label_lr=5.0 only applies with labels'),
                                         (dict(settings=dict(channel_base=2**20, channel_max=8192)),
                                          'G would have .* numbers; accepted: up to 268,435,456'),
-                                         (dict(settings=dict(channel_base=2**40)),
-                                          'channel_base=.*; accepted: 0 to 1048576'),
-                                          (dict(settings=dict(dtype='float16')), 'settings has dtype'),
+                                        (dict(settings=dict(channel_base=2**40)),
+                                         'channel_base=.*; accepted: 0 to 1048576'),
+                                        (dict(settings=dict(dtype='float16')), 'settings has dtype'),
                                         (dict(resume_from='OTHER'), 'is for 32 pixels, 1 channels')])
 def test_wrong_configurations_say_so(faces, tmp_path, more, word):
     if more.get('data') == 'EMPTY':
@@ -607,7 +607,8 @@ def newest(out): return checkpoints.load(sorted(Path(out).glob('network-*'))[-1]
 
 
 def test_other_data_leave_a_trace(faces, tmp_path, monkeypatch, capsys):
-    "In the state, in later checkpoints and what starts from them, in `info` and the card; only on request, under all licenses"
+    """In the state, in later checkpoints and what starts from them, in `info` and the card; only on request, under
+    all licenses"""
     from cleftgan_nb import cli
     from cleftgan_nb.data.datasets import fingerprint
     private = cohort('normal', 8, tmp_path/'private.zip', size=16, seed=1, workers=1, progress=False)

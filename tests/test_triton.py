@@ -81,5 +81,5 @@ def test_which_gpu(monkeypatch, capability, chosen):
 def test_triton_is_not_imported_before_it_is_needed():
     out = python('-c', 'import sys, torch; from cleftgan_nb import ops, networks; ops.bias_act(torch.zeros(1, 3, 4, '
                        '4)); print([m for m in sys.modules if m.startswith("cleftgan_nb.ops.triton")])',
-                       interpret=False)
+                 interpret=False)
     assert out.strip() == '[]'

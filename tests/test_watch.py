@@ -1,4 +1,5 @@
-"Watching: odd folders say what they lack, resumed runs repeat no point, pictures become strips and films, the same bytes each time"
+"""Watching: odd folders say what they lack, resumed runs repeat no point, pictures become strips and films, the
+same bytes each time"""
 import json, struct, sys, threading, time, zlib
 from pathlib import Path
 import numpy as np
@@ -76,9 +77,11 @@ def test_folders_that_are_no_run_say_so(tmp_path):
 def test_a_log_that_breaks_off_is_read_as_far_as_it_goes(run, cut):
     text = (run/'log.jsonl').read_bytes()
     (run/'log.jsonl').write_bytes(text[:-cut - 1])
-    with pytest.warns(UserWarning, match='the last line ends after'): assert read_log(run)['kimg'].tolist() == [4, 8, 12, 16]
+    with pytest.warns(UserWarning, match='the last line ends after'):
+        assert read_log(run)['kimg'].tolist() == [4, 8, 12, 16]
     (run/'log.jsonl').write_bytes(text[:-cut - 1] + b'\xff\xfe')
-    with pytest.warns(UserWarning, match='the last line ends after'): assert read_log(run)['kimg'].tolist() == [4, 8, 12, 16]
+    with pytest.warns(UserWarning, match='the last line ends after'):
+        assert read_log(run)['kimg'].tolist() == [4, 8, 12, 16]
 
 
 def test_missing_values_are_nan_and_words_too(run):

@@ -1,4 +1,5 @@
-"""Triton's kernels against recorded values and the definition; test_triton.py runs it, interpreted on a CPU or compiled on a GPU"""
+"""Triton's kernels against recorded values and the definition; test_triton.py runs it, interpreted on a CPU or
+compiled on a GPU"""
 import pytest, torch
 import test_ops as reference
 from cleftgan_nb import ops
@@ -73,7 +74,7 @@ def test_reference_wrappers(case): reference.test_wrappers(case, 'triton')
 @pytest.mark.parametrize('dtype', HALF)
 @pytest.mark.parametrize('case', [c for op in ('bias_act', 'upfirdn2d', 'filtered_lrelu')
                                   for c in reference.cases(op) if not c.endswith(('_sep', 'lrelu_1', 'lrelu_2'))
-                                  and not (op == 'bias_act' and reference.INDEX[c].get('clamp'))]) # where rounding x changes sides at the clamp, gradients are others
+                                  and not (op == 'bias_act' and reference.INDEX[c].get('clamp'))])   # rounding x at the clamp changes gradients
 def test_half(case, dtype):
     "Values and gradients stay short, within 2e-2 of the reference"
     d, m, s = reference.load(case), reference.INDEX[case], reference.settings
@@ -201,7 +202,7 @@ def test_discriminator_and_its_slope():
                                            (lambda x: ops.filtered_lrelu(x,
                                                                          fu=F12.to(x.device).clone().requires_grad_(),
                                                                          padding=9, impl='triton'),
-                                                                         "impl='triton' can't take a filter that "
+                                            "impl='triton' can't take a filter that "
                                                                          "requires grad"),
                                            (lambda x: ops.upfirdn2d(x, None, down=40, impl='triton'),
                                             'factors with a common multiple over 32'),

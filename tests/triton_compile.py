@@ -1,4 +1,5 @@
-"""Compile Triton's kernels for absent GPUs; print name, compute capability, shared bytes, and mma or tf32 if in the code"""
+"""Compile Triton's kernels for absent GPUs; print name, compute capability, shared bytes, and mma or tf32 if in
+the code"""
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource

@@ -1,8 +1,9 @@
-"""Compare ways to use heads on frozen features, at equal core-minutes: python workflow/aided.py normal-5000-64.zip normal-1000-64.zip --minutes 5
+"""Compare ways to use heads on frozen features, at equal core-minutes: python workflow/aided.py normal-5000-64.zip
+normal-1000-64.zip --minutes 5
 
-Each arm goes on from a base for so many minutes of one core's time (process time: a busy machine changes nothing), and is measured against people
-it has not seen. One row an arm and seed, into outputs/vision-aided/ablation.csv; arms that are there already are left out.
-"""
+Each arm goes on from a base for so many minutes of one core's time (process time: a busy machine changes
+nothing), and is measured against people it has not seen. One row an arm and seed, into
+outputs/vision-aided/ablation.csv; arms that are there already are left out."""
 import argparse
 import csv
 import io

@@ -1,7 +1,8 @@
-"""Train the bases that ship, or go on with them: make bases, or python workflow/bases.py --hours 2 --networks stylegan3-t
+"""Train the bases that ship, or go on with them: make bases, or python workflow/bases.py --hours 2 --networks
+stylegan3-t
 
-Runs are folders of outputs/bases, which git ignores. --ship writes each run's last checkpoint, in half precision, to where the library looks, and fills its card.
-"""
+Runs are folders of outputs/bases, which git ignores. --ship writes each run's last checkpoint, in half
+precision, to where the library looks, and fills its card."""
 import argparse
 import sys
 import time

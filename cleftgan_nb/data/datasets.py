@@ -298,7 +298,8 @@ def _look(source, name):
         raise _unreadable(source, name, e) from None
 
 def _unreadable(source, name, e):
-    return ValueError(f'{source.path}: {name} is not a readable picture ({type(e).__name__}: {str(e)[:80]}); replace or '
+    return ValueError(f'{source.path}: {name} is not a readable picture ({type(e).__name__}: {str(e)[:80]}); replace '
+                      'or '
                       'remove it, or get the dataset again')
 
 # %% ../../nbs/data/10_datasets.ipynb #1a051910
@@ -633,7 +634,8 @@ def manifest(
     rows = _untable(_text(source, 'manifest.csv'), columns if isinstance(columns, dict) else {},
                     f'{source.path}: manifest.csv')
     if all(isinstance(r.get(c), str) for r in rows for c in ('file', 'sha256')): return rows
-    raise ValueError(f'{source.path}: manifest.csv has no columns file and sha256, or other things than words in them; get '
+    raise ValueError(f'{source.path}: manifest.csv has no columns file and sha256, or other things than words in '
+                     'them; get '
                      'the dataset again')
 
 def _text(source, name):

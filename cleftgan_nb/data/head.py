@@ -120,7 +120,7 @@ def _old_points(quads, e, center, middle, n):
     "Find where a step moves the old points"
     at = lambda cells, keep: sp.csr_matrix((np.repeat(keep.astype(float), cells.shape[1]),
                                             (cells.ravel(), np.repeat(np.arange(len(cells)), cells.shape[1]))),
-                                            (n, len(cells)))
+                                           (n, len(cells)))
     around, along, rim = at(quads, np.ones(len(quads))), at(e.ends, np.ones(len(e.ends))), at(e.ends, ~e.inside)
     valence = np.maximum(np.asarray(along.sum(1)).ravel(), 1)
     on_rim, loose = np.asarray(rim.sum(1)).ravel() > 0, np.asarray(along.sum(1)).ravel() == 0

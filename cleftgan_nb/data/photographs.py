@@ -118,8 +118,9 @@ def _cost(im, area):
 def _check_room(need):
     "Check that there is enough memory"
     if need > _ROOM:
-        raise Rejected('too large to decode: '
-                       f'{f"{need/2**20:.0f} MiB of memory" if need < math.inf else "more memory than the file says"}; accepted: up to {_ROOM/2**20:.0f}. Save it smaller, or as baseline JPEG')
+        wanted = f'{need/2**20:.0f} MiB of memory' if need < math.inf else 'more memory than the file says'
+        raise Rejected(f'too large to decode: {wanted}; accepted: up to {_ROOM/2**20:.0f}. Save it smaller, or as '
+                       'baseline JPEG')
 
 # %% ../../nbs/data/15_photographs.ipynb #d12c16b0
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def _sides(cleft):
     each = dict(left=cleft.left, right=cleft.right)
     rows = {f'{key}_{name}': of(side) for key, of in dict(lip=lambda s: s.lip, nose=lambda s: s.nose,
                                                           completeness=completeness).items()
-                                                          for name, side in each.items()}
+            for name, side in each.items()}
     found = {name: 'none' if side.lip == 0 else extent(side) for name, side in each.items()}
     both = [name for name, kind in found.items() if kind != 'none']
     return rows | dict(severity=max(s.lip for s in each.values()),
@@ -110,7 +110,8 @@ class Scene:
     def parts(self)->list:
         "Collect the parts: the head with its cleft, and a gum in place of a closed mouth's teeth"
         points, triangles, dark = self.surface.gums
-        own = np.full(len(points), float(self.surface.cut[:, 1].max() > 0))   # the same for everyone behind a closed lip
+        # the same for everyone behind a closed lip
+        own = np.full(len(points), float(self.surface.cut[:, 1].max() > 0))
         gum = Part(points, triangles, np.zeros((len(points), 2)), 'gum', tint=dict(dark=dark, own=own))
         drawn = head_parts(self.head, self.look, self.surface.points, self.surface.cut, self.surface.tint)
         return [p for p in drawn if p.material not in ('teeth', 'gum')] + [gum]
@@ -148,7 +149,7 @@ def scene(
 # %% ../../nbs/data/08_portrait.ipynb #7de675a0
 def phantom(
     seed:int,         # the person's number; the same number gives the same bytes
-    severity=0.,      # of the cleft, 0 none … 1 the widest; equal steps change the picture about equally; of a repaired lip, before the operation
+    severity=0.,      # of the cleft, 0 none … 1 the widest, in steps that look alike; of a repaired lip, before surgery
     laterality=None,  # 'left', 'right' (the patient's) or 'bilateral'; None: by chance
     size=256,         # pixels
     *,

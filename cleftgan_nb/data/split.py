@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 import numpy as np
 from .archives import _target
 from ..files import as_path
-from .datasets import _COUNTED, _check_apart, _pairs, _words, ImageFolderDataset, about, manifest, write_dataset
+from .datasets import (_COUNTED, _check_apart, _pairs, _words, ImageFolderDataset, about, manifest,
+                                       write_dataset)
 from ..files import openness
 
 # %% auto #0
@@ -45,7 +46,8 @@ def _check_two(train, unseen, overwrite):
     a, b = _target(train, overwrite), _target(unseen, overwrite)
     if a == b or a in b.parents or b in a.parents:
         raise ValueError(f'train={str(train)!r} and unseen={str(unseen)!r} are '
-                         f'{"the same place" if a == b else "one inside the other"}; accepted: two places, or one would '
+                         f'{"the same place" if a == b else "one inside the other"}; accepted: two places, or one '
+                         'would '
                          'replace the other')
 
 def _subset(ds, rows, keep, path, words, labels, overwrite):
@@ -53,7 +55,7 @@ def _subset(ds, rows, keep, path, words, labels, overwrite):
     names = (_words(ds.source, 'dataset.json') or {}).get('label_names')
     some = ((ds._pixels(i).transpose(1, 2, 0), labels.get(name),
              {k: v for k, v in rows[name].items() if k not in ('file', 'sha256')}) for i, name in enumerate(ds.names)
-             if name in keep)
+            if name in keep)
     return write_dataset(path, some, about=words, label_names=names if labels else None, overwrite=overwrite,
                          mode=openness(ds.path))
 

@@ -97,7 +97,8 @@ def _between(p, a, b, c, u, v): return p[a] + u*(p[b]-p[a]) + v*(p[c]-p[a])
 
 # %% ../../nbs/data/06_view.ipynb #2535d160
 @compiled
-def _depth_map(x, y, z, triangles, out):   # for shadows; here because numba's cache does not notice changes in other files
+# for shadows; here because numba's cache does not notice changes in other files
+def _depth_map(x, y, z, triangles, out):
     for t in range(len(triangles)):
         a, b, c = triangles[t]
         rows, columns, edges = _cover(x, y, a, b, c, out.shape)

@@ -195,7 +195,7 @@ def picture(self:Face)->Image.Image:
     if self.directions is not None:
         rows |= {f'{words} {low:g} … {high:g}': [replace(s, **{name: v})
                                                  for v in np.linspace(low, high, 5).round(6).tolist()]
-                                                 for name, words, low, high in self.ranges()}
+                 for name, words, low, high in self.ranges()}
     rows[f'seed {s.seed}, and more and more layers of seed {s.other}'] = [replace(s, layers=tuple(range(k)))
                                                                           for k in np.linspace(0, n,
                                                                                   5).astype(int).tolist()]

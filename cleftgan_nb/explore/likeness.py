@@ -44,7 +44,7 @@ class Severity(Panel):
         amounts=(-.6, -.45, -.3, -.15, 0., .15, .3), # slider positions, including 0
         others=6,                                  # people to compare with
         scorer=None,                               # with `score(images)`; None: the regression that ships
-        network=None,                              # with `features(images)`; None: EfficientNet-Lite0, or `Pixels()` where it is not installed
+        network=None,                              # with `features(images)`; None: EfficientNet-Lite0, else `Pixels()`
     ):
         self.face, self.amounts, self.others = face, amounts, others
         self.scorer, self.network, self.latest, self.drawn = (scorer or load_regression(), network or _judges()[-1],

@@ -145,7 +145,7 @@ def follow_run(self:Training, on):
 def build(self:Training, w):
     self.button, self.note, self.frame = (w.ToggleButton(description='Follow',
                                                          tooltip=f'look every {self.every:g} s'), w.HTML(),
-                                                         blank(w, 900))
+                                          blank(w, 900))
     self.button.observe(lambda change: self.follow_run(change['new']), 'value')
     self.look()
     return w.VBox([row(w, [self.button, self.note]), self.frame])

@@ -11,7 +11,8 @@ from ..files import atomic, sha256
 from ..foreign import Marked, code, link, table
 from ..data.datasets import ImageFolderDataset, about, fingerprint, manifest
 from .samples import dataset_images
-from .severity import agreement, by_group, load_regression, plot_calibration, visible_severity, SHIPPED
+from .severity import (agreement, by_group, load_regression, plot_calibration, visible_severity,
+                                          SHIPPED)
 
 # %% auto #0
 __all__ = ['OPEN', 'CLOSED', 'CHANGES', 'scored', 'chosen', 'overall', 'closed', 'groups', 'changes', 'report', 'fill_report',
@@ -55,7 +56,8 @@ def overall(
     for title, h in sets.items():
         s = agreement(h['truth'], h['score'])
         lines.append([title, len(h['rows']), s.value, _span(s), s.notes['mae'], s.notes['bias'], s.notes['slope']])
-    return _measured(['held-out phantoms', 'images', 'r', '95 % interval', 'mean absolute error', 'mean error', 'slope'],
+    return _measured(['held-out phantoms', 'images', 'r', '95 % interval', 'mean absolute error', 'mean error',
+                      'slope'],
                      lines)
 
 # %% ../../nbs/metrics/13_severity_report.ipynb #c5210660

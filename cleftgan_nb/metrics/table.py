@@ -12,7 +12,8 @@ from ..checks import check_count
 from ..files import atomic
 from ..foreign import cell
 from .copies import check_unseen, memorization
-from .distances import density_coverage, frechet_distance, frechet_infinity, kernel_distance, precision_recall
+from .distances import (density_coverage, frechet_distance, frechet_infinity, kernel_distance,
+                                           precision_recall)
 from .divergence import dish
 from .features import LEARNED, TITLES, load_judges
 from .motion import KINDS, MovedConstant, equivariance
@@ -165,7 +166,7 @@ def as_table(
     short = lambda v: '' if v is None else f'{v:.4g}'
     rows = [('', 'value', 'from', 'to', 'of')] + [(s.name, short(s.value), short(s.low), short(s.high),
                                                    ', '.join(f'{n} {what}' for what, n in s.sizes.items()))
-                                                   for s in scores]
+                                                  for s in scores]
     wide = [max(map(len, column)) for column in zip(*rows)]
     return '\n'.join(f'{r[0]:<{wide[0]}}  ' + '  '.join(f'{c:>{w}}' for c, w in zip(r[1:4], wide[1:])) + f'  {r[4]}'
                      for r in rows)

@@ -8,7 +8,7 @@ __all__ = ['setup_filter', 'design_lowpass_filter']
 # %% ../../nbs/ops/01_filters.ipynb #a1a8d2e0
 import numpy as np, torch
 import scipy   # loads its parts on first use: scipy.signal takes a second
-from .dispatch import check_number
+from ..checks import check_number
 
 # %% ../../nbs/ops/01_filters.ipynb #1fda10e0
 def setup_filter(

@@ -44,11 +44,11 @@ TOP = dict(profile=_NAME, resolution=_whole(4, 1024), networks=_DIFFERENT, threa
            device=_one_of('cpu', 'cuda'), needs_data=_TRUTH, data=_WORDS,
            bases=_mapping('networks to checkpoints, whose names have no { and }',
                           lambda k, v: k in NETWORKS and _WORDS[1](v) and not set('{}') & set(v)),
-                          resources=_mapping('names to whole numbers',
-                                             lambda k, v: k.isidentifier() and _whole(0, 10**9)[1](v)))
+           resources=_mapping('names to whole numbers',
+                              lambda k, v: k.isidentifier() and _whole(0, 10**9)[1](v)))
 SECTIONS = dict(cohort=dict(cleft=_PEOPLE, normal=_PEOPLE, unseen=_PEOPLE, seed=_whole(0, 2**31), shown=_PLAIN,
                             columns=_PLAIN, photographed=_PLAIN), base=_TRAINED, finetune=_TRAINED,
-                            augmentation=_TRAINED,
+                augmentation=_TRAINED,
                 compare={}, latents={}, people={}, ablations=_TRAINED, truth={}, usefulness={})         # name → what must be in it
 OPTIONAL = dict(repaired=_number(0, 1), settings=_mapping('keywords of networks.build', lambda k, v: _is_plain(v)),
                 own=_mapping('networks to keywords of networks.build',

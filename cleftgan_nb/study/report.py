@@ -50,8 +50,11 @@ def _dict(value): return value if isinstance(value, dict) else {}
 # %% ../../nbs/study/15_report.ipynb #0cc9ef02
 STYLE = '''body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color-scheme:light dark}
 img{max-width:100%;height:auto;background:#fff}table{border-collapse:collapse;font-size:13px;display:block;overflow-x:auto;max-height:28rem}
-td,th{padding:.15rem .5rem;text-align:right;border-bottom:1px solid #8884;white-space:nowrap}td a{color:inherit;text-decoration:none}td a:hover{text-decoration:underline}
-figure{margin:2rem 0}figcaption,.small{color:gray;font-size:13px}pre{overflow-x:auto;font-size:12px;background:#8881;padding:.5rem}.prompt{color:gray;font-size:11px}.anchor-link{display:none}:target{outline:2px solid #c44e52}'''
+td,th{padding:.15rem .5rem;text-align:right;border-bottom:1px solid #8884;white-space:nowrap}
+td a{color:inherit;text-decoration:none}td a:hover{text-decoration:underline}
+figure{margin:2rem 0}figcaption,.small{color:gray;font-size:13px}
+pre{overflow-x:auto;font-size:12px;background:#8881;padding:.5rem}.prompt{color:gray;font-size:11px}
+.anchor-link{display:none}:target{outline:2px solid #c44e52}'''
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file: data:"   # no scripts, no other hosts
 

@@ -58,7 +58,8 @@ def saying_full(out):
     try: yield
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
-        raise Stopped(f'{out}: {e.strerror}. The last state there is complete: free some space and run the same command '
+        raise Stopped(f'{out}: {e.strerror}. The last state there is complete: free some space and run the same '
+                      'command '
                       'again') from e
 
 # %% ../../nbs/training/11_guards.ipynb #038aa320

@@ -144,7 +144,8 @@ class Run:
         self.data = None   # the dataset that G's labels are drawn from
         found, words = read_state(state) if state else (None, None)
         start = words['config']['resume_from'] if state else config.resume_from
-        if named(dict(resume_from=start)) != named(dict(resume_from=config.resume_from)):   # a resumed run keeps its beginning
+        # a resumed run keeps its beginning
+        if named(dict(resume_from=start)) != named(dict(resume_from=config.resume_from)):
             config = dataclasses.replace(config, resume_from=start)
         if state: nets = {role: from_config(net) for role, net in words['networks'].items()}
         else: nets = known_networks(start, config.dtype, labels, config.label_lr) if start else None

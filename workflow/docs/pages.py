@@ -1,4 +1,5 @@
-"""Notebooks and Markdown files as pages: directives obeyed, links followed, pictures brought along. A link that leads nowhere is an error."""
+"""Notebooks and Markdown files as pages: directives obeyed, links followed, pictures brought along. A link that
+leads nowhere is an error."""
 import os
 import re
 import shutil
@@ -22,7 +23,8 @@ def has(cell, directive): return bool(re.search(rf'^[ ]*#[ ]*\|[ ]*{directive}[ 
 
 
 def executed(notebook):
-    "The copy that the committed run of the study has left (of the first network, where there are several), or the notebook itself. Only phantoms are in it."
+    """The copy that the committed run of the study has left (of the first network, where there are several), or
+    the notebook itself. Only phantoms are in it."""
     if notebook.parent.name != 'study': return notebook
     copies = [root / 'outputs/cpu' / f'{notebook.stem}{network}.ipynb' for network in ('', '-stylegan3-t')]
     return next((o for o in copies if o.is_file()), notebook)
@@ -65,7 +67,9 @@ class Pages:
         if file.suffix in PICTURES: return self.picture(file, page)
         if file in self.places: return os.path.relpath(self.places[file], Path(page).parent) + hash + anchor
         if file.exists() and file.is_relative_to(root):
-            return f'{settings["git_url"]}/{"tree" if file.is_dir() else "blob"}/{settings["branch"]}/{file.relative_to(root).as_posix()}' + hash + anchor
+            kind = 'tree' if file.is_dir() else 'blob'
+            return (f'{settings["git_url"]}/{kind}/{settings["branch"]}/{file.relative_to(root).as_posix()}' + hash
+                    + anchor)
         self.broken.append(f'{source.relative_to(root)}: {target}')
         return target
 
@@ -150,7 +154,7 @@ class Pages:
         with open(self.to / 'cards/index.md', 'a', encoding='utf-8') as f:
             f.write('\n```{toctree}\n:hidden:\n' + '\n'.join('Card for a clinic <clinic-template>'
                                                              if o == 'clinic-template' else o for o in names)
-                                                             + '\n```\n')
+                    + '\n```\n')
 
     def home(self, ways, contents):
         "The first page, from the notebook of the README. Called last: it knows of all broken links."
