@@ -1,4 +1,4 @@
-"Measures of generated images: distances, path length, severity, equivariance, copies, composition."
+"Metrics of generated images: distances, path length, severity, equivariance, memorization and composition"
 from .adaptation import load_adaptation
 from .composition import fairness
 from .copies import memorization
