@@ -29,7 +29,7 @@ ROLES = 'G', 'D', 'G_ema'
 DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16, 'BF16': torch.bfloat16, 'I64': torch.int64,
           'I32': torch.int32, 'I16': torch.int16, 'I8': torch.int8, 'U8': torch.uint8, 'BOOL': torch.bool}
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
-_LONGEST = 2**22   # bytes of a header, which takes up to thirty times as much memory as JSON
+_LONGEST = 2**22   # bytes of a header; parsed as JSON, it takes up to thirty times as much memory
 
 # %% ../../nbs/checkpoints/01_store.ipynb #281f6bd0
 def _some(names, limit=5):

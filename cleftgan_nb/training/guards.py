@@ -59,8 +59,7 @@ def saying_full(out):
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): raise
         raise Stopped(f'{out}: {e.strerror}. The last state there is complete: free some space and run the same '
-                      'command '
-                      'again') from e
+                      'command again') from e
 
 # %% ../../nbs/training/11_guards.ipynb #038aa320
 @contextlib.contextmanager
