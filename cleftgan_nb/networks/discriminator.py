@@ -11,8 +11,10 @@ import torch
 from torch import nn
 from fastcore.basics import patch
 from .. import ops
-from .layers import Conv2dLayer, FullyConnected, LabelTerm, MappingNetwork, check_keywords, check_labels, check_resolution, check_settings, parse_dtype, place, plain_kwargs, precision, uses_half
 from ..checks import check_shape, one_of
+from .layers import (Conv2dLayer, FullyConnected, LabelTerm, MappingNetwork, check_keywords,
+                                         check_labels, check_resolution, check_settings, parse_dtype, place,
+                                         plain_kwargs, precision, uses_half)
 
 # %% ../../nbs/networks/04_discriminator.ipynb #22388c00
 class DiscriminatorBlock(nn.Module):

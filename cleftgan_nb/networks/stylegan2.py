@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from fastcore.basics import patch
 from .. import ops
-from .layers import FullyConnected, Generator, check_resolution, check_settings, modulated_conv2d, parse_dtype, place, precision, uses_half
 from ..checks import check_shape, one_of
+from .layers import (FullyConnected, Generator, check_resolution, check_settings, modulated_conv2d,
+                                         parse_dtype, place, precision, uses_half)
 
 # %% ../../nbs/networks/03_stylegan2.ipynb #c90f6740
 NOISE_MODES = ('random', 'const', 'none')

@@ -13,8 +13,9 @@ import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
 from .. import ops
-from .layers import FullyConnected, Generator, check_keywords, check_resolution, check_settings, modulated_conv2d, parse_dtype, place, precision, uses_half
 from ..checks import check_shape, one_of, whole
+from .layers import (FullyConnected, Generator, check_keywords, check_resolution, check_settings,
+                                         modulated_conv2d, parse_dtype, place, precision, uses_half)
 
 # %% ../../nbs/networks/02_stylegan3.ipynb #1358dbc0
 @dataclass(frozen=True)

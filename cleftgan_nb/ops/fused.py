@@ -10,7 +10,8 @@ import torch, torch.nn.functional as F
 from ..checks import check_number, whole
 from ..checks import check_number, whole
 from . import resample, stage
-from .dispatch import check_bias, check_clamp, check_filter, check_image, choose, filter_size, kernels, padding4
+from .dispatch import (check_bias, check_clamp, check_filter, check_image, choose, filter_size, kernels,
+                                      padding4)
 
 # %% ../../nbs/ops/07_fused.ipynb #3b646620
 def definition(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter):

@@ -15,7 +15,6 @@ import torch, torch.nn.functional as F
 from .. import ops
 from ..networks.layers import HALF
 from ..checks import check_number, check_shape, whole
-from ..values import shown
 
 # %% ../../nbs/training/02_losses.ipynb #94960030
 def full(
