@@ -1,10 +1,13 @@
 """The project agrees with itself: quick checks, which `make test` runs first"""
 import ast
+import io
 import re
 import shutil
 import subprocess
 import sys
+import tokenize
 from configparser import ConfigParser
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import entry_points, files, requires, version
 from pathlib import Path
@@ -228,3 +231,125 @@ def test_study_notebook_checks_its_parameters(notebook):
                                          and getattr(o.func, 'id', '') == 'check_parameters').keywords}
     assert (not any(re.match(r'#\|\s*export', c.source)
                     for c in cells)), 'what a second notebook would want belongs into the library'
+
+
+# The house's style. Each of these can rot unseen, so each has its number here.
+MODULES = sorted(o for o in (root / 'cleftgan_nb').rglob('*.py')
+                 if o.name not in ('_modidx.py', '__init__.py', '__main__.py'))
+
+
+@cache
+def code():
+    "Read the modules, the tests and the workflow: path → text"
+    files = ([str(o.relative_to(root)) for o in MODULES]
+             + [o for o in tracked() if re.match(r'(tests|workflow)/.*\.py$|setup\.py$', o)])
+    return {o: (root / o).read_text() for o in files}
+
+
+@cache
+def cells(notebook):
+    "Read code cells as Python: lines that only a notebook knows are left out"
+    found = nbformat.read(root / notebook, 4).cells
+    return [re.sub(r'^\s*[%!].*$', '', c.source, flags=re.M) for c in found if c.cell_type == 'code']
+
+
+def exports(notebook):
+    "Name the module that a notebook makes, such as data.cleft"
+    return next((m[1] for c in cells(notebook) if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', c, re.M))), None)
+
+
+def test_lines_are_of_a_length_that_is_read():
+    lines = [(o, l) for o, text in code().items() for l in text.split('\n')]
+    lines += [(o, l) for o in notebooks() for c in cells(o) for l in c.split('\n')]
+    assert not [f'{o}: {l.strip()[:60]}' for o, l in lines if len(l) > 140]
+    assert sum(len(l) > 120 for _, l in lines) < .02*len(lines)
+
+
+def test_a_line_holds_one_statement():
+    "At the end of a notebook's cell a semicolon keeps its value off the page"
+    texts = [*code().values(), *(c.rstrip().removesuffix(';') for o in notebooks() for c in cells(o))]
+    count = sum(t.string == ';' and t.type == tokenize.OP for text in texts
+                for t in tokenize.generate_tokens(io.StringIO(text).readline))
+    assert count <= .001*sum(text.count('\n') for text in texts)
+
+
+def test_notebook_module_and_test_have_one_name():
+    made = {exports(o): o for o in notebooks() if exports(o)}
+    assert ({o.relative_to(root / 'cleftgan_nb').with_suffix('').as_posix().replace('/', '.') for o in MODULES}
+            == set(made))
+    for module, notebook in made.items():
+        folder, name = Path(notebook).parent.relative_to('nbs').as_posix(), re.sub(r'^\d+_', '', Path(notebook).stem)
+        assert module == name if folder == '.' else module == f'{folder}.{name}', notebook
+    known = {o.rpartition('.')[2] for o in made} | {o.partition('.')[0] for o in made}
+    # of several modules, or of the project
+    besides = {'project', 'docs', 'wheel', 'cluster', 'given', 'hostile', 'phantom', 'triton', 'ops_properties',
+               'explorer_browser'}
+    assert {o.stem.removeprefix('test_') for o in (root / 'tests').glob('test_*.py')} <= known | besides
+
+
+def test_every_folder_of_notebooks_is_numbered_from_0():
+    folders = {}
+    for o in notebooks(): folders.setdefault(Path(o).parent, []).append(Path(o).stem)
+    for folder, names in folders.items():
+        numbers = [o[:3] for o in sorted(names) if o != 'index']
+        assert numbers == [f'{i:02}_' for i in range(len(numbers))], folder
+
+
+def test_public_names_are_of_use_elsewhere():
+    "What only its own notebook uses is no name for __all__"
+    words = {o: set(re.findall(r'\w+', text)) for o, text in code().items()}
+    words |= {o: {w for c in cells(o) for w in re.findall(r'\w+', c)} for o in notebooks()}
+    made = {exports(o): o for o in notebooks() if exports(o)}
+    public, idle = 0, []
+    for path in MODULES:
+        own = {str(path.relative_to(root)), made[path.relative_to(root
+                                                                  / 'cleftgan_nb').with_suffix('').as_posix().replace('/', '.')]}
+        for name in ast.literal_eval(re.search(r'^__all__ = (\[.*?\])', path.read_text(), re.M | re.S)[1]):
+            public += 1
+            if not any(name in found for o, found in words.items() if o not in own): idle.append(f'{path.stem}.{name}')
+    assert len(idle) <= .1*public, idle
+
+
+def test_docstrings_speak_one_dialect():
+    "A verb and an object, no full stop; one line, or a line and an empty one"
+    odd = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
+            first = (ast.get_docstring(node) or '').partition('\n')[0]
+            if first.endswith('.') and not first.endswith('…') or len(first) > 130:
+                odd.append(f'{path.stem}.{node.name}: {first}')
+            if ' * ' in first and '`' not in first: odd.append(f'{path.stem}.{node.name}: {first}')
+    assert not odd
+
+
+def test_products_are_set_close():
+    "a*b, not a * b"
+    texts = [*code().values(), *(c for o in notebooks() for c in cells(o))]
+    spaced = [l.strip()[:80] for text in texts for l in text.split('\n')
+              if re.search(r"^[^'\"#]*[\w)\]] (\*|/|\*\*) [\w(]", l)]
+    assert len(spaced) <= 20, spaced[:20]
+
+
+BRITISH = ('licence memorisation colour behaviour neighbour favour centre normalise normalisation optimise '
+           'optimisation initialise '
+           'recognise organise analyse modelled labelled labelling cancelled travelled grey judgement artefact '
+           'whilst towards '
+           'visualise summarise minimise maximise generalise regularise randomise fulfil catalogue').split()
+
+
+def test_spelling_is_american():
+    "Names and prose; old metadata is still read, so values.py knows the old word"
+    pattern = re.compile(rf'(?<![A-Za-z])({"|".join(BRITISH)})(?:s|d|r|ing)?(?![a-z])', re.I)
+    prose = {o: '\n'.join(c.source for c in nbformat.read(root / o, 4).cells) for o in notebooks()}
+    prose |= ({o: (root / o).read_text() for o in tracked() if o.endswith('.md') and not o.startswith('outputs/cpu')}
+              | code())
+    excused = {'nbs/01_values.ipynb', 'cleftgan_nb/values.py', 'tests/test_values.py', 'tests/test_project.py'}
+    found = {o: sorted({m[0] for m in pattern.finditer(text)}) for o, text in prose.items() if o not in excused}
+    assert not {o: words for o, words in found.items() if words}
+
+
+def test_the_readme_is_short():
+    words = re.sub(r'```.*?```|<!--.*?-->|!\[.*?\]\(.*?\)|\]\(.*?\)', '', (root / 'README.md').read_text(),
+                   flags=re.S).split()
+    assert len(words) <= 800

@@ -1,5 +1,4 @@
-"Checkpoints: networks in files that explain themselves"
+"Networks in files that explain themselves"
 from . import pickles, store
 from .store import (CEILINGS, DTYPES, FORMAT, MODELS, ROLES, UNKNOWN, Checkpoint, blueprint, check_network, convert,
-                    find, history, licenses, load, read_tensors,
-                    save, shipped, stretch, write_tensors)
+                    find, history, licenses, load, read_tensors, save, shipped, stretch, write_tensors)

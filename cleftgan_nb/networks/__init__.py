@@ -1,4 +1,4 @@
-"""The networks of StyleGAN3 and StyleGAN2, and their discriminator."""
+"The networks of StyleGAN3 and StyleGAN2, and their discriminator"
 from .build import ARCHITECTURES, build, from_config, plan, to_config, with_labels
 from .discriminator import Discriminator
 from .stylegan2 import StyleGAN2Generator

@@ -1,4 +1,4 @@
-"""Operators of StyleGAN2 and StyleGAN3."""
+"The operators of StyleGAN2 and StyleGAN3"
 from .activation import bias_act
 from .dispatch import default_impl, use_impl
 from .filters import design_lowpass_filter, setup_filter

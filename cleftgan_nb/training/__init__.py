@@ -1,4 +1,4 @@
-"Training: augmentation, losses, state"
+"The training of a generator: augmentation, losses, steps, state and cards"
 from .ada import AdaptiveAugment
 from .augment import AugmentPipe
 from .config import Config, load_config, save_config
