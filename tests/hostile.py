@@ -301,7 +301,7 @@ def configuration(rng, good):
     text, how = good['config.yaml'].decode(), rng.randrange(6)
     if how == 0:
         return {'config.yaml': rng.choice((BOMB, 'data: !!python/object/apply:os.system ["touch pwned"]\n',
-                                           'a: &a [*a]\n', '[' * 20_000, '- a\n- b\n', 'x', '%YAML 9\n---\n',
+                                           'a: &a [*a]\n', '['*20_000, '- a\n- b\n', 'x', '%YAML 9\n---\n',
                                            '? {a: b}\n: c\n', 'data: !!binary x\n', 'data: 2001-01-01\nout: x\n',
                                            'data: !!set {a}\n', '<<: *a', '--- a\n--- b\n',
                                            'data: a\ndata: b\nout: c\n', '\t', '{', '"', 'batch: 1_0e9\n',

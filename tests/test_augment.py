@@ -9,7 +9,7 @@ from scipy import stats
 
 from cleftgan_nb.training import augment as A
 
-DATA = {k: torch.from_numpy(v) for k, v in np.load(pathlib.Path(__file__).parent / 'reference/augment.npz').items()}
+DATA = {k: torch.from_numpy(v) for k, v in np.load(pathlib.Path(__file__).parent/'reference/augment.npz').items()}
 CASES = [k for k in DATA if k != 'images']
 ALL = A.preset('bgcfnc')
 
@@ -24,12 +24,12 @@ def pictures(n=6, size=24, channels=3, dtype=torch.float32):
     "Draw images smooth and rough at once, which expose a wrong place and a wrong filter"
     g = torch.Generator().manual_seed(5)
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size + 4), indexing='ij')
-    waves = torch.stack([torch.sin(3 * (i + 1) * x + y * i) for i in range(n * channels)]).reshape(n, channels, size,
+    waves = torch.stack([torch.sin(3*(i + 1)*x + y*i) for i in range(n*channels)]).reshape(n, channels, size,
             size + 4)
-    return (.6 * waves + .2 * torch.randn(waves.shape, generator=g)).to(dtype)
+    return (.6*waves + .2*torch.randn(waves.shape, generator=g)).to(dtype)
 
 
-def error(a, b): return float((a.double() - b.double()).norm() / b.double().norm())
+def error(a, b): return float((a.double() - b.double()).norm()/b.double().norm())
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -58,7 +58,7 @@ def draws(name, p=1., **keywords):
 # The seed is fixed, so these always pass or always fail. Kolmogorov's test detects a deviation of 0.5 % in the distribution function.
 CONTINUOUS = dict(xint=stats.uniform(-.125, .25), scale=stats.norm(0, .2), aniso=stats.norm(0, .2),
                   xfrac=stats.norm(0, .125), brightness=stats.norm(0, .2),
-                  contrast=stats.norm(0, .5), hue=stats.uniform(-math.pi, 2 * math.pi), saturation=stats.norm(0, 1),
+                  contrast=stats.norm(0, .5), hue=stats.uniform(-math.pi, 2*math.pi), saturation=stats.norm(0, 1),
                   imgfilter=stats.norm(0, 1), noise=stats.halfnorm(0, .1))
 
 
@@ -80,7 +80,7 @@ def test_cutout_draws():
 
 def test_rotations():
     "At p = 1 both happen; below, at least one of the two with probability p, independently"
-    for column in draws('rotate').T: assert stats.kstest(column, stats.uniform(-math.pi, 2 * math.pi).cdf).pvalue > 1e-3
+    for column in draws('rotate').T: assert stats.kstest(column, stats.uniform(-math.pi, 2*math.pi).cdf).pvalue > 1e-3
     before, after = (draws('rotate', .36) != 0).T
     assert stats.binomtest(int((before | after).sum()), N, .36).pvalue > 1e-3
     for one in (before, after): assert stats.binomtest(int(one.sum()), N, .2).pvalue > 1e-3
@@ -93,7 +93,7 @@ def test_gates(name):
     one = pipe(.6, **{name: .5}).draw(torch.arange(N), seed=20)[name].numpy()
     n = {'xflip': 2, 'rotate90': 4, 'lumaflip': 2}.get(name, np.inf)
     for column in (one if name == 'imgfilter' else one[:, :1]).T:
-        assert stats.binomtest(int((column != 0).sum()), N, .3 * (1 - 1 / n)).pvalue > 1e-3
+        assert stats.binomtest(int((column != 0).sum()), N, .3*(1 - 1/n)).pvalue > 1e-3
     fired = one != 0
     assert (one[fired] == draws(name)[fired]).all()
 
@@ -115,14 +115,14 @@ def test_draws_are_independent():
               pipes.draw(torch.arange(20_000), 1, 'real')]
     table = np.corrcoef(np.stack(first + [c for o in others for c in columns(o)]))
     # of about 4,000 correlations none should pass 5 standard errors
-    assert np.abs(table - np.eye(len(table))).max() < 5.5 / 20_000 ** .5
+    assert np.abs(table - np.eye(len(table))).max() < 5.5/20_000**.5
 
 
 def test_noise():
     x = torch.zeros(400, 3, 16, 16)
     y = pipe(noise=1)(x, seed=4)
     sigma = pipe(noise=1).draw(range(400), 4)['noise']
-    z = (y.flatten(1).double() / sigma).flatten()
+    z = (y.flatten(1).double()/sigma).flatten()
     assert stats.kstest(z.numpy(), 'norm').pvalue > 1e-3
     z = z.reshape(400, -1)
     assert (abs(np.corrcoef(z[:-1].flatten(), z[1:].flatten())[0, 1]) < .01
@@ -131,7 +131,7 @@ def test_noise():
 
 def test_noise_in_percentile_mode_has_the_percentile_s_strength():
     y = pipe(noise=1)(torch.zeros(64, 3, 16, 16), percentile=.8)
-    assert abs(float(y.std()) / (.1 * float(torch.erfinv(torch.tensor(.6)))) - 1) < .02
+    assert abs(float(y.std())/(.1*float(torch.erfinv(torch.tensor(.6)))) - 1) < .02
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -150,14 +150,14 @@ def test_images_for_which_nothing_fires_keep_their_bits(dtype):
     y = made(x, seed=3)
     assert 20 < untouched.sum() < 60
     assert (torch.equal(y[untouched], x[untouched])
-            and (y != x).flatten(1).any(1)[~untouched].sum() > .5 * (~untouched).sum())
+            and (y != x).flatten(1).any(1)[~untouched].sum() > .5*(~untouched).sum())
 
 
 @pytest.mark.parametrize('p', [.1, .5, 1.])
 @pytest.mark.parametrize('name', ['bgc', 'bgcfnc'])
 def test_an_image_s_company_does_not_matter(name, p):
     "Same seed and number, same image and gradient in any company; the filters, as matrix products, up to rounding"
-    numbers, made = torch.arange(16) * 1009 + 5, pipe(p, **A.preset(name))
+    numbers, made = torch.arange(16)*1009 + 5, pipe(p, **A.preset(name))
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     def both(*parts):
         x = pictures(16).requires_grad_()
@@ -166,7 +166,7 @@ def test_an_image_s_company_does_not_matter(name, p):
     (whole, slope), (parts, slope1), (mixed, slope2) = (both(range(16)), both([0], range(1, 8), range(8, 16)),
                                                         both(order))
     for a, b in ((parts, whole), (mixed, whole[order]), (slope1, slope), (slope2, slope)):
-        assert torch.equal(a, b) if name == 'bgc' else (a - b).abs().max() <= 1e-5 * b.abs().max()
+        assert torch.equal(a, b) if name == 'bgc' else (a - b).abs().max() <= 1e-5*b.abs().max()
 
 
 def test_strong_zoom_in_any_company():
@@ -179,7 +179,7 @@ def test_strong_zoom_in_any_company():
 
 def drawn(n=1, **values):
     "Fix the draws: zeros except for `values`"
-    return A.Draws(torch.arange(n), 0, '', {t: torch.tensor([values.get(t, [0.] * k.values)] * n,
+    return A.Draws(torch.arange(n), 0, '', {t: torch.tensor([values.get(t, [0.]*k.values)]*n,
                                                             dtype=torch.float64) for t, k in A.TRANSFORMS.items()})
 
 
@@ -189,16 +189,16 @@ c, s = math.cos(.7), math.sin(.7)
     (dict(xflip=[1.]), lambda x, y: (-x, y)), (dict(rotate90=[1.]), lambda x, y: (-y, x)),
     (dict(rotate90=[2.]), lambda x, y: (-x, -y)),
     (dict(xint=[.1, 0.]), lambda x, y: (x - 4, y)), (dict(xint=[0., .11]), lambda x, y: (x, y - 4)),
-    (dict(scale=[1.]), lambda x, y: (x / 2, y / 2)), (dict(aniso=[.5]), lambda x, y: (x / 2 ** .5, y * 2 ** .5)),
-    (dict(rotate=[.7, 0.]), lambda x, y: (c * x - s * y, s * x + c * y)),
-    (dict(rotate=[0., .7]), lambda x, y: (c * x - s * y, s * x + c * y)),
-    (dict(rotate=[.7, 0.], aniso=[.5]), lambda x, y: (c * x / 2 ** .5 - s * y * 2 ** .5,
-                                                      s * x / 2 ** .5 + c * y * 2 ** .5)),
+    (dict(scale=[1.]), lambda x, y: (x/2, y/2)), (dict(aniso=[.5]), lambda x, y: (x/2**.5, y*2**.5)),
+    (dict(rotate=[.7, 0.]), lambda x, y: (c*x - s*y, s*x + c*y)),
+    (dict(rotate=[0., .7]), lambda x, y: (c*x - s*y, s*x + c*y)),
+    (dict(rotate=[.7, 0.], aniso=[.5]), lambda x, y: (c*x/2**.5 - s*y*2**.5,
+                                                      s*x/2**.5 + c*y*2**.5)),
     (dict(xfrac=[.03, -.02]), lambda x, y: (x - 1.2, y + .64))],
     ids=lambda v: '+'.join(v) if isinstance(v, dict) else '')
 def test_geometry_is_what_it_says(values, source):
     "Against a smooth function, evaluated where the pixels come from, away from the border"
-    f = lambda x, y: torch.stack([torch.sin(.2 * x + .1 * y + .3), torch.cos(.15 * y - .1 * x), x * y / 200])[None]
+    f = lambda x, y: torch.stack([torch.sin(.2*x + .1*y + .3), torch.cos(.15*y - .1*x), x*y/200])[None]
     y, x = torch.meshgrid(torch.arange(32.) - 15.5, torch.arange(40.) - 19.5, indexing='ij')
     got, expected = A.augment(f(x, y), drawn(**values)), f(*source(x, y))
     # sym6 is not quite symmetric: turned back, it comes out up to 0.13 pixels off
@@ -214,17 +214,17 @@ def test_borders_mirror():
 
 def test_rotations_add_up():
     x = pictures(1).double()[..., :24]
-    assert (A.augment(x, drawn(rotate90=[2.], rotate=[math.pi / 2, math.pi / 2])) - x).abs().max() < 1e-5
+    assert (A.augment(x, drawn(rotate90=[2.], rotate=[math.pi/2, math.pi/2])) - x).abs().max() < 1e-5
 
 
 def test_colors():
     x = pictures(2, 8)
     d = lambda **values: drawn(2, **values)
     luma = x.mean(1, keepdim=True)
-    for got, expected in ((d(brightness=[.3]), x + .3), (d(contrast=[-1.]), x / 2), (d(lumaflip=[1.]), x - 2 * luma),
-                          (d(saturation=[1.]), luma + 2 * (x - luma)),
-                          (d(hue=[2 * math.pi / 3]), x[:, [2, 0, 1]]),
-                          (d(brightness=[.3], contrast=[1.]), 2 * (x + .3))):
+    for got, expected in ((d(brightness=[.3]), x + .3), (d(contrast=[-1.]), x/2), (d(lumaflip=[1.]), x - 2*luma),
+                          (d(saturation=[1.]), luma + 2*(x - luma)),
+                          (d(hue=[2*math.pi/3]), x[:, [2, 0, 1]]),
+                          (d(brightness=[.3], contrast=[1.]), 2*(x + .3))):
         assert (A.augment(x, got) - expected).abs().max() < 1e-6
     gray = luma.repeat(1, 3, 1, 1)
     every = d(brightness=[.3], contrast=[.4], lumaflip=[1.], hue=[1.], saturation=[.6])
@@ -240,8 +240,8 @@ def test_gradients(name):
     assert torch.autograd.gradcheck(f, x, fast_mode=True)
     assert torch.autograd.gradgradcheck(lambda x: f(x).square(), x, fast_mode=True)
     # affine in the image: the gradient is the transpose of the linear part
-    [g] = torch.autograd.grad((f(x) * v).sum(), x)
-    assert abs(float(((f(v) - f(torch.zeros_like(v))) * v).sum() - (g * v).sum())) < 1e-6 * float(g.norm() * v.norm())
+    [g] = torch.autograd.grad((f(x)*v).sum(), x)
+    assert abs(float(((f(v) - f(torch.zeros_like(v)))*v).sum() - (g*v).sum())) < 1e-6*float(g.norm()*v.norm())
 
 
 def test_r1_reaches_the_network_s_weights():

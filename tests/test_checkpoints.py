@@ -117,7 +117,7 @@ def test_shared_strided_and_double(tmp_path):
 def test_half(tmp_path, file, dtype):
     G, D = small()
     half = save(tmp_path/'x.safetensors', D=D, G_ema=G, **ABOUT, dtype=dtype)
-    assert half.stat().st_size < .62 * file.stat().st_size
+    assert half.stat().st_size < .62*file.stat().st_size
     got = load(half).G_ema.state_dict()
     assert {t.dtype for t in got.values()} == {torch.float32}
     for k, t in G.state_dict().items():

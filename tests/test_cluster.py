@@ -7,38 +7,38 @@ from pathlib import Path
 import pytest, yaml
 
 root = Path(__file__).resolve().parent.parent
-cluster = root / 'workflow/cluster'
+cluster = root/'workflow/cluster'
 
 
 @pytest.mark.parametrize('name', ['slurm', 'kubernetes'])
 def test_profile_names_rules_that_exist(name):
-    profile = yaml.safe_load((cluster / name / 'config.yaml').read_text())
-    rules = set(re.findall(r'^rule (\w+):', (root / 'workflow/Snakefile').read_text(), re.M))
+    profile = yaml.safe_load((cluster/name/'config.yaml').read_text())
+    rules = set(re.findall(r'^rule (\w+):', (root/'workflow/Snakefile').read_text(), re.M))
     assert (rules >= {'base', 'finetune'} and set(profile['set-resources']) <= rules
             and all(o['gpu'] == 1 for o in profile['set-resources'].values()))
     for key in ('submit', 'status', 'cancel'):
-        if command := profile.get(f'cluster-generic-{key}-cmd'): assert os.access(root / command.split()[0], os.X_OK)
+        if command := profile.get(f'cluster-generic-{key}-cmd'): assert os.access(root/command.split()[0], os.X_OK)
 
 
 @pytest.fixture
 def ask(tmp_path):
     "Run a script with a kubectl that notes arguments and input and answers as told; return status, words and note"
-    kubectl = tmp_path / 'bin/kubectl'
+    kubectl = tmp_path/'bin/kubectl'
     kubectl.parent.mkdir()
     kubectl.write_text('#!/bin/sh\necho "$@" > "$NOTE"; [ "$1" = create ] && cat > "$NOTE.yaml"\nprintf "%s" '
                        '"$ANSWER"; exit ${CODE:-0}\n')
     kubectl.chmod(0o755)
     def ask(script, *arguments, answer='', code=0, cwd=tmp_path, **more):
-        env = dict(PATH=f'{kubectl.parent}:{os.environ["PATH"]}', NOTE=str(tmp_path / 'note'), ANSWER=answer,
+        env = dict(PATH=f'{kubectl.parent}:{os.environ["PATH"]}', NOTE=str(tmp_path/'note'), ANSWER=answer,
                    CODE=str(code)) | more
-        done = subprocess.run([cluster / 'kubernetes' / script, *arguments], env=env, cwd=cwd, capture_output=True,
+        done = subprocess.run([cluster/'kubernetes'/script, *arguments], env=env, cwd=cwd, capture_output=True,
                               text=True)
-        return done.returncode, (done.stdout + done.stderr).strip(), tmp_path / 'note'
+        return done.returncode, (done.stdout + done.stderr).strip(), tmp_path/'note'
     return ask
 
 
 def test_submit_describes_the_job(ask, tmp_path):
-    place = tmp_path / 'a "study", [new]: \\ #1'
+    place = tmp_path/'a "study", [new]: \\ #1'
     place.mkdir()
     rc, said, note = ask('submit', '4', '32000', '1', f'{place}/job.sh', answer='job.batch/cleftgan-x', cwd=place,
                          IMAGE='python:3.11', CLAIM='study', MOUNT=f'{tmp_path}/')

@@ -753,7 +753,7 @@ def test_encrypted_and_other_compression(tmp_path):
 
 @pytest.mark.parametrize('text,said', [
     (b'{"labels": [', 'dataset.json is not JSON'), (b'\xff\xfe', 'not JSON'), (b'[]', 'holds a list'),
-    (b'{"labels": {"a.png": 1}}', 'accepted: null or a list'), (b'[' * 100_000, 'not JSON'),
+    (b'{"labels": {"a.png": 1}}', 'accepted: null or a list'), (b'['*100_000, 'not JSON'),
     (b'{"labels": [["a.png"]]}', 'accepted: null or a list'),
     (b'{"labels": [["a.png", 0]]}', r'no label for b.png \(1 of 2'),
     (b'{"labels": [["a.png", 0], ["b.png", 1.5]]}', 'b.png has the label 1.5'),

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip('sphinx'), pytest.importorskip('myst_nb'), pytest.importorskip('furo')
 root = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(root / 'workflow/docs'))
+sys.path.insert(0, str(root/'workflow/docs'))
 from pages import CODE, Pages, executed  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.slow
 def site(tmp_path_factory):
     "Build the site as `make docs` does, with warnings as errors"
     folder = tmp_path_factory.mktemp('site')
-    made = subprocess.run([sys.executable, 'workflow/docs/build.py', '--out', folder / 'out', '--work',
-                           folder / 'work'], cwd=root, capture_output=True, text=True,
+    made = subprocess.run([sys.executable, 'workflow/docs/build.py', '--out', folder/'out', '--work',
+                           folder/'work'], cwd=root, capture_output=True, text=True,
                           env={**os.environ, 'PYTHONPATH': str(root)})
     assert made.returncode == 0 and 'WARNING' not in made.stderr, made.stdout + made.stderr
-    return folder / 'out'
+    return folder/'out'
 
 
 def pages(site): return {str(o.relative_to(site)): o.read_text(encoding='utf-8') for o in site.rglob('*.html')}
@@ -37,14 +37,14 @@ def test_every_notebook_card_module_and_command_has_its_page(site):
     from commands import parsers, sections
     import nbformat
     found = set(pages(site))
-    for notebook in (root / 'nbs').rglob('*.ipynb'):
+    for notebook in (root/'nbs').rglob('*.ipynb'):
         if '.ipynb_checkpoints' in notebook.parts or notebook.name == '02_commands.ipynb': continue
-        assert str(notebook.relative_to(root / 'nbs').with_suffix('.html')) in found
-    for card in (root / 'data_cards').glob('*.md'):
+        assert str(notebook.relative_to(root/'nbs').with_suffix('.html')) in found
+    for card in (root/'data_cards').glob('*.md'):
         assert f'cards/{card.stem}.html' in found or card.name == 'README.md'
-    for module in (root / 'cleftgan_nb').rglob('*.py'):
+    for module in (root/'cleftgan_nb').rglob('*.py'):
         if module.name[0] != '_': assert f'api/{".".join(module.relative_to(root).with_suffix("").parts)}.html' in found
-    told = sections(nbformat.read(root / 'nbs/guide/02_commands.ipynb', 4).cells)
+    told = sections(nbformat.read(root/'nbs/guide/02_commands.ipynb', 4).cells)
     for name in parsers():
         assert f'cleftgan {name} --help' in re.sub(r'<[^>]+>', '', pages(site)[f'commands/{name}.html'])
         assert (any(f'cleftgan {name}' in c.source for c in told.get(name,
@@ -71,7 +71,7 @@ def test_links_and_pictures_lead_somewhere(site):
             path, _, anchor = target.partition('#')
             if re.match(r'[a-z]+:', target): continue
             file = os.path.normpath(os.path.join(os.path.dirname(name), path.split('?')[0])) if path else name
-            if not (site / file).exists() or anchor and file in ids and anchor not in ids[file]:
+            if not (site/file).exists() or anchor and file in ids and anchor not in ids[file]:
                 lost.append(f'{name}: {target}')
     assert not lost, '\n'.join(lost[:20])
 
@@ -86,7 +86,7 @@ def test_search_index_knows_the_operator(site):
 
 def test_math_comes_along(site):
     assert ('mathjax/tex-svg-full.js' in pages(site)['ops/07_fused.html']
-            and (site / '_static/mathjax/tex-svg-full.js').stat().st_size > 1 << 20)
+            and (site/'_static/mathjax/tex-svg-full.js').stat().st_size > 1 << 20)
 
 
 def test_api_page_tells_what_the_parameters_are(site):
@@ -97,7 +97,7 @@ def test_api_page_tells_what_the_parameters_are(site):
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path):
     made = Pages(tmp_path)
     text = made.links('[a](gone.ipynb) and `[b](gone.md)` and [c](../data_cards) and [d](https://example.org)',
-                      root / 'nbs/index.ipynb', 'index.ipynb')
+                      root/'nbs/index.ipynb', 'index.ipynb')
     assert text == '[a](gone.ipynb) and `[b](gone.md)` and [c](cards/index.md) and [d](https://example.org)'
     assert made.broken == ['nbs/index.ipynb: gone.ipynb']
     with pytest.raises(SystemExit, match='gone.ipynb'): made.home('', '')
@@ -110,12 +110,12 @@ def test_code_is_left_alone():
 def test_an_executed_copy_takes_the_place_of_the_notebook(monkeypatch, tmp_path):
     import pages as module
     monkeypatch.setattr(module, 'root', tmp_path)
-    notebook = root / 'nbs/study/01_cohort.ipynb'
+    notebook = root/'nbs/study/01_cohort.ipynb'
     for profile in 'smoke', 'cpu', 'paper':
-        (tmp_path / 'outputs' / profile).mkdir(parents=True)
-        (tmp_path / 'outputs' / profile / notebook.name).touch()
-    assert executed(notebook) == tmp_path / 'outputs/cpu/01_cohort.ipynb'
-    assert executed(root / 'nbs/ops/01_filters.ipynb') == root / 'nbs/ops/01_filters.ipynb'
+        (tmp_path/'outputs'/profile).mkdir(parents=True)
+        (tmp_path/'outputs'/profile/notebook.name).touch()
+    assert executed(notebook) == tmp_path/'outputs/cpu/01_cohort.ipynb'
+    assert executed(root/'nbs/ops/01_filters.ipynb') == root/'nbs/ops/01_filters.ipynb'
 
 
 @pytest.fixture(scope='session')
@@ -145,7 +145,7 @@ def test_a_browser_searches_and_finds(browser, served):
     # results still arrive
     browser.execute_script("arguments[0].click()",
                            browser.find_element(By.CSS_SELECTOR, '#search-results a[href*="07_fused"]'))
-    [title, *_] = json.loads((root / 'nbs/ops/07_fused.ipynb').read_text())['cells'][0]['source']
+    [title, *_] = json.loads((root/'nbs/ops/07_fused.ipynb').read_text())['cells'][0]['source']
     title = title.strip().removeprefix('# ')
     wait(browser, f"document.querySelector('h1') && document.querySelector('h1').innerText.includes({title!r})")
 

@@ -24,14 +24,14 @@ def lab(tmp_path_factory):
     "Start JupyterLab in its own folder, with the notebook and a few phantoms"
     from cleftgan_nb.data import cohort
     folder, state, token = tmp_path_factory.mktemp('lab'), tmp_path_factory.mktemp('jupyter'), secrets.token_hex(8)
-    notebook = nbformat.read(root / 'nbs/guide/03_try_it.ipynb', 4)
+    notebook = nbformat.read(root/'nbs/guide/03_try_it.ipynb', 4)
     [parameters] = [o for o in notebook.cells if 'parameters' in o.metadata.get('tags', [])]
     parameters.source = PARAMETERS
     for cell in notebook.cells: cell.get('outputs', []).clear()      # anything seen later was made now
-    nbformat.write(notebook, folder / 'try_it.ipynb')
-    cohort('cleft', 16, folder / 'faces.zip', workers=1, progress=False)
-    tick(folder / 'run', 1)
-    settings = state / 'settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings'
+    nbformat.write(notebook, folder/'try_it.ipynb')
+    cohort('cleft', 16, folder/'faces.zip', workers=1, progress=False)
+    tick(folder/'run', 1)
+    settings = state/'settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings'
     settings.parent.mkdir(parents=True)
     settings.write_text('{"fetchNews": "false"}')
     with socket.socket() as s:
@@ -41,15 +41,15 @@ def lab(tmp_path_factory):
                f'--ServerApp.port={port}', '--ServerApp.port_retries=0', f'--IdentityProvider.token={token}',
                f'--ServerApp.root_dir={folder}', '--LabApp.expose_app_in_browser=True',
                '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', '--LabApp.news_url=None']
-    env = os.environ | {'PYTHONPATH': str(root), 'JUPYTER_CONFIG_DIR': str(state / 'config'),
-                        'JUPYTER_RUNTIME_DIR': str(state / 'run'), 'JUPYTERLAB_SETTINGS_DIR': str(state / 'settings'),
-                        'JUPYTERLAB_WORKSPACES_DIR': str(state / 'workspaces'), 'IPYTHONDIR': str(state / 'ipython'),
+    env = os.environ | {'PYTHONPATH': str(root), 'JUPYTER_CONFIG_DIR': str(state/'config'),
+                        'JUPYTER_RUNTIME_DIR': str(state/'run'), 'JUPYTERLAB_SETTINGS_DIR': str(state/'settings'),
+                        'JUPYTERLAB_WORKSPACES_DIR': str(state/'workspaces'), 'IPYTHONDIR': str(state/'ipython'),
                         'JUPYTER_PLATFORM_DIRS': '1'}
-    with open(state / 'log', 'w') as log:
+    with open(state/'log', 'w') as log:
         server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
     address = f'http://127.0.0.1:{port}'
     try:
-        until(lambda: answers(f'{address}/api', server, state / 'log'), 90, 'JupyterLab does not answer')
+        until(lambda: answers(f'{address}/api', server, state/'log'), 90, 'JupyterLab does not answer')
         yield f'{address}/lab/tree/try_it.ipynb?reset&token={token}', folder
     finally:
         server.terminate()                                           # its kernels with it
@@ -61,10 +61,10 @@ def tick(folder, n):
     "Write a run that has come this far"
     from PIL import Image
     folder.mkdir(exist_ok=True)
-    (folder / 'log.jsonl').write_text(''.join(json.dumps({'kimg': 4 * t, 'step': t, 'r_t': t / 10,
-                                                          'augment_p': t / 100, 'loss/G': 1 + 1 / t}) + '\n'
+    (folder/'log.jsonl').write_text(''.join(json.dumps({'kimg': 4*t, 'step': t, 'r_t': t/10,
+                                                          'augment_p': t/100, 'loss/G': 1 + 1/t}) + '\n'
                                               for t in range(1, n + 1)))
-    Image.new('RGB', (256, 64), (40 * n, 90, 120)).save(folder / f'fakes-{4 * n:06d}.png')
+    Image.new('RGB', (256, 64), (40*n, 90, 120)).save(folder/f'fakes-{4 * n:06d}.png')
 
 
 def until(condition, seconds, complaint):
@@ -141,14 +141,14 @@ def shown(browser, lab, tmp_path_factory):
 def test_the_severity_slider_changes_the_picture(browser, shown):
     from selenium.webdriver.common.keys import Keys
     before = picture(browser)
-    slider(browser, 'severity').send_keys(Keys.ARROW_LEFT * 25)
+    slider(browser, 'severity').send_keys(Keys.ARROW_LEFT*25)
     until(lambda: changed(browser, before), 30, 'the picture is the same')
     readout = browser.execute_script("return [...document.querySelectorAll('.widget-slider')].filter(o => "
                                      "o.innerText.includes('severity'))[0].querySelector('.widget-readout').innerText")
     assert float(readout.replace('\u2212', '-')) == -.5
-    browser.save_screenshot(str(shown / 'slider.png'))
+    browser.save_screenshot(str(shown/'slider.png'))
     after = picture(browser)
-    slider(browser, 'severity').send_keys(Keys.ARROW_RIGHT * 25)
+    slider(browser, 'severity').send_keys(Keys.ARROW_RIGHT*25)
     until(lambda: picture(browser) is not None and not changed(browser, before, least=.01), 30,
           'back where it was, the slider gives another picture')
     assert abs(after - before).mean() > .5
@@ -163,7 +163,7 @@ def test_a_picture_is_saved_and_its_code_is_shown(browser, shown, lab):
     press(browser, 'Copy as code')
     until(lambda: 'checkpoints.load' in (browser.execute_script("return document.querySelector('.jp-OutputArea "
                                                                 "textarea')?.value") or ''), 30, 'no code is shown')
-    browser.save_screenshot(str(shown / 'code.png'))
+    browser.save_screenshot(str(shown/'code.png'))
 
 
 @pytest.mark.parametrize('tab, pictures', [('Severity', 6), ('Walk', 7), ('Layers', 1)])
@@ -171,14 +171,14 @@ def test_every_tab_shows_pictures(browser, shown, tab, pictures):
     press(browser, tab)
     # the last of its pictures; below Walk and Layers is the face, once more
     until(lambda: picture(browser, pictures) is not None, 60, f'{tab} is empty')
-    browser.save_screenshot(str(shown / f'{tab.lower()}.png'))
+    browser.save_screenshot(str(shown/f'{tab.lower()}.png'))
 
 
 def test_neighbors_come_when_the_button_is_pressed(browser, shown):
     press(browser, 'Neighbors')
     press(browser, 'Look for neighbors')
     until(lambda: picture(browser) is not None, 120, 'no neighbors')
-    browser.save_screenshot(str(shown / 'neighbors.png'))
+    browser.save_screenshot(str(shown/'neighbors.png'))
 
 
 def test_a_run_is_followed(browser, shown, lab):
@@ -186,7 +186,7 @@ def test_a_run_is_followed(browser, shown, lab):
     until(lambda: picture(browser) is not None, 60, 'no curves')
     before = picture(browser)
     press(browser, 'Follow')
-    tick(lab[1] / 'run', 2)
+    tick(lab[1]/'run', 2)
     until(lambda: changed(browser, before), 60, 'a new tick is not shown')
     press(browser, 'Follow')
-    browser.save_screenshot(str(shown / 'training.png'))
+    browser.save_screenshot(str(shown/'training.png'))

@@ -15,14 +15,14 @@ from cleftgan_nb.values import read_yaml
 from clinic import NAME
 
 root = Path(__file__).resolve().parent.parent
-smoke = root / 'workflow/profiles/smoke.yaml'
+smoke = root/'workflow/profiles/smoke.yaml'
 STRANGE = f'''{NAME} `touch pwned` $(shell touch pwned) "; touch pwned" ' $$ \\ %s * &a !b'''
 needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakemake needs Python 3.11')
 
 
 def load(name):
     "Load a script of workflow/ as a module"
-    spec = importlib.util.spec_from_file_location(name, root / f'workflow/{name}.py')
+    spec = importlib.util.spec_from_file_location(name, root/f'workflow/{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -37,12 +37,12 @@ GIVEN = 'PROFILE', 'DATA', 'JOBS', 'GPUS', 'SEEDS', 'MORE'
 @pytest.fixture
 def make(tmp_path):
     "Run make in its own folder, where python only says what it was given"
-    python = tmp_path / '.venv/bin/python'
+    python = tmp_path/'.venv/bin/python'
     python.parent.mkdir(parents=True)
     python.write_text(f'#!{sys.executable}\nimport json, sys\nif sys.argv[1] != "-c": '
                       'print(json.dumps(sys.argv[1:]))\n')
     python.chmod(0o755)
-    (tmp_path / 'Makefile').write_bytes((root / 'Makefile').read_bytes())
+    (tmp_path/'Makefile').write_bytes((root/'Makefile').read_bytes())
     # `make test` passes its own on
     outside = {k: v for k, v in os.environ.items() if not k.startswith('MAKE') and k not in GIVEN}
     def make(*words, **env):
@@ -67,7 +67,7 @@ def test_make_hands_on_what_was_given(make):
 
 # profiles and the plan
 def test_profiles_are_read_as_before():
-    for path in sorted((root / 'workflow').rglob('*.yaml')):
+    for path in sorted((root/'workflow').rglob('*.yaml')):
         assert read_yaml(path) == yaml.safe_load(path.read_text(encoding='utf-8')), path
     for path in smoke.parent.glob('*.yaml'): assert profiles.place(profiles.plan(path)).name == path.stem
 
@@ -91,8 +91,8 @@ def test_a_profile_that_is_none_says_so(tmp_path, changed, words):
     values = read_yaml(smoke)
     for k, v in changed.items():
         values[k] = values[k] | v if isinstance(v, dict) and k in values and k != 'photographs' else v
-    (tmp_path / 'mine.yaml').write_text(yaml.safe_dump(values))
-    with pytest.raises(ValueError) as caught: profiles.plan(tmp_path / 'mine.yaml')
+    (tmp_path/'mine.yaml').write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError) as caught: profiles.plan(tmp_path/'mine.yaml')
     assert (words in str(caught.value) and 'mine.yaml' in str(caught.value)
             and len(str(caught.value)) < 400 + len(str(tmp_path)))
 
@@ -104,8 +104,8 @@ def test_networks_are_those_of_the_library(): assert set(profiles.NETWORKS) == s
 def seen(tmp_path, monkeypatch):
     "Make a folder of photographs, and plan a study of it"
     monkeypatch.chdir(tmp_path)
-    (folder := tmp_path / STRANGE.replace('/', '') / 'more').mkdir(parents=True)
-    for i in range(3): (folder / f'{i}.jpg').write_bytes(bytes([i]))
+    (folder := tmp_path/STRANGE.replace('/', '')/'more').mkdir(parents=True)
+    for i in range(3): (folder/f'{i}.jpg').write_bytes(bytes([i]))
     return folder.parent, profiles.plan(smoke, str(folder.parent))
 
 
@@ -116,13 +116,13 @@ def test_other_photographs_than_those_that_were_seen_stop_the_study(seen, monkey
     script = load('photographs')
     done = []
     def meddle():
-        one = folder / 'more/0.jpg'
-        if change == 'added': (folder / 'new.jpg').write_bytes(b'x')
+        one = folder/'more/0.jpg'
+        if change == 'added': (folder/'new.jpg').write_bytes(b'x')
         if change == 'gone': one.unlink()
-        if change == 'renamed': one.rename(folder / 'more/a.jpg')
+        if change == 'renamed': one.rename(folder/'more/a.jpg')
         if change == 'changed': one.write_bytes(b'y')
         if change == 'another folder':
-            folder.rename(tmp_path / 'moved')
+            folder.rename(tmp_path/'moved')
             folder.symlink_to('moved')
     if when == 'before': meddle()
     monkeypatch.setattr(script, 'prepare', lambda *args, **more: (done.append(args), meddle()))
@@ -156,7 +156,7 @@ def test_a_profile_runs_no_python(tmp_path, monkeypatch):
 
 # snakemake
 def study(folder, *more, **env):
-    return subprocess.run([sys.executable, str(root / 'workflow/run.py'), *more], cwd=folder, env=os.environ | env,
+    return subprocess.run([sys.executable, str(root/'workflow/run.py'), *more], cwd=folder, env=os.environ | env,
                           capture_output=True, text=True, timeout=300)
 
 
@@ -174,22 +174,22 @@ def test_the_graph_is_of_the_folder_that_was_given(seen, tmp_path):
 def test_words_of_a_profile_reach_no_shell(tmp_path):
     values = read_yaml(smoke)
     base = STRANGE.replace('/', '').replace('{x}', '') + '.pkl'
-    (tmp_path / base).write_bytes(b'x')
-    (tmp_path / 'mine.yaml').write_text(yaml.safe_dump(values
+    (tmp_path/base).write_bytes(b'x')
+    (tmp_path/'mine.yaml').write_text(yaml.safe_dump(values
                                                        | dict(bases={o: base for o in NAMES},
                                                               finetune=values['finetune']
                                                               | dict(augment='$(touch pwned) \U0001f600',
                                                                      ema_kimg=1e-5))))
-    (tmp_path / 'outputs/smoke').mkdir(parents=True)
-    (tmp_path / 'outputs/smoke/cleft.zip').write_bytes(b'x')
-    python = tmp_path / 'bin/python'
+    (tmp_path/'outputs/smoke').mkdir(parents=True)
+    (tmp_path/'outputs/smoke/cleft.zip').write_bytes(b'x')
+    python = tmp_path/'bin/python'
     python.parent.mkdir()
     python.write_text(f'#!{sys.executable}\nimport json, sys\njson.dump(sys.argv[1:], open("said.json", "w"))\n')
     python.chmod(0o755)
     run = study(tmp_path, '--profile=mine.yaml', '--cores=1', 'outputs/smoke/finetuned-stylegan2.csv',
                 PATH=f'{python.parent}:{os.environ["PATH"]}')
-    assert (tmp_path / 'said.json').exists(), run.stdout + run.stderr
-    said = json.loads((tmp_path / 'said.json').read_text())
+    assert (tmp_path/'said.json').exists(), run.stdout + run.stderr
+    said = json.loads((tmp_path/'said.json').read_text())
     parameters = json.loads(said[3])
     assert (run.returncode and len(said) == 4 and (parameters['base'], parameters['augment'], parameters['ema_kimg'])
             == (base, '$(touch pwned) \U0001f600', 1e-5))
@@ -198,7 +198,7 @@ def test_words_of_a_profile_reach_no_shell(tmp_path):
 
 @needs_snakemake
 def test_the_workflow_takes_nothing_but_a_plan(tmp_path):
-    run = subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root / 'workflow/Snakefile', '--cores',
+    run = subprocess.run([sys.executable, '-m', 'snakemake', '--snakefile', root/'workflow/Snakefile', '--cores',
                           '1', '--config', 'data=clinic #2', '--configfile', smoke], cwd=tmp_path,
                          capture_output=True, text=True, timeout=300)
     assert (run.returncode and 'not a plan; accepted: what python workflow/run.py '

@@ -85,7 +85,7 @@ def test_inversion(G, space):
 
 def test_latents_in_a_file(tmp_path, G):
     ws = latent_of(G, 3)
-    save_latents(tmp_path / 'a.safetensors', ws, CLEFT, 'seed 3')
-    back, about = load_latents(tmp_path / 'a.safetensors')
+    save_latents(tmp_path/'a.safetensors', ws, CLEFT, 'seed 3')
+    back, about = load_latents(tmp_path/'a.safetensors')
     assert torch.equal(back, ws) and about['generator'] == CLEFT
     with pytest.raises(ValueError, match="accepted: 'latents 1'"): load_latents(checkpoints.shipped()[CLEFT])

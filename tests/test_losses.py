@@ -15,13 +15,13 @@ from cleftgan_nb.training.optimizer import ema_beta, lazy_adam, make_ema, mend, 
 from cleftgan_nb.training.ada import AdaptiveAugment
 from cleftgan_nb.training.losses import Dmain, Dmain_fake, Dmain_real, Dreg, Gmain, Greg, Latents
 
-ROOT = Path(__file__).parent / 'reference'
-INDEX = json.loads((ROOT / 'index.json').read_text())
+ROOT = Path(__file__).parent/'reference'
+INDEX = json.loads((ROOT/'index.json').read_text())
 CASES = ['loss_plain', 'loss_blur']
 IMPLS = ['auto', 'definition']
 
 
-def load(case): return {k: torch.from_numpy(v) for k, v in np.load(ROOT / f'{case}.npz').items()}
+def load(case): return {k: torch.from_numpy(v) for k, v in np.load(ROOT/f'{case}.npz').items()}
 
 
 def recorded(case, **kwargs):
@@ -49,7 +49,7 @@ def gradients(net, loss):
     return {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
 
 
-def error(a, b): return ((a.double() - b.double()).norm() / b.double().norm()).item()
+def error(a, b): return ((a.double() - b.double()).norm()/b.double().norm()).item()
 
 
 # Reference values ------------------------------------------------------------------------------------------------------------------
@@ -67,10 +67,10 @@ def test_recorded_gradients(case, phase, impl):
     want = {k.removeprefix(f'{phase}/grad/'): v for k, v in data.items() if k.startswith(phase)}
     assert got.keys() == want.keys() and len(want) > 20
     largest = max(v.abs().max() for v in want.values())
-    errors = {k: error(got[k], v) for k, v in want.items() if v.abs().max() > 1e-4 * largest}
+    errors = {k: error(got[k], v) for k, v in want.items() if v.abs().max() > 1e-4*largest}
     print(f'{len(errors)} of {len(want)} gradients, worst {max(errors.values()):.1e}')
     assert len(errors) > len(want) // 2 and max(errors.values()) < 1e-3
-    for k in want.keys() - errors.keys(): assert got[k].abs().max() < 1e-3 * largest
+    for k in want.keys() - errors.keys(): assert got[k].abs().max() < 1e-3*largest
 
 
 @pytest.mark.parametrize('case', CASES)
@@ -79,9 +79,9 @@ def test_losses_are_the_formulas(case):
     other, _, _, _ = recorded(case)
     look = lambda x: x
     if sigma:
-        t = torch.arange(-math.floor(3 * sigma), math.floor(3 * sigma) + 1).double()
-        taps = (2 ** -(t / sigma) ** 2)
-        taps = (taps / taps.sum()).float()
+        t = torch.arange(-math.floor(3*sigma), math.floor(3*sigma) + 1).double()
+        taps = (2**-(t/sigma)**2)
+        taps = (taps/taps.sum()).float()
         look = lambda x: F.conv2d(F.conv2d(x, taps[None, None, None].repeat(3, 1, 1, 1), groups=3,
                                            padding=(0, len(t) // 2)),
                                   taps[None, None, :, None].repeat(3, 1, 1, 1), groups=3, padding=(len(t) // 2, 0))
@@ -94,8 +94,8 @@ def test_losses_are_the_formulas(case):
     assert abs(run['Dmain'].loss.item() - (F.softplus(moved).mean() + F.softplus(-real).mean()).item()) < 1e-4
     x = data['real'].clone().requires_grad_()
     g, = torch.autograd.grad(D(look(x)).sum(), x)
-    want = INDEX[case]['r1_gamma'] / 2 * g.square().sum([1, 2, 3]).mean().item()
-    assert abs(run['Dreg'].loss.item() - want) < 1e-3 * want
+    want = INDEX[case]['r1_gamma']/2*g.square().sum([1, 2, 3]).mean().item()
+    assert abs(run['Dreg'].loss.item() - want) < 1e-3*want
     assert run['Dmain'].carry.tolist() == [real.sign().sum().item(), 8]
 
 
@@ -177,7 +177,7 @@ def test_w_avg_follows_the_first_latents_of_a_mixture():
     z, other = torch.randn(2, 4, 8)
     w = G.mapping(z)[:, 0].mean(0).detach()
     losses.make(G, Latents(z, other=other, cutoffs=torch.full((4,), 2)), update_emas=True)
-    assert torch.allclose(G.mapping.w_avg, w * (1 - .998), rtol=1e-3, atol=1e-7)
+    assert torch.allclose(G.mapping.w_avg, w*(1 - .998), rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize('name', ['stylegan3-t', 'stylegan2'])
@@ -195,7 +195,7 @@ def test_nothing_draws_from_the_global_generator(name):
 @pytest.mark.parametrize('phase', ['Gmain', 'Greg', 'Dmain', 'Dreg'])
 def test_gain_scales_the_loss_and_not_the_report(phase):
     one, four = [all_phases(*small('stylegan2'))[phase](gain=gain) for gain in (1, 4)]
-    assert torch.allclose(one.loss * 4, four.loss) and one.report == four.report
+    assert torch.allclose(one.loss*4, four.loss) and one.report == four.report
     assert not any(v.requires_grad for v in one.report.values()) and (one.carry is None or not one.carry.requires_grad)
 
 
@@ -216,14 +216,14 @@ def test_pieces_of_a_batch_with_their_shares_give_the_batch():
     G, D = small('stylegan2', D_kwargs=dict(epilogue_kwargs=dict(mbstd_group_size=1)))
     z, real = torch.randn(8, 8), torch.randn(8, 3, 16, 16)
     for net, whole, piece in ((G, lambda: Gmain(G, D, Latents(z)),
-                               lambda i, n: Gmain(G, D, Latents(z[i:i + n]), gain=n / 8)),
+                               lambda i, n: Gmain(G, D, Latents(z[i:i + n]), gain=n/8)),
                               (D, lambda: Dreg(D, real, None, 3), lambda i, n: Dreg(D, real[i:i + n], None, 3,
-                                      gain=n / 8))):
+                                      gain=n/8))):
         want = gradients(net, whole().loss)
         net.zero_grad(set_to_none=True)
         for i, n in ((0, 4), (4, 3), (7, 1)): piece(i, n).loss.backward()
         for k, p in net.named_parameters():
-            if k in want: assert torch.allclose(p.grad, want[k], rtol=1e-3, atol=1e-5 * max(1, want[k].abs().max())), k
+            if k in want: assert torch.allclose(p.grad, want[k], rtol=1e-3, atol=1e-5*max(1, want[k].abs().max())), k
 
 
 def test_labels_reach_both_networks():
@@ -237,7 +237,7 @@ def test_augmentation_sees_real_and_made_images_after_the_blur():
     seen = []
     def augment(x):
         seen.append(x.detach().clone())
-        return x * .5
+        return x*.5
     G, D = small('stylegan3-t')
     real, latents = torch.randn(4, 3, 16, 16), Latents(torch.randn(4, 8))
     with torch.no_grad(): made, moved = G(latents.z), copy.deepcopy(G)(latents.z, update_emas=True)
@@ -246,22 +246,22 @@ def test_augmentation_sees_real_and_made_images_after_the_blur():
     Dreg(D, real, None, 1, augment, 1.5)
     want = [losses.blur(x, 1.5) for x in (made, moved, real, real)]
     assert len(seen) == 4 and all(error(a, b) < 1e-5 for a, b in zip(seen, want))
-    assert torch.allclose(Dmain_real(D, real, None, augment).loss, losses.real_loss(D(real * .5)))
+    assert torch.allclose(Dmain_real(D, real, None, augment).loss, losses.real_loss(D(real*.5)))
 
 
 def test_R1_is_taken_at_the_image_before_blur_and_augmentation():
     _, D = small('stylegan3-t')
     x = torch.randn(4, 3, 16, 16)
     y = x.clone().requires_grad_()
-    g, = torch.autograd.grad(D(losses.blur(y, 1) * .5).sum(), y)
-    got = Dreg(D, x, None, 2, lambda v: v * .5, 1).loss.item()
+    g, = torch.autograd.grad(D(losses.blur(y, 1)*.5).sum(), y)
+    got = Dreg(D, x, None, 2, lambda v: v*.5, 1).loss.item()
     assert got == pytest.approx(g.square().sum([1, 2, 3]).mean().item(), rel=1e-4) and not x.requires_grad
 
 
 def test_gradient_of_G_passes_through_augmentation():
     G, D = small('stylegan3-t')
     latents = Latents(torch.randn(4, 8))
-    assert not any(g.any() for g in gradients(G, Gmain(G, D, latents, lambda x: x * 0).loss).values())
+    assert not any(g.any() for g in gradients(G, Gmain(G, D, latents, lambda x: x*0).loss).values())
     assert any(g.any() for g in gradients(G, Gmain(G, D, latents, lambda x: x.flip(3)).loss).values())
 
 
@@ -288,14 +288,14 @@ def test_path_lengths_of_a_linear_generator():
     A = torch.randn(3, 48, 5)   # one matrix for each of three ws
     ws, noise = torch.randn(6, 3, 5, requires_grad=True), torch.randn(6, 3, 4, 4)
     images = torch.einsum('kpi,nki->np', A, ws).reshape(6, 3, 4, 4)
-    slopes = torch.einsum('kpi,np->nki', A, noise.reshape(6, 48)) / 4                    # 4 = sqrt(H·W)
+    slopes = torch.einsum('kpi,np->nki', A, noise.reshape(6, 48))/4                    # 4 = sqrt(H·W)
     assert torch.allclose(losses.path_lengths(images, ws, noise), slopes.square().sum(2).mean(1).sqrt(), rtol=1e-4)
 
 
 def test_path_length_penalty_moves_toward_a_constant_mean():
     lengths = torch.tensor([1., 3.], requires_grad=True)
     penalty, mean = losses.path_length_penalty(lengths, torch.tensor(1.), decay=.5)
-    assert mean.item() == 1.5 and penalty.item() == (.25 + 2.25) / 2 and not mean.requires_grad
+    assert mean.item() == 1.5 and penalty.item() == (.25 + 2.25)/2 and not mean.requires_grad
     assert torch.autograd.grad(penalty, lengths)[0].tolist() == [-.5, 1.5]
     assert losses.path_length_penalty(lengths, 1., .5, across=lambda t: t + 2)[1].item() == 2.5
 
@@ -305,21 +305,21 @@ def test_two_halves_with_a_shared_mean_have_the_penalty_of_the_whole():
     both = lengths.mean()
     whole, mean = losses.path_length_penalty(lengths, torch.tensor(.3))
     halves = [losses.path_length_penalty(h, torch.tensor(.3), across=lambda t: both) for h in lengths.chunk(2)]
-    assert torch.allclose(sum(h[0] for h in halves) / 2, whole) and all(torch.allclose(h[1], mean) for h in halves)
+    assert torch.allclose(sum(h[0] for h in halves)/2, whole) and all(torch.allclose(h[1], mean) for h in halves)
 
 
 def test_Greg_weight_and_running_mean():
     run = all_phases(*small('stylegan2'))['Greg']
     result = run(weight=3, gain=4)
-    assert result.loss.item() == pytest.approx(12 * result.report['loss/path'].item(), rel=1e-6)
-    assert result.carry.item() == pytest.approx(.1 + .01 * (result.report['path length'].item() - .1), rel=1e-5)
+    assert result.loss.item() == pytest.approx(12*result.report['loss/path'].item(), rel=1e-6)
+    assert result.carry.item() == pytest.approx(.1 + .01*(result.report['path length'].item() - .1), rel=1e-5)
 
 
 def test_style_mixing_shares():
     u = torch.rand(100_000, 2, generator=torch.Generator().manual_seed(0))
     c = losses.mixing_cutoffs(u, 8)
-    count = torch.bincount(c, minlength=9) / len(c)
-    assert count[0] == 0 and abs(count[8] - .1) < .005 and ((count[1:8] - .9 / 7).abs() < .005).all()
+    count = torch.bincount(c, minlength=9)/len(c)
+    assert count[0] == 0 and abs(count[8] - .1) < .005 and ((count[1:8] - .9/7).abs() < .005).all()
     edge = losses.mixing_cutoffs(torch.tensor([[0., 0.], [0., math.nextafter(1, 0)], [.9, 0.]], dtype=torch.float64), 8)
     assert edge.tolist() == [1, 7, 8] and losses.mixing_cutoffs(torch.tensor([[0., 1.]]), 8).tolist() == [7]
 
@@ -333,12 +333,12 @@ def test_mixing_takes_ws_from_either_side():
         assert torch.equal(ws[i, :cut], one[i, :cut]) and torch.equal(ws[i, cut:], two[i, cut:])
 
 
-@pytest.mark.parametrize('sigma, reach', [(10, 30), (1.5, 4), (1 / 3 + 1e-9, 1)])
+@pytest.mark.parametrize('sigma, reach', [(10, 30), (1.5, 4), (1/3 + 1e-9, 1)])
 def test_blur_taps(sigma, reach):
     taps = losses.blur_taps(sigma)
     t = np.arange(-reach, reach + 1)
-    want = np.exp2(-(t / sigma) ** 2)
-    assert np.allclose(taps.numpy(), want / want.sum(), atol=1e-7) and taps.dtype == torch.float32
+    want = np.exp2(-(t/sigma)**2)
+    assert np.allclose(taps.numpy(), want/want.sum(), atol=1e-7) and taps.dtype == torch.float32
 
 
 def test_blur_has_zeros_beyond_the_border():
@@ -346,7 +346,7 @@ def test_blur_has_zeros_beyond_the_border():
     y = losses.blur(x, 3)
     assert y[0, 0, 20, 20].item() == pytest.approx(1, abs=1e-5)
     taps = losses.blur_taps(3)
-    assert y[0, 0, 0, 0].item() == pytest.approx(taps[9:].sum().item() ** 2, rel=1e-4)
+    assert y[0, 0, 0, 0].item() == pytest.approx(taps[9:].sum().item()**2, rel=1e-4)
     assert losses.blur(x, .33) is x and losses.blur(x[:, :, :5, :5], 10).shape == (1, 1, 5, 5)
 
 
@@ -363,7 +363,7 @@ def test_lazy_adam_is_taken_by_Adam():
     p = nn.Parameter(torch.zeros(3))
     optimizer = torch.optim.Adam([p], **lazy_adam(.0025, 4))
     group = optimizer.param_groups[0]
-    assert group['lr'] == pytest.approx(.002) and group['betas'] == (0, .99 ** .8) and group['eps'] == 1e-8
+    assert group['lr'] == pytest.approx(.002) and group['betas'] == (0, .99**.8) and group['eps'] == 1e-8
     torch.optim.Adam([p], **lazy_adam(.002))
     assert lazy_adam(.002) == dict(lr=.002, betas=(0, .99), eps=1e-8)
 
@@ -381,7 +381,7 @@ def test_mend_counts_and_leaves_the_rest():
                          [(32, 10**7, None, .05, 10_000), (32, 1000, None, .05, 50), (32, 1000, None, None, 10_000),
                           (8, 10**7, 2, .05, 2000)])
 def test_ema_beta(batch, nimg, kimg, rampup, half_life):
-    assert ema_beta(batch, nimg, kimg, rampup) == pytest.approx(.5 ** (batch / half_life))
+    assert ema_beta(batch, nimg, kimg, rampup) == pytest.approx(.5**(batch/half_life))
 
 
 def test_ema_starts_as_a_copy_and_follows():
@@ -389,7 +389,7 @@ def test_ema_starts_as_a_copy_and_follows():
     other, _ = small('stylegan3-t', seed=1)
     ema = make_ema(G)
     assert not ema.training and not any(p.requires_grad for p in ema.parameters())
-    want = {k: p * .75 + dict(other.named_parameters())[k] * .25 for k, p in G.named_parameters()}
+    want = {k: p*.75 + dict(other.named_parameters())[k]*.25 for k, p in G.named_parameters()}
     with torch.no_grad():
         for v in other.buffers(): v.add_(1)
     update_ema(ema, other, .75)
@@ -403,21 +403,21 @@ def test_ema_starts_as_a_copy_and_follows():
 
 def feed(ada, r, count, n=4):
     "Take n steps with mean sign r, and count how often p was updated"
-    return sum(ada.step(torch.tensor([r * count, count])) for _ in range(n))
+    return sum(ada.step(torch.tensor([r*count, count])) for _ in range(n))
 
 
 @pytest.mark.parametrize('speed, batch, interval', [(500, 32, 4), (100, 16, 4), (500, 64, 2)])
 def test_ada_speed(speed, batch, interval):
     ada = AdaptiveAugment(speed_kimg=speed, interval=interval)
-    assert feed(ada, 1., float(batch), 10 * interval) == 10
-    assert ada.p.item() == pytest.approx(10 * batch * interval / (speed * 1000), rel=1e-5)
+    assert feed(ada, 1., float(batch), 10*interval) == 10
+    assert ada.p.item() == pytest.approx(10*batch*interval/(speed*1000), rel=1e-5)
     feed(ada, .25, float(batch), interval)
-    assert ada.p.item() == pytest.approx(9 * batch * interval / (speed * 1000), rel=1e-5)
+    assert ada.p.item() == pytest.approx(9*batch*interval/(speed*1000), rel=1e-5)
 
 
 def test_ada_averages_over_the_interval_only_and_stays_above_zero():
     ada = AdaptiveAugment(p=1e-4)
-    for r in (1., 1., .5, 0.): ada.step(torch.tensor([r * 8, 8.]))
+    for r in (1., 1., .5, 0.): ada.step(torch.tensor([r*8, 8.]))
     assert ada.r_t.item() == pytest.approx(.625) and ada.p > 1e-4
     feed(ada, -1., 8.)
     feed(ada, -1., 8.)

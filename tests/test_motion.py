@@ -18,8 +18,8 @@ class Field(nn.Module):
     def __init__(self, bandwidth, glued):
         super().__init__()
         self.input = SynthesisInput(8, 32, 64, 64, bandwidth)
-        self.register_buffer('pattern', torch.randn(3, 64, 64) * glued)
-    def forward(self, ws, noise_mode='const'): return self.input(ws[:, 0])[:, :3] * .4 + self.pattern
+        self.register_buffer('pattern', torch.randn(3, 64, 64)*glued)
+    def forward(self, ws, noise_mode='const'): return self.input(ws[:, 0])[:, :3]*.4 + self.pattern
 
 
 class Waves(nn.Module):
@@ -33,13 +33,13 @@ class Waves(nn.Module):
 
 
 def grid(size=64):
-    g = np.arange(size) + .5 - size / 2
+    g = np.arange(size) + .5 - size/2
     return np.meshgrid(g, g)
 
 
 def wave(fx, fy, size=64):
     X, Y = grid(size)
-    return np.sin(2 * np.pi * (fx * X + fy * Y) + 1)[None]
+    return np.sin(2*np.pi*(fx*X + fy*Y) + 1)[None]
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -52,7 +52,7 @@ def test_equivariant_by_construction(kind):
 def test_a_glued_pattern_of_known_strength(kind):
     # an error of independent noise, once moved and once not: twice its variance; the Lanczos filter passes a little less of it
     value = equivariance(Waves(glued=.05), kind, n=12, progress=False).value
-    assert value == pytest.approx(10 * math.log10(4 / (2 * .05 ** 2)), abs=.6 if kind == 'fractional' else .3)
+    assert value == pytest.approx(10*math.log10(4/(2*.05**2)), abs=.6 if kind == 'fractional' else .3)
 
 
 def test_batches_and_reruns_change_nothing():
@@ -82,33 +82,33 @@ def test_lanczos_shift_of_slow_waves(shift):
     x = np.arange(64)
     assert valid.sum() >= 64 - math.ceil(abs(shift)) - 6
     np.testing.assert_allclose(m[valid].sum(1), 1, atol=1e-12)
-    assert np.abs(m[valid] @ np.sin(.3 * x) - np.sin(.3 * (x[valid] - shift))).max() < 6e-3
+    assert np.abs(m[valid] @ np.sin(.3*x) - np.sin(.3*(x[valid] - shift))).max() < 6e-3
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.floats(.02, .38), st.floats(0, 2 * math.pi), st.floats(-math.pi, math.pi))
+@given(st.floats(.02, .38), st.floats(0, 2*math.pi), st.floats(-math.pi, math.pi))
 def test_pseudo_rotation_of_a_wave_turned_by_formula(radius, direction, angle):
-    fx, fy = radius * math.cos(direction), radius * math.sin(direction)
+    fx, fy = radius*math.cos(direction), radius*math.sin(direction)
     c, s = math.cos(angle), math.sin(angle)
-    a, b = turn(wave(fx, fy), angle), limit(wave(c * fx - s * fy, s * fx + c * fy), angle)
+    a, b = turn(wave(fx, fy), angle), limit(wave(c*fx - s*fy, s*fx + c*fy), angle)
     assert a.shape == b.shape and decibels(np.square(a - b)) > 58
 
 
 def test_quarter_turns_only_move_pixels():
     image = np.random.default_rng(0).normal(size=(2, 48, 48))
     # from x toward y, y down: clockwise to the eye
-    a, b = turn(image, math.pi / 2), limit(np.rot90(image, -1, axes=(1, 2)), math.pi / 2)
+    a, b = turn(image, math.pi/2), limit(np.rot90(image, -1, axes=(1, 2)), math.pi/2)
     np.testing.assert_allclose(a, b, atol=1e-3)
 
 
 def test_what_cannot_be_carried_is_removed_from_both():
     # outside the octagon of an eighth turn
     corner = wave(.49, .49)
-    assert np.abs(turn(corner, math.pi / 4)).max() < .05 and np.abs(limit(corner, math.pi / 4)).max() < .05
+    assert np.abs(turn(corner, math.pi/4)).max() < .05 and np.abs(limit(corner, math.pi/4)).max() < .05
 
 
 def test_octagon_area_and_gain():
-    assert octagon(math.pi / 4)[1].sum() == pytest.approx((2 * math.sqrt(2) - 2) * (2 * HALF) ** 2, rel=2e-2)
+    assert octagon(math.pi/4)[1].sum() == pytest.approx((2*math.sqrt(2) - 2)*(2*HALF)**2, rel=2e-2)
     for angle in (0., .3, 2.): assert octagon_filter(angle, np.arange(-8., 9)).sum() == pytest.approx(1, abs=2e-3)
 
 
@@ -123,9 +123,9 @@ def test_matrices_are_inverse_motions():
     G = Waves()
     ws = torch.zeros(1, 1, 8)
     still = moved(G, ws, torch.eye(3)[None])[0].detach()
-    right = moved(G, ws, shift_matrix(torch.tensor([[3 / 64, 0.]])))[0].detach()
+    right = moved(G, ws, shift_matrix(torch.tensor([[3/64, 0.]])))[0].detach()
     torch.testing.assert_close(right[:, :, 3:], still[:, :, :-3], atol=1e-4, rtol=0)
-    quarter = moved(G, ws, turn_matrix(torch.tensor([math.pi / 2])))[0].detach()
+    quarter = moved(G, ws, turn_matrix(torch.tensor([math.pi/2])))[0].detach()
     torch.testing.assert_close(quarter, still.rot90(-1, (1, 2)), atol=1e-4, rtol=0)
     # the network is as it was
     torch.testing.assert_close(G.synthesis.input.transform, torch.eye(3))
@@ -143,7 +143,7 @@ def networks():
     for name, kw in (('stylegan2', {}), ('stylegan3-t', {}), ('stylegan3-r', {})):
         torch.manual_seed(0)
         G = build(name, 32, channel_base=256, channel_max=16, **kw)[0].eval().requires_grad_(False)
-        scale = .3 / G(torch.randn(8, 512), noise_mode='none').std().item()
+        scale = .3/G(torch.randn(8, 512), noise_mode='none').std().item()
         if name == 'stylegan2':
             for r in G.synthesis.resolutions: getattr(G.synthesis, f'b{r}').torgb.weight.mul_(scale)
         else: G.synthesis.output_scale *= scale

@@ -8,15 +8,15 @@ from cleftgan_nb import networks, ops
 from cleftgan_nb.networks import (Discriminator, StyleGAN2Generator, StyleGAN3Generator, build, from_config, layers,
                                   to_config, with_labels)
 
-ROOT = Path(__file__).parent / 'reference'
-INDEX = json.loads((ROOT / 'index.json').read_text())
+ROOT = Path(__file__).parent/'reference'
+INDEX = json.loads((ROOT/'index.json').read_text())
 GENERATORS = [k for k, m in INDEX.items() if m.get('op') == 'generator']
 STYLEGAN3 = [k for k in GENERATORS if 'stylegan3' in k]
 DISCRIMINATORS = [k for k, m in INDEX.items() if m.get('op') == 'discriminator']
 IMPLS = ['auto', 'definition']
 
 
-def load(case): return {k: torch.from_numpy(v) for k, v in np.load(ROOT / f'{case}.npz').items()}
+def load(case): return {k: torch.from_numpy(v) for k, v in np.load(ROOT/f'{case}.npz').items()}
 
 
 def network(case, data=None, **kwargs):
@@ -28,7 +28,7 @@ def network(case, data=None, **kwargs):
 
 def error(a, b):
     assert a.shape == b.shape
-    return ((a.detach().double() - b.double()).norm() / (b.double().norm() + 1e-12)).item()
+    return ((a.detach().double() - b.double()).norm()/(b.double().norm() + 1e-12)).item()
 
 
 def gradients(loss, net):
@@ -40,7 +40,7 @@ def wrong_gradients(got, data, prefix, tolerance):
     "List gradients beyond the tolerance; below 1e-4 of the largest they are rounding noise"
     want = {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}
     largest = max(v.abs().max() for v in want.values())
-    checked = {k: error(got[k], v) for k, v in want.items() if v.abs().max() > 1e-4 * largest}
+    checked = {k: error(got[k], v) for k, v in want.items() if v.abs().max() > 1e-4*largest}
     assert len(checked) > len(want) // 2
     return {k: e for k, e in checked.items() if e > tolerance}
 
@@ -58,7 +58,7 @@ def test_generator_reproduces_reference(case, impl):
         img = G.synthesis(w, **kw)
         assert error(w, data['w']) < 1e-5 and error(truncated, data['w_trunc']) < 1e-5
         assert error(img, data['img']) < 1e-4 and error(G.synthesis(truncated, **kw), data['img_trunc']) < 1e-4
-        assert not wrong_gradients(gradients((img * data['dimg']).sum(), G), data, 'grad/', 1e-3)
+        assert not wrong_gradients(gradients((img*data['dimg']).sum(), G), data, 'grad/', 1e-3)
 
 
 @pytest.mark.parametrize('impl', IMPLS)
@@ -106,7 +106,7 @@ def test_generator_in_bfloat16(case, impl, how):
     assert w.dtype == img.dtype == torch.float32 and error(w, data['w']) < 1e-5
     # the lower bound: it really was bfloat16
     assert 1e-5 < error(img, data['img']) < (2e-2 if impl == 'auto' else 4e-2)
-    got = gradients((img * data['dimg']).sum(), G)
+    got = gradients((img*data['dimg']).sum(), G)
     pairs = [(got[k[5:]].flatten(), v.flatten()) for k, v in data.items() if k.startswith('grad/')]
     similarity = torch.cosine_similarity(*map(torch.cat, zip(*pairs)), dim=0)
     print(f'image {error(img, data["img"]):.4f}, cosine of gradients {similarity:.4f}')
@@ -201,7 +201,7 @@ def test_path_length_reaches_the_weights(name):
     G = build(name, 16, z_dim=8, w_dim=8, channel_base=128, channel_max=8)[0]
     ws = G.mapping(torch.randn(2, 8))
     img = G.synthesis(ws, noise_mode='none')
-    g, = torch.autograd.grad((img * torch.randn_like(img)).sum(), ws, create_graph=True)
+    g, = torch.autograd.grad((img*torch.randn_like(img)).sum(), ws, create_graph=True)
     got = gradients(g.square().sum(2).mean(1).sqrt().var(), G)
     assert all(v is not None and v.isfinite().all() and v.abs().sum() > 0 for k, v in got.items()
                if k.endswith('weight') and 'torgb' not in k and 'mapping' not in k)
@@ -218,13 +218,13 @@ def test_stylegan2_samples_are_independent():
 
 
 def test_stylegan3_normalizes_styles_over_the_batch():
-    w, s = torch.randn(5, 4, 3, 3), torch.randn(3, 4) * torch.tensor([[1.], [5.], [0.1]])
+    w, s = torch.randn(5, 4, 3, 3), torch.randn(3, 4)*torch.tensor([[1.], [5.], [0.1]])
     scale_in, scale_out = layers.modulation_coefficients(w, s, normalize=True)
-    assert torch.allclose(scale_in, s / s.square().mean().sqrt(), rtol=1e-5)       # one number for the batch ...
+    assert torch.allclose(scale_in, s/s.square().mean().sqrt(), rtol=1e-5)       # one number for the batch ...
     alone = layers.modulation_coefficients(w, s[:1], normalize=True)
     assert not torch.allclose(scale_in[:1], alone[0], rtol=0.1)
     # ... undone again
-    assert torch.allclose((scale_in[:, None] * scale_out[..., None])[:1], alone[0][:, None] * alone[1][..., None],
+    assert torch.allclose((scale_in[:, None]*scale_out[..., None])[:1], alone[0][:, None]*alone[1][..., None],
                           rtol=1e-5)
 
 
@@ -294,14 +294,14 @@ def test_truncation_leaves_what_was_asked_for():
         mapping.w_avg.normal_()
     z, c = torch.randn(7, 6), torch.rand(7, 2)
     with torch.no_grad():
-        shift = 4 * c @ mapping.label.weight.T
+        shift = 4*c @ mapping.label.weight.T
         assert torch.allclose(mapping(z, c, 0)[:, 0], mapping.w_avg + shift, atol=1e-6)
-        assert torch.allclose(mapping(z, c, 0.3)[:, 1] - shift, mapping.w_avg.lerp(mapping(z, 0 * c)[:, 0], 0.3),
+        assert torch.allclose(mapping(z, c, 0.3)[:, 1] - shift, mapping.w_avg.lerp(mapping(z, 0*c)[:, 0], 0.3),
                               atol=1e-6)
         before = mapping.w_avg.clone()
         mapping(z, c, update_emas=True)
         # over everyone, whatever was asked for
-        assert torch.allclose(mapping.w_avg, mapping(z, 0 * c)[:, 0].mean(0).lerp(before, 0.998), atol=1e-6)
+        assert torch.allclose(mapping.w_avg, mapping(z, 0*c)[:, 0].mean(0).lerp(before, 0.998), atol=1e-6)
 
 
 def test_derivatives_of_label_terms():
@@ -326,7 +326,7 @@ def test_label_lr_is_how_fast_labels_are_learned(lr):
     for term in (G.mapping.label, D.b4.label):
         torch.optim.Adam([term.weight], lr=0.01).step()
         moved = term(torch.eye(2)).abs()
-        assert ((moved - 0.01 * lr).abs() < 1e-4 * lr)[moved > 0].all() and (moved > 0).any()
+        assert ((moved - 0.01*lr).abs() < 1e-4*lr)[moved > 0].all() and (moved > 0).any()
 
 
 # Construction -----------------------------------------------------------------------------------------------------------------------
@@ -371,7 +371,7 @@ def test_initial_statistics(name):
         elif key.endswith(('bias', 'noise_strength')): assert not p.any()
         else:
             scale = 0.01 if key.startswith('mapping.fc') else 1
-            if p.numel() > 1000: assert abs((p * scale).std() - 1) < 0.1 and abs((p * scale).mean()) < 0.1, key
+            if p.numel() > 1000: assert abs((p*scale).std() - 1) < 0.1 and abs((p*scale).mean()) < 0.1, key
     assert not G.mapping.w_avg.any()
     with torch.no_grad(): assert 0.02 < G(torch.randn(4, 512)).std() < 20
 
@@ -420,7 +420,7 @@ def test_published_defaults():
     nets = {name: build(name, 256) for name in ('stylegan3-t', 'stylegan3-r', 'stylegan2')}
     assert {k: (G.mapping.num_layers, G.z_dim, G.w_dim, D.b4.mbstd) for k, (G, D) in nets.items()} == {
         'stylegan3-t': (2, 512, 512, (4, 1)), 'stylegan3-r': (2, 512, 512, (4, 1)), 'stylegan2': (8, 512, 512, (4, 1))}
-    assert [sum(p.numel() for p in G.parameters()) // 10 ** 5 for G, _ in nets.values()] == [284, 188, 300]
+    assert [sum(p.numel() for p in G.parameters()) // 10**5 for G, _ in nets.values()] == [284, 188, 300]
 
 
 # Errors -----------------------------------------------------------------------------------------------------------------------------

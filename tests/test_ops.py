@@ -3,15 +3,15 @@ import pathlib, json
 import numpy as np, pytest, torch
 from cleftgan_nb import ops
 
-ROOT = pathlib.Path(__file__).parent / 'reference'
-INDEX = json.loads((ROOT / 'index.json').read_text())
+ROOT = pathlib.Path(__file__).parent/'reference'
+INDEX = json.loads((ROOT/'index.json').read_text())
 IMPLS = ['auto', 'definition', 'cpu']
 
 
 def cases(op): return [k for k, v in INDEX.items() if v.get('op') == op]
-def load(case): return {k: torch.from_numpy(v) for k, v in np.load(ROOT / f'{case}.npz').items()}
-def error(a, b): return float((a.detach().double() - b.double()).norm() / (b.double().norm() + 1e-12))
-def probe(dx): return (dx * torch.linspace(-1, 1, dx.numel()).to(dx.dtype).reshape(dx.shape)).sum()
+def load(case): return {k: torch.from_numpy(v) for k, v in np.load(ROOT/f'{case}.npz').items()}
+def error(a, b): return float((a.detach().double() - b.double()).norm()/(b.double().norm() + 1e-12))
+def probe(dx): return (dx*torch.linspace(-1, 1, dx.numel()).to(dx.dtype).reshape(dx.shape)).sum()
 def settings(case, *names): return {k: INDEX[case][k] for k in names if k in INDEX[case]}
 
 
@@ -22,7 +22,7 @@ def test_bias_act(case, impl):
     x, b, dy = [d[k].requires_grad_() for k in ('x', 'b', 'dy')]
     y = ops.bias_act(x, b, act=INDEX[case]['act'], impl=impl, **settings(case, 'dim', 'alpha', 'gain', 'clamp'))
     assert error(y, d['y']) < 1e-5
-    dx, db = torch.autograd.grad((y * dy).sum(), [x, b], create_graph=True)
+    dx, db = torch.autograd.grad((y*dy).sum(), [x, b], create_graph=True)
     assert error(dx, d['dx']) < 1e-5 and error(db, d['db']) < 1e-5
     ddy, ddx = torch.autograd.grad(probe(dx), [dy, x], allow_unused=True)
     assert error(ddy, d['ddy']) < 1e-5
@@ -36,7 +36,7 @@ def test_upfirdn2d(case, impl):
     x = d['x'].requires_grad_()
     y = ops.upfirdn2d(x, d['f'], impl=impl, **settings(case, 'up', 'down', 'padding', 'flip_filter', 'gain'))
     assert error(y, d['y']) < 1e-5
-    assert error(torch.autograd.grad((y * d['dy']).sum(), x)[0], d['dx']) < 1e-5
+    assert error(torch.autograd.grad((y*d['dy']).sum(), x)[0], d['dx']) < 1e-5
 
 
 @pytest.mark.parametrize('impl', IMPLS)
@@ -47,7 +47,7 @@ def test_filtered_lrelu(case, impl):
     y = ops.filtered_lrelu(x, d.get('fu'), d.get('fd'), b, impl=impl,
                            **settings(case, 'up', 'down', 'padding', 'gain', 'slope', 'clamp', 'flip_filter'))
     assert error(y, d['y']) < 1e-5
-    dx, db = torch.autograd.grad((y * dy).sum(), [x, b], create_graph=True)
+    dx, db = torch.autograd.grad((y*dy).sum(), [x, b], create_graph=True)
     assert error(dx, d['dx']) < 1e-5 and error(db, d['db']) < 1e-5
     assert error(torch.autograd.grad(probe(dx), dy)[0], d['ddy']) < 1e-5
 
@@ -84,5 +84,5 @@ def test_bfloat16(case, impl):
         y = ops.filtered_lrelu(x, d.get('fu'), d.get('fd'), d['b'].bfloat16(), impl=impl,
                                **settings(case, 'up', 'down', 'padding', 'gain', 'slope', 'clamp', 'flip_filter'))
     assert y.dtype == torch.bfloat16 and error(y, d['y']) < 2e-2
-    dx, = torch.autograd.grad((y * dy).sum(), x)
+    dx, = torch.autograd.grad((y*dy).sum(), x)
     assert dx.dtype == torch.bfloat16 and error(dx, d['dx']) < 2e-2

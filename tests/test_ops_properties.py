@@ -22,13 +22,13 @@ def filters(draw):
 @st.composite
 def images(draw):
     "Draw contiguous, channels-last or strided views in float64 or float32"
-    torch.manual_seed(draw(st.integers(0, 2 ** 30)))
+    torch.manual_seed(draw(st.integers(0, 2**30)))
     n, c, h, w = (draw(st.sampled_from([1, 1, 2])), draw(st.sampled_from([1, 2, 3, 8, 9, 16, 17])),
                   draw(st.integers(1, 40)), draw(st.integers(1, 40)))
     x = torch.randn(n, c, h, w, dtype=draw(st.sampled_from([torch.float64, torch.float64, torch.float32])))
     form = draw(st.sampled_from(['contiguous', 'last', 'view']))
     if form == 'last': x = x.to(memory_format=torch.channels_last)
-    if form == 'view': x = torch.randn(n, c, w, 2 * h, dtype=x.dtype)[..., ::2].transpose(2, 3)
+    if form == 'view': x = torch.randn(n, c, w, 2*h, dtype=x.dtype)[..., ::2].transpose(2, 3)
     return x.requires_grad_()
 
 
@@ -42,7 +42,7 @@ def one_thread():
 
 
 def far(a, b):
-    return float((a.detach() - b.detach()).abs().max() / (b.detach().abs().max() + 1e-6)) if b.numel() else 0.
+    return float((a.detach() - b.detach()).abs().max()/(b.detach().abs().max() + 1e-6)) if b.numel() else 0.
 
 
 def compare(op, x, b, kw):
@@ -58,11 +58,11 @@ def compare(op, x, b, kw):
     inputs, dy, h = [x] + ([b] if b is not None else []), torch.randn_like(z).requires_grad_(), torch.randn_like(x)
     one, two = [torch.autograd.grad(o, inputs, dy, create_graph=True) for o in (y, z)]
     assert all(far(a, c) < tolerance for a, c in zip(one, two))
-    assert far(*[torch.autograd.grad((g[0] * h).sum(), dy)[0] for g in (one, two)]) < tolerance
+    assert far(*[torch.autograd.grad((g[0]*h).sum(), dy)[0] for g in (one, two)]) < tolerance
     half = op(x.detach().bfloat16(), impl='cpu', **kw) # the same sums, of rounded numbers
     assert half.dtype == torch.bfloat16 and float((half
                                                    - op(x.detach().bfloat16().double(), impl='definition',
-                                                        **kw)).detach().norm()) <= 1e-2 * float(z.detach().norm()) + 1e-3
+                                                        **kw)).detach().norm()) <= 1e-2*float(z.detach().norm()) + 1e-3
 
 
 @settings(max_examples=500, **QUIET)
@@ -79,7 +79,7 @@ def test_500_random_upfirdn2d(one_thread, x, f, up, down, padding, flip, gain):
 def test_500_random_filtered_lrelu(one_thread, x, fu, fd, bias, up, down, padding, flip, gain, slope, clamp):
     n = x.shape[1]
     b = dict(none=None, plain=torch.randn(n, dtype=x.dtype),
-             strided=torch.randn(3 * n, dtype=x.dtype)[1::3]).get(bias, torch.randn(1, dtype=x.dtype).expand(n))
+             strided=torch.randn(3*n, dtype=x.dtype)[1::3]).get(bias, torch.randn(1, dtype=x.dtype).expand(n))
     if b is not None: b = b.requires_grad_()
     compare(ops.filtered_lrelu, x, b, dict(fu=fu, fd=fd, b=b, up=up, down=down, padding=padding, flip_filter=flip,
                                            gain=gain, slope=slope, clamp=clamp))
@@ -112,7 +112,7 @@ def test_empty_batch(shape):
 def test_factors_that_nobody_uses():
     "They take the definition, whatever their size"
     x = torch.randn(1, 2, 8, 8)
-    for down in (37, 30000, 10 ** 12): assert torch.equal(ops.upfirdn2d(x, None, down=down), x[..., :1, :1])
+    for down in (37, 30000, 10**12): assert torch.equal(ops.upfirdn2d(x, None, down=down), x[..., :1, :1])
 
 
 def test_nan_and_infinity_pass_through():
@@ -171,11 +171,11 @@ def test_forked_child_computes():
 def test_no_up_sampled_intermediate():
     "Scratch memory stays below the size of the output, forward and backward"
     u = stage.fir_stage(F12, (2, 2), (1, 1), [9, 8, 9, 8], False, 4, (150, 150))
-    d = stage.fir_stage(F12, (1, 1), (2, 2), [0] * 4, False, 1, u.out)
+    d = stage.fir_stage(F12, (1, 1), (2, 2), [0]*4, False, 1, u.out)
     import numpy as np
     for g, last in ((None, d), (d.transposed, u.transposed)):
         for lanes in (1, 16):
-            assert 2 * 4 * cpu.plan_fused(u, g, last, lanes, np.dtype('float32'))[0].size < .2 * 4 * 512 * 150 * 150
+            assert 2*4*cpu.plan_fused(u, g, last, lanes, np.dtype('float32'))[0].size < .2*4*512*150*150
 
 
 def test_use_impl_is_what_auto_means():
@@ -208,7 +208,7 @@ BAD = [
     (lambda x: ops.filtered_lrelu(x, gain=None), 'gain=None; accepted: a finite number'),
     (lambda x: ops.filtered_lrelu(x, slope=torch.ones(1)), 'slope=tensor([1.]); accepted: a finite number'),
     (lambda x: ops.upfirdn2d(x, None, gain=float('nan')), 'gain=nan; accepted: a finite number'),
-    (lambda x: ops.upfirdn2d(x, None, up=10 ** 9), 'accepted: up to 16777216 pixels along an axis'),
+    (lambda x: ops.upfirdn2d(x, None, up=10**9), 'accepted: up to 16777216 pixels along an axis'),
     (lambda x: ops.upfirdn2d(x, None, down=40, impl='cpu'),
      "impl='cpu' can't take factors with a common multiple over 32"),
     (lambda x: ops.bias_act(x, torch.arange(3)), 'b is [3], torch.int64; accepted'),

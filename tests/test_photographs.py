@@ -69,7 +69,7 @@ def odd_files():
         'truncated.jpg': (jpeg[:len(jpeg)//2], 'damaged'), 'truncated.png': (png[:len(png)//2], 'damaged'),
         'header only.jpg': (jpeg[:30], 'not a picture'),
         'no bytes.jpg': (b'', 'an empty file'), 'one byte.png': (b'\x89', 'not a picture'),
-        'text.jpg': (b'Dear parents, ' * 100, 'not a picture'),
+        'text.jpg': (b'Dear parents, '*100, 'not a picture'),
         'zeros.png': (bytes(4096), 'not a picture'),
         'noise.jpg': (np.random.default_rng(0).bytes(5000), 'not a picture'),
         'flipped bits.png': (png[:2000] + bytes(255 - o for o in png[2000:2050]) + png[2050:], 'damaged'),

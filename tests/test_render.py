@@ -68,7 +68,7 @@ def test_cube_approaches_the_published_limit():
         step, quads = H.catmull_clark_step(quads, len(points))
         points = step @ points
     # limit of a vertex of valence n: (n² v + 4 Σ edge neighbors + Σ face neighbors) / (n (n+5)); cube's corner, n = 3
-    corner = (9*np.ones(3) + 4*np.ones(3) + (-np.ones(3))) / 24
+    corner = (9*np.ones(3) + 4*np.ones(3) + (-np.ones(3)))/24
     np.testing.assert_allclose(np.abs(points[:8]), np.broadcast_to(corner, (8, 3)), atol=2e-3)
     np.testing.assert_allclose(np.abs(points).max(), points[:, 2].max(), atol=1e-12)
 

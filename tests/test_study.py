@@ -26,7 +26,7 @@ from cleftgan_nb.study.provenance import commit, read_recipe
 from clinic import N, NAME, clinic
 
 root = Path(__file__).resolve().parent.parent
-smoke = root / 'workflow/profiles/smoke.yaml'
+smoke = root/'workflow/profiles/smoke.yaml'
 networks = yaml.safe_load(smoke.read_text())['networks']
 trained = [f'{run}-{network}{o}' for run in ('base', 'finetuned') for network in networks
            for o in ('.png', '-lapse.png', '-curves.png', '.csv')]
@@ -52,7 +52,7 @@ needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakema
 def command(folder, profile=smoke, *more):
     "Write the command that runs the workflow in a folder of its own"
     env = os.environ | dict(PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
-    line = [sys.executable, str(root / 'workflow/run.py'), f'--profile={profile}', '--cores=2', *more]
+    line = [sys.executable, str(root/'workflow/run.py'), f'--profile={profile}', '--cores=2', *more]
     return dict(args=line, cwd=folder, env=env, text=True)
 
 
@@ -72,7 +72,7 @@ def killed(folder, seconds):
 
 def finished(study='smoke'):
     "Find the results of `make study PROFILE=smoke` in this checkout, if made by this very commit"
-    manifest = root / 'outputs' / study / 'manifest.json'
+    manifest = root/'outputs'/study/'manifest.json'
     if not manifest.exists() or commit() is None or commit().endswith('dirty'): return None
     made = {json.loads(o.read_text())['commit'] for o in [manifest, *manifest.parent.glob('*.*.json')]}
     return root if made == {commit()} else None
@@ -86,67 +86,67 @@ def runs(tmp_path_factory):
     for folder in {first, second} - {root}:
         run = workflow(folder)
         assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return [o / 'outputs/smoke' for o in (first, second)]
+    return [o/'outputs/smoke' for o in (first, second)]
 
 
 @needs_snakemake
 @pytest.mark.parametrize('name', made)
 def test_two_runs_make_the_same_bytes(runs, name):
-    first, second = [(o / name).read_bytes() for o in runs]
+    first, second = [(o/name).read_bytes() for o in runs]
     # a table has a row below its head
     assert (len(first.splitlines()) > 1 if name.endswith('.csv') else len(first) > 100) and first == second
 
 
 @needs_snakemake
 def test_picture_carries_its_recipe(runs):
-    recipe = read_recipe(runs[0] / 'finetuned-stylegan3-t-lapse.png')
-    assert recipe == json.loads((runs[0] / 'finetuned-stylegan3-t-lapse.png.json').read_text())
+    recipe = read_recipe(runs[0]/'finetuned-stylegan3-t-lapse.png')
+    assert recipe == json.loads((runs[0]/'finetuned-stylegan3-t-lapse.png.json').read_text())
     assert (recipe['kind'] == 'synthetic' and 'no patient' in recipe['data']
             and '0.16 thousand images' in recipe['title'])
-    assert recipe['inputs'] == {'base': sha256(runs[0] / 'base-stylegan3-t.safetensors'),
-                                'data': sha256(runs[0] / 'cleft.zip')}
+    assert recipe['inputs'] == {'base': sha256(runs[0]/'base-stylegan3-t.safetensors'),
+                                'data': sha256(runs[0]/'cleft.zip')}
     assert recipe['parameters']['kimg'] == yaml.safe_load(smoke.read_text())['finetune']['kimg']
     assert {'cleftgan_nb', 'torch', 'python'} <= recipe['versions'].keys() and recipe['machine']['processor']
 
 
 @needs_snakemake
 def test_log_has_a_row_for_each_tick(runs):
-    rows = list(csv.DictReader((runs[0] / 'finetuned-stylegan3-t.csv').open()))
+    rows = list(csv.DictReader((runs[0]/'finetuned-stylegan3-t.csv').open()))
     assert [float(o['kimg']) for o in rows] == [.04, .08, .12, .16]
 
 
 @needs_snakemake
 def test_fine_tuning_starts_from_the_base(runs):
-    base, tuned = [checkpoints.load(runs[0] / f'{o}.safetensors')
+    base, tuned = [checkpoints.load(runs[0]/f'{o}.safetensors')
                    for o in ('base-stylegan3-t', 'finetuned-stylegan3-t')]
     assert (base.meta['provenance']['data'] == 'normal.zip' and tuned.meta['provenance']['data'] == 'cleft.zip'
             and tuned.meta['license'] == 'CC0-1.0')
-    first = sorted((runs[0] / 'runs').glob('finetuned-stylegan3-t-*'))[0] / 'fakes-000000.png'
-    last = sorted((runs[0] / 'runs').glob('base-stylegan3-t-*'))[0] / 'fakes-000000.160.png'
+    first = sorted((runs[0]/'runs').glob('finetuned-stylegan3-t-*'))[0]/'fakes-000000.png'
+    last = sorted((runs[0]/'runs').glob('base-stylegan3-t-*'))[0]/'fakes-000000.160.png'
     # but for half precision
     assert abs(np.asarray(Image.open(first), float) - np.asarray(Image.open(last), float)).mean() < 1
 
 
 @needs_snakemake
 def test_manifest_lists_what_is_there(runs):
-    listed = json.loads((runs[0] / 'manifest.json').read_text())['files']
+    listed = json.loads((runs[0]/'manifest.json').read_text())['files']
     assert listed.keys() == {*figures, *(f'finetuned-{o}.gif' for o in networks), 'compare-speed.csv'}
-    for name, entry in listed.items(): assert entry['sha256'] == sha256(runs[0] / name)
+    for name, entry in listed.items(): assert entry['sha256'] == sha256(runs[0]/name)
 
 
 @needs_snakemake
 def test_cohort_figures_say_that_they_show_phantoms(runs):
-    for name in ('cleft.png', 'normal.png', 'measures.png'): assert 'no patient' in read_recipe(runs[0] / name)['data']
-    rows = list(csv.DictReader((runs[0] / 'measures.csv').open()))
+    for name in ('cleft.png', 'normal.png', 'measures.png'): assert 'no patient' in read_recipe(runs[0]/name)['data']
+    rows = list(csv.DictReader((runs[0]/'measures.csv').open()))
     assert ({o['measure'] for o in rows} >= {'cleft_width_ratio', 'nostril_width_ratio'}
             and {o['when'] for o in rows} == {'before', 'after'})
 
 
 @needs_snakemake
 def test_ablations_take_the_runs_of_augmentation(runs):
-    made = sorted(o.name.rsplit('-', 1)[0] for o in (runs[0] / 'runs').iterdir() if o.is_dir())
+    made = sorted(o.name.rsplit('-', 1)[0] for o in (runs[0]/'runs').iterdir() if o.is_dir())
     assert made.count('augment-none') == made.count('augment-ada') == 1 and made.count('ablation') == 3
-    rows = {o['variant']: o for o in csv.DictReader((runs[0] / 'ablations.csv').open())}
+    rows = {o['variant']: o for o in csv.DictReader((runs[0]/'ablations.csv').open())}
     assert rows.keys() == {'another real sample', 'before', 'no augmentation', 'fixed p = 0.2', 'ADA, 24 images',
                            'Freeze-D, 3 layers', '12 images', 'ψ = 0.5'}
     assert (float(rows['fixed p = 0.2']['augment_p']) == .2 and float(rows['no augmentation']['augment_p']) == 0
@@ -155,13 +155,13 @@ def test_ablations_take_the_runs_of_augmentation(runs):
 
 @needs_snakemake
 def test_the_measures_see_what_was_done(runs):
-    copies = list(csv.DictReader((runs[0] / 'truth-copies.csv').open()))
+    copies = list(csv.DictReader((runs[0]/'truth-copies.csv').open()))
     assert (all(o['found'] == o['planted'] for o in copies if o['copies'] in ('as it is', 'mirrored'))
             and all(o['wrongly'] == '0' for o in copies))
-    dish = [o for o in csv.DictReader((runs[0] / 'truth-dish.csv').open())
+    dish = [o for o in csv.DictReader((runs[0]/'truth-dish.csv').open())
             if o['by'] == 'truth' and o['change'] == 'shifted']
     assert float(dish[-1]['wasserstein']) > float(dish[0]['wasserstein'])
-    arms = {o['trained_on'] for o in csv.DictReader((runs[0] / 'usefulness.csv').open())}
+    arms = {o['trained_on'] for o in csv.DictReader((runs[0]/'usefulness.csv').open())}
     assert arms == {'real', 'generated', 'both', 'rated'}
 
 
@@ -178,12 +178,12 @@ def test_nothing_else_is_left_behind(runs):
 
 @needs_snakemake
 def test_report_leads_from_each_number_to_its_cell(runs):
-    text = (runs[0] / 'report.html').read_text()
+    text = (runs[0]/'report.html').read_text()
     assert not re.search(r'(src|href)="(https?:)?//', text) and all(f'id="{o}"' in text for o in figures)
     links = set(re.findall(r'href="([\w.-]+\.html)#(cell-id=[\w-]+)"', text))
     assert len(links) > 20
-    for page, anchor in links: assert f'id="{anchor}"' in (runs[0] / page).read_text()
-    row = next(o for o in csv.DictReader((runs[0] / 'compare.csv').open())
+    for page, anchor in links: assert f'id="{anchor}"' in (runs[0]/page).read_text()
+    row = next(o for o in csv.DictReader((runs[0]/'compare.csv').open())
                if o['name'] == 'dish' and o['images'] == 'stylegan3-t, fine-tuned')
     assert f"{float(row['value']):.3g} [" in text
 
@@ -192,47 +192,47 @@ def test_report_leads_from_each_number_to_its_cell(runs):
 def test_dry_run_makes_nothing(tmp_path):
     run = workflow(tmp_path, '--dry-run')
     assert run.returncode == 0 and 'rule finetune' in run.stdout + run.stderr
-    assert {o.name for o in (tmp_path / 'outputs').iterdir()} == {'.lock', '.smoke.json'}
+    assert {o.name for o in (tmp_path/'outputs').iterdir()} == {'.lock', '.smoke.json'}
 
 
 @pytest.fixture(scope='module')
 def photographed(runs, tmp_path_factory):
     "Run with photographs from a folder whose name means something to shells, make, YAML and snakemake"
-    folder = clinic(tmp_path_factory.mktemp('clinic') / NAME)
+    folder = clinic(tmp_path_factory.mktemp('clinic')/NAME)
     done = runs[0].parent.parent
     if not (done == root and finished('smoke-photographs')):
         run = workflow(done, f'--data={folder}')
         assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return folder, done / 'outputs/smoke-photographs'
+    return folder, done/'outputs/smoke-photographs'
 
 
 @needs_snakemake
 def test_a_study_of_photographs_is_of_those_that_were_given(photographed):
     folder, out = photographed
     seen = photographs(folder)
-    listed = {o['name']: o['accepted'] for o in csv.DictReader((out / 'prepared/report.csv').open())}
+    listed = {o['name']: o['accepted'] for o in csv.DictReader((out/'prepared/report.csv').open())}
     assert listed.keys() == {o.name for o in folder.iterdir()} and len(listed) == N
-    about = json.loads((out / 'photographs.json').read_text())
+    about = json.loads((out/'photographs.json').read_text())
     assert about == dict(folder=NAME, files=N, fingerprint=seen['fingerprint'],
                          prepared=list(listed.values()).count('True'),
                          rejected=about['rejected']) and about['prepared'] >= 32
     assert html.escape(f"the folder {NAME!r} with {N} files, fingerprint {seen['fingerprint']}; {about['prepared']} "
-                       "were prepared") in (out / 'report.html').read_text()
-    assert (json.loads((out / 'manifest.json').read_text())['profile']['data']
+                       "were prepared") in (out/'report.html').read_text()
+    assert (json.loads((out/'manifest.json').read_text())['profile']['data']
             == dict(folder=NAME, files=N, fingerprint=seen['fingerprint']))
-    assert (len(ImageFolderDataset(out / 'photographs-train.zip'))
-            + len(ImageFolderDataset(out / 'photographs-unseen.zip')) == about['prepared'])
-    assert ('not to be passed on' in read_recipe(out / 'finetuned-stylegan2-lapse.png')['data']
-            and 'no patient' in read_recipe(out / 'truth-severity.png')['data'])
+    assert (len(ImageFolderDataset(out/'photographs-train.zip'))
+            + len(ImageFolderDataset(out/'photographs-unseen.zip')) == about['prepared'])
+    assert ('not to be passed on' in read_recipe(out/'finetuned-stylegan2-lapse.png')['data']
+            and 'no patient' in read_recipe(out/'truth-severity.png')['data'])
 
 
 @needs_snakemake
 def test_a_study_of_photographs_takes_what_is_there(photographed):
     _, out = photographed
     for name in ('base-stylegan2.png', 'base-stylegan2-curves.svg', 'truth-severity.csv', '09_truth.ipynb'):
-        assert (out / name).read_bytes() == (out.parent / 'smoke' / name).read_bytes()
-    assert not list(out.glob('base*.safetensors')) and not (out / 'cleft.zip').exists()
-    text = (out / 'report.html').read_text()
+        assert (out/name).read_bytes() == (out.parent/'smoke'/name).read_bytes()
+    assert not list(out.glob('base*.safetensors')) and not (out/'cleft.zip').exists()
+    text = (out/'report.html').read_text()
     assert all(f'id="{o}"' in text for o in ('base-stylegan2-lapse.png', 'finetuned-stylegan2-distance.csv',
                                              'compare.csv', 'truth-dish.csv', 'copies.csv',
                                              'ablations.csv')) and '02_base-stylegan2.html#' in text and 'usefulness' not in text
@@ -241,9 +241,9 @@ def test_a_study_of_photographs_takes_what_is_there(photographed):
 @needs_snakemake
 def test_results_do_not_tell_where_the_photographs_lie(photographed):
     folder, out = photographed
-    place = json.loads((out.parent / '.smoke-photographs.json').read_text())['data']['folder']
+    place = json.loads((out.parent/'.smoke-photographs.json').read_text())['data']['folder']
     told = [o for o in out.rglob('*') if o.is_file() and place.encode() in o.read_bytes()]
-    listed = [o for o in (out.parent.parent / '.snakemake/metadata').iterdir()
+    listed = [o for o in (out.parent.parent/'.snakemake/metadata').iterdir()
               if re.search(rb'patient \d', o.read_bytes())]
     assert not told and not listed and Path(place).name == NAME
 
@@ -252,18 +252,18 @@ def test_results_do_not_tell_where_the_photographs_lie(photographed):
 def test_a_notebook_that_fails_stays_to_be_read(tmp_path):
     profile = yaml.safe_load(smoke.read_text())
     profile['cohort'] |= dict(cleft=4, normal=4, columns=0)
-    (tmp_path / 'broken.yaml').write_text(yaml.safe_dump(profile))
-    run = workflow(tmp_path, 'outputs/smoke/people.png', profile=tmp_path / 'broken.yaml')
+    (tmp_path/'broken.yaml').write_text(yaml.safe_dump(profile))
+    run = workflow(tmp_path, 'outputs/smoke/people.png', profile=tmp_path/'broken.yaml')
     assert run.returncode and 'columns: got 0; a whole number from 1 to 32 is accepted' in run.stdout + run.stderr
-    executed = json.loads((tmp_path / 'outputs/smoke/01_cohort.ipynb').read_text())
+    executed = json.loads((tmp_path/'outputs/smoke/01_cohort.ipynb').read_text())
     assert any(o['output_type'] == 'error' and 'columns: got 0' in o['evalue'] for c in executed['cells']
                for o in c.get('outputs', []))
 
 
 @needs_snakemake
 def test_only_one_runs_at_a_time(tmp_path):
-    (tmp_path / 'outputs').mkdir()
-    with open(tmp_path / 'outputs/.lock', 'w') as held:
+    (tmp_path/'outputs').mkdir()
+    with open(tmp_path/'outputs/.lock', 'w') as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         run = workflow(tmp_path, '--dry-run')
     assert run.returncode and 'is running here already' in run.stderr
@@ -276,9 +276,9 @@ def test_only_one_runs_at_a_time(tmp_path):
     (dict(base='nowhere.safetensors', data='faces.zip'), 'nowhere.safetensors'),
 ])
 def test_notebook_refuses(tmp_path, given, told):
-    (tmp_path / 'faces.zip').write_bytes(b'none')
+    (tmp_path/'faces.zip').write_bytes(b'none')
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(root / 'nbs/study/03_finetune.ipynb', tmp_path / 'run.ipynb',
+        papermill.execute_notebook(root/'nbs/study/03_finetune.ipynb', tmp_path/'run.ipynb',
                                    dict(folder=str(tmp_path)) | given,
                                    progress_bar=False, cwd=tmp_path)
     assert told in str(caught.value.evalue)
@@ -288,7 +288,7 @@ def test_notebook_refuses(tmp_path, given, told):
 @pytest.fixture(scope='module')
 def gray(tmp_path_factory):
     "Make a dataset of ours that knows nothing of clefts"
-    path = tmp_path_factory.mktemp('gray') / 'gray.zip'
+    path = tmp_path_factory.mktemp('gray')/'gray.zip'
     return write_dataset(path, ((np.full((64, 64, 3), 10*i, np.uint8), None, dict(number=i)) for i in range(20)),
                          about=dict(kind='gray squares', license='CC0-1.0'))
 
@@ -305,7 +305,7 @@ def gray(tmp_path_factory):
 def test_further_notebooks_refuse(gray, tmp_path, notebook, given, told):
     given = {k: str(gray) if v == 'gray' else v for k, v in given.items()}
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(root / f'nbs/study/{notebook}.ipynb', tmp_path / 'run.ipynb',
+        papermill.execute_notebook(root/f'nbs/study/{notebook}.ipynb', tmp_path/'run.ipynb',
                                    dict(folder=str(tmp_path)) | given, progress_bar=False, cwd=tmp_path)
     assert told in str(caught.value.evalue)
     assert not list(tmp_path.glob('*.png'))
@@ -320,7 +320,7 @@ def test_executed_notebooks_hold_each_picture_once(tmp_path):
     data = {'image/png': base64.b64encode(png.getvalue()).decode(),
             'image/jpeg': base64.b64encode(jpeg.getvalue()).decode(), 'text/plain': ['noise'],
             'application/vnd.jupyter.widget-view+json': dict(model_id='gone')}
-    path = tmp_path / 'a.ipynb'
+    path = tmp_path/'a.ipynb'
     path.write_text(json.dumps(dict(cells=[dict(cell_type='code', source=[],
                                                 outputs=[dict(output_type='display_data', data=dict(data)),
                                                          dict(output_type='display_data',
@@ -330,7 +330,7 @@ def test_executed_notebooks_hold_each_picture_once(tmp_path):
                                     metadata=dict(widgets=dict(state='much'),
                                                   kernelspec={}))))
     before = path.stat().st_size
-    for _ in range(2): subprocess.run([sys.executable, root / 'workflow/slim.py', path], check=True)
+    for _ in range(2): subprocess.run([sys.executable, root/'workflow/slim.py', path], check=True)
     slimmed = json.loads(path.read_text())
     [picture, words] = slimmed['cells'][0]['outputs']
     assert slimmed['metadata'] == dict(kernelspec={})

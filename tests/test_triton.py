@@ -35,11 +35,11 @@ def test_on_the_gpu(): cases(False)
 @pytest.mark.slow
 def test_compiled_for_gpus_that_are_not_here(tmp_path):
     "A100 and H100: tensor cores in half precision, exact float32 products, and blocks that fit smaller cards' chips"
-    lines = python(TESTS / 'triton_compile.py', interpret=False, TRITON_CACHE_DIR=str(tmp_path)).splitlines()
+    lines = python(TESTS/'triton_compile.py', interpret=False, TRITON_CACHE_DIR=str(tmp_path)).splitlines()
     assert len(lines) == 7
     for line in lines:
         name, arch, shared, *words = line.split()
-        assert int(shared) <= 99 * 1024, line
+        assert int(shared) <= 99*1024, line
         assert ('mma' in words) == ('float32' not in name) and 'tf32' not in words, line
 
 

@@ -58,7 +58,7 @@ def test_what_is_written_is_read_as_it_was():
 
 
 def test_there_is_one_reader():
-    found = [o for folder in ('cleftgan_nb', 'workflow') for o in (root / folder).rglob('*')
+    found = [o for folder in ('cleftgan_nb', 'workflow') for o in (root/folder).rglob('*')
              if o.suffix in ('.py', '') and o.is_file() and b'yaml' in (data := o.read_bytes())
              and any(w in data for w in (b'safe_load', b'yaml.load', b'load_all', b'parameters_yaml'))]
     assert [o.name for o in found] == ['values.py']

@@ -25,12 +25,12 @@ def run(*command, **more):
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
     "Build the wheel from a copy, so that no leftover gets in and nothing gets into the checkout"
-    copy = tmp_path_factory.mktemp('source') / 'checkout'
+    copy = tmp_path_factory.mktemp('source')/'checkout'
     leave = shutil.ignore_patterns('.git', '.venv*', 'outputs', 'build', 'dist', '*.egg-info', '.snakemake',
                                    '__pycache__', '.ipynb_checkpoints')
     shutil.copytree(root, copy, ignore=leave)
-    run(sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', copy / 'dist', copy)
-    [wheel] = (copy / 'dist').iterdir()
+    run(sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', copy/'dist', copy)
+    [wheel] = (copy/'dist').iterdir()
     return wheel
 
 
@@ -38,8 +38,8 @@ def test_holds_the_library_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as z:
         names = {o for o in z.namelist() if '.dist-info/' not in o}
         info = {o.split('.dist-info/')[1] for o in z.namelist() if '.dist-info/' in o}
-    wanted = [*(root / 'cleftgan_nb').rglob('*.py'),
-              *(o for folder in ('assets', 'data/assets') for o in (root / 'cleftgan_nb' / folder).rglob('*')
+    wanted = [*(root/'cleftgan_nb').rglob('*.py'),
+              *(o for folder in ('assets', 'data/assets') for o in (root/'cleftgan_nb'/folder).rglob('*')
                 if o.is_file())]
     assert names == {str(o.relative_to(root)) for o in wanted}
     assert {'METADATA', 'entry_points.txt', 'licenses/LICENSE'} <= info
@@ -49,13 +49,13 @@ def test_holds_the_library_and_nothing_else(wheel):
 def elsewhere(wheel, tmp_path_factory):
     "Make an environment with the wheel and what it asks for, at the pinned versions, and an empty folder to work in"
     folder = tmp_path_factory.mktemp('elsewhere')
-    venv.create(folder / 'env', with_pip=True)
-    run(folder / 'env/bin/python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--constraint',
-        root / 'requirements/dev.txt', wheel)
-    (folder / 'empty').mkdir()
+    venv.create(folder/'env', with_pip=True)
+    run(folder/'env/bin/python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--constraint',
+        root/'requirements/dev.txt', wheel)
+    (folder/'empty').mkdir()
     env = ({k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'VIRTUAL_ENV')}
            | dict(PATH=f"{folder / 'env/bin'}:/usr/bin:/bin"))
-    return dict(cwd=folder / 'empty', env=env)
+    return dict(cwd=folder/'empty', env=env)
 
 
 def test_every_module_imports(elsewhere):
@@ -78,7 +78,7 @@ def test_commands_work(elsewhere):
         'channel_max=64', 'new.safetensors', **elsewhere)
     assert 'untrained' in run('cleftgan', 'info', 'new.safetensors', **elsewhere).lower()
     run('cleftgan', 'sample', 'new.safetensors', '--seeds', '0-1', '--out', 'grid.png', **elsewhere)
-    with Image.open(elsewhere['cwd'] / 'grid.png') as im:
+    with Image.open(elsewhere['cwd']/'grid.png') as im:
         assert im.size == (64, 32) or min(im.size) >= 32
         assert len(im.getcolors(1 << 16)) > 16, 'one color only'
         assert 'synthetic' in json.dumps(im.text)
@@ -90,16 +90,16 @@ def test_phantoms_and_cohorts_are_drawn(elsewhere):
     told = run('cleftgan', 'phantom', '--seeds', '3-4', '--severity', '0.6', '--laterality', 'left', '--size', '64',
                '--out', 'phantom.png', **elsewhere)
     assert told.count('••••••L') == 2
-    with Image.open(elsewhere['cwd'] / 'phantom.png') as im:
+    with Image.open(elsewhere['cwd']/'phantom.png') as im:
         assert im.size == (128, 64) and 'synthetic' in json.dumps(im.text)
     run('cleftgan', 'cohort', 'cleft', '--n', '3', '--size', '32', '--out', 'three.zip', **elsewhere)
-    with zipfile.ZipFile(elsewhere['cwd'] / 'three.zip') as z: assert sum(o.endswith('.png') for o in z.namelist()) == 3
+    with zipfile.ZipFile(elsewhere['cwd']/'three.zip') as z: assert sum(o.endswith('.png') for o in z.namelist()) == 3
 
 
 def test_photographs_say_what_they_need(elsewhere):
-    (elsewhere['cwd'] / 'photographs').mkdir()
-    Image.new('RGB', (64, 64)).save(elsewhere['cwd'] / 'photographs/one.jpg')
+    (elsewhere['cwd']/'photographs').mkdir()
+    Image.new('RGB', (64, 64)).save(elsewhere['cwd']/'photographs/one.jpg')
     done = subprocess.run(['cleftgan', 'prepare', 'photographs'], capture_output=True, text=True, timeout=300,
                           **elsewhere)
     assert done.returncode == 2 and 'cleftgan-nb[photos]' in done.stderr and len(done.stderr.splitlines()) == 1
-    assert not (elsewhere['cwd'] / 'photographs-prepared').exists()
+    assert not (elsewhere['cwd']/'photographs-prepared').exists()

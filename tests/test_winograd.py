@@ -15,7 +15,7 @@ def error(x, w, padding):
     truth = F.conv2d(x.double(), w.double(), padding=padding)
     y = conv3x3(x, w, padding)
     assert y.shape == truth.shape and y.dtype == torch.float32 and y.is_contiguous()
-    return ((y - truth).norm() / truth.norm().clamp_min(1e-30)).item()
+    return ((y - truth).norm()/truth.norm().clamp_min(1e-30)).item()
 
 
 @pytest.fixture
@@ -104,5 +104,5 @@ def test_networks_take_it_only_where_they_may(monkeypatch):
 
 def test_two_threads_work_in_less_than_16_mb():
     k = winograd.grid((1, 512, 148, 148), 512, 2, 2)
-    a_thread = 16 * k.apart * (k.channels + k.some)
-    assert 4 * 2 * a_thread < 16 << 20
+    a_thread = 16*k.apart*(k.channels + k.some)
+    assert 4*2*a_thread < 16 << 20

@@ -25,7 +25,7 @@ def recorded(monkeypatch):
 
 
 def far(a, b):
-    return float((a.detach().cpu().double() - b.detach().cpu().double()).norm() / (b.detach().double().norm() + 1e-12))
+    return float((a.detach().cpu().double() - b.detach().cpu().double()).norm()/(b.detach().double().norm() + 1e-12))
 
 
 def variants(op, x, b, dy, h, kw):
@@ -35,7 +35,7 @@ def variants(op, x, b, dy, h, kw):
     y = op(x, **kw) if op is ops.upfirdn2d else op(x, b=b, **kw)
     inputs = [x] if b is None or op is ops.upfirdn2d else [x, b]
     first = torch.autograd.grad(y, inputs, dy, create_graph=True)
-    return [y, *first, torch.autograd.grad((first[0] * h).sum(), dy)[0]]
+    return [y, *first, torch.autograd.grad((first[0]*h).sum(), dy)[0]]
 
 
 def compare(op, x, b=None, tolerance=1e-5, **kw):
@@ -49,7 +49,7 @@ def compare(op, x, b=None, tolerance=1e-5, **kw):
     got = variants(op, x.to(DEVICE), None if b is None else b.to(DEVICE), dy.to(DEVICE), h.to(DEVICE),
                    dict(moved, impl='triton'))
     assert got[0].dtype == x.dtype and len(got) == len(want)
-    assert ([far(g, w) < tolerance for g, w in zip(got, want)] == [True] * len(got)), [far(g, w)
+    assert ([far(g, w) < tolerance for g, w in zip(got, want)] == [True]*len(got)), [far(g, w)
             for g, w in zip(got, want)]
     return got
 
@@ -74,7 +74,8 @@ def test_reference_wrappers(case): reference.test_wrappers(case, 'triton')
 @pytest.mark.parametrize('dtype', HALF)
 @pytest.mark.parametrize('case', [c for op in ('bias_act', 'upfirdn2d', 'filtered_lrelu')
                                   for c in reference.cases(op) if not c.endswith(('_sep', 'lrelu_1', 'lrelu_2'))
-                                  and not (op == 'bias_act' and reference.INDEX[c].get('clamp'))])   # rounding x at the clamp changes gradients
+                                  # rounding x at the clamp changes gradients
+                                  and not (op == 'bias_act' and reference.INDEX[c].get('clamp'))])
 def test_half(case, dtype):
     "Values and gradients stay short, within 2e-2 of the reference"
     d, m, s = reference.load(case), reference.INDEX[case], reference.settings
@@ -86,7 +87,7 @@ def test_half(case, dtype):
     else:
         y = ops.filtered_lrelu(x, d.get('fu'), d.get('fd'), d['b'].to(dtype), impl='triton',
                                **s(case, 'up', 'down', 'padding', 'gain', 'slope', 'clamp', 'flip_filter'))
-    dx, = torch.autograd.grad((y * dy).sum(), x)
+    dx, = torch.autograd.grad((y*dy).sum(), x)
     assert y.dtype == dx.dtype == dtype and reference.error(y, d['y']) < 2e-2 and reference.error(dx, d['dx']) < 2.1e-2
 
 
@@ -97,8 +98,8 @@ def image(n, c, h, w, form='contiguous', dtype=torch.float32):
     if form == 'last': return x.to(memory_format=torch.channels_last)
     if form == 'contiguous': return x
     if form == 'expanded': return x[:, :1, :, :1].expand(n, c, h, w)
-    big = torch.full((n, c + 2, w + 3, 2 * h + 2), float('nan'), dtype=dtype)
-    view = big[:, 1:-1, 1:w + 1, 1:2 * h + 1:2].transpose(2, 3)
+    big = torch.full((n, c + 2, w + 3, 2*h + 2), float('nan'), dtype=dtype)
+    view = big[:, 1:-1, 1:w + 1, 1:2*h + 1:2].transpose(2, 3)
     view.copy_(x)
     return view
 
@@ -135,7 +136,7 @@ def test_filters_too_long_for_the_chip(monkeypatch):
     calls = []
     composed = triton_kernels.composed
     monkeypatch.setattr(triton_kernels, 'composed', lambda *a: calls.append(1) or composed(*a))
-    compare(ops.filtered_lrelu, image(1, 2, 9, 11), torch.randn(2), 2e-5, fu=torch.hann_window(81)[1:] / 40, fd=F12,
+    compare(ops.filtered_lrelu, image(1, 2, 9, 11), torch.randn(2), 2e-5, fu=torch.hann_window(81)[1:]/40, fd=F12,
             up=1, down=2, padding=45, clamp=.5)
     assert len(calls) == 3
 
@@ -153,13 +154,13 @@ def test_form_and_borders_of_memory(form):
                                                 for k, v in LAYERS['t'].items()})
     assert y.is_contiguous(memory_format=form)
     u = stage.fir_stage(F12, (2, 2), (1, 1), [9, 8, 9, 8], False, 4, (30, 12))
-    d = stage.fir_stage(F12, (1, 1), (2, 2), [0] * 4, False, 1, u.out)
+    d = stage.fir_stage(F12, (1, 1), (2, 2), [0]*4, False, 1, u.out)
     a, c = [triton_kernels.stage(s, 5e-7, x.device) for s in (u, d)]
     big = torch.full((2, 8, y.shape[2] + 4, y.shape[3] + 6), float('nan'), device=DEVICE).to(memory_format=form)
     inner = big[:, :, 2:-2, 3:-3]
     triton_kernels.launch(x, x, None, inner, (a, a, c),
                           *triton_kernels.plan(1, a, a, c, False, form is torch.channels_last), 16,
-                          (2 ** .5, .2 * 2 ** .5, .8, u.out[1], u.out[0]))
+                          (2**.5, .2*2**.5, .8, u.out[1], u.out[0]))
     assert torch.equal(inner, y) and int(big.isnan().sum()) == big.numel() - y.numel()
 
 
@@ -173,7 +174,7 @@ def test_activations_against_float64(act):
         v, c = x.to(DEVICE, dtype).requires_grad_(), b.to(DEVICE, dtype).requires_grad_()
         y = ops.bias_act(v, c, dim=0, act=act, clamp=1.2, impl=impl)
         dx, db = torch.autograd.grad(y.sin().sum(), [v, c], create_graph=True)
-        return [y, dx, db, *torch.autograd.grad((dx * h.to(DEVICE, dtype)).sum(), [v, c])]
+        return [y, dx, db, *torch.autograd.grad((dx*h.to(DEVICE, dtype)).sum(), [v, c])]
     for one, two in zip(derivatives('triton', torch.float32), derivatives('definition', torch.float64)):
         assert far(one, two.cpu()) < 1e-5
 
@@ -228,13 +229,13 @@ def test_every_layer_fits(resolution, network):
     "All three pipes of every layer are fused, in every type: their blocks are small enough for any size of image"
     for l in layer_table(resolution, conv_kernel=3 if network == 't' else 1):
         fu, fd = layer_filters(l, network == 'r')
-        size = [l.inp.size + l.kernel - 1] * 2
-        u = stage.fir_stage(fu, (l.up, l.up), (1, 1), list(l.padding), False, l.up ** 2, size)
-        d = stage.fir_stage(fd, (1, 1), (l.down, l.down), [0] * 4, False, 1, u.out)
+        size = [l.inp.size + l.kernel - 1]*2
+        u = stage.fir_stage(fu, (l.up, l.up), (1, 1), list(l.padding), False, l.up**2, size)
+        d = stage.fir_stage(fd, (1, 1), (l.down, l.down), [0]*4, False, 1, u.out)
         assert d.out == (l.out.size, l.out.size)
         for dtype, keep in triton_kernels.KEEP.items():
             a, b, c, e = [triton_kernels.stage(s, keep, 'cpu') for s in (u, d, u.transposed, d.transposed)]
             for mode, stages in (1, (a, a, b)), (2, (a, e, c)), (2, (a, a, b)):
                 sizes, steps = triton_kernels.plan(mode, *stages, dtype != torch.float32, True)
-                assert (sizes['CG'] * sizes['CR'] >= stages[2].rank and sizes['NY'] * sizes['NX'] <= 60
+                assert (sizes['CG']*sizes['CR'] >= stages[2].rank and sizes['NY']*sizes['NX'] <= 60
                         and min(steps) >= 12), (l.name, sizes, steps)

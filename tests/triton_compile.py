@@ -30,8 +30,8 @@ def compiled(kernel, dtype, constants, one, arch, warps):
 
 def pipe(dtype, mode, last, filters, arch):
     (fu, fd, up), half = filters, dtype != torch.float32
-    u = stage.fir_stage(fu, (up, up), (1, 1), [9] * 4, False, up ** 2, (148, 148))
-    d = stage.fir_stage(fd, (1, 1), (2, 2), [0] * 4, False, 1, u.out)
+    u = stage.fir_stage(fu, (up, up), (1, 1), [9]*4, False, up**2, (148, 148))
+    d = stage.fir_stage(fd, (1, 1), (2, 2), [0]*4, False, 1, u.out)
     a, b, c = [tk.stage(s, tk.KEEP[dtype], 'cpu')
                for s in ((u, d.transposed, u.transposed) if mode == 2 else (u, u, d))]
     sizes, _ = tk.plan(mode, a, b, c, half, last)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 root = Path(__file__).resolve().parent.parent
-OUT = root / 'cleftgan_nb/assets/faceres.safetensors'
-REFERENCE = root / 'tests/reference/faceres.npz'
+OUT = root/'cleftgan_nb/assets/faceres.safetensors'
+REFERENCE = root/'tests/reference/faceres.npz'
 MEMBERS = {'package/models/faceres.json': '5b83d49c0385d2e68a05122441b94226313677cae9fcc40b9587ad50079eb4df',
            'package/models/faceres.bin': '2c7d2d62b76c97528b736527aa09d310ea71743c9e3e79fb6c62d4b2d73af79b'}
 ABOUT = dict(license='MIT, Copyright (c) Vladimir Mandic', source='npm @vladmandic/human 3.3.6, models/faceres.bin',

@@ -27,7 +27,7 @@ class Directives(Preprocessor):
 
 def readme():
     "The README's text, and the pictures it shows: path → bytes."
-    nb = nbformat.read(root / 'nbs/index.ipynb', 4)
+    nb = nbformat.read(root/'nbs/index.ipynb', 4)
     resources = dict(unique_key='index', output_files_dir='images')
     text, resources = MarkdownExporter(preprocessors=[Directives]).from_notebook_node(nb, resources)
     for alt in re.findall(r'^#\|\s*fig-alt:\s*(.+)$', '\n'.join(c.source for c in nb.cells), re.M):
@@ -36,12 +36,12 @@ def readme():
     text = re.sub(r'[ \t]+$', '', text, flags=re.M)
     text = ('<!-- made by `make readme` from nbs/index.ipynb: edit that -->\n\n'
             + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n')
-    return text, {root / 'nbs' / name: data for name, data in resources['outputs'].items() if name in text}
+    return text, {root/'nbs'/name: data for name, data in resources['outputs'].items() if name in text}
 
 
 if __name__ == '__main__':
     text, pictures = readme()
-    (root / 'README.md').write_text(text, encoding='utf-8')
+    (root/'README.md').write_text(text, encoding='utf-8')
     for path, data in pictures.items():
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)

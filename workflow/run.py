@@ -29,7 +29,7 @@ def trainings(outputs, since):
     for log in outputs.glob('*/runs/*/time.jsonl'):
         if log.stat().st_mtime < since: continue
         shown = json.loads(log.read_text().splitlines()[-1])['kimg']
-        yield log.parent.name, 1000*shown, 1000*read_yaml(log.parent / 'config.yaml')['kimg']
+        yield log.parent.name, 1000*shown, 1000*read_yaml(log.parent/'config.yaml')['kimg']
 
 
 class Bars:

@@ -13,7 +13,8 @@ from functools import lru_cache
 import numba as nb, numpy as np, torch
 from fastcore.basics import patch
 from ..files import has_home
-from .simd import (add, borrow, fma, leaky, leaky_slope, load, mul, prefetch, read, splat, store, turn_in,
+from .simd import (add, borrow, fma, leaky, leaky_slope, load, mul, prefetch, read, splat, store,
+                                  turn_in,
                                   turn_out, write)
 
 # %% ../../nbs/ops/04_cpu.ipynb #bc7c0fe0

@@ -41,7 +41,7 @@ def section(pages, folder):
                    if o.suffix == '.ipynb' and o.parent == Path(folder) and o.stem != 'index')
     if not names: return None
     lines = [f'- [{title}]({name}.ipynb): {about}' for name in names
-             for title, about in [pages.titles[str(Path(folder) / name)]]]
+             for title, about in [pages.titles[str(Path(folder)/name)]]]
     page = f'{folder}/index' if folder else 'library'
     pages.write(f'{page}.md', f'# {title}\n\n{about}\n\n' + '\n'.join(lines) + '\n\n' + toctree(names))
     return page
@@ -52,7 +52,7 @@ def stage(to):
     pages = Pages(to)
     pages.notebooks()
     pages.cards()
-    pages.page(root / 'CHANGELOG.md', 'changelog.md')
+    pages.page(root/'CHANGELOG.md', 'changelog.md')
     command_pages, api_pages = commands.write(pages), api.write(pages)
     contents = {o: section(pages, o) for o in SECTIONS}
     pages.home('[Quickstart](guide/00_quickstart.ipynb) · [The study](study/index.md) · [Your own '
@@ -66,24 +66,24 @@ def stage(to):
 def build(out, work):
     "Sphinx's exit code. What was in `out` stays until its successor is complete."
     shutil.rmtree(work, ignore_errors=True)
-    stage(work / 'pages')
+    stage(work/'pages')
     os.environ['CLEFTGAN_ROOT'] = str(root)
-    code = sphinx(['-b', 'html', '-c', str(Path(__file__).parent), '-d', str(work / 'doctrees'), '-q', '-W', '-j',
-                   'auto', str(work / 'pages'), str(work / 'html')])
+    code = sphinx(['-b', 'html', '-c', str(Path(__file__).parent), '-d', str(work/'doctrees'), '-q', '-W', '-j',
+                   'auto', str(work/'pages'), str(work/'html')])
     if code: return code
     [mathjax] = [o for o in files('sphinx-mathjax-offline') if o.name == 'tex-svg-full.js']
-    (work / 'html/_static/mathjax').mkdir(exist_ok=True)
-    shutil.copy2(mathjax.locate(), work / 'html/_static/mathjax')
-    (work / 'html/.nojekyll').touch()                # GitHub Pages leaves folders that begin with _ alone
+    (work/'html/_static/mathjax').mkdir(exist_ok=True)
+    shutil.copy2(mathjax.locate(), work/'html/_static/mathjax')
+    (work/'html/.nojekyll').touch()                # GitHub Pages leaves folders that begin with _ alone
     shutil.rmtree(out, ignore_errors=True)
-    shutil.move(work / 'html', out)
+    shutil.move(work/'html', out)
     return 0
 
 
 if __name__ == '__main__':
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument('--out', type=Path, default=root / '_docs')
-    arguments.add_argument('--work', type=Path, default=root / '_proc/site',
+    arguments.add_argument('--out', type=Path, default=root/'_docs')
+    arguments.add_argument('--work', type=Path, default=root/'_proc/site',
                            help='folder for what is made on the way; it is emptied')
     given = arguments.parse_args()
     code = build(given.out.resolve(), given.work.resolve())

@@ -7,7 +7,7 @@ import nbformat
 
 from pages import root
 
-GUIDE = root / 'nbs/guide/02_commands.ipynb'
+GUIDE = root/'nbs/guide/02_commands.ipynb'
 
 
 def parsers():

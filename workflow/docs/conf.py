@@ -5,7 +5,7 @@ from pathlib import Path
 
 root = Path(os.environ['CLEFTGAN_ROOT'])
 settings = ConfigParser(delimiters=['='], interpolation=None)
-settings.read(root / 'settings.ini', encoding='utf-8')
+settings.read(root/'settings.ini', encoding='utf-8')
 settings = settings['DEFAULT']
 
 project, author, copyright, version = (settings[o] for o in ('title', 'author', 'copyright', 'version'))
@@ -26,7 +26,7 @@ suppress_warnings = ['myst.header']                  # notebooks begin sections 
 html_theme = 'furo'
 html_title = project
 html_baseurl = settings['doc_host'] + settings['doc_baseurl'] + '/'
-html_static_path = [str(Path(__file__).parent / 'static')]
+html_static_path = [str(Path(__file__).parent/'static')]
 html_css_files = ['site.css']
 html_copy_source = html_show_sourcelink = False
 html_theme_options = dict(navigation_with_keys=True,

@@ -10,7 +10,7 @@ import nbformat
 
 root = Path(__file__).resolve().parent.parent.parent
 settings = ConfigParser(delimiters=['='], interpolation=None)
-settings.read(root / 'settings.ini', encoding='utf-8')
+settings.read(root/'settings.ini', encoding='utf-8')
 settings = settings['DEFAULT']
 
 CODE = re.compile(r'(^ {0,3}(```+|~~~+).*?^ {0,3}\2[ ]*$|`[^`\n]+`|\$\$.+?\$\$)', re.M | re.S)
@@ -26,7 +26,7 @@ def executed(notebook):
     """The copy that the committed run of the study has left (of the first network, where there are several), or
     the notebook itself. Only phantoms are in it."""
     if notebook.parent.name != 'study': return notebook
-    copies = [root / 'outputs/cpu' / f'{notebook.stem}{network}.ipynb' for network in ('', '-stylegan3-t')]
+    copies = [root/'outputs/cpu'/f'{notebook.stem}{network}.ipynb' for network in ('', '-stylegan3-t')]
     return next((o for o in copies if o.is_file()), notebook)
 
 
@@ -35,21 +35,21 @@ class Pages:
 
     def __init__(self, to):
         self.to, self.titles, self.broken = Path(to), {}, []
-        self.sources = sorted(o for o in (root / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
+        self.sources = sorted(o for o in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
         # file of the repository → page
-        self.places = {o: o.relative_to(root / 'nbs') for o in self.sources}
-        self.places |= {o: Path('cards') / ('index.md' if o.name == 'README.md' else o.name)
-                        for o in (root / 'data_cards').glob('*.md')}
-        self.places |= {root / 'nbs' / o: Path(o) / 'index.md'
-                        for o in {p.parent.name for p in self.sources if p.parent != root / 'nbs'}}
-        self.places |= {root / 'data_cards': Path('cards/index.md'),
-                        root / 'nbs/guide/02_commands.ipynb': Path('commands/index.md'),
-                        root / 'CHANGELOG.md': Path('changelog.md')}
+        self.places = {o: o.relative_to(root/'nbs') for o in self.sources}
+        self.places |= {o: Path('cards')/('index.md' if o.name == 'README.md' else o.name)
+                        for o in (root/'data_cards').glob('*.md')}
+        self.places |= {root/'nbs'/o: Path(o)/'index.md'
+                        for o in {p.parent.name for p in self.sources if p.parent != root/'nbs'}}
+        self.places |= {root/'data_cards': Path('cards/index.md'),
+                        root/'nbs/guide/02_commands.ipynb': Path('commands/index.md'),
+                        root/'CHANGELOG.md': Path('changelog.md')}
         self.exports = {}                                                                    # page → module
 
     def write(self, name, text):
         "A page of Markdown."
-        path = self.to / name
+        path = self.to/name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding='utf-8')
         self.remember(name, text)
@@ -63,7 +63,7 @@ class Pages:
         "Where a link of a file of the repository leads, from a page of the site."
         path, hash, anchor = target.partition('#')
         if re.match(r'[a-z]+:', target) or not path: return target
-        file = Path(os.path.normpath(source.parent / path))
+        file = Path(os.path.normpath(source.parent/path))
         if file.suffix in PICTURES: return self.picture(file, page)
         if file in self.places: return os.path.relpath(self.places[file], Path(page).parent) + hash + anchor
         if file.exists() and file.is_relative_to(root):
@@ -78,7 +78,7 @@ class Pages:
         if not file.is_file():
             self.broken.append(f'{page}: no picture {file}')
             return str(file)
-        to = self.to / Path(page).parent / file.parent.name / file.name
+        to = self.to/Path(page).parent/file.parent.name/file.name
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, to)
         return f'{file.parent.name}/{file.name}'
@@ -141,24 +141,24 @@ class Pages:
         return f':::{{container}} whence\n[{source.relative_to(root).as_posix()}]({git}){api}\n:::'
 
     def save(self, nb, page):
-        (self.to / page).parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(nb, self.to / page)
+        (self.to/page).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nb, self.to/page)
 
     def page(self, source, page):
         "A Markdown file."
         self.write(page, self.links(source.read_text(encoding='utf-8'), source, page))
 
     def cards(self):
-        for source in sorted((root / 'data_cards').glob('*.md')): self.page(source, str(self.places[source]))
+        for source in sorted((root/'data_cards').glob('*.md')): self.page(source, str(self.places[source]))
         names = [o.removeprefix('cards/') for o in self.titles if o.startswith('cards/') and o != 'cards/index']
-        with open(self.to / 'cards/index.md', 'a', encoding='utf-8') as f:
+        with open(self.to/'cards/index.md', 'a', encoding='utf-8') as f:
             f.write('\n```{toctree}\n:hidden:\n' + '\n'.join('Card for a clinic <clinic-template>'
                                                              if o == 'clinic-template' else o for o in names)
                     + '\n```\n')
 
     def home(self, ways, contents):
         "The first page, from the notebook of the README. Called last: it knows of all broken links."
-        nb, _ = self.notebook(root / 'nbs/index.ipynb', Path('index.ipynb'))
+        nb, _ = self.notebook(root/'nbs/index.ipynb', Path('index.ipynb'))
         nb.cells.insert(1, nbformat.v4.new_markdown_cell(f':::{{container}} ways\n{ways}\n:::'))
         nb.cells.append(nbformat.v4.new_markdown_cell(contents))
         self.save(nb, Path('index.ipynb'))
