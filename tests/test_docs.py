@@ -63,6 +63,12 @@ def test_nothing_is_loaded_from_other_hosts(site):
                              o.read_text(encoding='utf-8'))]
 
 
+def test_tables_of_cells_are_tables(site):
+    "Markdown that a cell makes is rendered as the page's own is"
+    raw = [name for name, text in pages(site).items() if re.search(r'\|(-{3}|—)\|(-{3}|—)\|', re.sub(r'(?s)<pre.*?</pre>', '', text))]
+    assert not raw
+
+
 def test_links_and_pictures_lead_somewhere(site):
     found, lost = pages(site), []
     ids = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in found.items()}

@@ -15,6 +15,7 @@ nb_execution_mode = 'off'
 nb_output_stderr = 'remove'
 nb_merge_streams = True
 nb_mime_priority_overrides = [('html', 'image/gif', 5)]
+nb_render_markdown_format = 'myst'                   # tables that a cell makes, too
 nb_number_source_lines = False
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence', 'attrs_inline']
 myst_heading_anchors = 4
