@@ -504,7 +504,7 @@ def test_a_writer_that_is_not_open(tmp_path):
 @pytest.mark.parametrize('bad,said', [
     ((image(0).astype(float), None, {}), 'image 1 is float64'), ((image(0)[:5], None, {}), r'shape \[5, 16, 3\]'),
     ((np.zeros((16, 16, 4), np.uint8), None, {}), r'\[S,S,3\]'),
-    ((image(0, 8), None, {}), r'image 1 has the shape \[8, 8, 3\]'),
+    ((image(0, 8), None, {}), r'image 1 has shape \[8, 8, 3\]'),
     ((image(0)[..., 0], None, {}), 'one size and kind'),
     ((image(0), 1, {}), 'image 1 has the label 1, the first image None'),
     ((image(0), [float('nan')], {}), 'finite numbers'), ((image(0), 'left', {}), "label 'left'"),
