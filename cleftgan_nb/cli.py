@@ -74,6 +74,7 @@ def _columns(c, args):
     if len(noses) > 1: raise ValueError(f'--nose={args.nose}; accepted: one number from 0 to 1, for all columns')
     return [label_of(c.labels, severity, side, noses[0]) for side in sides for severity in severities]
 
+# %% ../nbs/06_cli.ipynb #181193c0
 def _check_asked(c, file):
     "Say what to do about a network that cannot be asked"
     if c.labels: return
@@ -221,6 +222,7 @@ def split(args):
     from cleftgan_nb.data.split import split
     for path in split(args.dataset, args.train, args.unseen, args.share, args.seed, args.force): print(path)
 
+# %% ../nbs/06_cli.ipynb #b1d79250
 def card(args):
     "Fill the card of a dataset or a model"
     from cleftgan_nb.checkpoints import shipped
@@ -298,6 +300,7 @@ def _config(args):
         more['settings'] = values['settings'] | more['settings']
     return from_values(values | given | more, str(text or 'cleftgan train'))
 
+# %% ../nbs/06_cli.ipynb #817f0960
 def train(args):
     "Train, fine-tune, or resume a run"
     import yaml, dataclasses
@@ -347,6 +350,7 @@ def measure(args):
         table.save_scores(scores, args.out, generated=about, real=Path(args.real).name,
                           held_out=Path(args.held_out).name if args.held_out else '', version=__version__)
 
+# %% ../nbs/06_cli.ipynb #1e17ed40
 def _measured(what):
     "Load a generator or a dataset, with its name and the meaning of its labels"
     from cleftgan_nb import checkpoints, files

@@ -59,6 +59,7 @@ def _subset(ds, rows, keep, path, words, labels, overwrite):
     return write_dataset(path, some, about=words, label_names=names if labels else None, overwrite=overwrite,
                          mode=openness(ds.path))
 
+# %% ../../nbs/data/11_split.ipynb #3ea81e80
 def split(
     path,            # a dataset of ours: folder or .zip
     train,           # new dataset: the rest

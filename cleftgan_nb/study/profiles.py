@@ -78,6 +78,7 @@ def _check_section(where, section, values):
     for name, value in values.items():
         _check(where, f'{section}.{name}', value, needed.get(name) or OPTIONAL.get(name, _PLAIN))
 
+# %% ../../nbs/study/11_profiles.ipynb #4d92ccb0
 def check_profile(
     values,          # from a file
     where='profile', # for messages
@@ -96,6 +97,7 @@ def check_profile(
     if 'photographs' in values: check_profile(_for_photographs(values, where), where)
     return values
 
+# %% ../../nbs/study/11_profiles.ipynb #3a04d280
 def _for_photographs(values, where):
     "Derive the profile for photographs"
     values = dict(values)
@@ -120,6 +122,7 @@ def _content(path)->bytes:
         return hashlib.sha256(Path(path).read_bytes()).digest()
     except OSError as e: return f'unreadable {e.errno}'.encode()
 
+# %% ../../nbs/study/11_profiles.ipynb #0fe38c20
 def photographs(
     folder, # with photographs, subfolders included
 )->dict:    # folder: its path without links; files: how many; fingerprint: of their names and contents
@@ -162,6 +165,7 @@ def phantoms(plan:dict)->Path:
     "Find the folder of phantoms, bases and validation, which studies of phantoms and of photographs share"
     return place(plan | dict(data=None))
 
+# %% ../../nbs/study/11_profiles.ipynb #0fa5ce90
 def plan(
     path,    # of a profile
     data='', # folder of photographs; '': the profile's, or none

@@ -148,6 +148,7 @@ def _seen(path, folder):
     try: return os.path.relpath(os.path.join(os.path.realpath(head), tail), folder)
     except ValueError: return str(path)      # another drive
 
+# %% ../../nbs/training/06_config.ipynb #4b774810
 def placed(
     values, # of a file
     path,   # the file
@@ -165,6 +166,7 @@ def load_config(
     "Read a configuration, refusing unknown names"
     return from_values(placed(read_yaml(path), path), str(path))
 
+# %% ../../nbs/training/06_config.ipynb #727a4720
 def from_values(values, where='config')->Config:
     "Build a configuration from a dict"
     if not isinstance(values, dict):

@@ -106,6 +106,7 @@ def _current(fd, path):
     try: return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError: return False
 
+# %% ../../nbs/training/11_guards.ipynb #2bf65770
 def _take(path):
     "Open a lock for this process, or report who holds it"
     while True:
@@ -126,6 +127,7 @@ def _take(path):
     os.write(fd, json.dumps(here | dict(process=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S %z'))).encode())
     return fd
 
+# %% ../../nbs/training/11_guards.ipynb #a6deb4b0
 @contextlib.contextmanager
 def alone(
     out, # folder of a run; created if missing, removed again if it stays empty

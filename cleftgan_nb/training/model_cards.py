@@ -181,6 +181,7 @@ def _started(s):
     began = _began(s.meta['provenance'])
     return Marked(markdown(_named(s.config.resume_from)) + (f', sha256 {code(began.get("sha256"))}' if began else ''))
 
+# %% ../../nbs/training/15_model_cards.ipynb #f6ceb900
 def training(
     s:Source,
     folder=Path(), # of the card

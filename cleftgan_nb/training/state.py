@@ -66,6 +66,7 @@ def known_networks(
     nets = {role: _again(net, dtype) for role, net in nets.items()}
     return nets | dict(G_ema=make_ema(nets['G_ema']))
 
+# %% ../../nbs/training/07_state.ipynb #6795d810
 def beginning(
     path,       # checkpoint, or None
     nets=None,  # role → network built from it
@@ -233,6 +234,7 @@ def tensors(self:Run)->dict:
     for role in self.opt: found |= {f'opt_{role}/{k}': v for k, v in _moments(self.opt[role], nets[role]).items()}
     return found | {'path_mean': self.path_mean} | {f'sum/{k}': v for k, v in self.sums.items()}
 
+# %% ../../nbs/training/07_state.ipynb #eb0ec620
 @patch
 def save(self:Run,
     path,        # `….safetensors`
@@ -247,6 +249,7 @@ def save(self:Run,
 
 _NO_STATE = 'accepted: the state.safetensors that training wrote'
 
+# %% ../../nbs/training/07_state.ipynb #4c735060
 def read_state(path)->tuple: # tensors, words
     "Read a state, refusing files that `save` did not write"
     found, meta = checkpoints.read_tensors(path)
@@ -338,6 +341,7 @@ def _continue(self:Run, found, words, path):
 
 def _of(found, prefix): return {k[len(prefix):]: v for k, v in found.items() if k.startswith(prefix)}
 
+# %% ../../nbs/training/07_state.ipynb #98b7e910
 def _remember(opt, net, moments):
     "Restore the moments of an optimizer"
     by_name, known = dict(net.named_parameters()), {}
@@ -373,6 +377,7 @@ def learns(self:Run,
     self.history = [e for e in self.history if 'file' in e or e.get('from', 0) < self.nimg] + [new]
     return True
 
+# %% ../../nbs/training/07_state.ipynb #6d19f610
 @patch
 def _check_same(self:Run, last, new, path):
     "Refuse data other than before"

@@ -203,6 +203,7 @@ def _said(path, key, default):
     try: return found if 0 <= (found := float(value)) < math.inf else default
     except (TypeError, ValueError): return default
 
+# %% ../../nbs/training/14_watch.ipynb #09d903d0
 _LARGEST = 2**26   # pixels of a picture: 2 x 2 images of the largest network
 
 def _picture(
