@@ -353,8 +353,9 @@ def measure(args):
 # %% ../nbs/06_cli.ipynb #1e17ed40
 def _measured(what):
     "Load a generator or a dataset, with its name and the meaning of its labels"
-    from cleftgan_nb import checkpoints, files
+    from cleftgan_nb import checkpoints
     from cleftgan_nb.data import ImageFolderDataset
+    from cleftgan_nb.files import sha256
     if what not in checkpoints.shipped() and Path(what).suffix not in ('.safetensors', '.pkl'):
         return ImageFolderDataset(what), Path(what).name, None
     c = checkpoints.load(what)

@@ -8,7 +8,7 @@ from collections import namedtuple
 from functools import lru_cache
 import numpy as np, torch
 import triton, triton.language as tl
-from .triton_act import INTERPRETED, bias_of, on, rounded, run_act, wide
+from .triton_act import Act, INTERPRETED, bias_of, on, rounded, run_act, wide
 
 # %% auto #0
 __all__ = ['KEEP', 'CHANNELS', 'WARPS', 'stage', 'pipe_kernel', 'plan', 'launch', 'resample', 'resample_leaky', 'composed']
