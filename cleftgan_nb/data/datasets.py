@@ -582,10 +582,8 @@ class InfiniteSampler(torch.utils.data.Sampler):
         shuffle=True,  # else in the set's order
     ):
         n = n if isinstance(n, int) else len(n)
-        for name, v, least in [('n', n, 1), ('seed', seed, 0), ('position', position, 0), ('world', world, 1),
-                               ('rank', rank, 0)]:
-            if not isinstance(v, (int, np.integer)) or isinstance(v, bool) or v < least:
-                raise ValueError(f'{name}={v!r}; accepted: a whole number from {least} up')
+        check_count(n=n, world=world)
+        check_count(0, seed=seed, position=position, rank=rank)
         if rank >= world: raise ValueError(f'rank={rank} of world={world}; accepted: 0 to {world - 1}')
         self.n, self.seed, self.position, self.rank, self.world, self.shuffle, self._orders = (int(n), int(seed),
                 int(position), int(rank), int(world), shuffle, {})
