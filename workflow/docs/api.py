@@ -113,7 +113,7 @@ def module_page(pages, module, own, other, imports):
     package = short.split('.')[0]
     text = f'# `{module.__name__}`\n\n> {about[1] or (module.__doc__ or "What is in it").strip()}\n\n'
     if about[0]:
-        text += f':::{{container}} whence\nTold in the notebook [{about[0]}](../{pages.exports[short]}.ipynb)\n:::\n\n'
+        text += f':::{{container}} whence\nFrom the notebook [{about[0]}](../{pages.exports[short]}.ipynb)\n:::\n\n'
     # what users import comes first
     for name, value in sorted(own.items(), key=lambda o: (package, o[0]) not in imports):
         text += entry(name, value, module.__name__, f'`from cleftgan_nb.{package} import {name}`\n\n'
