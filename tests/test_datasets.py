@@ -1,6 +1,6 @@
 """Datasets: the published layout, the same bytes everywhere, all or nothing, an order that resumes, a named error
 for anything else"""
-import errno, io, json, os, pickle, resource, signal, socket, subprocess, sys, time, zipfile
+import errno, io, json, os, pickle, resource, signal, socket, subprocess, sys, time, unicodedata, warnings, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -112,7 +112,7 @@ def test_published_layout(tmp_path, name, labels, expected):
     assert np.array_equal(images(ds)[:5].permute(0, 2, 3, 1), [image(i, 8) for i in range(5)])
     assert (torch.equal(images(ds)[5:], images(ds)[:5].flip(3))
             and torch.equal(ds.labels(range(5)), ds.labels(range(5, 10))))
-    with pytest.raises(ValueError, match='not written by this library; convert'): manifest(tmp_path/name)
+    with pytest.raises(ValueError, match='not written by this library; .*: cleftgan dataset '): manifest(tmp_path/name)
     small = convert(tmp_path/name, tmp_path/'small.zip', 4)
     assert verify(small) == 5 and about(small)['license'].startswith('unknown')
     if labels: assert torch.equal(ImageFolderDataset(small, use_labels=True).labels(range(5)), ds.labels(range(5)))
@@ -798,6 +798,63 @@ def test_labels_of_files_that_are_not_there_are_ignored(tmp_path):
     "As published: part of a set can use the whole set's labels"
     pack(tmp_path/'x.zip', [('a.png', GOOD), ('dataset.json', json.dumps({'labels': [['a.png', 1], ['b.png', 4]]}))])
     assert ImageFolderDataset(tmp_path/'x.zip', use_labels=True).label_dim == 2
+
+BEBE = [unicodedata.normalize(form, 'bébé.png') for form in ('NFC', 'NFD')]
+
+@pytest.mark.parametrize('kind', ['folder', 'x.zip'])
+@pytest.mark.parametrize('files,labels', [
+    ((BEBE[0], 'b.png'), (BEBE[1], 'b.png')), ((BEBE[1], 'b.png'), (BEBE[0], 'b.png')),
+    (('faces/a.png', 'faces/b.png'), ('a.png', 'b.png')), (('a.png', 'b.png'), ('faces/a.png', './faces\\b.png')),
+    (('faces/a.png', 'faces/B.PNG'), ('FACES/A.png', 'faces/b.png'))])
+def test_labels_of_names_spelled_in_another_way(tmp_path, files, labels, kind):
+    members = [(n, GOOD) for n in files] + [('dataset.json', json.dumps({'labels': [*zip(labels, (1, 2))]}).encode())]
+    for n, d in members if kind == 'folder' else (): put(tmp_path, None, n, d)
+    path = tmp_path if kind == 'folder' else pack(tmp_path/kind, members)
+    with warnings.catch_warnings(record=True) as said: ds = ImageFolderDataset(path, use_labels=True)
+    assert dict(zip(ds.names, ds.labels(range(2)).argmax(1).tolist())) == dict(zip(files, (1, 2)))
+    assert [('2 of 2 files are called other' in str(o.message)) for o in said] == [True]*('FACES/A.png' in labels)
+    small = convert(path, tmp_path.parent/f'{tmp_path.name}-small.zip', 8)
+    assert ImageFolderDataset(small, use_labels=True).label_dim == 3
+
+def test_labels_that_several_files_could_have(tmp_path):
+    "No guessing: two files differ in case only, as does one label from both"
+    for n in ('a.png', 'A.png'): (tmp_path/n).write_bytes(GOOD)
+    (tmp_path/'dataset.json').write_text('{"labels": [["a.PNG", 1], ["b.png", 0]]}')
+    with pytest.raises(ValueError, match='no label for A.png .2 of 2'): ImageFolderDataset(tmp_path, use_labels=True)
+
+@pytest.mark.parametrize('kind', ['folder', 'x.zip'])
+@pytest.mark.parametrize('top', ['faces/', 'home/faces/'])
+def test_a_dataset_in_a_folder_of_its_own(tmp_path, zipped, kind, top):
+    "Whoever packs a folder gets that folder in the zip; a note beside it does no harm"
+    with zipfile.ZipFile(zipped) as z: members = [(top + n, z.read(n)) for n in z.namelist()]
+    members += [('LICENSE', b'mine'), ('__MACOSX/._faces', b'')]
+    for n, d in members if kind == 'folder' else (): put(tmp_path, None, n, d)
+    path = tmp_path if kind == 'folder' else pack(tmp_path/kind, members)
+    a, b = (ImageFolderDataset(o, use_labels=True) for o in (zipped, path))
+    assert torch.equal(images(a), images(b)) and torch.equal(a.labels(range(12)), b.labels(range(12)))
+    assert manifest(path) == manifest(zipped) and fingerprint(path) == fingerprint(zipped) and verify(path) == 12
+    if kind == 'folder': (path/top/'..'/'more.png').write_bytes(GOOD)
+    else: pack(path, [*members, ('more.png', GOOD)])
+    assert len(ImageFolderDataset(path)) == 13   # else it would be lost
+
+def test_names_that_macos_writes_into_zips(tmp_path):
+    "In UTF-8, without the flag that says so; with an icon of the folder whose name ends in a line's end"
+    path = pack(tmp_path/'x.zip', [('be__be__.png', GOOD), ('Icon_', b''), ('dataset.json', json.dumps(
+        {'labels': [[BEBE[0], 1]]}).encode())])
+    data = path.read_bytes().replace(b'be__be__.png', BEBE[1].encode()).replace(b'Icon_', b'Icon\r')
+    path.write_bytes(data)
+    assert ImageFolderDataset(path, use_labels=True).names == [BEBE[1]]
+
+def test_what_systems_add_changes_nothing(tmp_path, zipped):
+    "No picture, no change of the fingerprint that a run goes on with"
+    path = published(tmp_path/'set', None)
+    before = fingerprint(path)
+    for name in ('.DS_Store', 'Thumbs.db', 'desktop.ini', '__MACOSX/00000/._img.png', '@eaDir/img00000000.png', '.a.png'):
+        put(path, None, f'00000/{name}', GOOD)
+    assert len(ImageFolderDataset(path)) == 5 and fingerprint(path) == before
+    ours = make(tmp_path/'ours')
+    (ours/'00000'/'Thumbs.db').write_bytes(b'x')
+    assert verify(ours) == 12
 
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match='no dataset'): ImageFolderDataset(tmp_path/'x.zip')

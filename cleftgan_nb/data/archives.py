@@ -11,7 +11,8 @@ from fastcore.basics import patch
 from ..files import as_before, as_path, narrow, part, sweep, target
 
 # %% auto #0
-__all__ = ['SIGNATURE', 'png', 'appearing', 'ToFolder', 'ToZip', 'check_path', 'Folder', 'Zip', 'open_archive']
+__all__ = ['SIGNATURE', 'png', 'appearing', 'ToFolder', 'ToZip', 'check_path', 'visible', 'Folder', 'Zip', 'Within',
+           'open_archive']
 
 # %% ../../nbs/data/09_archives.ipynb #32213540
 def _chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
@@ -151,7 +152,14 @@ def check_path(name, where):
                          '00000/img00000000.png. Do not unpack this archive')
     return plain
 
-def _visible(name): return not any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
+# what macOS, Windows and network drives add to folders and zips
+_SYSTEM = {'__macosx', 'icon\r', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', '$recycle.bin', '@eadir'}
+
+def visible(
+    name:str, # of a file, with slashes
+)->bool:
+    "Check that a file is neither hidden nor a system's own"
+    return not any(part.startswith('.') or part.lower() in _SYSTEM for part in name.split('/'))
 
 # %% ../../nbs/data/09_archives.ipynb #7499aba0
 class Folder:
@@ -161,7 +169,7 @@ class Folder:
         def fail(e): raise e
         for root, _, files in os.walk(path, onerror=fail):
             found += [Path(root, f).relative_to(path).as_posix() for f in files]
-        self.names = set(filter(_visible, found))
+        self.names = set(filter(visible, found))
 
     def read(self, name, limit=-1):
         "Read the first `limit` bytes of a file, or all"
@@ -172,20 +180,28 @@ class Folder:
         data = self.read(name)
         return len(data), zlib.crc32(data)
 
+# %% ../../nbs/data/09_archives.ipynb #659d95d0
+def _spelled(info):
+    "Read a member's name, also where a zip does not say that it is UTF-8"
+    if info.flag_bits & 0x800 or info.filename.isascii(): return info.filename
+    try: return info.filename.encode('cp437').decode()
+    except UnicodeError: return info.filename
+
 # %% ../../nbs/data/09_archives.ipynb #23718100
 class Zip:
     "Members of a zip"
     def __init__(self, path):
         self.path, self._file, self._lock, self._stamp = path, None, threading.Lock(), self._state(os.stat(path))
         try:
-            with zipfile.ZipFile(path) as z: infos = [i for i in z.infolist() if not i.is_dir()]
+            with zipfile.ZipFile(path) as z: infos = [(i, _spelled(i)) for i in z.infolist()]
         except (zipfile.BadZipFile, NotImplementedError, UnicodeError, struct.error, IndexError) as e:
             raise ValueError(f'{path} is not a zip, or damaged or cut off ({e}); copy or download it again, or check '
                              'it '
                              f'with: python -m zipfile -t {path.name}') from None
         self.members = {}
-        for i in infos: self._enter(i, check_path(i.filename, path))
-        self.names = set(filter(_visible, self.members))
+        for i, name in infos:
+            if not name.endswith(('/', '\\', 'Icon\r')): self._enter(i, check_path(name, path))
+        self.names = set(filter(visible, self.members))
 
     def _state(self, stat): return stat.st_size, stat.st_mtime_ns
     def mark(self, name): return self.members[name][2:4]   # `read` compares
@@ -251,12 +267,29 @@ def read(self:Zip, name, limit=-1):
         raise ValueError(f'{self.path}: {name} is damaged (its checksum differs); copy or download the zip again')
     return data[:limit] if limit >= 0 else data
 
+# %% ../../nbs/data/09_archives.ipynb #9805d410
+def _wrapping(names):
+    "Find the folder that holds a whole dataset, with its slash, or ''"
+    tops = {n.rpartition('/')[0] for n in names if n.rpartition('/')[2] in ('dataset.json', 'manifest.csv')}
+    top = f'{tops.pop()}/' if len(tops) == 1 else '/'
+    beside = lambda n: '/' not in n and Path(n).suffix.lower() in ('', '.txt', '.md', '.pdf', '.html')
+    return top if top != '/' and all(n.startswith(top) or beside(n) for n in names) else ''
+
+# %% ../../nbs/data/09_archives.ipynb #b4382ab0
+class Within:
+    "The files in one folder of a folder or a zip"
+    def __init__(self, whole, top):
+        self.whole, self.top, self.path = whole, top, whole.path
+        self.names = {n[len(top):] for n in whole.names if n.startswith(top)}
+    def read(self, name, limit=-1): return self.whole.read(self.top + name, limit)
+    def mark(self, name): return self.whole.mark(self.top + name)
+
 # %% ../../nbs/data/09_archives.ipynb #6d7ead80
 def open_archive(
     path, # a folder or a zip
 ):        # `names`, `path` and `read(name, limit=-1)`
     "Open a folder or a zip for reading"
     path = as_path(path)
-    if path.is_dir(): return Folder(path)
     if not path.exists(): raise FileNotFoundError(f'no dataset {path}; give a folder or a zip of images')
-    return Zip(path)
+    found = Folder(path) if path.is_dir() else Zip(path)
+    return Within(found, top) if (top := _wrapping(found.names)) else found

@@ -4,8 +4,8 @@
 
 # %% ../../nbs/data/10_datasets.ipynb #fba996f0
 from __future__ import annotations
-import contextlib, csv, hashlib, io, json, math, mmap, os, re, struct, zlib
-from collections import deque
+import contextlib, csv, hashlib, io, json, math, mmap, os, re, shlex, struct, unicodedata, warnings, zlib
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, torch
@@ -20,8 +20,8 @@ from ..files import openness
 from ..values import renamed
 
 # %% auto #0
-__all__ = ['CACHE', 'sided', 'DatasetWriter', 'write_dataset', 'ImageFolderDataset', 'InfiniteSampler', 'manifest', 'about',
-           'fingerprint', 'verify', 'shrink', 'convert']
+__all__ = ['CACHE', 'sided', 'remedy', 'DatasetWriter', 'write_dataset', 'ImageFolderDataset', 'InfiniteSampler', 'manifest',
+           'about', 'fingerprint', 'verify', 'shrink', 'convert']
 
 # %% ../../nbs/data/10_datasets.ipynb #986df580
 def _check_image(image, where, like=None):
@@ -55,6 +55,20 @@ def sided(
 )->bool:
     "Check whether the labels distinguish left from right"
     return bool(names) and _swapped(list(names)) != list(range(len(names)))
+
+# %% ../../nbs/data/10_datasets.ipynb #2f3b3480
+def remedy(
+    path,      # of pictures, a folder or a zip
+    **options, # of the command, such as size=64; True for one without a value
+)->str:        # for a shell
+    "Write the command line that makes a dataset of any pictures"
+    place = os.path.normpath(path)
+    if os.path.basename(place) in ('', '.', '..'): place = os.path.realpath(path)
+    if place.startswith('-'): place = os.path.join('.', place)
+    named = '-'.join(str(v) for v in options.values() if v is not True) or 'dataset'
+    to = f"{re.sub('[.]zip$', '', place, flags=re.I)}-{named}.zip"
+    given = [(f"--{k.replace('_', '-')}",) + (str(v),)*(v is not True) for k, v in options.items()]
+    return shlex.join(['cleftgan', 'dataset', place, to, *sum(given, ())])
 
 # %% ../../nbs/data/10_datasets.ipynb #0932d9a0
 def _check_names(names, where=''):
@@ -367,9 +381,41 @@ def _pairs(words, where):
     if len(found) < len(labels): raise ValueError(f'{where}: dataset.json has two labels for one file; correct it')
     return found
 
+# %% ../../nbs/data/10_datasets.ipynb #6b4bb4b0
+def _spelling(names, case):
+    "Map names to spellings that systems agree on"
+    fold = str.casefold if case else str
+    spelled = {n: fold(unicodedata.normalize('NFC', n)) for n in names}
+    tops = {s.partition('/')[0] for s in spelled.values()}
+    top = f'{tops.pop()}/' if len(tops) == 1 else '/'
+    return {n: s.removeprefix(top) for n, s in spelled.items()}
+
+def _alike(names, others, case):
+    "Map names to the only other name of the same spelling"
+    spelled, known = _spelling(names, case), {}
+    for n, s in _spelling(others, case).items(): known.setdefault(s, []).append(n)
+    once = Counter(spelled.values())
+    return {n: known[s][0] for n, s in spelled.items() if once[s] == len(known.get(s, ())) == 1}
+
+# %% ../../nbs/data/10_datasets.ipynb #0df915f0
+def _matched(pairs, names, where):
+    "Take the labels of these files, whose names may be spelled in another way"
+    found = {n: pairs[n] for n in names if n in pairs}
+    for case in False, True:
+        if len(found) == len(names): break
+        free = [n for n in pairs if n not in found]
+        other = _alike([n for n in names if n not in found], free, case)
+        found |= {n: pairs[o] for n, o in other.items()}
+        if case and other:
+            n, o = next(iter(other.items()))
+            warnings.warn(f'{where}: {len(other)} of {len(names)} files are called other than in the labels, in upper '
+                          f'and lower case, such as {n} and {o}; they are taken as the same')
+    return found
+
 # %% ../../nbs/data/10_datasets.ipynb #10e71590
 def _labels(pairs, names, where):
     "Return int64 [N] for classes, or float32 [N,L]"
+    pairs = _matched(pairs, names, where)
     if lost := [n for n in names if n not in pairs]:
         raise ValueError(f'{where}: dataset.json has no label for {lost[0]} ({len(lost)} of {len(names)} lack one); '
                          'give every file a label, or none: "labels": null')
@@ -442,7 +488,8 @@ def _read_labels(self:ImageFolderDataset, use_labels, mirror):
     self._labels, self.label_dim, self._swap = None, 0, None
     if not use_labels: return
     if (pairs := _pairs(words, self.path)) is None:
-        raise ValueError(f'{self.path} has no labels (in dataset.json); leave use_labels=False')
+        folders = any('/' in n for n in self.names)*f'. If its folders are classes: {remedy(self.path, labels="folders")}'
+        raise ValueError(f'{self.path} has no labels (in dataset.json); leave use_labels=False{folders}')
     self._labels = _labels(pairs, self.names, self.path)
     self.label_dim = (self._labels.shape[1] if self._labels.ndim == 2
                       else max(int(self._labels.max()) + 1, len(self.label_names or [])))
@@ -627,7 +674,7 @@ def manifest(
     source = open_archive(path)
     if not {'manifest.csv', 'about.json'} <= source.names:
         raise ValueError(f'{source.path} has no manifest.csv and about.json, so it was not written by this library; '
-                         'convert makes a copy that has them')
+                         f'to make a copy that has them: {remedy(source.path)}')
     columns = _words(source, 'about.json').get('columns')
     rows = _untable(_text(source, 'manifest.csv'), columns if isinstance(columns, dict) else {},
                     f'{source.path}: manifest.csv')
@@ -647,8 +694,8 @@ def about(
     "Read what a dataset says about itself"
     source = open_archive(path)
     if (found := _words(source, 'about.json')) is None:
-        raise ValueError(f'{source.path} has no about.json, so it was not written by this library; convert makes a '
-                         'copy that has one')
+        raise ValueError(f'{source.path} has no about.json, so it was not written by this library; to make a '
+                         f'copy that has one: {remedy(source.path)}')
     return found
 
 def fingerprint(path)->str:
@@ -740,7 +787,7 @@ def convert(
     if type(resolution) is not int or not 0 < resolution <= ds.resolution:
         raise ValueError(f'resolution={resolution!r}; accepted: 1 to {ds.resolution}, which {ds.path} has')
     words, known = _words(ds.source, 'dataset.json') or {}, _words(ds.source, 'about.json') or {}
-    pairs = _pairs(words, ds.path) or {}
+    pairs = _matched(_pairs(words, ds.path) or {}, ds.names, ds.path)
     rows = {r['file']: r for r in manifest(src)} if 'columns' in known else {}
     about = (about or {k: v for k, v in known.items() if k not in _COUNTED}
              or {'kind': ds.path.stem, 'license': 'unknown: the source has no about.json'})

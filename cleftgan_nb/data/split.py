@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from .archives import _target
 from ..files import as_path
-from .datasets import (_COUNTED, _check_apart, _pairs, _words, ImageFolderDataset, about, manifest,
+from .datasets import (_COUNTED, _check_apart, _matched, _pairs, _words, ImageFolderDataset, about, manifest,
                                        write_dataset)
 from ..files import openness
 
@@ -78,7 +78,7 @@ def split(
     _check_two(train, unseen, overwrite)
     away = held_out(list(rows.values()), share, seed)
     words = {k: v for k, v in about(path).items() if k not in _COUNTED}
-    labels = _pairs(_words(ds.source, 'dataset.json') or {}, ds.path) or {}
+    labels = _matched(_pairs(_words(ds.source, 'dataset.json') or {}, ds.path) or {}, ds.names, ds.path)
     side = {name: person_of(rows[name]) in away for name in ds.names}
     return tuple(_subset(ds, rows, {n for n, out in side.items() if out == which}, to,
                          words | dict(split=dict(held_out=which, share=share, seed=seed, of=ds.path.name)), labels,
