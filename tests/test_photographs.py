@@ -20,7 +20,7 @@ from PIL import Image
 
 dlib = pytest.importorskip('dlib', reason='photographs need: pip install "cleftgan-nb[photos]"')
 data = pytest.importorskip('skimage.data', reason='needs scikit-image')
-from cleftgan_nb.data import color, faces, photographs, segmentation  # noqa: E402
+from cleftgan_nb.data import color, faces, photographs, reading, segmentation  # noqa: E402
 from cleftgan_nb.data.photographs import Rejected, prepare, read_photo  # noqa: E402
 
 PORTRAIT = Image.fromarray(data.astronaut()[:300, 60:360])
@@ -390,8 +390,8 @@ def test_what_cannot_be_afforded_is_told_from_the_header(tmp_path, monkeypatch):
 
 LIE = """
 import resource, sys
-from cleftgan_nb.data import photographs
-photographs._cost, photographs._ROOM = lambda *_: 0, 32 << 20
+from cleftgan_nb.data import photographs, reading
+reading._cost, reading.ROOM = lambda *_: 0, 32 << 20
 try: photographs.read_photo(sys.argv[1])
 except photographs.Rejected as e: print(e)
 assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY
@@ -414,9 +414,9 @@ def test_large_pictures_are_averaged_as_before(tmp_path):
     indexed.putpalette(rng.integers(0, 256, 297, np.uint8).tobytes())
     for im in (Image.fromarray(rng.integers(0, 256, (50, 4999, 4), np.uint8), 'RGBA'), indexed):
         whole = (im.convert('RGB') if im.mode == 'P' else im).reduce(2)
-        assert np.array_equal(np.asarray(photographs._small(im)), np.asarray(whole))
+        assert np.array_equal(np.asarray(reading._small(im, longest=4096)), np.asarray(whole))
     deep = rng.integers(0, 65536, (50, 3000), np.uint16)
-    assert np.array_equal(np.asarray(photographs._small(Image.fromarray(deep))),
+    assert np.array_equal(np.asarray(reading._small(Image.fromarray(deep), longest=4096)),
                           np.rint(deep*(255/65535)).astype(np.uint8))
 
 

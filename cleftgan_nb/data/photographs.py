@@ -4,12 +4,12 @@
 
 # %% ../../nbs/data/15_photographs.ipynb #ba6966e0
 from __future__ import annotations
-import contextlib, csv, hashlib, hmac, io, math, os, re, secrets, shlex, stat, warnings
+import csv, hashlib, hmac, os, secrets, shlex, stat, warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from PIL import Image, ImageCms, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from tqdm.auto import tqdm
 from ..checks import check_count, check_number
 from .. import __version__
@@ -19,25 +19,15 @@ from .archives import appearing
 from ..files import as_path
 from .colorspace import D65, ita_of, xyz_to_lab
 from .datasets import DatasetWriter
+from .reading import ENDINGS, FORMATS, GRAY, MOST_BYTES, Rejected, read_picture
 from ..files import leftovers
 
 # %% auto #0
-__all__ = ['FORMATS', 'COLUMNS', 'Rejected', 'Photo', 'read_photo', 'Settings', 'prepare_photo', 'steps', 'Report', 'prepare']
-
-# %% ../../nbs/data/15_photographs.ipynb #9b9be990
-class Rejected(Exception):
-    "A photograph that can't be used; the message says why"
-
-FORMATS = 'JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', 'JPEG2000', 'AVIF', 'MPO'
-_MOST_BYTES, _MOST_PIXELS = 1 << 28, 120_000_000   # of a file, 256 MiB; of a picture
-_ROOM = 500 << 20                                  # bytes for the two together while a file is decoded
-# shortest side that could hold a face; longest side worth keeping, pixels
-_SMALLEST, _LONGEST = 32, 4096
+__all__ = ['COLUMNS', 'Photo', 'read_photo', 'Settings', 'prepare_photo', 'steps', 'Report', 'prepare']
 
 # %% ../../nbs/data/15_photographs.ipynb #ea416ff0
-KNOWN = {b'ftypheic': 'HEIC, a format of phones', b'ftypheix': 'HEIC, a format of phones',
-         b'ftypmif1': 'HEIF, a format of phones', b'%PDF-': 'a PDF document',
-         b'II*\0\x10\0\0\0CR': 'a raw camera file', b'PK\x03\x04': 'a zip archive', b'8BPS': 'a Photoshop file'}
+# shortest side that could hold a face and longest worth keeping, pixels
+_SMALLEST, _LONGEST = 32, 4096
 
 def _bytes(path):
     "Read a regular file without changing it"
@@ -48,139 +38,12 @@ def _bytes(path):
     except OSError: raise Rejected('a link that leads in a circle') from None
     if not stat.S_ISREG(st.st_mode):
         raise Rejected('a folder' if stat.S_ISDIR(st.st_mode) else 'a device or a pipe, not a file')
-    if st.st_size > _MOST_BYTES:
-        raise Rejected(f'too large a file: {st.st_size/2**20:.0f} MiB; accepted: up to {_MOST_BYTES/2**20:.0f}')
+    if st.st_size > MOST_BYTES:
+        raise Rejected(f'too large a file: {st.st_size/2**20:.0f} MiB; accepted: up to {MOST_BYTES/2**20:.0f}')
     try: data = Path(path).read_bytes()
     except PermissionError: raise Rejected('no permission to read it') from None
     except OSError as e: raise Rejected(f'the disk or network cannot read it: {e.strerror}') from None
     return data
-
-# %% ../../nbs/data/15_photographs.ipynb #12d87f00
-def _opened(data):
-    "Open a Pillow image without decoding its pixels"
-    if not data: raise Rejected('an empty file')
-    named = [v for k, v in KNOWN.items() if k in data[:16]] + ['a DICOM file']*(data[128:132] == b'DICM')
-    if named: raise Rejected(f'another format: {named[0]}; export it as JPEG or PNG')
-    Image.init()
-    try: im = Image.open(io.BytesIO(data), formats=[o for o in FORMATS if o in Image.OPEN])   # older Pillows lack AVIF
-    except Image.DecompressionBombError:
-        raise Rejected(f'too many pixels: more than {_MOST_PIXELS/1e6:.0f} million') from None
-    except Exception: raise Rejected('not a picture') from None   # Pillow's parsers raise anything on garbage
-    if im.width*im.height > _MOST_PIXELS:
-        raise Rejected(f'too many pixels: {im.width*im.height/1e6:.0f} million; accepted: up to '
-                       f'{_MOST_PIXELS/1e6:.0f} million')
-    if min(im.size) < _SMALLEST:
-        raise Rejected(f'too few pixels: {im.width} x {im.height}; the shorter side must have {_SMALLEST}')
-    return im
-
-# %% ../../nbs/data/15_photographs.ipynb #77b00c10
-def _scaled(im):
-    "Convert 16-bit, 32-bit and floating-point gray to 8-bit gray"
-    low, high = np.array([(a.min(), a.max()) for *_, tile in _tiles(im) for a in [np.asarray(tile, np.float64)]]).T
-    if not np.isfinite([low, high]).all() or low.min() < 0 or high.max() > 65535:
-        raise Rejected('gray values outside 0 … 65535')
-    full = 65535 if im.mode.startswith('I;16') or high.max() > 255 else 255 if high.max() > 1 or im.mode == 'I' else 1
-    out = Image.new('L', im.size)
-    for x, y, tile in _tiles(im):
-        out.paste(Image.fromarray(np.rint(np.asarray(tile, np.float64)*(255/full)).astype(np.uint8)), (x, y))
-    return out
-
-# %% ../../nbs/data/15_photographs.ipynb #bbc3ee90
-def _srgb(im, profile):
-    "Convert colors by the embedded profile, or leave them if it is unusable"
-    if not profile or im.mode not in ('RGB', 'CMYK', 'L'): return im
-    try:
-        return ImageCms.profileToProfile(im, ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                                         ImageCms.createProfile('sRGB'), outputMode='RGB')
-    except (ImageCms.PyCMSError, OSError, ValueError): return im
-
-# %% ../../nbs/data/15_photographs.ipynb #7c2ca6c0
-_GRAY = 119   # sRGB value of L* = 50, behind transparent pictures
-
-def _rgb(im):
-    "Convert any mode that `_small` leaves to RGB"
-    profile = im.info.get('icc_profile')
-    if im.mode in ('LA', 'PA', 'La', 'RGBa', 'RGBA') or 'transparency' in im.info:
-        im = im.convert('RGBA')
-        return Image.alpha_composite(Image.new('RGBA', im.size, (_GRAY,)*3 + (255,)), im).convert('RGB')
-    return _srgb(im, profile).convert('RGB')
-
-# %% ../../nbs/data/15_photographs.ipynb #efe37980
-# bytes per pixel; 4 otherwise
-_STORED = dict.fromkeys(('1', 'L', 'P'), 1) | dict.fromkeys(('I;16', 'I;16B', 'I;16L', 'I;16N'), 2)
-_BESIDES = dict(AVIF=10, WEBP=12, JPEG2000=21)
-
-def _cost(im, area):
-    "Estimate the bytes for decoding from the header; area: of the picture in the file, pixels"
-    stored, progressive = _STORED.get(im.mode, 4), 2*len(im.getbands()) if 'progressive' in im.info else 0
-    return im.width*im.height*stored + area*(stored if im.format == 'TIFF' else _BESIDES.get(im.format, progressive))
-
-def _check_room(need):
-    "Check that there is enough memory"
-    if need > _ROOM:
-        wanted = f'{need/2**20:.0f} MiB of memory' if need < math.inf else 'more memory than the file says'
-        raise Rejected(f'too large to decode: {wanted}; accepted: up to {_ROOM/2**20:.0f}. Save it smaller, or as '
-                       'baseline JPEG')
-
-# %% ../../nbs/data/15_photographs.ipynb #d12c16b0
-@contextlib.contextmanager
-def _bounded():
-    "Limit memory, whatever a file says, on systems that count it"
-    try:
-        import resource
-        taken = int(re.search(r'VmData:\s*([0-9]+)', Path('/proc/self/status').read_text())[1])*1024
-        low, high = resource.getrlimit(resource.RLIMIT_DATA)
-    except (ImportError, OSError, TypeError):
-        yield
-        return
-    limit = taken + _ROOM
-    resource.setrlimit(resource.RLIMIT_DATA, (limit if low == resource.RLIM_INFINITY else min(low, limit), high))
-    try: yield
-    finally: resource.setrlimit(resource.RLIMIT_DATA, (low, high))
-
-# %% ../../nbs/data/15_photographs.ipynb #833adcb0
-def _tiles(im, k=1):
-    "Yield (x, y, tile): about four million pixels at a time, whole blocks of k × k"
-    step = max(1, 2048//k)*k
-    for y in range(0, im.height, step):
-        for x in range(0, im.width, step):
-            yield x, y, im.crop((x, y, min(x + step, im.width), min(y + step, im.height)))
-
-def _even(im):
-    "Convert to a mode whose pixels can be averaged"
-    if im.mode in ('P', 'PA'): return im.convert('RGBA' if 'transparency' in im.info or im.mode == 'PA' else 'RGB')
-    return im.convert('L') if im.mode == '1' else im
-
-def _averaged(im, k):
-    "Average each block of k × k pixels"
-    out = None
-    for x, y, tile in _tiles(im, k):
-        tile = _even(tile).reduce(k)
-        out = out or Image.new(tile.mode, (-(-im.width//k), -(-im.height//k)))
-        out.paste(tile, (x//k, y//k))
-    return out
-
-# %% ../../nbs/data/15_photographs.ipynb #0ef81710
-def _small(im):
-    "Reduce to at most 4096 pixels and 8 bits, keeping what its colors need"
-    info = im.info
-    if im.mode in ('I', 'F') or im.mode.startswith('I;16'): im, info = _scaled(im), {}
-    k = -(-max(im.size)//_LONGEST)
-    small = _even(im) if k == 1 else _averaged(im, k)
-    small.info = {key: v for key, v in info.items()
-                  if key == 'icc_profile' or key == 'transparency' and small.mode == im.mode}
-    return small
-
-# %% ../../nbs/data/15_photographs.ipynb #c3a461c0
-# EXIF orientation
-_TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_270',
-          7: 'TRANSVERSE', 8: 'ROTATE_90'}
-
-def _orientation(im):
-    "Read EXIF's orientation, 1 … 8"
-    try: turn = im.getexif().get(0x0112, 1)
-    except Exception: return 1   # damaged EXIF is common and no reason to lose a picture
-    return turn if turn in _TURNS else 1
 
 # %% ../../nbs/data/15_photographs.ipynb #4bba3410
 @dataclass(frozen=True)
@@ -199,31 +62,12 @@ def read_photo(
     data = _bytes(path)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')   # of Pillow, about size and damaged metadata: we have our own limits
-        with _opened(data) as im:
-            width, height = im.size
-            rgb, turn, frames = _decoded(im, len(data))
-            pixels = np.asarray(rgb)
-    notes = ((f'{frames} frames, the first taken',)*(frames > 1) + (f'turned by EXIF orientation {turn}',)*(turn > 1)
-             + ('gray',)*color.is_gray(pixels))
-    return Photo(pixels, width, height, notes, hashlib.sha256(data).hexdigest())
-
-# %% ../../nbs/data/15_photographs.ipynb #13df14b0
-def _decoded(im, length):
-    "Decode the first frame, reduced, rotated, as RGB; EXIF's orientation; the number of frames"
-    try:
-        area, frames = im.width*im.height, getattr(im, 'n_frames', 1)
-        if im.format in ('JPEG', 'MPO') and max(im.size) > _LONGEST: im.draft(None, (_LONGEST//2, _LONGEST//2))
-        _check_room(length + _cost(im, area))
-        with _bounded(): im.load()   # before reading EXIF, where Pillow would decode and swallow an error
-        turn, small = _orientation(im), _small(im)
-        if small is not im: im.close()
-        im = _rgb(small)
-    except Rejected: raise
-    except MemoryError: _check_room(math.inf)
-    except Exception as e:   # decoders raise anything, too
-        raise Rejected(f'damaged or incomplete: {type(e).__name__}') from None
-    im.thumbnail((_LONGEST, _LONGEST), Image.Resampling.BOX)
-    return (im.transpose(Image.Transpose[_TURNS[turn]]) if turn > 1 else im), turn, frames
+        found = read_picture(data, GRAY, _LONGEST)
+    if min(found.width, found.height) < _SMALLEST:
+        raise Rejected(f'too few pixels: {found.width} x {found.height}; the shorter side must have {_SMALLEST}')
+    pixels = found.pixels if found.pixels.ndim == 3 else found.pixels[..., None].repeat(3, 2)
+    notes = found.notes + ('gray',)*color.is_gray(pixels)
+    return Photo(pixels, found.width, found.height, notes, hashlib.sha256(data).hexdigest())
 
 # %% ../../nbs/data/15_photographs.ipynb #94e3e5b0
 @dataclass(frozen=True)
@@ -334,7 +178,7 @@ def _listed(folder):
                                                       'of its own'))
     return sorted(found)
 
-_ENDINGS = {'.jpg', '.jpeg', '.png', '.webp', '.tif', '.tiff', '.bmp', '.gif', '.ppm', '.pgm', '.jp2', '.avif', '.heic'}
+_ENDINGS = {*ENDINGS, '.heic'}
 
 # %% ../../nbs/data/15_photographs.ipynb #2f4bdee0
 def _named(folder, path, key):

@@ -351,22 +351,19 @@ def _orientation(im):
     except Exception: return 1   # damaged EXIF is common and no reason to lose a picture
     return turn if turn in _TURNS else 1
 
-# %% ../../nbs/data/18_reading.ipynb #261598c0
+# %% ../../nbs/data/18_reading.ipynb #4bc6daa0
 def _small(im, data=b'', longest=None):
     "Reduce to at most `longest` pixels and 8 bits, keeping what its colors need"
     info = im.info
     if 'transparency' in info: info = info | {'transparency': _key(im, data)}
     im.info = info
     if im.mode in ('I', 'F') or im.mode.startswith('I;16'): im = _scaled(im, data)
-    elif _depth(im, data) > 8: _check_range(max(b[1] for b in _bands(im))*257 or 255, 65535)
+    elif im.mode in ('RGB', 'RGBA', 'LA') and _depth(im, data) > 8:   # Pillow keeps the upper 8 bits
+        _check_range(max(top for _, top in im.getextrema()[:len(im.mode.rstrip('A'))])*257 or 255, 65535)
     k = -(-max(im.size)//longest) if longest else 1
     small = _even(im) if k == 1 else _averaged(im, k)
     small.info = {k: v for k, v in info.items() if k == 'transparency' and small.mode == im.mode}
     return small
-
-def _bands(im):
-    "Find the darkest and the brightest number of each color"
-    return [im.getchannel(o).getextrema() for o in im.getbands() if o != 'A']
 
 # %% ../../nbs/data/18_reading.ipynb #57e1c950
 def _decoded(im, data, alpha, longest, room):
