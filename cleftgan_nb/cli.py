@@ -10,8 +10,8 @@ from . import __version__
 from .foreign import speakable, terminal
 
 # %% auto #0
-__all__ = ['grid', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'split', 'card', 'prepare', 'train', 'measure',
-           'doctor', 'forget', 'main']
+__all__ = ['grid', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'split', 'dataset', 'card', 'prepare', 'train',
+           'measure', 'doctor', 'forget', 'main']
 
 # %% ../nbs/06_cli.ipynb #151358c0
 def _range(part):
@@ -221,6 +221,17 @@ def split(args):
     "Split a dataset by people"
     from cleftgan_nb.data.split import split
     for path in split(args.dataset, args.train, args.unseen, args.share, args.seed, args.force): print(path)
+
+# %% ../nbs/06_cli.ipynb #bf483b10
+def dataset(args):
+    "Make a dataset of any pictures"
+    from cleftgan_nb.data.conform import conform
+    about = {k: getattr(args, k) for k in ('kind', 'license') if getattr(args, k) is not None}
+    if Path(args.out).exists() and not args.force:
+        raise ValueError(f'{args.out} exists; give another name, or --force to replace it')
+    print(conform(args.source, args.out, args.size, fit=args.fit, color=args.color, background=args.background,
+                  labels=args.labels, about=about, skip_broken=args.skip_broken, overwrite=args.force,
+                  progress=sys.stderr.isatty()))
 
 # %% ../nbs/06_cli.ipynb #b1d79250
 def card(args):
@@ -594,6 +605,28 @@ def _add_split(commands):
     p.add_argument('--seed', type=_whole(), default=0, help='seed of the choice (default: 0)')
     _forces(p)
 
+# %% ../nbs/06_cli.ipynb #7ad7bea0
+def _add_dataset(commands):
+    p = _command(commands, dataset, 'make a dataset of pictures of any kind, with labels from folders or a table',
+                 'photos photos.zip --size 256', 'faces.zip gray.zip --fit pad --background white --color gray',
+                 'sorted classes.zip --labels folders', 'photos labeled.zip --labels severity.csv --skip-broken')
+    p.add_argument('source', help='a folder or a .zip of pictures, or a dataset; it is only read')
+    p.add_argument('out', metavar='out.zip', help='the dataset to make: a .zip, or a folder')
+    p.add_argument('--size', type=_whole(1), help='pixels, a power of two (default: the largest that enlarges no picture, '
+                                                  'up to 1024)')
+    p.add_argument('--fit', choices=['crop', 'pad', 'stretch'], default='crop',
+                   help='how a picture becomes square: its middle, all of it with bars, or squeezed (default: crop)')
+    p.add_argument('--color', choices=['gray', 'rgb'], help='make all of them so (default: gray if all are, else rgb)')
+    p.add_argument('--background', '--alpha', choices=['gray', 'white', 'black'], default='gray',
+                   help='what transparent pictures are laid on, and the color of bars (default: gray)')
+    p.add_argument('--labels', metavar='folders|none|TABLE',
+                   help="the folder a picture is in, none, or a CSV table: a file's name, then numbers or one class "
+                        '(default: those that a dataset has)')
+    p.add_argument('--kind', help='what the pictures are, for cards (default: as the source says, or pictures)')
+    p.add_argument('--license', help='license of the pictures (default: as the source says)')
+    p.add_argument('--skip-broken', action='store_true', help='leave out what cannot be read (default: refuse it)')
+    _forces(p)
+
 # %% ../nbs/06_cli.ipynb #876a5690
 def _add_prepare(commands):
     p = _command(commands, prepare, "turn a folder of consented photographs into a dataset and a report on every file",
@@ -635,7 +668,7 @@ def _parser():
     parser.add_argument('--debug', action='store_true', help='show where an error came from')
     parser.add_argument('--version', action='version', version=f'cleftgan_nb {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for add in (_add_phantom, _add_cohort, _add_prepare, _add_split, _add_card, _add_train, _add_measure,
+    for add in (_add_phantom, _add_cohort, _add_prepare, _add_dataset, _add_split, _add_card, _add_train, _add_measure,
                 _add_convert, _add_info, _add_new, _add_sample, _add_forget, _add_doctor):
         add(commands)
     return parser

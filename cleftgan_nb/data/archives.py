@@ -4,7 +4,7 @@
 
 # %% ../../nbs/data/09_archives.ipynb #90580b50
 from __future__ import annotations
-import contextlib, os, re, struct, threading, warnings, zipfile, zlib
+import contextlib, os, re, stat, struct, threading, warnings, zipfile, zlib
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
@@ -162,6 +162,10 @@ def visible(
     return not any(part.startswith('.') or part.lower() in _SYSTEM for part in name.split('/'))
 
 # %% ../../nbs/data/09_archives.ipynb #7499aba0
+_LARGEST = 2**28   # bytes: a file that claims to be larger is a trap
+
+def _too_large(path, name, size): return ValueError(f'{path}: {name} has {size} bytes; accepted: up to {_LARGEST}')
+
 class Folder:
     "Files below a folder"
     def __init__(self, path):
@@ -173,6 +177,9 @@ class Folder:
 
     def read(self, name, limit=-1):
         "Read the first `limit` bytes of a file, or all"
+        st = os.stat(self.path/name)
+        if not stat.S_ISREG(st.st_mode): raise ValueError(f'{self.path}: {name} is a device or a pipe, not a file')
+        if st.st_size > _LARGEST and limit < 0: raise _too_large(self.path, name, st.st_size)
         with open(self.path/name, 'rb') as f: return f.read(limit)
 
     def mark(self, name):
@@ -244,13 +251,11 @@ def __getstate__(self:Zip): return {**self.__dict__, '_file': None, '_lock': Non
 def __setstate__(self:Zip, state): self.__dict__.update(state, _lock=threading.Lock())
 
 # %% ../../nbs/data/09_archives.ipynb #a1d50710
-_LARGEST = 2**28   # bytes: a file that claims to be larger is a trap
-
 @patch
 def read(self:Zip, name, limit=-1):
     "Read the first `limit` bytes of a member, or all"
     start, packed, size, crc, method = self.members[name]
-    if size > _LARGEST: raise ValueError(f'{self.path}: {name} has {size} bytes; accepted: up to {_LARGEST}')
+    if size > _LARGEST: raise _too_large(self.path, name, size)
     head = self._at(start, 30)
     if len(head) < 30 or head[:4] != b'PK\3\4':
         raise ValueError(f'{self.path}: {name} is not where the directory says; the zip is damaged, copy or download '

@@ -14,7 +14,7 @@ from ..data.datasets import ImageFolderDataset, InfiniteSampler
 from ..files import as_private_as
 from ..foreign import terminal
 from .config import Config, check, from_values, load_config, save_config
-from .guards import alone, check_mirror, check_room, saying_full, stoppable
+from .guards import alone, check_mirror, check_pixels, check_room, saying_full, stoppable
 from .state import Run
 from .step import step
 from .team import Team, share
@@ -79,6 +79,7 @@ def begin(
 ):             # Run, ImageFolderDataset
     "Start or resume a run, reporting any error before writing anything"
     data, out = ImageFolderDataset(config.data, mirror=config.mirror, use_labels=config.labels), Path(config.out)
+    check_pixels(data)
     share(config.batch, team.rank, team.world)
     state = out/'state.safetensors'
     run = Run(config, data.resolution, data.num_channels, data.label_dim, team.device,
