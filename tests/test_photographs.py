@@ -107,6 +107,7 @@ def odd_files():
         'wrong ending.jpg': (png, 'duplicate'), 'copy.jpg': (jpeg, None), 'plain.jpg': (jpeg, 'duplicate'),
         'no ending': (saved(p.rotate(7), 'JPEG'), None),
         '.hidden.jpg': (jpeg, 'a hidden file'), 'Thumbs.db': (b'x', 'a hidden file'),
+        '.trash/withdrawn.jpg': (saved(p.rotate(11), 'JPEG'), 'a hidden file'),
         'bad exif.jpg': (saved(p.rotate(8), 'JPEG', exif=b'Exif\0\0II*\0\xff\xff\xff\xff'), None),
         'bad profile.png': (saved(p.rotate(9), 'PNG', icc_profile=b'no profile'), None),
         'Jürgen 病人.jpg': (saved(p.rotate(-2), 'JPEG'), None),

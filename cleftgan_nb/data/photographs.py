@@ -15,7 +15,7 @@ from ..checks import check_count, check_number
 from .. import __version__
 from . import color, faces, segmentation
 from ..foreign import cell, terminal
-from .archives import appearing
+from .archives import appearing, visible
 from ..files import as_path
 from .colorspace import D65, ita_of, xyz_to_lab
 from .datasets import DatasetWriter
@@ -168,8 +168,8 @@ def _listed(folder):
     def unreadable(e): found.append((e.filename, 'no permission to read this folder'))
     for at, folders, files in os.walk(folder, onerror=unreadable):
         for name in files:
-            found.append((os.path.join(at, name), 'a hidden file'
-                          if name.startswith('.') or name in ('Thumbs.db', 'desktop.ini') else None))
+            path = os.path.join(at, name)
+            found.append((path, None if visible(Path(os.path.relpath(path, folder)).as_posix()) else 'a hidden file'))
         for name in folders:
             if os.path.islink(os.path.join(at, name)):
                 found.append((os.path.join(at, name), 'a link to a folder; it is not followed'))
