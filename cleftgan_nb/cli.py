@@ -320,6 +320,7 @@ def train(args):
     if args.show:
         return print(*map(terminal, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False,
                                                    allow_unicode=True).splitlines()), sep='\n')
+    if os.environ.get('RANK', '0') == '0': _tell(config)
     try: out = train(config, other_data=any(pair.partition('=')[0] == 'data' for pair in args.set))
     except Stopped as e: raise ValueError(str(e)) from e
     except SystemExit as e:
@@ -334,6 +335,15 @@ def _ended(out, config):
     kimg = read_log(out)['kimg'][-1] if (out/'log.jsonl').exists() else 0
     if kimg < config.kimg: return f"{out}: stopped; 'cleftgan train {out}' resumes"
     return f"{list(kept(out).values())[-1]}: after {kimg:g} kimg; 'cleftgan train {out} --kimg {2*kimg:g}' trains on"
+
+# %% ../nbs/06_cli.ipynb #70bec060
+def _tell(config):
+    "Say what the training reads, unless it will complain"
+    import contextlib
+    from cleftgan_nb.data.datasets import ImageFolderDataset
+    with contextlib.suppress(ValueError, OSError), warnings.catch_warnings():
+        warnings.simplefilter('ignore')   # training gives them
+        print(ImageFolderDataset(config.data, mirror=config.mirror, use_labels=config.labels, cache=False).summary())
 
 # %% ../nbs/06_cli.ipynb #1d84a04d
 def measure(args):

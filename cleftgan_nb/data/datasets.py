@@ -7,14 +7,16 @@ from __future__ import annotations
 import contextlib, csv, hashlib, io, json, math, mmap, os, re, shlex, struct, unicodedata, warnings, zlib
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
 from ..checks import check_count
-from ..foreign import cell, uncell
+from ..foreign import cell, terminal, uncell
 from .archives import appearing, check_path, open_archive, png, SIGNATURE, ToFolder, ToZip
+from .reading import ENDINGS, look_at, read_picture, Rejected, Transparent
 from ..files import as_path
 from ..files import openness
 from ..values import renamed
@@ -292,29 +294,28 @@ def write_dataset(
     return w.path
 
 # %% ../../nbs/data/10_datasets.ipynb #6b57f660
-_FORMATS = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP', '.bmp': 'BMP', '.tif': 'TIFF',
-            '.tiff': 'TIFF', '.ppm': 'PPM', '.pgm': 'PPM'}
-_KINDS = tuple(sorted(set(_FORMATS.values())))
-_MODES = {'1': 1, 'L': 1, 'RGB': 3, 'P': 3}   # what Pillow calls them → channels; palettes are RGB
-_COLORS = {(0, 8): 1, (0, 4): 1, (0, 2): 1, (0, 1): 1, (2, 8): 3, **{(3, d): 3 for d in (1, 2, 4, 8)}}
+_COLORS = {(0, 8): 1, (0, 4): 1, (0, 2): 1, (0, 1): 1, (2, 8): 3}   # of a PNG: color type, bits → channels
 _SIDE = 8192      # pixels: more is a trap, or no training image
 
 def _look(source, name):
-    "Read (height, width, channels) of a picture; channels is None if it isn't one of ours"
-    head = source.read(name, 33)
-    if head[:8] == SIGNATURE and head[12:16] == b'IHDR' and len(head) == 33:
+    "Read (height, width, channels) of a picture, and what is special about it"
+    head = source.read(name, 41)
+    if head[:8] == SIGNATURE and head[12:16] == b'IHDR' and head[37:] == b'IDAT':   # a PNG of nothing but pixels
         w, h, depth, color = struct.unpack('>IIBB', head[16:26])
-        return h, w, _COLORS.get((color, depth))
-    try:
-        with Image.open(io.BytesIO(source.read(name)), formats=_KINDS) as image:
-            return image.height, image.width, _MODES.get(image.mode)
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as e:
-        raise _unreadable(source, name, e) from None
+        if c := _COLORS.get((color, depth)): return (h, w, c), ()
+    return _read(look_at, source, name)
+
+def _read(read, source, name):
+    "Read a picture, or say what to do"
+    try: return read(source.read(name))
+    except Transparent as e:
+        raise ValueError(f'{source.path}: {name} is {e}; to lay all pictures on white: '
+                         f'{remedy(source.path, alpha="white")}') from None
+    except Rejected as e: raise _unreadable(source, name, e) from None
 
 def _unreadable(source, name, e):
-    return ValueError(f'{source.path}: {name} is not a readable picture ({type(e).__name__}: {str(e)[:80]}); replace '
-                      'or '
-                      'remove it, or get the dataset again')
+    return ValueError(f'{source.path}: {name} is not a readable picture ({e}); replace or remove it, or get the '
+                      'dataset again')
 
 # %% ../../nbs/data/10_datasets.ipynb #1a051910
 def _check_shape(
@@ -325,9 +326,6 @@ def _check_shape(
 ):
     "Reject a picture that doesn't fit"
     (h, w, c), what = shape, f'{source.path}: {name} is {shape[1]}x{shape[0]}'
-    if c is None:
-        raise ValueError(f'{what} with an alpha channel, 16 bits or another color model; accepted: gray or RGB of 8 '
-                         'bits. Photographs: cleftgan_nb.data.prepare; or save it as RGB')
     if h != w or not 0 < h <= _SIDE:
         raise ValueError(f'{what}; accepted: square pictures up to {_SIDE}x{_SIDE}. Photographs: '
                          'cleftgan_nb.data.prepare crops them')
@@ -344,16 +342,10 @@ def _check_shape(
 # %% ../../nbs/data/10_datasets.ipynb #fe2586d0
 def _decode(source, name, shape):
     "Decode a picture to uint8 [C,H,W]"
-    try:
-        with Image.open(io.BytesIO(source.read(name)), formats=_KINDS) as image:
-            if (image.height, image.width, _MODES.get(image.mode)) != shape:
-                raise ValueError(f'it became {image.width}x{image.height} {image.mode}')
-            a = np.asarray(image.convert('RGB' if shape[2] == 3 else 'L'))
-    except (OSError, ValueError, SyntaxError, struct.error, EOFError, IndexError, zlib.error,
-            Image.DecompressionBombError) as e:
-        if str(e).startswith(str(source.path)): raise
-        raise _unreadable(source, name, e) from None
-    return a.reshape(*shape).transpose(2, 0, 1)
+    a = _read(partial(read_picture, room=False), source, name).pixels   # its size has been checked
+    a = a if a.ndim == 3 else a[..., None]
+    if a.shape != shape: raise _unreadable(source, name, f'it became {a.shape[1]}x{a.shape[0]}, {a.shape[2]} channels')
+    return a.transpose(2, 0, 1)
 
 # %% ../../nbs/data/10_datasets.ipynb #3cf47220
 def _words(source, name, like=dict):
@@ -471,9 +463,10 @@ class ImageFolderDataset(torch.utils.data.Dataset):
     ):
         self.source = open_archive(path)
         self.path, self.mirror, self.use_labels = self.source.path, mirror, use_labels
-        self.names = sorted(n for n in self.source.names if Path(n).suffix.lower() in _FORMATS)
+        self.names = sorted(n for n in self.source.names if Path(n).suffix.lower() in ENDINGS)
         if not self.names:
-            raise ValueError(f'{self.path} has no images; accepted: files that end in {", ".join(_FORMATS)}')
+            raise ValueError(f'{self.path} has no images; accepted: files that end in {", ".join(ENDINGS)}'
+                             + ''.join(f'; {o}' for o in self._aside()))
         self._read_labels(use_labels, mirror)
         self._choose(max_size, seed)
         self._compare(resolution)
@@ -516,9 +509,10 @@ def _choose(self:ImageFolderDataset, max_size, seed):
 @patch
 def _compare(self:ImageFolderDataset, resolution):
     "Compare all pictures' sizes"
-    self._shape = None
+    self._shape, self.notes = None, Counter()   # what is special about pictures → how many
     for name in self.names:
-        shape = _look(self.source, name)
+        shape, notes = _look(self.source, name)
+        self.notes.update(notes)
         if shape != self._shape or self._shape is None: _check_shape(shape, self.source, name, self._shape, resolution)
         self._shape = shape
     self.resolution, self.num_channels = self._shape[1:]
@@ -544,6 +538,45 @@ def __repr__(self:ImageFolderDataset):
     return (f'{self.path.name}: {len(self.names)} images of {shape}' + f', mirrored to {len(self)}'*bool(self.mirror)
             + f', labels of {self.label_dim} entries'*bool(self.label_dim) + f'; {self._cache.n} kept in memory '
             f'({self._cache.pixels.nbytes/2**20:.1f} MiB)')
+
+# %% ../../nbs/data/10_datasets.ipynb #f5bc5a40
+_WHY = (dict.fromkeys(('.heic', '.heif', '.hif'), 'HEIC of a phone (export as JPEG)')
+        | dict.fromkeys('.dng .nef .cr2 .cr3 .arw .raf .orf .rw2 .pef'.split(), 'raw of a camera (export as JPEG)'))
+
+@patch
+def left_out(self:ImageFolderDataset)->dict:
+    "List what the folder or zip holds besides pictures and tables: name → why it is not read"
+    ours = {'dataset.json', 'manifest.csv', 'about.json'}
+    found = {n: _WHY.get(Path(n).suffix.lower(), 'no ending of a picture') for n in self.source.names
+             if Path(n).suffix.lower() not in ENDINGS and n not in ours}
+    for at, folders, _ in os.walk(self.path):   # nothing, for a zip
+        links = (os.path.join(at, o) for o in folders if os.path.islink(os.path.join(at, o)))
+        found |= {os.path.relpath(o, self.path): 'linked folders (not followed)' for o in links}
+    return dict(sorted(found.items()))
+
+@patch
+def _aside(self:ImageFolderDataset):
+    "Say what is left out, a line for each reason"
+    names = {}
+    for n, why in self.left_out().items(): names.setdefault(why, []).append(terminal(n))
+    return [f'left out, {why}: {len(o)} ({", ".join(o[:3])}{", …"*(len(o) > 3)})' for why, o in names.items()]
+
+# %% ../../nbs/data/10_datasets.ipynb #bd47b1d0
+@patch
+def summary(self:ImageFolderDataset)->str:
+    "Say how many pictures and labels there are, what was special and what was left out"
+    shape = f'{self.resolution}x{self.resolution} {"RGB" if self.num_channels == 3 else "gray"}'
+    lines = [f'{terminal(self.path.name)}: {len(self.names)} pictures of {shape}'
+             + f', mirrored to {len(self)}'*bool(self.mirror)]
+    if self.label_dim:
+        kind = 'numbers' if self._labels.ndim == 2 else 'classes'
+        names = f': {", ".join(map(terminal, self.label_names[:8]))}{", …"*(self.label_dim > 8)}' if self.label_names else ''
+        lines.append(f'labels: {self.label_dim} {kind}{names}')
+    else:
+        unused = (_words(self.source, 'dataset.json') or {}).get('labels') is not None
+        lines.append('labels: in dataset.json, not used (labels=false)' if unused else 'labels: none')
+    lines += [f'special: {n} of {len(self.names)}: {note}' for note, n in sorted(self.notes.items())]
+    return '\n'.join(lines + self._aside())
 
 # %% ../../nbs/data/10_datasets.ipynb #75085610
 @patch

@@ -31,10 +31,9 @@ class Picture:
     height: int
     notes: tuple       # what was special, in words
 
-# %% ../../nbs/data/18_reading.ipynb #aa915140
+# %% ../../nbs/data/18_reading.ipynb #e8a74720
 FORMATS = 'JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', 'JPEG2000', 'AVIF', 'MPO'
-ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .gif .jp2 .j2k .avif '
-                '.mpo'.split())
+ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .bmp .tif .tiff .ppm .pgm .pbm .pnm .gif .jp2 .j2k .avif .mpo'.split())
 MOST_BYTES, MOST_PIXELS = 1 << 28, 120_000_000   # of a file, 256 MiB; of a picture
 ROOM = 500 << 20                                 # bytes for the two together while a file is decoded
 
