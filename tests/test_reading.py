@@ -51,7 +51,8 @@ def ways(tmp_path, data, name='x.png'):
 
 # ---- orientation
 
-BACK = [None, None, 'FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE', 'ROTATE_90', 'TRANSVERSE', 'ROTATE_270']
+BACK = [None, None, 'FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE', 'ROTATE_90', 'TRANSVERSE',
+        'ROTATE_270']
 
 @pytest.mark.parametrize('kind, more', [('JPEG', dict(quality=100, subsampling=0)), ('PNG', {}), ('TIFF', {}),
                                         ('WEBP', dict(lossless=True))])
@@ -81,7 +82,8 @@ def gray_profile(gamma):
 def ink_profile():
     "Make a profile of CMYK in which everything without black is the gray of L* = 50"
     fixed, same = lambda *v: struct.pack(f'>{len(v)}i', *(round(65536*o) for o in v)), bytes(range(256))
-    table = (b'mft1\0\0\0\0\4\3\2\0' + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1) + same*4 + bytes((128, 128, 128, 0, 128, 128))*8 + same*3)
+    table = (b'mft1\0\0\0\0\4\3\2\0' + fixed(1, 0, 0, 0, 1, 0, 0, 0, 1) + same*4
+             + bytes((128, 128, 128, 0, 128, 128))*8 + same*3)
     head = struct.pack('>8xI4s4s4s12x4s28x', 0x02100000, b'prtr', b'CMYK', b'Lab ', b'acsp') + fixed(.9642, 1, .8249)
     body = head.ljust(128, b'\0') + struct.pack('>I4sII', 1, b'A2B0', 144, len(table)) + table
     return struct.pack('>I', len(body)) + body[4:]
@@ -94,7 +96,8 @@ ICC = b'iCCP', b'x\0\0' + zlib.compress(P3)
 COLORED = {
     'RGB': saved(CLAYS, icc_profile=P3), 'RGBA': saved(CLAYS.convert('RGBA'), icc_profile=P3),
     'RGB, a transparent color': png(SQUARE, 2, 8, ICC, (b'tRNS', struct.pack('>3H', 1, 2, 3))),
-    'P': saved(PALETTE, icc_profile=P3), 'P, opaque tRNS': saved(PALETTE, icc_profile=P3, transparency=bytes((255, 255))),
+    'P': saved(PALETTE, icc_profile=P3),
+    'P, opaque tRNS': saved(PALETTE, icc_profile=P3, transparency=bytes((255, 255))),
     'RGB of 16 bits': png(DEEP, 2, 16, ICC),
     'RGBA of 16 bits': png(np.dstack([DEEP, np.full((40, 40), 65535)]), 6, 16, ICC),
     'WEBP': saved(CLAYS, 'WEBP', lossless=True, icc_profile=P3),
@@ -227,10 +230,11 @@ def test_twelve_bits_in_sixteen(tmp_path):
     "Refused with the reason, unless the file says so; then in the right range"
     ramp = np.linspace(0, 4095, 48)[None].repeat(48, 0).round().astype(np.uint16)
     meant = np.rint(ramp*(255/4095)).astype(np.uint8)
-    for data in (saved(Image.fromarray(ramp)), png(ramp[..., None].repeat(3, 2), 2, 16), saved(Image.fromarray(ramp), 'TIFF'),
-                 saved(Image.fromarray(ramp.astype(np.int32)), 'TIFF')):
+    for data in (saved(Image.fromarray(ramp)), png(ramp[..., None].repeat(3, 2), 2, 16),
+                 saved(Image.fromarray(ramp), 'TIFF'), saved(Image.fromarray(ramp.astype(np.int32)), 'TIFF')):
         for e in ways(tmp_path, data): assert 'nearly black' in str(e) and '12-bit numbers' in str(e)
-    packed = np.packbits(np.unpackbits(ramp.astype('>u2').view(np.uint8).reshape(48, 48, 2), axis=2)[..., 4:].reshape(48, -1), 1)
+    bits = np.unpackbits(ramp.astype('>u2').view(np.uint8).reshape(48, 48, 2), axis=2)[..., 4:]
+    packed = np.packbits(bits.reshape(48, -1), 1)
     tags = [(256, 48), (257, 48), (258, 12), (259, 1), (262, 1), (273, 200), (277, 1), (278, 48), (279, packed.size)]
     tiff = (struct.pack('<2sHIH', b'II', 42, 8, len(tags)) + b''.join(struct.pack('<HHII', t, 4, 1, v) for t, v in tags)
             + bytes(4)).ljust(200, b'\0') + packed.tobytes()
@@ -257,12 +261,13 @@ def tiff(tags, more=b''):
             + bytes(4)).ljust(300, b'\0') + more.ljust(100, b'\0') + bytes(19200)
 
 LARGER = struct.pack('<H', 2) + struct.pack('<HHII', 256, 4, 1, 6000) + struct.pack('<HHII', 257, 4, 1, 4000) + bytes(4)
-SMALLER = LARGER.replace(struct.pack('<I', 6000), struct.pack('<I', 60)).replace(struct.pack('<I', 4000), struct.pack('<I', 40))
+SMALLER = LARGER.replace(*(struct.pack('<I', o) for o in (6000, 60))).replace(*(struct.pack('<I', o) for o in (4000, 40)))
 
 NAMED = [
     *[(boxes(b'mif1', bytes(4), o), 'HEIC') for o in (b'heic', b'heix', b'hevc', b'hevx', b'heim')],
     (boxes(b'hevc', bytes(4), b'msf1'), 'HEIC'), (boxes(b'msf1', bytes(4)), 'HEIF'), (boxes(b'mif1', bytes(4)), 'HEIF'),
-    (boxes(b'crx ', bytes(4)), 'raw camera'), (boxes(b'qt  ', bytes(4)), 'a film'), (boxes(b'isom', bytes(4), b'mp41'), 'a film'),
+    (boxes(b'crx ', bytes(4)), 'raw camera'), (boxes(b'qt  ', bytes(4)), 'a film'),
+    (boxes(b'isom', bytes(4), b'mp41'), 'a film'),
     (tiff({50706: 1}), 'raw camera'), (tiff({254: 1}), 'raw camera'), (tiff({330: 300}, LARGER), 'raw camera'),
     (tiff({262: 32803}), 'raw camera'), (b'II*\0\x10\0\0\0CR\2\0' + bytes(40), 'raw camera'),
     (b'FUJIFILMCCD-RAW' + bytes(40), 'raw camera'), (b'\xff\x0a' + bytes(40), 'JPEG XL')]
@@ -292,14 +297,17 @@ def test_nothing_in_a_folder_disappears_silently(tmp_path):
     folder.mkdir()
     other.mkdir()
     for name in ('a.jfif', 'b.gif', 'c.bmp', 'd.tif', 'e.JPE', 'f.PNM'):
-        (folder/name).write_bytes(saved(FACE, dict(gif='GIF', bmp='BMP', tif='TIFF', pnm='PPM').get(name[2:].lower(), 'JPEG')))
+        kind = dict(gif='GIF', bmp='BMP', tif='TIFF', pnm='PPM').get(name[2:].lower(), 'JPEG')
+        (folder/name).write_bytes(saved(FACE, kind))
     (other/'z.png').write_bytes(saved(FACE))
     (folder/'round').symlink_to('.')
     (folder/'linked').symlink_to(other)
     (folder/'file.png').symlink_to(other/'z.png')
-    for name in ('phone.HEIC', 'x.dng', 'no ending', 'read\x1b[2Kme.txt', '.DS_Store', 'dataset.json'): (folder/name).write_text('{}')
+    for name in ('phone.HEIC', 'x.dng', 'no ending', 'read\x1b[2Kme.txt', '.DS_Store', 'dataset.json'):
+        (folder/name).write_text('{}')
     ds = ImageFolderDataset(folder)
-    assert ds.names == ['a.jfif', 'b.gif', 'c.bmp', 'd.tif', 'e.JPE', 'f.PNM', 'file.png'] and len(ds.batch(range(7))[0]) == 7
+    assert ds.names == ['a.jfif', 'b.gif', 'c.bmp', 'd.tif', 'e.JPE', 'f.PNM', 'file.png']
+    assert len(ds.batch(range(7))[0]) == 7
     assert set(ds.left_out()) == {'round', 'linked', 'phone.HEIC', 'x.dng', 'no ending', 'read\x1b[2Kme.txt'}
     said = ds.summary()
     assert '7 pictures of 48x48 RGB' in said and 'labels: none' in said and '\x1b' not in said

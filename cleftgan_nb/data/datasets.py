@@ -570,8 +570,8 @@ def summary(self:ImageFolderDataset)->str:
              + f', mirrored to {len(self)}'*bool(self.mirror)]
     if self.label_dim:
         kind = 'numbers' if self._labels.ndim == 2 else 'classes'
-        names = f': {", ".join(map(terminal, self.label_names[:8]))}{", …"*(self.label_dim > 8)}' if self.label_names else ''
-        lines.append(f'labels: {self.label_dim} {kind}{names}')
+        names = ", ".join(map(terminal, (self.label_names or [])[:8])) + ', …'*(self.label_dim > 8)
+        lines.append(f'labels: {self.label_dim} {kind}' + f': {names}'*bool(self.label_names))
     else:
         unused = (_words(self.source, 'dataset.json') or {}).get('labels') is not None
         lines.append('labels: in dataset.json, not used (labels=false)' if unused else 'labels: none')

@@ -31,9 +31,10 @@ class Picture:
     height: int
     notes: tuple       # what was special, in words
 
-# %% ../../nbs/data/18_reading.ipynb #e8a74720
+# %% ../../nbs/data/18_reading.ipynb #969a7a60
 FORMATS = 'JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP', 'GIF', 'PPM', 'JPEG2000', 'AVIF', 'MPO'
-ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .bmp .tif .tiff .ppm .pgm .pbm .pnm .gif .jp2 .j2k .avif .mpo'.split())
+ENDINGS = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.pbm', '.pnm',
+           '.gif', '.jp2', '.j2k', '.avif', '.mpo')
 MOST_BYTES, MOST_PIXELS = 1 << 28, 120_000_000   # of a file, 256 MiB; of a picture
 ROOM = 500 << 20                                 # bytes for the two together while a file is decoded
 
@@ -259,7 +260,7 @@ def _measured(im):
     if gamma is None and xy[0] == _WHITE[0]: return None
     return profile(xy[2:], gamma and 1/gamma, xy[:2])
 
-# %% ../../nbs/data/18_reading.ipynb #ec6d2790
+# %% ../../nbs/data/18_reading.ipynb #75bb5e70
 def _box(data, kind):
     "Find the color of an AVIF or a JPEG 2000, whose readers leave it out"
     at = data.find(b'colr' + kind, 0, 1 << 16)
@@ -276,7 +277,8 @@ def _profile(im, data):
     "Find or make the color profile of a picture, or None for sRGB"
     if im.format == 'PNG':
         if (coded := _chunk(data, b'cICP')) and len(coded) == 4: return _coded(*coded[:2])
-        if 'icc_profile' not in im.info and 'srgb' not in im.info: return _measured(im)
+        said = im.info.keys() & {'icc_profile', 'srgb', 'gamma', 'chromaticity'}
+        if said and not said & {'icc_profile', 'srgb'}: return _measured(im)
     if icc := im.info.get('icc_profile'): return icc
     if im.format == 'AVIF' and (found := _box(data, b'nclx')): return _coded(*struct.unpack('>HH', found[4:8]))
     if im.format == 'JPEG2000' and (found := _box(data, b'\2')): return found[3:]
@@ -326,15 +328,15 @@ def _laid(plain, mask, color):
     laid = Image.alpha_composite(below, above)
     return laid.getchannel('R') if plain.mode == 'L' and len(set(color)) == 1 else laid.convert('RGB')
 
-# %% ../../nbs/data/18_reading.ipynb #85db1610
+# %% ../../nbs/data/18_reading.ipynb #9d002f80
 def _colors(im, icc, alpha):
     "Convert any mode that `_small` leaves to gray or RGB"
     if 'transparency' in im.info: im = im.convert('LA' if im.mode == 'L' else 'RGBA')
-    im = im.convert({'La': 'LA', 'RGBa': 'RGBA'}.get(im.mode, im.mode))
+    if im.mode[-1] == 'a': im = im.convert(im.mode[:-1] + 'A')
     mask = im.getchannel('A') if im.mode in ('LA', 'RGBA') else None
     plain = _converted(im if mask is None else im.convert(im.mode[:-1]), icc)
     if plain.mode == 'LAB': raise Rejected(f'CIE L*a*b*; {_save}')
-    plain = plain if plain.mode == 'L' else plain.convert('RGB')
+    if plain.mode not in ('L', 'RGB'): plain = plain.convert('RGB')
     if mask is None or mask.getextrema()[0] == 255: return plain
     if alpha is None: raise Transparent('transparent: something would show through')
     return _laid(plain, mask, alpha)
