@@ -274,3 +274,17 @@ def test_the_command(odd, tmp_path, monkeypatch, capsys):
     assert cli.main(['dataset', 'my photos', 'a.zip', '--size', '32', '--force']) == 0
     for place in ('-x', '.', 'a b', "it's"): assert shlex.split(remedy(place, size=8))[-2:] == ['--size', '8']
     assert shlex.split(remedy('-x'))[2:4] == ['./-x', './-x-dataset.zip'] and shlex.split(remedy('.'))[2] == str(tmp_path)
+
+def test_a_panorama_keeps_its_pixels(tmp_path):
+    "Large pictures are reduced while they are read, but not below what the crop needs"
+    save(tmp_path/'in'/'a.png', Image.new('L', (9000, 40)).convert('RGB'))
+    assert make(tmp_path/'in', tmp_path/'a.zip', 32).done == {'center crop': 1, 'reduced by Lanczos': 1}
+    assert make(tmp_path/'in', tmp_path/'b.zip', None, fit='pad').size == 1024
+
+def test_people_in_a_folder_of_their_own(tmp_path):
+    for n in ('all/anna/1.png', 'all/anna/2.png', 'all/ben/1.png'): save(tmp_path/'in'/n, image(1))
+    make(tmp_path/'in', tmp_path/'a.zip')
+    assert [r['name'] for r in manifest(tmp_path/'a.zip')] == ['anna/1.png', 'anna/2.png', 'ben/1.png']
+    for n in 'ab': save(tmp_path/'one'/'all'/f'{n}.png', image(1))
+    make(tmp_path/'one', tmp_path/'b.zip')
+    assert len(split(tmp_path/'b.zip', tmp_path/'c.zip', tmp_path/'d.zip', .5)) == 2   # a folder around all is no person

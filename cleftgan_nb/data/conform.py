@@ -4,7 +4,7 @@
 
 # %% ../../nbs/data/19_conform.ipynb #ca16a4f0
 from __future__ import annotations
-import csv, io, os, re, unicodedata
+import csv, io, math, re, unicodedata, warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +17,8 @@ from ..checks import one_of
 from ..foreign import terminal
 from ..files import as_path, openness
 from .archives import _target, check_path, open_archive
-from .datasets import (_COUNTED, _TABLES, _check_apart, _check_names, _converted, _matched, _pairs, _words,
-                                       manifest, write_dataset)
+from .datasets import (_COUNTED, _TABLES, _check_apart, _check_names, _converted, _matched, _pairs,
+                                       _words, manifest, write_dataset)
 from .reading import ENDINGS, look_at, read_picture, Rejected, Transparent
 
 # %% auto #0
@@ -29,9 +29,9 @@ FITS = 'crop', 'pad', 'stretch'
 
 def _box(w, h, fit):
     "Find the part of a picture to keep, and the side of the square for it"
-    s = min(w, h) if fit == 'crop' else max(w, h)
-    x, y = ((w - s)//2, (h - s)//2) if fit == 'crop' else (0, 0)
-    return (x, y, x + min(s, w), y + min(s, h)), s
+    s = max(w, h) if fit == 'pad' else min(w, h)
+    x, y = (w - s)//2, (h - s)//2
+    return (x, y, x + s, y + s) if fit == 'crop' else (0, 0, w, h), s
 
 def fitted(
     pixels:np.ndarray,   # uint8 [H,W] or [H,W,3]
@@ -49,7 +49,8 @@ def fitted(
         done, part = Image.new(im.mode, (size, size), background if im.mode == 'RGB' else background[0]), done
         done.paste(part, ((size - wide)//2, (size - high)//2))
     how = {'crop': 'center crop', 'pad': 'padded', 'stretch': 'stretched'}[fit]
-    return np.asarray(done), (how,)*(w != h) + (('enlarged' if s < size else 'reduced') + ' by Lanczos',)*(s != size)
+    scaled = f'{"enlarged" if s < size else "reduced"} by Lanczos'
+    return np.asarray(done), (how,)*(w != h) + (scaled,)*(s != size)
 
 # %% ../../nbs/data/19_conform.ipynb #c8ee9a30
 def _listed(source):
@@ -60,10 +61,11 @@ def _listed(source):
         raise ValueError(f'{source.path} has no pictures; accepted: files that end in {", ".join(ENDINGS)}')
     return pictures, [n for n in there if Path(n).suffix.lower() not in ENDINGS]
 
-def _read(data, alpha):
-    "Read a picture, laid on a color if it is transparent"
-    try: return read_picture(data, longest=4096)
-    except Transparent: found = read_picture(data, alpha, longest=4096)
+def _read(data, alpha, shape=(1, 1)):
+    "Read a picture, laid on a color if it is transparent; reduce one whose shorter side is above 4096 pixels"
+    longest = math.ceil(4096*max(shape[:2])/min(shape[:2])) if min(shape[:2]) > 4096 else None
+    try: return read_picture(data, longest=longest)
+    except Transparent: found = read_picture(data, alpha, longest=longest)
     return replace(found, notes=(*found.notes, 'laid on a color'))
 
 def _shape(data, alpha):
@@ -77,9 +79,9 @@ class _Broken:
     "Pictures that cannot be read: the first one ends the work, or all are left out"
     def __init__(self, source, skip): self.source, self.skip, self.reasons = source, skip, {}
 
-    def get(self, name, read, alpha):
+    def get(self, name, read, *given):
         "Read a picture, or return None if it is left out"
-        try: return read(self.source.read(name), alpha)
+        try: return read(self.source.read(name), *given)
         except (Rejected, ValueError, OSError) as e: reason = str(e)
         if not self.skip:
             raise ValueError(f'{self.source.path}: {name}: {reason}. Mend or remove it, or leave out what cannot be '
@@ -87,20 +89,28 @@ class _Broken:
         self.reasons[name] = reason
 
 # %% ../../nbs/data/19_conform.ipynb #1eff7f30
+def _ways(names, least):
+    "Split names into folders and a name, without the folders around them all; leave `least` parts"
+    way = {n: terminal(unicodedata.normalize('NFC', n)).split('/') for n in names}
+    while len({p[0] for p in way.values()}) == 1 and all(len(p) > least for p in way.values()):
+        way = {n: p[1:] for n, p in way.items()}
+    return way
+
 def _in_classes(names, where):
     "Split each name into its class, the first folder, and the rest"
-    way = {n: unicodedata.normalize('NFC', n).split('/') for n in names}
-    while len({p[0] for p in way.values()}) == 1 and all(len(p) > 2 for p in way.values()):
-        way = {n: p[1:] for n, p in way.items()}   # a folder around them all is no class
+    way = _ways(names, 2)
     if lost := [n for n, p in way.items() if len(p) < 2]:
         raise ValueError(f'{where}: {lost[0]} lies in no folder; accepted with labels=folders: every picture in a '
                          'folder that is called as its class')
     return {n: (p[0], '/'.join(p[1:])) for n, p in way.items()}
 
+def _ordered(classes): # 2 before 10
+    return sorted(set(classes), key=lambda c: (0, int(c)) if re.fullmatch('[0-9]{1,9}', c) else (1, c))
+
 def _folder_labels(names, where):
     "Take the first folder as the class: name → number, names of the classes"
     within = _in_classes(names, where)
-    classes = sorted({c for c, _ in within.values()})
+    classes = _ordered(c for c, _ in within.values())
     if len(classes) < 2:
         raise ValueError(f'{where} has one folder, {classes[0]}; accepted with labels=folders: two or more')
     return {n: classes.index(c) for n, (c, _) in within.items()}, _check_names(classes, f'{where}: of its folders, ')
@@ -114,7 +124,7 @@ def _rows(path):
     try: lines = [[c.strip() for c in l] for l in csv.reader(io.StringIO(text, newline=''), delimiter=sign, strict=True)]
     except csv.Error as e: raise ValueError(f'{path} is no CSV table ({e})') from None
     head, *rows = [l for l in lines if any(l)] or [[]]
-    accepted = 'accepted: a first line with the names of the columns, such as file,severity,side, then a line for each file'
+    accepted = 'accepted: a first line with the names of the columns, such as file,severity, then a line for each file'
     if len(head) < 2 or not rows or Path(head[0]).suffix.lower() in ENDINGS: raise ValueError(f'{path}: {accepted}')
     if odd := [l for l in rows if len(l) != len(head)]:
         raise ValueError(f'{path}: {odd[0][0]} has {len(odd[0])} cells, the first line {len(head)}; {accepted}')
@@ -136,17 +146,24 @@ def _table_labels(path, names):
     if not found and len({n.rpartition('/')[2] for n in names}) == len(names):   # a table without the folders
         found = {n: l for n in names for l in _matched(words, [n.rpartition('/')[2]], path).values()}
     if lost := [n for n in names if n not in found]:
-        raise ValueError(f'{path} has no line for {lost[0]} ({len(lost)} of {len(names)} lack one); give every picture a line')
+        raise ValueError(f'{path} has no line for {lost[0]} ({len(lost)} of {len(names)} lack one); give every picture '
+                         'a line')
+    if more := len(rows) - len(names): warnings.warn(f'{path}: {more} of {len(rows)} lines are of no picture that is read')
+    return _meant(path, columns, found)
+
+def _meant(path, columns, found):
+    "Read cells as classes or vectors: name → label, names of the classes or entries"
     whole = all(re.fullmatch('[0-9]{1,4}', c) for cells in found.values() for c in cells)
     if len(columns) == 1 and (columns[0].lower() in ('class', 'label') and whole or _all_words(found)):
-        known = None if whole else sorted({c for c, in found.values()})
+        known = None if whole else _ordered(c for c, in found.values())
         return {n: int(c) if whole else known.index(c) for n, (c,) in found.items()}, _check_names(known, f'{path}: ')
     return ({n: [_number(c, f'{path}: {n}, {k}') for k, c in zip(columns, cells)] for n, cells in found.items()},
             _check_names(columns, f'{path}: '))
 
 def _all_words(found):
     "Check that no cell is a number, and none empty"
-    return all(c and not re.fullmatch(r'[-+.,\d]+(e[-+]?\d+)?|nan|inf', c, re.I) for cells in found.values() for c in cells)
+    number = re.compile(r'[-+.,\d]+(e[-+]?\d+)?|nan|inf', re.I)
+    return all(c and not number.fullmatch(c) for cells in found.values() for c in cells)
 
 # %% ../../nbs/data/19_conform.ipynb #ed1d76c0
 def _labels_of(source, names, labels):
@@ -158,8 +175,8 @@ def _labels_of(source, names, labels):
     if (pairs := _pairs(words, source.path)) is None: return None, None
     found = _matched(pairs, names, source.path)
     if lost := [n for n in names if n not in found]:
-        raise ValueError(f'{source.path}: dataset.json has no label for {lost[0]} ({len(lost)} of {len(names)} lack one); '
-                         'give every picture one, or leave them: labels=none')
+        raise ValueError(f'{source.path}: dataset.json has no label for {lost[0]} ({len(lost)} of {len(names)} lack '
+                         'one); give every picture one, or leave them: labels=none')
     return found, words.get('label_names')
 
 # %% ../../nbs/data/19_conform.ipynb #190d8b00
@@ -171,9 +188,10 @@ def _known(source, names, labels):
     if told and (rows := {r['file']: r for r in manifest(source.path)}):
         columns = dict.fromkeys(next(iter(rows.values())))
         return {n: columns | rows.get(n, {}) | {'source_file': n} for n in names}
-    if 'dataset.json' in source.names or all(map(_NUMBERED.fullmatch, names)): return {n: {'source_file': n} for n in names}
-    if labels != 'folders': return {n: {'name': terminal(unicodedata.normalize('NFC', n))} for n in names}
-    return {n: {'name': terminal(rest), 'class': c} for n, (c, rest) in _in_classes(names, source.path).items()}
+    if 'dataset.json' in source.names or all(map(_NUMBERED.fullmatch, names)):
+        return {n: {'source_file': n} for n in names}
+    if labels != 'folders': return {n: {'name': '/'.join(p)} for n, p in _ways(names, 1).items()}
+    return {n: {'name': rest, 'class': c} for n, (c, rest) in _in_classes(names, source.path).items()}
 
 # %% ../../nbs/data/19_conform.ipynb #0d93dd20
 def _about(source, given, made):
@@ -181,7 +199,8 @@ def _about(source, given, made):
     known = {k: v for k, v in (_words(source, 'about.json') or {}).items() if k not in _COUNTED}
     before = {k: known.pop(k) for k in ('command', 'converted') if k in known}   # they made the source, not this one
     made |= {'before': before} if before else {}
-    return {'kind': 'pictures', 'license': 'not stated: fill in the data card'} | known | (given or {}) | {'converted': made}
+    plain = {'kind': 'pictures', 'license': 'not stated: fill in the data card'}
+    return plain | known | (given or {}) | {'converted': made}
 
 # %% ../../nbs/data/19_conform.ipynb #3619cb50
 BACKGROUNDS = dict(gray=(119, 119, 119), white=(255, 255, 255), black=(0, 0, 0))   # gray: sRGB of L* = 50
@@ -197,17 +216,17 @@ class Conformed:
     left_out: dict   # name → reason
 
     def __str__(self):
-        lines = [f'{self.path}: {self.images} pictures of {self.size} pixels, {"RGB" if self.channels == 3 else "gray"}, '
-                 f'{self.labels}']
+        kind = 'RGB' if self.channels == 3 else 'gray'
+        lines = [f'{self.path}: {self.images} pictures of {self.size} pixels, {kind}, {self.labels}']
         lines += [f'{n:6d}  {what}' for what, n in self.done.most_common()]
         lines += [f'left out: {name}: {reason}' for name, reason in list(self.left_out.items())[:10]]
         more = len(self.left_out) - 10
         return '\n'.join(map(terminal, lines + [f'left out: {more} more']*(more > 0)))
 
 # %% ../../nbs/data/19_conform.ipynb #7c56f060
-def _check_size(size, shapes):
+def _check_size(size, shapes=(), fit='crop'):
     "Return the size of the pictures: a power of two, as networks need"
-    if size is None: return min(1024, 1 << min(min(s[:2]) for s in shapes).bit_length() - 1)
+    if size is None: return min(1024, max(8, 1 << min(_box(*s[:2], fit)[1] for s in shapes).bit_length() - 1))
     if type(size) is int and 8 <= size <= 4096 and not size & size - 1: return size
     raise ValueError(f'size={size!r:.40}; accepted: a power of two from 8 to 4096, as networks need, or None')
 
@@ -247,10 +266,10 @@ class _Work:
         return image, '; '.join(words) or None
 
 # %% ../../nbs/data/19_conform.ipynb #8ba26a20
-def _pictures(work, names, rows, labels, made):
+def _pictures(work, bar, shapes, rows, labels, made):
     "Yield (image, label, row) of each picture; in the end, say in `made` what was done"
-    for name in names:
-        if (picture := work.broken.get(name, _read, BACKGROUNDS[work.background])) is None: continue
+    for name in bar(shapes, 'pictures'):
+        if not (picture := work.broken.get(name, _read, BACKGROUNDS[work.background], shapes[name])): continue
         image, words = work.image(picture)
         row = _converted(rows[name], rows[name].get('source_file'), work.size/picture.pixels.shape[0])
         row |= {'source_width': picture.width, 'source_height': picture.height, 'transform': words}
@@ -269,13 +288,15 @@ def _told(labels, names):
     if labels is None: return 'no labels'
     first = next(iter(labels.values()))
     n = len(first) if isinstance(first, list) else max(labels.values()) + 1
-    return f'labels of {n} {"numbers" if isinstance(first, list) else "classes"}' + f' ({", ".join(names or [])})'*bool(names)
+    kind = 'numbers' if isinstance(first, list) else 'classes'
+    return f'labels of {n} {kind}' + f' ({", ".join(names)})' if names else f'labels of {n} {kind}'
 
 def _check(source, out, size, fit, color, background, overwrite):
     "Check what is asked for before the first picture is read"
-    if size is not None: _check_size(size, [])
-    for name, value, known in ('fit', fit, FITS), ('color', color, (None, 'gray', 'rgb')), ('background', background, BACKGROUNDS):
-        one_of(name, value, list(known))
+    if size is not None: _check_size(size)
+    one_of('fit', fit, FITS)
+    one_of('color', color, (None, 'gray', 'rgb'))
+    one_of('background', background, list(BACKGROUNDS))
     _check_apart(source.path, out)
     _target(out, overwrite)
 
@@ -300,11 +321,10 @@ def conform(
     bar = lambda names, what: tqdm(names, what, unit='images', disable=not progress)
     (names, others), broken = _listed(source), _Broken(source, skip_broken)
     shapes = _look(names, broken, BACKGROUNDS[background], bar)
-    work = _Work(broken, _check_size(size, shapes.values()), _channels(color, shapes.values()), fit, background)
+    work = _Work(broken, _check_size(size, shapes.values(), fit), _channels(color, shapes.values()), fit, background)
     found, known = _labels_of(source, list(shapes), labels)
-    made = {}
-    words = _about(source, about, made)
-    rows = _pictures(work, bar(shapes, 'pictures'), _known(source, list(shapes), labels), found, made)
+    words = _about(source, about, made := {})
+    rows = _pictures(work, bar, shapes, _known(source, list(shapes), labels), found, made)
     write_dataset(out, rows, about=words, label_names=known, overwrite=overwrite, mode=openness(source.path))
-    left = broken.reasons | {n: f'no picture that is read; accepted: {", ".join(ENDINGS)}' for n in others}
-    return Conformed(out, len(names) - len(broken.reasons), work.size, work.channels, _told(found, known), work.done, left)
+    count, left = len(names) - len(broken.reasons), broken.reasons | dict.fromkeys(others, 'no ending of a picture')
+    return Conformed(out, count, work.size, work.channels, _told(found, known), work.done, left)
