@@ -183,12 +183,13 @@ def test_broken_pictures_are_refused_or_left_out(odd, tmp_path):
     save(odd/'cut.jpg', image(7, 200, 200))
     (odd/'cut.jpg').write_bytes((odd/'cut.jpg').read_bytes()[:3000])   # its header is well
     (odd/'letter.png').write_text('Dear parents')
-    (odd/'notes.txt').write_text('x')
+    (odd/'phone.heic').write_text('x')
+    (odd/'linked').symlink_to(tmp_path)
     os.mkfifo(odd/'pipe.png')
     with pytest.raises(ValueError, match='my photos: .*: .*--skip-broken'): make(odd, tmp_path/'a.zip')
     assert os.listdir(tmp_path) == ['my photos']
     made = make(odd, tmp_path/'a.zip', skip_broken=True)
-    assert sorted(made.left_out) == ['cut.jpg', 'letter.png', 'notes.txt', 'pipe.png'] and made.images == 4
+    assert sorted(made.left_out) == ['cut.jpg', 'letter.png', 'linked', 'phone.heic', 'pipe.png'] and made.images == 4
     assert 'left out: letter.png: not a picture' in str(made) and about(tmp_path/'a.zip')['converted']['left_out'] == 3
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, MemoryError])

@@ -17,8 +17,8 @@ from ..checks import one_of
 from ..foreign import terminal
 from ..files import as_path, openness
 from .archives import _target, check_path, open_archive
-from .datasets import (_COUNTED, _TABLES, _check_apart, _check_names, _converted, _matched, _pairs,
-                                       _words, manifest, write_dataset)
+from .datasets import (_COUNTED, _check_apart, _check_names, _converted, _matched, _pairs, _unread, _words,
+                                       manifest, write_dataset)
 from .reading import ENDINGS, look_at, read_picture, Rejected, Transparent
 
 # %% auto #0
@@ -54,12 +54,11 @@ def fitted(
 
 # %% ../../nbs/data/19_conform.ipynb #c8ee9a30
 def _listed(source):
-    "List the pictures in one order everywhere, and the other files"
-    there = sorted(source.names - _TABLES, key=lambda n: (unicodedata.normalize('NFC', n), n))
-    pictures = [n for n in there if Path(n).suffix.lower() in ENDINGS]
+    "List the pictures in one order everywhere"
+    pictures = [n for n in source.names if Path(n).suffix.lower() in ENDINGS]
     if not pictures:
         raise ValueError(f'{source.path} has no pictures; accepted: files that end in {", ".join(ENDINGS)}')
-    return pictures, [n for n in there if Path(n).suffix.lower() not in ENDINGS]
+    return sorted(pictures, key=lambda n: (unicodedata.normalize('NFC', n), n))
 
 def _read(data, alpha, shape=(1, 1)):
     "Read a picture, laid on a color if it is transparent; reduce one whose shorter side is above 4096 pixels"
@@ -319,12 +318,12 @@ def conform(
     source, out = open_archive(source), as_path(out, 'out')
     _check(source, out, size, fit, color, background, overwrite)
     bar = lambda names, what: tqdm(names, what, unit='images', disable=not progress)
-    (names, others), broken = _listed(source), _Broken(source, skip_broken)
+    names, broken = _listed(source), _Broken(source, skip_broken)
     shapes = _look(names, broken, BACKGROUNDS[background], bar)
     work = _Work(broken, _check_size(size, shapes.values(), fit), _channels(color, shapes.values()), fit, background)
     found, known = _labels_of(source, list(shapes), labels)
     words = _about(source, about, made := {})
     rows = _pictures(work, bar, shapes, _known(source, list(shapes), labels), found, made)
     write_dataset(out, rows, about=words, label_names=known, overwrite=overwrite, mode=openness(source.path))
-    count, left = len(names) - len(broken.reasons), broken.reasons | dict.fromkeys(others, 'no ending of a picture')
+    count, left = len(names) - len(broken.reasons), broken.reasons | _unread(source)
     return Conformed(out, count, work.size, work.channels, _told(found, known), work.done, left)

@@ -314,8 +314,8 @@ def _read(read, source, name):
     except Rejected as e: raise _unreadable(source, name, e) from None
 
 def _unreadable(source, name, e):
-    return ValueError(f'{source.path}: {name} is not a readable picture ({e}); replace or remove it, or get the '
-                      'dataset again')
+    return ValueError(f'{source.path}: {name} is not a readable picture ({e}); replace or remove it, get the dataset '
+                      f'again, or leave out what cannot be read: {remedy(source.path, skip_broken=True)}')
 
 # %% ../../nbs/data/10_datasets.ipynb #1a051910
 def _check_shape(
@@ -327,17 +327,17 @@ def _check_shape(
     "Reject a picture that doesn't fit"
     (h, w, c), what = shape, f'{source.path}: {name} is {shape[1]}x{shape[0]}'
     if h != w or not 0 < h <= _SIDE:
-        raise ValueError(f'{what}; accepted: square pictures up to {_SIDE}x{_SIDE}. Photographs: '
-                         'cleftgan_nb.data.prepare crops them')
+        raise ValueError(f'{what}; accepted: square pictures up to {_SIDE}x{_SIDE}. Photographs of faces: cleftgan '
+                         f'prepare. Any pictures: {remedy(source.path)}')
     if resolution is not None and h != resolution:
-        raise ValueError(f'{what}, not resolution={resolution} as requested; leave it out, or make a smaller copy with '
-                         f'convert(…, resolution={resolution})')
+        raise ValueError(f'{what}, not resolution={resolution} as requested; leave it out, or make a copy of that '
+                         f'size: {remedy(source.path, size=resolution)}')
     if like and (h, w) != like[:2]:
-        raise ValueError(f'{what}, the pictures before it are {like[1]}x{like[0]}; accepted: one size. Smaller '
-                         'copies of all: convert one size at a time')
+        raise ValueError(f'{what}, the pictures before it are {like[1]}x{like[0]}; accepted: one size. To '
+                         f'make them so: {remedy(source.path)}')
     if like and c != like[2]:
         raise ValueError(f'{what} with {c} channel(s), the pictures before it have {like[2]}; accepted: all gray or '
-                         'all RGB')
+                         f'all RGB. To make them so: {remedy(source.path)}')
 
 # %% ../../nbs/data/10_datasets.ipynb #fe2586d0
 def _decode(source, name, shape):
@@ -543,16 +543,20 @@ def __repr__(self:ImageFolderDataset):
 _WHY = (dict.fromkeys(('.heic', '.heif', '.hif'), 'HEIC of a phone (export as JPEG)')
         | dict.fromkeys('.dng .nef .cr2 .cr3 .arw .raf .orf .rw2 .pef'.split(), 'raw of a camera (export as JPEG)'))
 
+def _unread(source):
+    "List what a folder or zip holds besides pictures and tables: name → why it is not read"
+    ours = {'dataset.json', 'manifest.csv', 'about.json'}
+    found = {n: _WHY.get(Path(n).suffix.lower(), 'no ending of a picture') for n in source.names
+             if Path(n).suffix.lower() not in ENDINGS and n not in ours}
+    for at, folders, _ in os.walk(source.path):   # nothing, for a zip
+        links = (os.path.join(at, o) for o in folders if os.path.islink(os.path.join(at, o)))
+        found |= {os.path.relpath(o, source.path): 'linked folders (not followed)' for o in links}
+    return dict(sorted(found.items()))
+
 @patch
 def left_out(self:ImageFolderDataset)->dict:
     "List what the folder or zip holds besides pictures and tables: name → why it is not read"
-    ours = {'dataset.json', 'manifest.csv', 'about.json'}
-    found = {n: _WHY.get(Path(n).suffix.lower(), 'no ending of a picture') for n in self.source.names
-             if Path(n).suffix.lower() not in ENDINGS and n not in ours}
-    for at, folders, _ in os.walk(self.path):   # nothing, for a zip
-        links = (os.path.join(at, o) for o in folders if os.path.islink(os.path.join(at, o)))
-        found |= {os.path.relpath(o, self.path): 'linked folders (not followed)' for o in links}
-    return dict(sorted(found.items()))
+    return _unread(self.source)
 
 @patch
 def _aside(self:ImageFolderDataset):
