@@ -1,8 +1,8 @@
 """Files that mean harm, made from a seed: `python tests/hostile.py --seed 7 --inputs 3000`, or `make hostile`.
 Each must load or end in an error of ours with a message, within bounds of time and memory; nothing in it may run or
 be written. Failures are printed with the command that repeats them"""
-import argparse, copy, io, json, multiprocessing, os, random, re, resource, shutil, signal, struct, sys, sysconfig
-import tempfile, time, traceback, warnings, zipfile, zlib
+import argparse, contextlib, copy, io, json, multiprocessing, os, random, re, resource, shutil, signal, struct, sys
+import sysconfig, tempfile, time, traceback, warnings, zipfile, zlib
 from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 sys.dont_write_bytecode = True
@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 import cleftgan_nb
 from cleftgan_nb import checkpoints, networks
 from cleftgan_nb.study import report
-from cleftgan_nb.data import cards, photographs
+from cleftgan_nb.data import cards, photographs, reading
 from cleftgan_nb.data.datasets import ImageFolderDataset, about, fingerprint, manifest, verify, write_dataset
 from cleftgan_nb.training import watch
 from cleftgan_nb.training.config import Config, load_config, save_config
@@ -182,6 +182,7 @@ def png_of(parts):
                                            for k, d in parts)
 
 BIG = zlib.compress(bytes(60_000_000), 9)
+ICC = reading.profile(gamma=1.8)
 
 def png(rng, good):
     "Make a PNG whose checksums are right and whose parts are not"
@@ -195,8 +196,8 @@ def png(rng, good):
     elif how == 1: parts[k] = (parts[k][0], damage(rng, parts[k][1], 64))
     elif how == 2:
         parts.insert(k, (rng.choice((b'iCCP', b'zTXt', b'iTXt', b'tRNS', b'PLTE', b'acTL', b'fdAT', b'eXIf',
-                                     b'abcd')), rng.choice((b'', b'x', b'x\0\0' + BIG, b'x\0\0' + b'y'*99,
-                                                            rng.randbytes(20)))))
+                                     b'cICP', b'gAMA', b'cHRM', b'sBIT', b'abcd')),
+                         rng.choice((b'', b'x', b'x\0\0' + BIG, b'x\0\0' + b'y'*99, rng.randbytes(20)))))
     elif how == 3: parts[k], parts[-1] = parts[-1], parts[k]
     else: parts[-2] = (b'IDAT', BIG)
     return png_of(parts)
@@ -217,6 +218,10 @@ def good_pictures(folder):
 def picture(rng, good):
     name = rng.choice(sorted(good))
     data = good[name]
+    if rng.random() < .1:                                      # a profile of colors, damaged
+        im, out = Image.open(io.BytesIO(data)), io.BytesIO()
+        with contextlib.suppress(OSError, ValueError): im.save(out, im.format, icc_profile=damage(rng, ICC, 200))
+        data = out.getvalue() or data
     return {f'x.{name.split()[1]}': png(rng, data) if name.endswith('png') and rng.random() < .7
             else damage(rng, data, 200)}
 

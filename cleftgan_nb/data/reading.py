@@ -410,7 +410,7 @@ def read_picture(
         done, notes = _guarded(_decoded, im, data, alpha, longest, room)
         return Picture(np.asarray(done), width, height, notes)
 
-# %% ../../nbs/data/18_reading.ipynb #52f98740
+# %% ../../nbs/data/18_reading.ipynb #555c59a0
 _GRAYS = '1', 'L', 'LA', 'La', 'I', 'F'
 
 def look_at(
@@ -419,7 +419,7 @@ def look_at(
     "Find the shape that `read_picture` would give, or raise `Rejected` with the reason"
     with _open(data) as im: found = _guarded(_seen, im, data)
     if found: return found
-    picture = read_picture(data, room=False)
+    picture = read_picture(data)
     return (*picture.pixels.shape[:2], 3 if picture.pixels.ndim == 3 else 1), picture.notes
 
 def _seen(im, data):
