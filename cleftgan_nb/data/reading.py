@@ -410,23 +410,32 @@ def read_picture(
         done, notes = _guarded(_decoded, im, data, alpha, longest, room)
         return Picture(np.asarray(done), width, height, notes)
 
-# %% ../../nbs/data/18_reading.ipynb #555c59a0
+# %% ../../nbs/data/18_reading.ipynb #645d62e0
 _GRAYS = '1', 'L', 'LA', 'La', 'I', 'F'
 
 def look_at(
     data, # bytes of a file
 )->tuple: # (height, width, channels), notes
     "Find the shape that `read_picture` would give, or raise `Rejected` with the reason"
-    with _open(data) as im: found = _guarded(_seen, im, data)
-    if found: return found
-    picture = read_picture(data)
-    return (*picture.pixels.shape[:2], 3 if picture.pixels.ndim == 3 else 1), picture.notes
+    with _open(data) as im: return _guarded(_seen, im, data)
 
 def _seen(im, data):
-    "Read shape and notes from the header, or None if it does not tell"
-    if im.mode[-1:] in 'Aa' or 'transparency' in im.info or _depth(im, data) > 8: return None
-    turn = _orientation(im) if im.format != 'PNG' or 'exif' in im.info else 1
-    frames, (w, h) = getattr(im, 'n_frames', 1), im.size[::-1] if turn > 4 and im.format != 'TIFF' else im.size
+    "Read shape and notes from the header; decode what it does not tell"
+    (w, h), mode, frames = im.size, im.mode, getattr(im, 'n_frames', 1)
+    told = im.format != 'PNG' or 'exif' in im.info or not any('xmp' in str(k).lower() for k in im.info)
+    turn = _orientation(im) if told and (im.format != 'PNG' or 'exif' in im.info) else 1
+    tells = _tells(_profile(im, data))
+    if not told or mode[-1] in 'Aa' or 'transparency' in im.info or _depth(im, data) > 8:
+        turn = max(turn, _check_pixels(im, data))
     notes = ((f'{frames} frames, the first taken',)*(frames > 1) + (f'turned by EXIF orientation {turn}',)*(turn > 1)
-             + ('colors converted to sRGB',)*_tells(_profile(im, data)))
-    return (h, w, 1 if im.mode in _GRAYS or im.mode.startswith('I;16') else 3), notes
+             + ('colors converted to sRGB',)*tells)
+    if turn > 4 and im.format != 'TIFF': w, h = h, w   # Pillow gives the upright size of a TIFF
+    return (h, w, 1 if mode in _GRAYS or mode.startswith('I;16') else 3), notes
+
+def _check_pixels(im, data):
+    "Decode a picture, refuse it as `read_picture` would, holding only tiles twice, and return its orientation"
+    _check_room(len(data) + _cost(im, im.width*im.height))
+    with _bounded(): im.load()
+    turn = _orientation(im)
+    for *_, tile in _tiles(_small(im, data)): _colors(tile, None, None)
+    return turn
