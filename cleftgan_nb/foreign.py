@@ -4,13 +4,14 @@
 
 # %% ../nbs/02_foreign.ipynb #59706240
 from __future__ import annotations
-import re, sys, unicodedata
+import re, shlex, sys, unicodedata
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 # %% auto #0
-__all__ = ['terminal', 'speakable', 'Marked', 'markdown', 'code', 'table', 'fence', 'html', 'link', 'cell', 'uncell', 'within']
+__all__ = ['terminal', 'speakable', 'command', 'Marked', 'markdown', 'code', 'table', 'fence', 'html', 'link', 'cell', 'uncell',
+           'within']
 
 # %% ../nbs/02_foreign.ipynb #05a76cf0
 def terminal(
@@ -25,6 +26,19 @@ def speakable():
     "Let any terminal show what is printed"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
+
+# %% ../nbs/02_foreign.ipynb #a9508c90
+def command(
+    *words, # of a command; a `Path` is one of a file
+)->str:
+    "Write a command that can be pasted into a shell"
+    return ' '.join(map(_quoted, words))
+
+def _quoted(word):
+    text = f'./{word}' if isinstance(word, Path) and str(word).startswith('-') else str(word)
+    if terminal(text) == text: return shlex.quote(text)
+    code = lambda c: ''.join(f'\\x{b:02x}' for b in c.encode('utf-8', 'surrogateescape'))
+    return "$'" + ''.join('\\' + c if c in "\\'" else c if terminal(c) == c else code(c) for c in text) + "'"
 
 # %% ../nbs/02_foreign.ipynb #f45cfd90
 class Marked(str):
