@@ -315,12 +315,13 @@ def test_wrong_labels_for_a_checkpoint_say_so(clefts, base, tmp_path):
                          for i, o in enumerate((['a', 'b'], other, LABELS[::-1])))
     names = f"has the labels {', '.join(LABELS)}; the data have {', '.join(other)}. Accepted: the same names"
     for start, data, says in [(known, two, "takes labels of 5 entries; the data's have 2. Accepted: labels of 5 "
-                                           "entries, or a checkpoint without labels"),
+                                           "entries; a checkpoint without labels"),
                               (known, five, names), (known, turned, 'the same names in the same order'),
-                              (half, clefts, 'its D takes labels of 0 entries')]:
+                              (half, clefts, 'its D takes labels of 0 entries, its G labels of 5; accepted: another '
+                                             'checkpoint')]:
         with pytest.raises(ValueError) as e: train(asking(data, start, tmp_path/'run'), progress=False)
         assert says in str(e.value)
-    with pytest.raises(ValueError, match='5 entries; give labels=true'):
+    with pytest.raises(ValueError, match='5 entries, and the data have such labels. Accepted: --set labels=true'):
         train(asking(clefts, known, tmp_path/'run', labels=False), progress=False)
     assert not (tmp_path/'run').exists()
     plain = with_names(clefts, tmp_path/'n.zip', None)                  # numbers without names are taken at their word
@@ -697,7 +698,7 @@ def test_heads_bring_what_they_have_learned_from(faces, short, tmp_path, monkeyp
     heads.heads = torch.nn.ModuleList([torch.nn.Linear(1, 1, bias=False)])
     (tmp_path/'s').touch()
     heads.heads[0].weight.data = torch.zeros(1)
-    assert (state._earlier(state.warm(heads, tmp_path/'s'), tmp_path/'s')
+    assert (state.earlier(state.warm(heads, tmp_path/'s'), tmp_path/'s')
             == [dict(file='s', data='secret.zip', license='ours') | {'from': 0}])
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import yaml
 from ..checkpoints import shipped
 from ..files import atomic
+from ..foreign import command
 from ..networks.build import NAMES
 from ..values import read_yaml, renamed, shown
 
 # %% auto #0
-__all__ = ['PRESETS', 'Config', 'settled', 'check', 'save_config', 'placed', 'load_config', 'from_values', 'named', 'kept']
+__all__ = ['PRESETS', 'REST', 'Config', 'settled', 'check', 'mentioned', 'save_config', 'placed', 'load_config', 'from_values',
+           'named', 'kept', 'located']
 
 # %% ../../nbs/training/06_config.ipynb #9328e8b0
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Config:
     network:str|None=None
     # checkpoint to start from (ours, a shipped one, or a published pickle); None: random weights
     resume_from:str|None=None
+    # 'whole': every layer of resume_from; 'partial': those that fit the data and the settings, the rest new
+    transfer:str='whole'
     settings:dict=field(default_factory=dict) # keywords of `networks.build`: channel_base, channel_max, …
     dtype:str='bfloat16'           # of the computation; weights stay float32
     graphs:bool=False              # on a GPU, replay steps as CUDA graphs (StyleGAN3, while nothing is augmented)
@@ -48,6 +52,8 @@ class Config:
     # half-life is at most this share of the images seen; off when resuming from a checkpoint
     ema_rampup:float=.05
     freeze_d:int=0                 # layers of D that stay fixed (Freeze-D)
+    # thousand images at the start for which only D learns; None: 4 if resume_from has no D, else 0
+    rest_kimg:float|None=None
     blur_kimg:float|None=None      # StyleGAN3-r: length of the blur of D's images; None: batch·200/32
     blur_sigma:float|None=None     # pixels at the start; None: 10 for stylegan3-r from random weights, else 0
     # vision aid: heads on frozen features beside D
@@ -67,6 +73,7 @@ class Config:
     # files
     tick_kimg:float=4.             # line in the log, picture, state to resume from
     keep_kimg:float=200.           # checkpoint to keep
+    measure_kimg:float|None=None   # from one measurement of the averaged generator to the next; None: never
     # of the weights, in addition to those of the data and the starting checkpoint
     license:str='unknown: not stated when the run was started'
 
@@ -74,11 +81,13 @@ class Config:
 PRESETS = {'stylegan3-t': dict(g_lr=.0025, path_length=0., style_mixing=0., blur_sigma=0.),
            'stylegan3-r': dict(g_lr=.0025, path_length=0., style_mixing=0., blur_sigma=10.),
            'stylegan2': dict(g_lr=.002, blur_sigma=0.)}
+REST = 4.   # kimg
 
 def settled(
     config:Config,
     resolution:int, # of the data, pixels
     found=None,     # kind of the networks in `resume_from`
+    new_D=False,    # does `resume_from` lack a discriminator?
 )->Config:
     "Resolve every None of a configuration"
     if found and config.network not in (None, found):
@@ -87,7 +96,7 @@ def settled(
     preset, b, resumed = PRESETS[config.network], config.batch, config.resume_from is not None
     rules = dict(g_lr=preset['g_lr'], gamma=.0002*resolution**2/b, ema_kimg=b*10/32,
                  blur_sigma=0. if resumed else preset['blur_sigma'], blur_kimg=b*200/32,
-                 ada_kimg=100. if resumed else 500.)
+                 ada_kimg=100. if resumed else 500., **(dict(rest_kimg=REST) if new_D else {}))
     fixed = {k: preset[k] for k in ('path_length', 'style_mixing') if k in preset}
     return dataclasses.replace(config, **fixed, **{k: v for k, v in rules.items() if getattr(config, k) is None})
 
@@ -97,10 +106,13 @@ LIMITS = dict(kimg=(0, 1e7), batch=(1, 65536), seed=(0, 2**31), g_lr=(1e-8, 1), 
               label_lr=(1e-3, 1e3), ema_kimg=(0, 1e5), ema_rampup=(0, 1), aid=(1e-6, 1e3), aid_kimg=(0, 1e6),
               aid_lr=(1e-8, 1), aid_labels=(0, 1e3), d_weight=(0, 1e3), freeze_d=(0, 64), blur_kimg=(0, 1e6),
               blur_sigma=(0, 100), augment_p=(0, 1), ada_target=(-1, 1), ada_kimg=(1e-3, 1e7), tick_kimg=(1e-3, 1e6),
-              keep_kimg=(1e-3, 1e6))
+              keep_kimg=(1e-3, 1e6), rest_kimg=(0, 1e6), measure_kimg=(1e-3, 1e6))
 AIDED = 'aid', 'aid_kimg', 'aid_from', 'aid_lr', 'aid_labels', 'd_weight' # only with heads,
 LABELED = 'label_lr', 'aid_labels' # … and only with labels
-CHOICES = dict(network=tuple(NAMES), dtype=('float32', 'bfloat16', 'float16'), augment=('ada', 'fixed', 'none'))
+CHOICES = dict(network=tuple(NAMES), transfer=('whole', 'partial'), dtype=('float32', 'bfloat16', 'float16'),
+               augment=('ada', 'fixed', 'none'))
+# unmentioned by files while they are at their default, as before they existed
+LATER = 'transfer', 'rest_kimg', 'measure_kimg'
 
 # %% ../../nbs/training/06_config.ipynb #4aa1df34
 def check(
@@ -121,6 +133,9 @@ def check(
             raise ValueError(f'settings={shown(v)}; accepted: keywords of networks.build')
         if f.name in AIDED[1:] and config.aid is None and v != f.default:
             raise ValueError(f'{f.name}={shown(v)} only applies to heads, but there are none; accepted: with aid=1')
+        if f.name in ('transfer', 'rest_kimg') and not config.resume_from and v != f.default:
+            raise ValueError(f'{f.name}={shown(v)} only applies to a start from a checkpoint; accepted: with '
+                             'resume_from=…')
         if f.name in LABELED and not config.labels and v != f.default:
             raise ValueError(f'{f.name}={shown(v)} only applies with labels; accepted: with labels=true')
     return config
@@ -130,13 +145,21 @@ def _check_number(name, v, low, high, whole):
     if isinstance(v, bool) or not isinstance(v, kinds) or not low <= v <= high:
         raise ValueError(f'{name}={shown(v)}; accepted: a {"whole " if whole else ""}number from {low:g} to {high:g}')
 
+# %% ../../nbs/training/06_config.ipynb #53b16030
+def mentioned(
+    config:Config,
+)->dict: # name → value
+    "List what files say of a configuration"
+    usual = {f.name: f.default for f in dataclasses.fields(config) if f.name in LATER}
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in usual or v != usual[k]}
+
 # %% ../../nbs/training/06_config.ipynb #0c86f250
 def save_config(
     config:Config,
     path, # `….yaml`
 ):
     "Write a configuration; in its run's folder, with paths relative to that folder"
-    values, folder = dataclasses.asdict(config), os.path.realpath(Path(path).parent)
+    values, folder = mentioned(config), os.path.realpath(Path(path).parent)
     if os.path.realpath(config.out) == folder:
         values |= {k: _seen(v, folder) for k, v in values.items() if k in PATHS} | dict(out='.')
     with atomic(path) as f: f.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
@@ -153,11 +176,19 @@ def placed(
     values, # of a file
     path,   # the file
 ):
-    "Resolve paths relative to the folder of a run"
-    if not isinstance(values, dict) or values.get('out') != '.': return values
+    "Resolve the paths in a file: in the folder of a run, relative to that folder"
+    if not isinstance(values, dict): return values
+    if values.get('out') != '.': return _beside(values, path)
     def here(p):
         found = os.path.normpath(os.path.join(os.path.realpath(Path(path).parent), p))
         return found if Path(path).is_absolute() else os.path.relpath(found)
+    return values | {k: here(v) for k, v in values.items() if k in PATHS and isinstance(v, str) and v not in shipped()}
+
+def _beside(values, path):
+    "Look for what isn't here beside the file that names it"
+    def here(p):
+        near = os.path.join(Path(path).parent, p)
+        return near if not os.path.exists(p) and os.path.exists(near) else p
     return values | {k: here(v) for k, v in values.items() if k in PATHS and isinstance(v, str) and v not in shipped()}
 
 def load_config(
@@ -195,4 +226,18 @@ def kept(
 )->dict:
     "Select what states and checkpoints keep of a configuration"
     idle = (() if config.aid is not None else AIDED) + (() if config.labels else LABELED)
-    return named({k: v for k, v in dataclasses.asdict(config).items() if k not in idle})
+    return named({k: v for k, v in mentioned(config).items() if k not in idle})
+
+# %% ../../nbs/training/06_config.ipynb #108bf740
+def located(
+    config:Config,
+)->Config:
+    "Look for a run's data where its folder says, if they are not where the configuration says"
+    saved = Path(config.out)/'config.yaml'
+    if os.path.exists(config.data) or not saved.is_file(): return config
+    try: there = load_config(saved).data
+    except ValueError: there = ''
+    if Path(there).name == Path(config.data).name and os.path.exists(there):
+        return dataclasses.replace(config, data=there)
+    raise FileNotFoundError(f'no dataset {config.data}, from which {config.out} has learned. If it has moved: '
+                            f"{command('cleftgan', 'train', Path(config.out), '--set', 'data=ITS-NEW-PLACE')}")

@@ -4,15 +4,16 @@
 
 # %% ../../nbs/training/11_guards.ipynb #e7ebe090
 from __future__ import annotations
-import contextlib, errno, json, math, os, shutil, signal, socket, time
+import contextlib, errno, json, math, os, shutil, signal, socket, time, warnings
 from pathlib import Path
 from ..data.datasets import remedy, sided
 from ..files import alive
+from ..foreign import command
 from .config import Config
 from .state import Run
 
 # %% auto #0
-__all__ = ['Stopped', 'judge', 'check_room', 'saying_full', 'stoppable', 'alone', 'check_mirror', 'check_pixels']
+__all__ = ['Stopped', 'judge', 'check_room', 'saying_full', 'stoppable', 'alone', 'check_mirror', 'check_apart']
 
 # %% ../../nbs/training/11_guards.ipynb #3a5dc840
 class Stopped(RuntimeError):
@@ -151,19 +152,24 @@ def alone(
 
 # %% ../../nbs/training/11_guards.ipynb #4a6b6940
 def check_mirror(run, data):
-    "Refuse mirrored images that would keep a label that distinguishes left from right"
-    if not (run.config.labels and run.config.mirror and sided(run.label_names)) or data.label_names: return
+    "Refuse mirrored images that would keep a label that distinguishes left from right; warn where nobody knows"
+    c = run.config
+    if c.labels and c.mirror and not run.label_names:
+        warnings.warn(f'{data.path} does not name its labels, so nothing says whether they tell left from right. '
+                      'Mirrored images keep their label; if it names a side: --set mirror=false, or label_names in its '
+                      'dataset.json')
+    if not (c.labels and c.mirror and sided(run.label_names)) or data.label_names: return
     raise ValueError(f"the checkpoint's labels tell left from right ({', '.join(run.label_names)}), {data.path} does "
                      "not name its own, so mirrored images would keep "
                      'the label of the other side; name them (label_names in its dataset.json), or set mirror=false')
 
-# %% ../../nbs/training/11_guards.ipynb #a86d9000
-def check_pixels(
-    data, # dataset
+# %% ../../nbs/training/11_guards.ipynb #9554d5a0
+def check_apart(
+    config:Config,
 ):
-    "Refuse images of a size that no network draws"
-    n = data.resolution
-    if n >= 8 and not n & n - 1: return
-    fits = max(8, 1 << n.bit_length() - 1)
-    raise ValueError(f'{data.path} has images of {n} pixels; networks draw a power of two: 32, 64, 128, 256, …. To make '
-                     f'them fit: {remedy(data.path, size=fits)}')
+    "Refuse a run in the folder of its data"
+    data, out = (Path(os.path.realpath(p)) for p in (config.data, config.out))
+    if data.is_dir() and out.is_relative_to(data):
+        raise ValueError(f'out={str(config.out)!r} is {"" if out == data else "in "}the folder of the data, '
+                         f'{config.data}, where the pictures of a run would be taken for data; accepted: a folder '
+                         f'elsewhere, such as --out {command(Path(data.name + "-run"))}')

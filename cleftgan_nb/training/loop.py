@@ -13,13 +13,14 @@ from tqdm.auto import tqdm
 from ..data.datasets import ImageFolderDataset, InfiniteSampler
 from ..files import as_private_as
 from ..foreign import terminal
-from .config import Config, check, from_values, load_config, save_config
-from .guards import alone, check_mirror, check_pixels, check_room, saying_full, stoppable
+from .config import Config, check, from_values, load_config, located, save_config
+from .guards import alone, check_apart, check_mirror, check_room, saying_full, stoppable
 from .state import Run
 from .step import step
 from .team import Team, share
+from .transfer import table_of
 from .watch import Board
-from .writing import passed, peak_memory, show, tick
+from .writing import check_measure, passed, peak_memory, show, tick
 
 # %% auto #0
 __all__ = ['train', 'begin', 'batches', 'convolving']
@@ -30,19 +31,23 @@ def train(
     progress=True, # show a progress bar
     on_tick=None,  # function of the folder and the log's new line, called after each tick
     other_data=False, # allow another dataset than before; checkpoints will record it
+    measure=None,  # for `measure_kimg`: function of G_ema and the dataset; see `midway.measure_for`
 )->Path:           # the folder of the run
     "Train networks, or resume an interrupted run"
     config = (check(config) if isinstance(config, Config) else from_values(config) if isinstance(config, dict)
               else load_config(config))
+    config = located(config)
+    check_apart(config)
+    check_measure(config, measure)
     team = Team()
     try:
         private = as_private_as(*filter(None, (config.data, config.resume_from, config.aid_from)))
         with private, alone(config.out) if team.rank == 0 else contextlib.nullcontext():
-            return _train(config, team, progress and team.rank == 0, on_tick, other_data)
+            return _train(config, team, progress and team.rank == 0, on_tick, other_data, measure)
     finally: team.close()
 
 # %% ../../nbs/training/13_loop.ipynb #ae394bb3
-def _train(config, team, progress, on_tick, other_data):
+def _train(config, team, progress, on_tick, other_data, measure):
     run, data = begin(config, team, other_data)
     end, since = config.kimg*1000, (time.time(), run.nimg)
     board = Board(config.out, run.nimg) if team.rank == 0 else None
@@ -55,7 +60,7 @@ def _train(config, team, progress, on_tick, other_data):
             bar.update(config.batch)
             if not passed(run, config.tick_kimg) and run.nimg < end: continue
             took = dict(seconds=round(time.time() - since[0], 3), images=run.nimg - since[1]) | peak_memory(run.device)
-            row = tick(run, team, data, took, run.nimg >= end, board)
+            row = tick(run, team, data, took, run.nimg >= end, board, measure)
             since = time.time(), run.nimg
             bar.set_postfix({k: f'{row[n]:.2f}' for k, n in dict(r_t='r_t', p='augment_p', G='loss/G').items()
                              if n in row})
@@ -100,12 +105,15 @@ def begin(
 
 # %% ../../nbs/training/13_loop.ipynb #72f9d830
 def gained(run:Run)->str:
-    "Describe the networks' terms that the checkpoint lacked"
-    new = (run.began or {}).get('new')
-    if not new: return ''
-    learned = ', '.join(run.label_names or [f'{run.G.c_dim} entries'])
-    return terminal(f"{run.began['file']} takes no labels: {', '.join(new)} are new, and nothing at the start. To "
-                    f"learn: {learned}")
+    "Describe what the networks have that the checkpoint lacked"
+    began = run.began or {}
+    file, new, learned = began.get('file'), began.get('new'), ', '.join(run.label_names or [f'{run.G.c_dim} entries'])
+    said = [terminal(words) for there, words in (
+        ('lacks' in began, f'{file} has no D: a new one learns alone for {run.config.rest_kimg or 0:g} kimg, while G '
+                           'rests (rest_kimg)'),
+        (new, f"{file} takes no labels: {', '.join(new or [])} are new, and nothing at the start. To learn: {learned}"))
+        if there]
+    return '\n'.join(said + ([str(table_of(began['transfer']))] if 'transfer' in began else []))
 
 # %% ../../nbs/training/13_loop.ipynb #dfd022d0
 def batches(

@@ -262,9 +262,10 @@ def Dmain_fake(G, D,
     augment=None, # function of images
     sigma=0, # of the blur, pixels
     gain=1, # factor of the loss
+    update_emas=True, # of G
 ): # Phase
     "Move D toward recognizing generated images, without a gradient for G"
-    with torch.no_grad(): images = view(make(G, latents, update_emas=True)[1], augment, sigma)
+    with torch.no_grad(): images = view(make(G, latents, update_emas=update_emas)[1], augment, sigma)
     return Dfake(D, images, latents.labels, gain)
 
 # %% ../../nbs/training/02_losses.ipynb #1f578570

@@ -4,113 +4,27 @@
 
 # %% ../../nbs/training/07_state.ipynb #8483ce30
 from __future__ import annotations
-import dataclasses, json, warnings
+import dataclasses, json, math, warnings
 from pathlib import Path
 import torch
 from fastcore.basics import patch
 from .. import __version__, checkpoints
 from ..data.datasets import ImageFolderDataset, about, fingerprint, sided
-from ..networks.build import build, from_config, plan, to_config, with_labels
+from ..networks.build import from_config, to_config
 from .ada import AdaptiveAugment
 from .augment import AugmentPipe, preset
 from .aid import Aid
 from .config import Config, from_values, kept, named, settled
-from .optimizer import lazy_adam, make_ema
+from .optimizer import lazy_adam
+from .transfer import (PARTLY, beginning, check_fit, earlier, kind_of, known_networks,
+                                           new_networks)
+from ..foreign import command
 from ..values import renamed
-from ..files import sha256
 
 # %% auto #0
 __all__ = ['FREE', 'check_names', 'Run', 'read_state', 'warm']
 
-# %% ../../nbs/training/07_state.ipynb #659f5d50
-def kind_of(
-    G, # generator
-)->str:
-    "Find a network's name in `networks.build`"
-    if G.architecture == 'StyleGAN2Generator': return 'stylegan2'
-    return 'stylegan3-r' if G.init_kwargs.get('use_radial_filters') else 'stylegan3-t'
-
-def new_networks(
-    config:Config,  # settled
-    resolution:int, # of the data
-    channels:int,   # 1 or 3
-    labels:int,     # entries of a label, 0 without labels
-)->dict:            # G, D, G_ema
-    "Build networks with random weights, unless they would be too large"
-    own = dict(img_channels=channels, c_dim=labels, dtype=config.dtype)
-    if twice := config.settings.keys() & {*own, 'name', 'resolution'}:
-        raise ValueError(f'settings has {min(twice)}, which the data and the rest of the configuration say; leave it '
-                         'out')
-    settings = own | config.settings
-    for role, described in zip('GD', plan(config.network, resolution, **settings)):
-        checkpoints.blueprint(described, role)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(config.seed)
-        G, D = build(config.network, resolution, **settings)
-    return dict(G=G, D=D, G_ema=make_ema(G))
-
-# %% ../../nbs/training/07_state.ipynb #17f5fd50
-def known_networks(
-    path,       # checkpoint
-    dtype,      # of the computation
-    labels=0,   # entries of the data's labels; networks without labels gain terms for them
-    label_lr=1, # learning rate of these, relative to the other layers
-)->dict:        # G, D, G_ema
-    "Load the networks of a checkpoint; G and G_ema replace each other if one is missing"
-    c = checkpoints.load(path)
-    if c.D is None or (c.G is None and c.G_ema is None):
-        raise ValueError(f'{path} has {", ".join(c.networks)}; training starts from a generator and a discriminator')
-    nets = dict(G=c.G if c.G is not None else c.G_ema, D=c.D, G_ema=c.sampler)
-    if labels and not any(net.c_dim for net in nets.values()):
-        nets = {role: with_labels(net, labels, label_lr) for role, net in nets.items()}
-    nets = {role: _again(net, dtype) for role, net in nets.items()}
-    return nets | dict(G_ema=make_ema(nets['G_ema']))
-
-# %% ../../nbs/training/07_state.ipynb #6795d810
-def beginning(
-    path,       # checkpoint, or None
-    nets=None,  # role → network built from it
-)->dict|None:   # file, sha256, kimg, history; new: tensors that the networks gained
-    "Describe where a run starts from, for later reference"
-    if path is None: return None
-    path = checkpoints.find(path)
-    c = checkpoints.load(path)
-    known = {f'{role}/{k}' for role, net in c.networks.items() for k in net.state_dict()}
-    gained = [f'{role}/{k}' for role in c.networks if nets for k in nets[role].state_dict()
-              if f'{role}/{k}' not in known]
-    found = dict(file=path.name, sha256=sha256(path), kimg=c.meta['progress'].get('kimg'),
-                 history=_earlier(checkpoints.history(c.meta), path))
-    return found | (dict(new=gained) if gained else {})
-
-def _earlier(history, path): return [{'file': Path(path).name} | e for e in history]      # stretches of an earlier run
-
-def _again(net, dtype):
-    "Rebuild a network that computes in another precision"
-    other = from_config(dict(architecture=net.architecture, kwargs=net.init_kwargs | dict(dtype=dtype)))
-    other.load_state_dict(net.state_dict())
-    return other
-
-# %% ../../nbs/training/07_state.ipynb #5ea16060
-def check_fit(
-    G,               # generator
-    shape,           # pixels, channels and label entries of the data
-    where,           # its file
-):
-    "Refuse networks and data that do not belong together"
-    has = (G.img_resolution, G.img_channels, G.c_dim)
-    if has == tuple(shape): return
-    if has[:2] == tuple(shape[:2]): raise ValueError(f'{where} {_unlike(G.c_dim, shape[2])}')
-    words = '{} pixels, {} channels and {} label entries'.format
-    raise ValueError(f'{where} is for {words(*has)}; the data have {words(*shape)}. Take another checkpoint, or '
-                     f'`cleftgan_nb.data.convert` the dataset to {has[0]} pixels')
-
 # %% ../../nbs/training/07_state.ipynb #3dff1ee1
-def _unlike(has, data):
-    "Describe how the labels of networks and data differ"
-    takes, other = f'takes labels of {has} entries', 'a checkpoint without labels'
-    if not data: return f'{takes}; give labels=true and a dataset that has such labels, or take {other}'
-    return f"{takes}; the data's have {data}. Accepted: labels of {has} entries, or {other}, which learns the data's"
-
 def check_names(
     known,    # meanings of the networks' label entries, or None if unknown
     names,    # meanings of the data's label entries, or None
@@ -123,10 +37,11 @@ def check_names(
 
 # %% ../../nbs/training/07_state.ipynb #e80e8150
 def transforms(
-    names=None, # of a label's entries
-)->dict:        # keywords of `AugmentPipe`
+    names=None,   # of a label's entries
+    sides=False,  # may labels without names distinguish left from right?
+)->dict:          # keywords of `AugmentPipe`
     "Return the published transforms, without x-flips if labels distinguish left from right"
-    return preset('bgc') | (dict(xflip=0) if sided(names) else {})
+    return preset('bgc') | (dict(xflip=0) if sided(names) or sides and not names else {})
 
 # %% ../../nbs/training/07_state.ipynb #75add550
 class Run:
@@ -149,11 +64,12 @@ class Run:
         if named(dict(resume_from=start)) != named(dict(resume_from=config.resume_from)):
             config = dataclasses.replace(config, resume_from=start)
         if state: nets = {role: from_config(net) for role, net in words['networks'].items()}
-        else: nets = known_networks(start, config.dtype, labels, config.label_lr) if start else None
-        self.began = words.get('began') if state else beginning(start, nets)
+        else: nets, more = known_networks(config, (resolution, channels, labels)) if start else (None, None)
+        self.began, self.best = (words.get('began'), words.get('best')) if state else (beginning(start, more), None)
         # training data so far
         self.history = _noted(words) if state else (self.began or {}).pop('history', [])
-        self.config = settled(config, resolution, kind_of(nets['G']) if nets else None)
+        new_D = 'D' in (self.began or {}).get('lacks', [])
+        self.config = settled(config, resolution, kind_of(nets['G']) if nets else None, new_D)
         nets = nets or new_networks(self.config, resolution, channels, labels)
         self._fit((resolution, channels, labels), nets, state or self.config.resume_from)
         self._name(label_names, words)
@@ -164,8 +80,8 @@ class Run:
         self._learn()
         if state: self._continue(found, words, state)
         elif self.config.aid_from:
-            self.history += _earlier(warm(self.aid.learned, self.config.aid_from, self.label_names),
-                                     self.config.aid_from)
+            self.history += earlier(warm(self.aid.learned, self.config.aid_from, self.label_names),
+                                    self.config.aid_from)
 
     def _learn(self):
         "Set up everything that training needs besides networks"
@@ -181,20 +97,23 @@ class Run:
             self.aid = Aid(self.G.c_dim, dtype=getattr(torch, c.dtype), seed=c.seed).to(self.device).train()
             self.opt['aid'] = torch.optim.Adam(self.aid.groups(c.aid_lr), **lazy_adam(c.aid_lr), **recorded)
         self.ada = AdaptiveAugment(c.augment_p, c.ada_target, c.ada_kimg, device=self.device)
-        self.pipe = None if c.augment == 'none' else AugmentPipe(**transforms(self.label_names))
+        self.pipe = None if c.augment == 'none' else AugmentPipe(**transforms(self.label_names, c.labels and not c.mirror))
         self.path_mean = torch.zeros([], device=self.device)
         self.follow()
 
     def _fit(self, shape, nets, where):
         "Check that the data's shape and labels match all networks"
-        for role in ('G', 'G_ema'): check_fit(nets[role], shape, where)
-        if nets['D'].c_dim != shape[2]: raise ValueError(f"{where}: its D {_unlike(nets['D'].c_dim, shape[2])}")
+        for role in ('G', 'G_ema'): check_fit(nets[role], shape, where, self.config.data)
+        if (has := nets['D'].c_dim) != shape[2]:
+            raise ValueError(f'{where}: its D takes labels of {has} entries, its G labels of {shape[2]}; accepted: '
+                             f'another checkpoint; {PARTLY}')
 
     def _name(self, names, words):
         "Record the meanings of labels from the state or the checkpoint"
         start = self.config.resume_from
         known = (words.get('label_names') if words else checkpoints.load(start).labels
                  if start and self.config.labels else None)
+        if self.config.transfer == 'partial' and len(known or []) != len(names or []): known = None   # they are new
         check_names(known, names, start if words is None else 'the state')
         self.label_names = list(names or known or []) or None
 
@@ -244,6 +163,7 @@ def save(self:Run,
     meta = dict(nimg=self.nimg, step=self.step, tick=self.tick, ada=self.ada.state_dict(), began=self.began,
                 history=self.history, config=kept(self.config), networks=nets, version=__version__)
     if self.label_names: meta['label_names'] = self.label_names
+    if self.best: meta['best'] = self.best
     checkpoints.write_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.tensors().items()},
                               {'run': json.dumps(meta)})
 
@@ -273,7 +193,10 @@ def _is(value, kind, least=None):
 _WORDS = dict(nimg=lambda v: _is(v, int, 0), step=lambda v: _is(v, int, 0), tick=lambda v: _is(v, int, 0),
               ada=lambda v: _is(v, dict), config=lambda v: _is(v, dict),
               networks=lambda v: _is(v, dict) and v.keys() == {'G', 'D', 'G_ema'},
-              began=lambda v: v is None or _is(v, dict) and _is(v.get('file'), str) and _is(v.get('new', []), list),
+              began=lambda v: v is None or _is(v, dict) and _is(v.get('file'), str) and _is(v.get('new', []), list)
+              and _is(v.get('lacks', []), list) and _is(v.get('transfer', {}), dict),
+              best=lambda v: v is None or _is(v, dict) and _is(v.get('name'), str) and _is(v.get('value'), float)
+              and math.isfinite(v['value']),
               label_names=lambda v: v is None or _is(v, list) and all(_is(n, str) for n in v),
               history=lambda v: v is None or _is(v, list)
               and all(_is(e, dict) and _is(e.get('from', 0), int, 0) for e in v))
@@ -319,7 +242,7 @@ def _check_tensors(run, found, path):
 
 # %% ../../nbs/training/07_state.ipynb #8a341ae0
 # may change when a run resumes
-FREE = ('data', 'out', 'kimg', 'keep_kimg', 'license', 'resume_from', 'graphs')
+FREE = ('data', 'out', 'kimg', 'keep_kimg', 'license', 'resume_from', 'graphs', 'measure_kimg')
 
 @patch
 def _continue(self:Run, found, words, path):
@@ -388,7 +311,7 @@ def _check_same(self:Run, last, new, path):
     raise ValueError(f"{self.config.out} has learned from {last.get('data')!s:.80} (fingerprint "
                      f"{was or 'not noted'!s:.16}); {path} is different ({new['fingerprint']:.16}). Accepted: "
                      "the data from before; "
-                     f"or, if you mean it, --set data={path} (in Python train(…, other_data=True)), which all "
+                     f"or, if you mean it, --set {command(f'data={path}')} (in Python train(…, other_data=True)), which all "
                      "later checkpoints will record")
 
 @patch(as_prop=True)

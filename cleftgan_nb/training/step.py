@@ -27,8 +27,8 @@ def step(
     "Move G, then D, by one batch"
     c, b = run.config, Batch(run, pixels, labels, team)
     G_phase, D_phase = (_G_aided, _D_aided) if c.aid is not None else (_G, _D)
-    images = G_phase(b)
-    if c.path_length and b.due(c.path_length_every): _path(b)
+    images = _rest(b) if b.rests else G_phase(b)
+    if c.path_length and b.due(c.path_length_every) and not b.rests: _path(b)
     signs = D_phase(b, images)
     if c.gamma and c.d_weight and b.due(c.r1_every): _R1(b)
     _average(b, team.sum(signs))
@@ -69,6 +69,7 @@ class Batch:
         self.labels = labels.to(run.device, non_blocking=True) if c.labels else None
         self.sigma = losses.blur_sigma(run.nimg, c.blur_sigma, c.blur_kimg)
         self.augmented = run.pipe is not None and float(run.pipe.p) > 0
+        self.rests = run.nimg < (c.rest_kimg or 0)*1000   # G, while a new D learns
 
     def seen(self, name):
         "Return a phase's augmentation; None without"
@@ -114,10 +115,10 @@ def _D(b, images=None):
     "Move D as published and return what ADA counts"
     run, made = b.run, latents_of(b.run, b.index, 'D')
     def learn(z, pixels):
-        fake = losses.Dmain_fake(run.G, run.D, made._replace(z=z), b.seen('D'), b.sigma)
+        fake = losses.Dmain_fake(run.G, run.D, made._replace(z=z), b.seen('D'), b.sigma, update_emas=not b.rests)
         real = losses.Dmain_real(run.D, scaled(pixels), b.labels, b.seen('real'), b.sigma)
         return _descend(b, 'D', fake, real), real.carry.double()
-    report, signs = compute(b, 'D', learn, made.z, b.pixels)
+    report, signs = compute(b, 'D at first' if b.rests else 'D', learn, made.z, b.pixels)
     _count(b, report)
     return signs
 
@@ -143,14 +144,21 @@ def _R1(b):
 def _average(b, signs):
     "Update the running averages and ADA"
     run, c = b.run, b.run.config
-    if b.team.world > 1:
+    if b.team.world > 1 and not b.rests:
         for buffer in run.G.buffers():
             if buffer.is_floating_point(): buffer.copy_(b.team.mean(buffer))
     run.nimg += c.batch
     run.step += 1
-    update_ema(run.G_ema, run.G, ema_beta(c.batch, run.nimg, c.ema_kimg, None if c.resume_from else c.ema_rampup))
+    if not b.rests:
+        update_ema(run.G_ema, run.G, ema_beta(c.batch, run.nimg, c.ema_kimg, None if c.resume_from else c.ema_rampup))
     run.sums['r_t'] = run.sums.get('r_t', 0) + signs
     if c.augment == 'ada' and run.ada.step(signs.float()): run.follow()    # reading p waits for the GPU
+
+# %% ../../nbs/training/10_step.ipynb #07ddf380
+def _rest(b):
+    "Leave G as it is; return its images where heads share them with D"
+    if b.run.config.aid is None: return None
+    with torch.no_grad(): return losses.make(b.run.G, latents_of(b.run, b.index, 'G'))[1]
 
 # %% ../../nbs/training/10_step.ipynb #5eb808f0
 def _G_aided(b):

@@ -4,9 +4,10 @@
 
 # %% ../../nbs/training/12_writing.ipynb #fb291e10
 from __future__ import annotations
-import json, warnings
+import copy, json, math, warnings
 from pathlib import Path
 import torch
+import numpy as np
 from PIL import Image
 from .. import __version__, checkpoints
 from ..data.datasets import ImageFolderDataset
@@ -20,7 +21,7 @@ from .team import Team
 from ..files import atomic
 
 # %% auto #0
-__all__ = ['peak_memory', 'side', 'picture', 'show', 'passed', 'keep', 'tick']
+__all__ = ['peak_memory', 'side', 'picture', 'show', 'spread', 'passed', 'keep', 'check_measure', 'measured', 'tick']
 
 # %% ../../nbs/training/12_writing.ipynb #450f1ef0
 def name_at(
@@ -69,11 +70,23 @@ def picture(
 def show(run, data):
     "Write the picture with its description"
     c = run.config
-    first = [i % len(data) for i in range(side(data.resolution)**2)]
-    image = picture(run, data.labels(first) if c.labels else None)
+    image = picture(run, data.labels(spread(data, side(data.resolution)**2)) if c.labels else None)
     words = dict(tile=run.G_ema.img_resolution, kimg=run.nimg/1000, seed=run.config.seed)
     with atomic(Path(c.out)/f'fakes-{name_at(run.nimg)}.png') as f: f.write(png(image, words))
     return image
+
+# %% ../../nbs/training/12_writing.ipynb #8385fd80
+def spread(
+    data:ImageFolderDataset, # with labels
+    n:int,                   # places
+)->list:                     # of image numbers
+    "Choose images whose labels are spread evenly"
+    kinds = np.unique(data._labels, axis=0, return_inverse=True)[1].reshape(-1)
+    order = np.argsort(kinds, kind='stable')
+    classes = np.split(order, np.flatnonzero(np.diff(kinds[order])) + 1)
+    k = len(classes)
+    if k > n: return [int(classes[i*k//n][0]) for i in range(n)]
+    return [int(classes[i % k][i//k % len(classes[i % k])]) for i in range(n)]
 
 # %% ../../nbs/training/12_writing.ipynb #dd16dfc0
 def passed(
@@ -89,14 +102,40 @@ def keep(
     run:Run,
     path,
     data:ImageFolderDataset,
+    found={}, # what was measured: name → number
 ):
     "Save a checkpoint of the networks"
     c = run.config
     about = dict(data=data.path.name, images=len(data.names), history=run.history, config=kept(c),
                  version=__version__, torch=torch.__version__) | ({'started_from': run.began} if run.began else {})
-    progress = dict(kimg=run.nimg/1000, augment_p=float(run.ada.p))
+    progress = dict(kimg=run.nimg/1000, augment_p=float(run.ada.p)) | found
     checkpoints.save(path, G=run.G, D=run.D, G_ema=run.G_ema, license=run.license, provenance=about,
                      progress=progress, labels=run.label_names)
+
+# %% ../../nbs/training/12_writing.ipynb #df4cbb60
+def check_measure(
+    config,
+    measure, # function of G_ema and the dataset, or None
+):
+    "Refuse a run that would have nothing to measure with"
+    if config.measure_kimg is None or measure is not None: return
+    raise ValueError(f'measure_kimg={config.measure_kimg:g}, but there is no measure; accepted: '
+                     'train(config, measure=cleftgan_nb.midway.measure_for(config)), or measure_kimg=None')
+
+def measured(
+    run:Run,
+    data:ImageFolderDataset,
+    measure, # function of G_ema and the dataset that returns a `Score`; less is better
+)->dict:     # name → number
+    "Measure the averaged generator, and keep the best one"
+    plain = copy.copy(data)
+    plain.mirror = False       # as `cleftgan measure` sees the data
+    score = measure(run.G_ema, plain)
+    found, best = {score.name: float(score)}, run.best
+    if math.isfinite(score) and (not best or best['name'] != score.name or score < best['value']):
+        run.best = dict(name=score.name, value=float(score), kimg=run.nimg/1000)
+        keep(run, Path(run.config.out)/'network-best.safetensors', data, found)
+    return found
 
 # %% ../../nbs/training/12_writing.ipynb #66aa5060
 def _lines(path): return path.read_text(encoding='utf-8').splitlines() if path.exists() else []
@@ -113,6 +152,7 @@ def tick(
     took:dict,     # seconds and images since the last tick
     last=False,    # of the run
     board=None,    # `Board` of TensorBoard
+    measure=None,  # function of G_ema and the dataset
 )->dict:
     "Write a tick's files: log, picture, checkpoint, and last of all the state"
     row, out, c = line_of(run, team), Path(run.config.out), run.config
@@ -121,6 +161,7 @@ def tick(
     if team.rank: return row
     for w in warn: warnings.warn(w)
     with saying_full(out):
+        if c.measure_kimg and passed(run, c.measure_kimg, before=c.tick_kimg): row |= measured(run, data, measure)
         _append(out/'log.jsonl', row, run.tick - 1)
         _append(out/'time.jsonl', dict(kimg=row['kimg']) | took, run.tick - 1)
         image = show(run, data)
