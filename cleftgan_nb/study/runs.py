@@ -7,13 +7,14 @@ __all__ = ['run_folder', 'run_training', 'run_at', 'first_images']
 
 # %% ../../nbs/study/13_runs.ipynb #c329b180
 import hashlib, json, subprocess, sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from ..checkpoints import find
 from ..data import ImageFolderDataset, convert
 from ..data.datasets import fingerprint
 from ..files import sha256
-from ..training.config import Config, save_config
+from ..midway import measure_for
+from ..training.config import Config, mentioned, save_config
 from ..training.loop import train
 from ..training.state import FREE
 from ..training.watch import kept
@@ -24,7 +25,7 @@ def run_folder(
     name:str,      # of the run
 )->Config:         # with `out` = OUT/runs/NAME-CHECKSUM
     "Place a run: the same settings and data lead to the same folder"
-    settings = {k: v for k, v in asdict(config).items() if k not in FREE}
+    settings = {k: v for k, v in mentioned(config).items() if k not in FREE}
     data = Path(config.data)
     inputs = [fingerprint(data) if data.is_dir() else sha256(data),
               sha256(find(config.resume_from)) if config.resume_from else None]
@@ -37,7 +38,7 @@ def run_training(
     processes=1,    # 1: here; more: that many, one for each GPU or group of cores
 )->Path:            # the run's folder
     "Train or resume, in one process or several"
-    if processes == 1: return train(config)
+    if processes == 1: return train(config, measure=measure_for(config))
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder/'asked.yaml')
@@ -61,7 +62,7 @@ def run_at(
     if Path(own.out).is_dir() and (longer := [k for k in kept(own.out) if k > end]):
         raise ValueError(f'kimg={config.kimg}, but {own.out} has trained on to {max(longer):g} and kept nothing at '
                          f'{end:g}; give kimg={min(longer):g}, or remove that folder')
-    return kept(train(own))[end]
+    return kept(train(own, measure=measure_for(own)))[end]
 
 # %% ../../nbs/study/13_runs.ipynb #e42438cd
 def first_images(
