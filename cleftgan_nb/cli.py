@@ -4,10 +4,10 @@
 
 # %% ../nbs/06_cli.ipynb #df8613e0
 from __future__ import annotations
-import argparse, errno, json, math, os, re, shlex, sys, warnings
+import argparse, errno, json, math, os, re, sys, warnings
 from pathlib import Path
 from . import __version__
-from .foreign import speakable, terminal
+from .foreign import command, speakable, terminal
 
 # %% auto #0
 __all__ = ['grid', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'split', 'dataset', 'card', 'prepare', 'train',
@@ -78,12 +78,13 @@ def _columns(c, args):
 def _check_asked(c, file):
     "Say what to do about a network that cannot be asked"
     if c.labels: return
-    n, learn = c.sampler.c_dim, f'cleftgan train cleft.zip --out run --resume-from {file} --set labels=true'
+    n, learn = c.sampler.c_dim, command('cleftgan', 'train', 'cleft.zip', '--out', 'run', '--resume-from', Path(file),
+                                        '--set', 'labels=true')
     if n:
         raise ValueError(f'{file} does not say what its {n} label entries mean; accepted: --label 0 to {n - 1}, '
                          'without --severity')
     can = 'leave --severity and --side out, or teach it the labels of a cohort'
-    raise ValueError(f"{file} takes no labels, so no severity or side can be asked for; {can}: '{learn}'")
+    raise ValueError(f"{file} takes no labels, so no severity or side can be asked for; {can}: {learn}")
 
 # %% ../nbs/06_cli.ipynb #70977680
 def grid(
@@ -275,7 +276,7 @@ def _line_of(file):
     with open(file, 'rb') as f: line, mode = f.read(4097).rstrip(b'\r\n'), os.fstat(f.fileno()).st_mode
     if len(line) > 4096 or b'\n' in line: raise ValueError(f'--secret-file {file}: accepted: a file of one line')
     if os.name != 'nt' and mode & 0o077:
-        warnings.warn(f'other accounts may read {file}: chmod 600 {shlex.quote(str(file))}')
+        warnings.warn(f"other accounts may read {file}: {command('chmod', 600, Path(file))}")
     return line
 
 # %% ../nbs/06_cli.ipynb #86b42170
@@ -315,17 +316,18 @@ def _config(args):
 def train(args):
     "Train, fine-tune, or resume a run"
     import yaml, dataclasses
+    from cleftgan_nb.midway import measure_for
     from cleftgan_nb.training import Stopped, train
     config = _config(args)
     if args.show:
         return print(*map(terminal, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False,
                                                    allow_unicode=True).splitlines()), sep='\n')
-    if os.environ.get('RANK', '0') == '0': _tell(config)
-    try: out = train(config, other_data=any(pair.partition('=')[0] == 'data' for pair in args.set))
+    try: out = train(config, other_data=any(pair.partition('=')[0] == 'data' for pair in args.set),
+                     measure=measure_for(config))
     except Stopped as e: raise ValueError(str(e)) from e
     except SystemExit as e:
-        _complain(f"{config.out}: ended by signal {e.code - 128}; the state is saved and 'cleftgan train "
-                  f"{config.out}' resumes. Exit status {e.code}", e.code)
+        _complain(f"{config.out}: ended by signal {e.code - 128}, exit status {e.code}; the state is saved. To resume: "
+                  f"{command('cleftgan', 'train', Path(config.out))}", e.code)
         raise
     if os.environ.get('RANK', '0') == '0': print(_ended(out, config))      # only one of torchrun's processes
 
@@ -333,8 +335,10 @@ def _ended(out, config):
     "Say what the training left"
     from cleftgan_nb.training.watch import kept, read_log
     kimg = read_log(out)['kimg'][-1] if (out/'log.jsonl').exists() else 0
-    if kimg < config.kimg: return f"{out}: stopped; 'cleftgan train {out}' resumes"
-    return f"{list(kept(out).values())[-1]}: after {kimg:g} kimg; 'cleftgan train {out} --kimg {2*kimg:g}' trains on"
+    again = command('cleftgan', 'train', out)
+    if kimg < config.kimg: return f'{terminal(out)}: stopped. To resume: {again}'
+    best = f', the best in {terminal(out/"network-best.safetensors")}' if (out/'network-best.safetensors').exists() else ''
+    return f'{terminal(list(kept(out).values())[-1])}: after {kimg:g} kimg{best}. To train on: {again} --kimg {2*kimg:g}'
 
 # %% ../nbs/06_cli.ipynb #70bec060
 def _tell(config):
@@ -684,7 +688,7 @@ def _parser():
     return parser
 
 # %% ../nbs/06_cli.ipynb #f8cf3770
-def _line(message): return terminal(' '.join(str(message).split()))      # it may repeat what a file says
+def _line(message): return terminal(re.sub(r'\s*[\r\n]\s*', ' ', str(message).strip()))   # it may repeat what a file says
 
 def _complain(message, code=2):
     print(f'cleftgan: error: {_line(message)}', file=sys.stderr)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..files import as_before, as_path, narrow, part, sweep, target
+from ..foreign import command
 
 # %% auto #0
 __all__ = ['SIGNATURE', 'png', 'appearing', 'ToFolder', 'ToZip', 'check_path', 'visible', 'Folder', 'Zip', 'Within',
@@ -203,8 +204,7 @@ class Zip:
             with zipfile.ZipFile(path) as z: infos = [(i, _spelled(i)) for i in z.infolist()]
         except (zipfile.BadZipFile, NotImplementedError, UnicodeError, struct.error, IndexError) as e:
             raise ValueError(f'{path} is not a zip, or damaged or cut off ({e}); copy or download it again, or check '
-                             'it '
-                             f'with: python -m zipfile -t {path.name}') from None
+                             f"it with: {command('python', '-m', 'zipfile', '-t', path)}") from None
         self.members = {}
         for i, name in infos:
             if not name.endswith(('/', '\\', 'Icon\r')): self._enter(i, check_path(name, path))

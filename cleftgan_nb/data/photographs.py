@@ -4,7 +4,7 @@
 
 # %% ../../nbs/data/15_photographs.ipynb #ba6966e0
 from __future__ import annotations
-import csv, hashlib, hmac, os, secrets, shlex, stat, warnings
+import contextlib, csv, hashlib, hmac, io, math, os, re, secrets, stat, warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from ..checks import check_count, check_number
 from .. import __version__
 from . import color, faces, segmentation
-from ..foreign import cell, terminal
-from .archives import appearing, visible
+from ..foreign import cell, command, terminal
+from .archives import appearing
 from ..files import as_path
 from .colorspace import D65, ita_of, xyz_to_lab
 from .datasets import DatasetWriter
@@ -318,8 +318,8 @@ def _warn_of(folder):
     for place, dead in leftovers(folder, deep=False):
         whose = 'a killed process' if dead else 'another computer or container, or is being written there'
         if dead is not False:
-            warnings.warn(f'{place} was left by {whose}, and may show patients; to see what can be removed: cleftgan '
-                          f'forget {shlex.quote(str(folder))}')
+            warnings.warn(f'{place} was left by {whose}, and may show patients; to see what can be removed: '
+                          + command('cleftgan', 'forget', Path(folder)))
 
 # %% ../../nbs/data/15_photographs.ipynb #977f2bf0
 def _one(run, path, reason):
