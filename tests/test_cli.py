@@ -1,5 +1,5 @@
 """The command line: what it writes, what it says, and that every mistake is one line and exit code 2"""
-import csv, json, os, socket, subprocess, sys
+import csv, dataclasses, json, os, shutil, socket, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
@@ -422,3 +422,46 @@ def test_doctor(run, monkeypatch):
     code, out, err = run('doctor', '--device', 'cpu')
     assert (code == 2 and out.count('WRONG') == 2
             and 'kernels differ from the definition: bias_act in float32 (cpu, error ' in err and err.count('\n') == 1)
+
+ODD = "it's  a $(run) \"here\"", '-dash', '~', 'a;b&c*', 'two\nlines\x1b[2K', 'x'
+
+@pytest.mark.skipif(os.name == 'nt', reason='names that Windows does not allow')
+@pytest.mark.parametrize('name', ODD)
+def test_printed_commands_can_be_pasted(tmp_path, monkeypatch, name):
+    "Into a shell, which then names the same files"
+    from cleftgan_nb.data import archives, photographs
+    from cleftgan_nb.training import config, guards, state, transfer
+    bash = shutil.which('bash') or pytest.skip('no bash')
+    monkeypatch.chdir(tmp_path)
+    out = Path(name)
+    out.mkdir()
+    (out/'network-000000.008.safetensors').touch()
+    (out/'log.jsonl').write_text('{"kimg": 0.008}\n')
+    (out/'config.yaml').write_text('data: gone.zip\nout: .\n')
+    def said(f, *args):
+        with pytest.raises(Exception) as e: f(*args)
+        return str(e.value)
+    c, G = config.Config('gone.zip', name), type('', (), dict(img_resolution=16, img_channels=3, c_dim=0))
+    labels = type('', (), dict(labels=None, sampler=G))
+    (out/'old.zip').write_text('no zip')
+    monkeypatch.setattr(photographs, 'leftovers', lambda *a, **k: [(Path('x'), True)])
+    with pytest.warns(UserWarning) as warned: photographs._warn_of(Path(name))
+    run = type('', (), dict(config=c))
+    messages = [(cli._ended(out, dataclasses.replace(c, kimg=1.)), 'To resume: ', ''),
+                (cli._ended(out, dataclasses.replace(c, kimg=.008)), 'To train on: ', ''),
+                (said(config.located, c), 'moved: ', ''), (said(cli._check_asked, labels, name), 'cohort: ', ''),
+                (said(transfer.check_fit, G, (32, 3, 0), 'x.pkl', name), 'data: ', ''),
+                (said(archives.open_archive, out/'old.zip'), 'check it with: ', ''),
+                (said(state.Run._check_same, run, dict(data='a', fingerprint='b'), dict(fingerprint='c'), out),
+                 'if you mean it, ', ' (in Python'), (str(warned[0].message), 'removed: ', ''),
+                (said(guards.check_apart, config.Config(name, name)), 'such as ', '')]
+    commands = [cli._line(m).partition(start)[2].partition(end)[0] if end else cli._line(m).rpartition(start)[2]
+                for m, start, end in messages]
+    show = 'show() { printf "%s\\0" "$@" END; }\n'
+    got = subprocess.run([bash], input=(show + ''.join(f'show {c}\n' for c in commands)).encode(), capture_output=True,
+                         cwd=tmp_path)
+    words = [o.strip('\0').split('\0') for o in os.fsdecode(got.stdout).split('END\0')[:-1]]
+    assert not got.stderr and len(words) == len(commands), got.stderr
+    for given in words:
+        files = [os.path.normpath(w.removeprefix('data=')).partition('/')[0].removesuffix('-run') for w in given]
+        assert name in files and not any(w.startswith('-dash') for w in given), given
