@@ -322,6 +322,7 @@ def train(args):
     if args.show:
         return print(*map(terminal, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False,
                                                    allow_unicode=True).splitlines()), sep='\n')
+    if os.environ.get('RANK', '0') == '0': _tell(config)
     try: out = train(config, other_data=any(pair.partition('=')[0] == 'data' for pair in args.set),
                      measure=measure_for(config))
     except Stopped as e: raise ValueError(str(e)) from e

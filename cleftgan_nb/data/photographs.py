@@ -4,7 +4,7 @@
 
 # %% ../../nbs/data/15_photographs.ipynb #ba6966e0
 from __future__ import annotations
-import contextlib, csv, hashlib, hmac, io, math, os, re, secrets, stat, warnings
+import csv, hashlib, hmac, os, secrets, stat, warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..checks import check_count, check_number
 from .. import __version__
 from . import color, faces, segmentation
 from ..foreign import cell, command, terminal
-from .archives import appearing
+from .archives import appearing, visible
 from ..files import as_path
 from .colorspace import D65, ita_of, xyz_to_lab
 from .datasets import DatasetWriter

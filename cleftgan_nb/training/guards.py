@@ -13,7 +13,7 @@ from .config import Config
 from .state import Run
 
 # %% auto #0
-__all__ = ['Stopped', 'judge', 'check_room', 'saying_full', 'stoppable', 'alone', 'check_mirror', 'check_apart']
+__all__ = ['Stopped', 'judge', 'check_room', 'saying_full', 'stoppable', 'alone', 'check_mirror', 'check_pixels', 'check_apart']
 
 # %% ../../nbs/training/11_guards.ipynb #3a5dc840
 class Stopped(RuntimeError):
@@ -162,6 +162,17 @@ def check_mirror(run, data):
     raise ValueError(f"the checkpoint's labels tell left from right ({', '.join(run.label_names)}), {data.path} does "
                      "not name its own, so mirrored images would keep "
                      'the label of the other side; name them (label_names in its dataset.json), or set mirror=false')
+
+# %% ../../nbs/training/11_guards.ipynb #a86d9000
+def check_pixels(
+    data, # dataset
+):
+    "Refuse images of a size that no network draws"
+    n = data.resolution
+    if n >= 8 and not n & n - 1: return
+    fits = max(8, 1 << n.bit_length() - 1)
+    raise ValueError(f'{data.path} has images of {n} pixels; networks draw a power of two: 32, 64, 128, 256, …. To make '
+                     f'them fit: {remedy(data.path, size=fits)}')
 
 # %% ../../nbs/training/11_guards.ipynb #9554d5a0
 def check_apart(

@@ -14,7 +14,7 @@ from ..data.datasets import ImageFolderDataset, InfiniteSampler
 from ..files import as_private_as
 from ..foreign import terminal
 from .config import Config, check, from_values, load_config, located, save_config
-from .guards import alone, check_apart, check_mirror, check_room, saying_full, stoppable
+from .guards import alone, check_apart, check_mirror, check_pixels, check_room, saying_full, stoppable
 from .state import Run
 from .step import step
 from .team import Team, share
