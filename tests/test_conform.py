@@ -4,7 +4,7 @@ import json, os, re, shlex, tracemalloc, unicodedata, zipfile
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
-from cleftgan_nb import cli
+from cleftgan_nb import checkpoints, cli, networks
 from cleftgan_nb.data import cards, conform as conform_module
 from cleftgan_nb.data.archives import png
 from cleftgan_nb.data.conform import conform, fitted
@@ -225,7 +225,8 @@ def test_little_memory(tmp_path):
 def mended(tmp_path, monkeypatch, says, **kw):
     "Train on odd pictures, run the command of the refusal, and open its result"
     monkeypatch.chdir(tmp_path)
-    config = Config("it's odd", 'run', network='stylegan2', settings=dict(channel_base=64, channel_max=4), **kw)
+    if 'resume_from' not in kw: kw |= dict(network='stylegan2', settings=dict(channel_base=64, channel_max=4))
+    config = Config("it's odd", 'run', **kw)
     with pytest.raises(ValueError, match=says) as e: begin(config, Team())
     command = shlex.split(re.search('cleftgan dataset .*$', str(e.value))[0])
     assert cli.main(command[1:]) == 0 and not Path('run').exists()
@@ -250,6 +251,14 @@ def test_refusals_name_the_command_that_mends_them(tmp_path, monkeypatch, what):
         else: save(tmp_path/"it's odd"/f'{n}.png', o)
     data = mended(tmp_path, monkeypatch, says)
     assert data.resolution == 32 and data.num_channels == 3
+
+@pytest.mark.parametrize('size,mode,says', [(32, 'RGB', 'fits: '), (32, 'L', 'fits: '), (8, 'RGB', 'therefore soft: ')])
+def test_a_base_of_another_size_or_color(tmp_path, monkeypatch, size, mode, says):
+    G, D = networks.build('stylegan2', 16, channel_base=64, channel_max=4)
+    checkpoints.save(tmp_path/'base.safetensors', G=G, D=D, G_ema=G, license='CC0-1.0', provenance={}, progress={})
+    save(tmp_path/"it's odd"/'a.png', image(1, size, size, mode))
+    data = mended(tmp_path, monkeypatch, says, resume_from='base.safetensors')
+    assert data.image_shape == (3, 16, 16)
 
 def test_labels_from_folders_are_offered(tmp_path, monkeypatch):
     for n in 'ab': save(tmp_path/"it's odd"/n/'1.png', image(1, 32, 32))

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/data/10_datasets.ipynb #fba996f0
 from __future__ import annotations
-import contextlib, csv, hashlib, io, json, math, mmap, os, re, shlex, struct, unicodedata, warnings, zlib
+import contextlib, csv, hashlib, io, json, math, mmap, os, re, struct, unicodedata, warnings, zlib
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
 from ..checks import check_count
-from ..foreign import cell, terminal, uncell
+from ..foreign import cell, command, terminal, uncell
 from .archives import appearing, check_path, open_archive, png, SIGNATURE, ToFolder, ToZip
 from .reading import ENDINGS, look_at, read_picture, Rejected, Transparent
 from ..files import as_path
@@ -66,11 +66,10 @@ def remedy(
     "Write the command line that makes a dataset of any pictures"
     place = os.path.normpath(path)
     if os.path.basename(place) in ('', '.', '..'): place = os.path.realpath(path)
-    if place.startswith('-'): place = os.path.join('.', place)
     named = '-'.join(str(v) for v in options.values() if v is not True) or 'dataset'
     to = f"{re.sub('[.]zip$', '', place, flags=re.I)}-{named}.zip"
-    given = [(f"--{k.replace('_', '-')}",) + (str(v),)*(v is not True) for k, v in options.items()]
-    return shlex.join(['cleftgan', 'dataset', place, to, *sum(given, ())])
+    given = [(f"--{k.replace('_', '-')}",) + (v,)*(v is not True) for k, v in options.items()]
+    return command('cleftgan', 'dataset', Path(place), Path(to), *sum(given, ()))
 
 # %% ../../nbs/data/10_datasets.ipynb #0932d9a0
 def _check_names(names, where=''):

@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from .. import checkpoints
 from ..checkpoints.pickles import Table
-from ..data.datasets import ImageFolderDataset
+from ..data.datasets import ImageFolderDataset, remedy
 from ..files import sha256
-from ..foreign import command
 from ..networks.build import ARCHITECTURES, accepted_by, build, from_config, plan, with_labels
 from .config import Config
 from .optimizer import make_ema
@@ -69,9 +68,10 @@ def check_fit(
     if has[:2] == tuple(shape[:2]): raise ValueError(f'{where} {_unlike(G.c_dim, shape[2], data)}')
     words = '{} pixels, {} channels and {} label entries'.format
     ways = [PARTLY, 'another checkpoint']
-    if shape[0] > has[0] and shape[1] == has[1]:
-        smaller = command('cleftgan', 'dataset', Path(data or 'DATA'), 'smaller.zip', '--size', has[0])
-        ways.append(f'a smaller copy of the data: {smaller}')
+    if has[1] in (1, 3):
+        fits = dict(size=has[0]) | (dict(color={1: 'gray', 3: 'rgb'}[has[1]]) if has[1] != shape[1] else {})
+        soft = ', enlarged and therefore soft'*(has[0] > shape[0])
+        ways.append(f"a copy of the data that fits{soft}: {remedy(data or 'DATA', **fits)}")
     raise ValueError(f'{where} is for {words(*has)}; the data have {words(*shape)}. Accepted: {"; ".join(ways)}')
 
 # %% ../../nbs/training/16_transfer.ipynb #faf79030
