@@ -11,7 +11,8 @@ from .checks import one_of
 from .ops.dispatch import choose, processor
 
 # %% auto #0
-__all__ = ['TOLERANCES', 'SHAPES', 'gpu', 'machine', 'operators', 'error', 'seconds', 'copy_speed', 'speed', 'report', 'doctor']
+__all__ = ['APPLE', 'TOLERANCES', 'SHAPES', 'gpu', 'machine', 'operators', 'error', 'seconds', 'copy_speed', 'speed', 'report',
+           'doctor']
 
 # %% ../nbs/05_doctor.ipynb #84b6438c
 def version_of(
@@ -22,9 +23,13 @@ def version_of(
     except importlib.metadata.PackageNotFoundError: return 'missing'
 
 # %% ../nbs/05_doctor.ipynb #28979275
+APPLE = ("Apple (mps), without kernels of this library: networks moved there compute by the definition; commands, and "
+         "everything below, use the CPU")
+
 def gpu()->str: # 'none' without one
     "Describe the GPU, with its memory and compute capability"
     if not torch.cuda.is_available():
+        if torch.backends.mps.is_available(): return APPLE
         return 'none: everything below was computed on the CPU, and the Triton kernels were not run'
     p = torch.cuda.get_device_properties(torch.cuda.current_device())
     more = f', one of {torch.cuda.device_count()}' if torch.cuda.device_count() > 1 else ''

@@ -3,6 +3,7 @@ import copy, io, json, pickle
 from pathlib import Path
 
 import numpy as np, pytest, torch
+from torch.overrides import TorchFunctionMode
 
 from cleftgan_nb import networks, ops
 from cleftgan_nb.networks import (Discriminator, StyleGAN2Generator, StyleGAN3Generator, build, from_config, layers,
@@ -593,3 +594,44 @@ def test_missing_labels_are_explained():
         assert 'c is NoneType; accepted: a tensor [2, 2]' in str(e.value)
     with pytest.raises(ValueError) as e: G(torch.zeros(2, 4), torch.zeros(3, 2))
     assert 'c has shape [3, 2]; accepted: a tensor [2, 2]' in str(e.value)
+
+
+# Apple GPUs --------------------------------------------------------------------------------------------------------------------------
+
+class OnApple(TorchFunctionMode):
+    "Every tensor says that it lies on an Apple GPU; double precision fails, as there"
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func == torch.Tensor.device.__get__: return torch.device('mps', 0)
+        here = lambda v: 'cpu' if isinstance(v, torch.device) or v == 'mps' else v
+        args, kwargs = [here(v) for v in args], {k: here(v) for k, v in (kwargs or {}).items()}
+        y = func(*args, **kwargs)
+        if isinstance(y, torch.Tensor) and y.dtype == torch.float64: raise TypeError('mps has no float64')
+        return y
+
+
+@pytest.mark.parametrize('name', ['stylegan3-t', 'stylegan3-r', 'stylegan2'])
+def test_networks_on_an_apple_gpu(monkeypatch, name):
+    "By the definition, without any kernel: images, logits, gradients and the gradient's gradient"
+    G, D = build(name, 16, z_dim=8, w_dim=8, channel_base=64, channel_max=4)
+    z, noise = torch.randn(4, 8), {'noise_mode': 'const'}
+    def computed():
+        x = G(z, truncation_psi=.7, **noise)
+        logits = D(x)
+        [dx] = torch.autograd.grad(logits.sum(), x, create_graph=True)
+        return [x, logits, *torch.autograd.grad(dx.square().sum() + logits.sum(), [D.b4.fc.weight, G.mapping.fc0.weight])]
+    def never(*_): raise AssertionError('a kernel was chosen')
+    with monkeypatch.context() as m:
+        for module in ops.fused, ops.resample, ops.activation: m.setattr(module, 'kernels', never)
+        m.setattr('cleftgan_nb.networks.layers.winograd.conv3x3', never)
+        with OnApple(): got = computed()
+    with ops.use_impl('definition'): want = computed()
+    assert all(error(a, b) < 1e-4 for a, b in zip(got, want))
+
+
+def test_doctor_on_an_apple_gpu(monkeypatch):
+    from cleftgan_nb import doctor
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
+    assert 'Apple (mps)' in doctor.gpu() and 'by the definition' in doctor.report(doctor.machine(), [])
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: False)
+    assert doctor.gpu().startswith('none')

@@ -45,12 +45,12 @@ def forward(self:DiscriminatorBlock,
 # %% ../../nbs/networks/04_discriminator.ipynb #3a3832a0
 def minibatch_std(
     x, # [N, C, H, W]
-    group_size=4, # images in a group; N must be a multiple of it, or smaller
+    group_size=4, # images in a group; N must be a multiple of it, or smaller; None: all of them are one group
     num_channels=1, # parts of the channels, each with its own statistic
 ): # [N, C + num_channels, H, W]
     "Append the standard deviation over groups of the batch"
     n, c, h, w = x.shape
-    g = min(group_size, n)
+    g = n if group_size is None else min(group_size, n)
     if not n or n % g:
         raise ValueError(f"a batch of {n} images can't be split into groups of {group_size} (mbstd_group_size); "
                          "accepted: a multiple of it, or fewer")

@@ -69,7 +69,8 @@ KEYWORDS = _optional(lambda v: isinstance(v, dict), "a dict of keywords")
 # %% ../../nbs/networks/01_layers.ipynb #8d563530
 SETTINGS = {
     **dict.fromkeys('w_dim img_channels channel_base channel_max num_layers filter_size lrelu_upsampling '
-                    'mbstd_group_size mbstd_num_channels'.split(), _count(1)),
+                    'mbstd_num_channels'.split(), _count(1)),
+    'mbstd_group_size': _optional(*_count(1)),
     **dict.fromkeys('z_dim c_dim margin_size freeze_layers'.split(), _count(0)),
     **dict.fromkeys('num_fp16_res cmap_dim'.split(), _optional(*_count(0))),
     **dict.fromkeys('lr_multiplier label_lr output_scale first_cutoff first_stopband'.split(), POSITIVE),
@@ -196,15 +197,16 @@ class MappingNetwork(nn.Module):
         c_dim, # size of the labels; 0 means none
         w_dim, # size of w
         num_ws, # copies of w; None (in the discriminator) for w itself, without average and truncation
-        num_layers=8, # 2 in StyleGAN3, 8 in StyleGAN2
+        num_layers=8, # 2 in StyleGAN3, 8 in StyleGAN2; 0, for labels alone: the normalized embedding is w
         lr_multiplier=0.01, # learning rate relative to the rest of the network
         w_avg_beta=0.998, # decay of the running average of w
         label='embedded', # how labels enter: 'embedded' beside z, as published, or 'added' to w, starting at zero
         label_lr=1, # learning rate of the added term, relative to the rest of the network
     ):
         super().__init__()
-        check_settings(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_layers=num_layers, lr_multiplier=lr_multiplier,
-                       w_avg_beta=w_avg_beta, label_lr=label_lr)
+        check_settings(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, lr_multiplier=lr_multiplier, w_avg_beta=w_avg_beta,
+                       label_lr=label_lr)
+        if z_dim or num_layers != 0: check_settings(num_layers=num_layers)
         embedded = c_dim if one_of('label', label, LABELS) == 'embedded' else 0
         if not z_dim and not embedded:
             given, accepted = ((f"label={label!r}", "label='embedded'") if c_dim
@@ -220,13 +222,16 @@ class MappingNetwork(nn.Module):
         if c_dim and not embedded: self.label = LabelTerm(c_dim, w_dim, label_lr)
 
 # %% ../../nbs/networks/01_layers.ipynb #ca227760
+@patch(as_prop=True)
+def _weight(self:MappingNetwork): return (self.embed if hasattr(self, 'embed') else self.fc0).weight
+
 @patch
 def _codes(self:MappingNetwork, z, c):
     "Compute the input of the first layer: [z, embed(c)], each normalized"
-    c = check_labels(c, self.c_dim, len(z) if self.z_dim and isinstance(z, torch.Tensor) else 'batch')
+    c = check_labels(c, self.c_dim, z.shape[0] if self.z_dim and isinstance(z, torch.Tensor) else 'batch')
     parts = [check_shape('z', z, 'batch', self.z_dim)] if self.z_dim else []
-    parts = [p.to(self.fc0.weight.dtype) for p in parts]
-    if hasattr(self, 'embed'): parts.append(self.embed(c.to(self.fc0.weight.dtype)))
+    parts = [p.to(self._weight.dtype) for p in parts]
+    if hasattr(self, 'embed'): parts.append(self.embed(c.to(self._weight.dtype)))
     return torch.cat([normalize_2nd_moment(p) for p in parts], 1)
 
 # %% ../../nbs/networks/01_layers.ipynb #44941c90
@@ -259,7 +264,7 @@ def forward(self:MappingNetwork,
     update_emas=False, # update w_avg with this batch (in training)
 ): # ws [batch, num_ws, w_dim], or [batch, w_dim] if num_ws is None
     if self.num_ws is not None: self._check_truncation(truncation_psi, truncation_cutoff)
-    with precision(torch.float32, self.fc0.weight):
+    with precision(torch.float32, self._weight):
         w = self._codes(z, c)
         for i in range(self.num_layers): w = getattr(self, f'fc{i}')(w)
         if self.num_ws is None: return w
@@ -382,7 +387,7 @@ def modulation_coefficients(
     energy = torch.einsum('oik,oik->oi', taps, taps)   # sum of squares without a tensor of squares
     r = (energy.mean(1)/weight[0, 0].numel()).rsqrt() if normalize else energy.new_ones(len(energy))
     if normalize: styles = unit_rms(styles)
-    if not demodulate: return styles, r.expand(len(styles), -1)
+    if not demodulate: return styles, r.expand(styles.shape[0], -1)
     return styles, r*(styles.square() @ (energy*r.square()[:, None]).t() + 1e-8).rsqrt()
 
 # %% ../../nbs/networks/01_layers.ipynb #88902ade
@@ -420,7 +425,7 @@ class ScaleAndPad(torch.autograd.Function):
 def _modulate_shared(x, weight, styles, demodulate, normalize, gain, padding, f, up):
     s, d = modulation_coefficients(weight, styles, demodulate, normalize)
     if gain is not None: s = s*gain
-    if len(x) == 1:
+    if x.shape[0] == 1 and not ops.tracing():
         return _convolve(x, (weight*(s if d is None else d.t()*s)[..., None, None]).to(x.dtype), padding, f, up)
     if x.dtype == torch.float16 and d is not None: weight, s, d = within_range(weight, s, d)
     s, early = s.to(x.dtype), early_padding(x, weight, padding) if up == 1 else 0
@@ -442,8 +447,8 @@ def modulated_conv2d(
     impl='auto', # 'definition': literally one kernel per sample
 ): # [N, out, H', W']
     "Convolve with a kernel that every sample scales by its own style (SG2 §2.2, SG3 appendix F)"
-    check_shape('styles', styles, len(x), weight.shape[1])
-    literal = (ops.default_impl() if impl == 'auto' else impl) == 'definition'
+    check_shape('styles', styles, x.shape[0], weight.shape[1])
+    literal = (ops.default_impl() if impl == 'auto' else impl) == 'definition' and not ops.tracing()
     return (_modulate_definition if literal else _modulate_shared)(x, weight, styles, demodulate, normalize, gain,
                                                                    padding, f, up)
 

@@ -45,7 +45,7 @@ def noise(self:SynthesisLayer,
 ): # tensor that broadcasts over x, or None
     "Make the noise to add"
     if mode == 'none': return None
-    plane = self.noise_const if mode == 'const' else torch.randn(len(x), 1, *x.shape[2:], device=x.device,
+    plane = self.noise_const if mode == 'const' else torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device,
                                                                  dtype=self.noise_const.dtype)
     return (plane*self.noise_strength).to(x.dtype)
 
@@ -159,7 +159,7 @@ def pictures(self:SynthesisNetwork,
     half=torch.float32, # type of blocks that may use half precision
 ): # iterator over the sum of images at 4, 8, … pixels
     "Compute the image at every resolution; the last is the result"
-    x, img, i = self.b4.const.expand(len(ws), -1, -1, -1), None, 0
+    x, img, i = self.b4.const.expand(ws.shape[0], -1, -1, -1), None, 0
     for r in self.resolutions:
         block, dtype = (getattr(self, f'b{r}'), half if uses_half(r, self.img_resolution, self.num_fp16_res)
                         else ws.dtype)
