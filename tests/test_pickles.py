@@ -3,7 +3,7 @@ them runs"""
 import contextlib, io, os, pickle, pickletools, struct, sys
 import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
-from cleftgan_nb import checkpoints, networks
+from cleftgan_nb import checkpoints, networks, ops
 from cleftgan_nb.files import sha256
 from cleftgan_nb.checkpoints import pickles
 from memory import at_most
@@ -120,6 +120,71 @@ def test_published_keywords(tmp_path):
     assert p.networks['G_ema'].kwargs['magnitude_ema_beta'] == .9977
     assert 'num_fp16_res=4' in repr(checkpoints.convert(tmp_path/'x.pkl', tmp_path/'x.safetensors'))
     assert torch.equal(draw(checkpoints.load(tmp_path/'x.safetensors').G_ema), draw(G))
+
+# Everything that the published converter writes for a StyleGAN2 of TensorFlow, with every default
+CONVERTED = dict(conv_clamp=None, num_fp16_res=0, fp16_channels_last=False)
+CONVERTED_G = CONVERTED | dict(architecture='skip', resample_filter=[1, 3, 3, 1], use_noise=True, activation='lrelu')
+CONVERTED_D = CONVERTED | dict(architecture='resnet', cmap_dim=16,
+                               block_kwargs=dict(activation='lrelu', resample_filter=[1, 3, 3, 1], freeze_layers=0))
+MAPPED = dict(activation='lrelu', embed_features=None)
+
+def literal_mapping(net, x, lr):
+    "Map codes as written: each layer scaled by its learning rate"
+    for i in range(net.num_layers):
+        w, b = getattr(net, f'fc{i}').weight, getattr(net, f'fc{i}').bias
+        x = torch.nn.functional.leaky_relu(x @ (w*lr/w.shape[1]**.5).T + b*lr, .2)*2**.5
+    return x
+
+def literal_logits(D, x, c, lr):
+    "Compute logits with the whole batch as one group"
+    for x in D.features(x): pass
+    spread = ((x - x.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
+    h = D.b4.fc(D.b4.conv(torch.cat([x, spread.expand(len(x), 1, 4, 4)], 1)).flatten(1))
+    if c is None: return D.b4.out(h)
+    cmap = D.mapping.embed(c)
+    cmap = literal_mapping(D.mapping, cmap/(cmap.square().mean(1, keepdim=True) + 1e-8).sqrt(), lr)
+    return (D.b4.out(h)*cmap).sum(1, keepdim=True)/16**.5
+
+@pytest.mark.parametrize('c_dim,layers,beta', [(0, 0, .995), (3, 0, .998), (3, 2, .995)])
+def test_published_converter(tmp_path, c_dim, layers, beta):
+    "As written from TensorFlow: values of the literal definition, numbers for training kept"
+    torch.manual_seed(0)
+    G = networks.StyleGAN2Generator(24, c_dim, 32, 16, **SMALL, conv_clamp=None,
+                                    mapping_kwargs=dict(num_layers=3, lr_multiplier=.02, w_avg_beta=beta))
+    D = networks.Discriminator(c_dim, 16, **SMALL, conv_clamp=None, cmap_dim=16 if c_dim else None,
+                               mapping_kwargs=dict(num_layers=layers, lr_multiplier=.1),
+                               epilogue_kwargs=dict(mbstd_group_size=None))
+    keywords = {'G_ema': published_kwargs(G) | CONVERTED_G
+                | dict(mapping_kwargs=MAPPED | dict(num_layers=3, layer_features=32, lr_multiplier=.02, w_avg_beta=beta)),
+                'D': published_kwargs(D) | CONVERTED_D
+                | dict(mapping_kwargs=MAPPED | dict(num_layers=layers, layer_features=16, lr_multiplier=.1),
+                       epilogue_kwargs=dict(mbstd_group_size=None, mbstd_num_channels=1, activation='lrelu'))}
+    (tmp_path/'x.pkl').write_bytes(published(keywords, D=D, G_ema=G))
+    checkpoints.convert(tmp_path/'x.pkl', tmp_path/'x.safetensors')
+    z, x, c = torch.randn(6, 24), torch.randn(6, 3, 16, 16), torch.eye(3).repeat(2, 1) if c_dim else None
+    for got in checkpoints.load(tmp_path/'x.pkl'), checkpoints.load(tmp_path/'x.safetensors'):
+        with torch.no_grad(), ops.use_impl('definition'):
+            codes = [v/(v.square().mean(1, keepdim=True) + 1e-8).sqrt() for v in
+                     ([z, G.mapping.embed(c)] if c_dim else [z])]
+            ws = literal_mapping(G.mapping, torch.cat(codes, 1), .02)[:, None].expand(-1, G.num_ws, -1)
+            assert torch.allclose(got.G_ema.mapping(z, c), ws, atol=1e-5)
+            assert torch.allclose(got.G_ema(z, c, noise_mode='const'), G.synthesis(ws, noise_mode='const'), atol=1e-4)
+            assert torch.allclose(got.D(x, c), literal_logits(D, x, c, .1), rtol=1e-4, atol=1e-5)
+        got.G_ema.mapping(z, c, update_emas=True)
+        assert torch.allclose(got.G_ema.mapping.w_avg, ws[:, 0].mean(0)*(1 - beta), atol=1e-6)
+        assert got.D.init_kwargs['mapping_kwargs']['lr_multiplier'] == .1
+        assert got.D.b4.mbstd == (None, 1)
+
+@pytest.mark.parametrize('role,change', [
+    ('G_ema', dict(mapping_kwargs=dict(layer_features=64))), ('G_ema', dict(mapping_kwargs=dict(activation='relu'))),
+    ('G_ema', dict(use_noise=False)), ('G_ema', dict(architecture='orig')), ('G_ema', dict(resample_filter=[1, 2, 1])),
+    ('D', dict(epilogue_kwargs=dict(activation='elu'))), ('D', dict(block_kwargs=dict(resample_filter=[1, 1])))])
+def test_another_network_of_the_converter(alarm, role, change):
+    G, D = small('stylegan2', 8)
+    keywords = {'G_ema': published_kwargs(G) | CONVERTED_G, 'D': published_kwargs(D) | CONVERTED_D}
+    keywords[role] |= change
+    name = list(change)[0] if not isinstance(inner := list(change.values())[0], dict) else list(inner)[0]
+    refuse(published(keywords, D=D, G_ema=G), rf'{role}: [\w.]*{name}=.* is another network', load)
 
 def test_nested_synthesis_kwargs_and_positions(tmp_path):
     G, D = small('stylegan2')

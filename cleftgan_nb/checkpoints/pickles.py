@@ -470,24 +470,25 @@ def architecture(
                      f'has {len(found)} of them')
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #ba49f9f0
-_BOTH = 'z_dim c_dim w_dim img_resolution img_channels channel_base channel_max conv_clamp mapping_kwargs.num_layers '
+_BOTH = ('z_dim c_dim w_dim img_resolution img_channels channel_base channel_max conv_clamp mapping_kwargs.num_layers '
+         'mapping_kwargs.lr_multiplier mapping_kwargs.w_avg_beta ')
 KEPT = {
     'StyleGAN3Generator': (_BOTH + 'num_layers num_critical first_cutoff first_stopband last_stopband_rel '
                                    'margin_size output_scale '
         'conv_kernel filter_size lrelu_upsampling use_radial_filters magnitude_ema_beta').split(),
     'StyleGAN2Generator': _BOTH.split(),
     'Discriminator': ('c_dim img_resolution img_channels channel_base channel_max cmap_dim conv_clamp '
-                      'mapping_kwargs.num_layers '
+                      'mapping_kwargs.num_layers mapping_kwargs.lr_multiplier '
         'block_kwargs.freeze_layers epilogue_kwargs.mbstd_group_size epilogue_kwargs.mbstd_num_channels').split(),
 }
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #c9b72ab0
 FIXED = {
     'architecture': dict(StyleGAN2Generator='skip', Discriminator='resnet'),
-    'activation': 'lrelu', 'resample_filter': [1, 3, 3, 1], 'use_noise': True,
-    'lr_multiplier': 0.01, 'w_avg_beta': 0.998, 'embed_features': None, 'layer_features': None,
+    'activation': 'lrelu', 'resample_filter': [1, 3, 3, 1], 'use_noise': True, 'kernel_size': dict(StyleGAN2Generator=3),
 }
-IDLE = 'class_name num_fp16_res fp16_channels_last use_fp16 fused_modconv_default'.split()
+WIDTHS = 'mapping_kwargs.embed_features', 'mapping_kwargs.layer_features'
+IDLE = 'class_name num_fp16_res fp16_channels_last channels_last use_fp16 fused_modconv_default'.split()
 
 # %% ../../nbs/checkpoints/00_pickles.ipynb #24f68650
 def _flat(kwargs, prefix=''):
@@ -511,6 +512,21 @@ def _simple(v, where):
     if v is None or type(v) in (bool, int, float): return v
     raise ValueError(f'{where} is {_short(v)}; accepted: a number, True, False or None')
 
+# %% ../../nbs/checkpoints/00_pickles.ipynb #14ae8e50
+def _width(arch, given):
+    "Compute how wide our mapping is"
+    if arch != 'Discriminator': return given.get('w_dim', 512)
+    base, most = given.get('channel_base', 32768), given.get('channel_max', 512)
+    return given.get('cmap_dim') or (min(base//4, most) if type(base) is type(most) is int else None)
+
+def _built_in(arch, name, v, given):
+    "List the values of a keyword that are the network we build; none if we don't know the keyword"
+    if name in WIDTHS:
+        unmapped = not given.get('c_dim') and (arch == 'Discriminator' or name == WIDTHS[0])
+        return [v] if unmapped else [None, _width(arch, given)]
+    same = FIXED.get(name.split('.')[-1], {})
+    return [same[arch]] if type(same) is dict and arch in same else [] if type(same) is dict else [same]
+
 # %% ../../nbs/checkpoints/00_pickles.ipynb #999842b0
 def keywords(
     arch:str,   # one of `KEPT`
@@ -518,16 +534,15 @@ def keywords(
     where:str,  # the network's name, for the message
 )->tuple:       # (keywords of our class, the dropped ones as 'name=value')
     "Convert a published network's keywords to our constructor's"
-    kept, idle = {}, []
+    kept, idle, given = {}, [], dict(_flat(kwargs))
     for name, v in _flat(kwargs):
-        last = name.split('.')[-1]
-        same = FIXED.get(last, ...)
-        if type(same) is dict: same = same.get(arch, ...)
         if name in kept: raise ValueError(f'{where} gives the keyword {name} twice')
         if name in KEPT[arch]: kept[name] = _simple(v, f'{where}: {name}')
-        elif last in IDLE or same is not ... and v == same: idle.append(f'{name}={_short(v)}')
-        elif same is not ...:
-            raise ValueError(f'{where}: {name}={_short(v)} is another network than our {arch}; accepted: {same}')
+        elif name.split('.')[-1] in IDLE or v in (same := _built_in(arch, name, v, given)):
+            idle.append(f'{name}={_short(v)}')
+        elif same:
+            raise ValueError(f'{where}: {name}={_short(v)} is another network than our {arch}; accepted: '
+                             f'{", ".join(map(str, same))}')
         else:
             raise ValueError(f'refused: the keyword {_short(name)} of {where}; accepted for {arch}: '
                              f'{", ".join(KEPT[arch])}')
