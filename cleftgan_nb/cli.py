@@ -100,7 +100,16 @@ def convert(args):
     "Convert a pickle or a checkpoint"
     from cleftgan_nb import checkpoints
     _may_write(args.dst, args.force)
-    print(checkpoints.convert(args.src, args.dst, license=args.license, dtype=_half(args.half)))
+    if Path(args.dst).suffix == '.onnx': return print(_export(args))
+    print(checkpoints.convert(args.src, args.dst, license=args.license, dtype=_half(args.half), layout=args.layout,
+                              role=args.role))
+
+def _export(args):
+    "Write a generator as ONNX"
+    from cleftgan_nb import checkpoints
+    if other := [k for k in ('half', 'layout', 'role') if getattr(args, k)]:
+        raise ValueError(f'--{other[0]} with {args.dst}: accepted: without; it holds the generator to sample, in float32')
+    return checkpoints.export(args.src, args.dst, license=args.license)
 
 def info(args):
     "Print what a file holds"
@@ -472,10 +481,16 @@ def _writes(parser, license):
 
 # %% ../nbs/06_cli.ipynb #366f1180
 def _add_convert(commands):
-    p = _command(commands, convert, 'convert a published StyleGAN pickle to safetensors without executing it',
-                 'stylegan3-t-ffhqu-256x256.pkl ffhqu.safetensors', 'network.pkl small.safetensors --half float16')
+    p = _command(commands, convert, 'convert a published StyleGAN pickle to safetensors without executing it, or a '
+                                    'checkpoint to the published layout or ONNX',
+                 'stylegan3-t-ffhqu-256x256.pkl ffhqu.safetensors', 'network.pkl small.safetensors --half float16',
+                 'ours.safetensors theirs.safetensors --layout stylegan3', 'ours.safetensors generator.onnx')
     p.add_argument('src', metavar='in.pkl', help='a published pickle, or a checkpoint to rewrite')
-    p.add_argument('dst', metavar='out.safetensors', help='the checkpoint to write')
+    p.add_argument('dst', metavar='out.safetensors', help='the checkpoint to write; .onnx: the generator alone, for '
+                                                          'ONNX Runtime')
+    p.add_argument('--layout', choices=['stylegan3'], help='write one network as a state dict of the published code')
+    p.add_argument('--role', choices=['G', 'D', 'G_ema'],
+                   help='the network to write, with --layout (default: the generator to sample)')
     p.add_argument('--half', choices=['float16', 'bfloat16'],
                    help='store weights in half precision; they load as float32')
     _writes(p, None)

@@ -6,7 +6,8 @@ import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from cleftgan_nb import checkpoints, networks
+from cleftgan_nb import checkpoints, networks, ops
+from cleftgan_nb.cli import main
 from cleftgan_nb.files import atomic, sha256
 from cleftgan_nb.checkpoints import load, save
 from memory import at_most
@@ -609,3 +610,143 @@ def test_a_file_called_like_a_model_that_ships(tmp_path, monkeypatch):
         make(Path(name))
         assert (load(name).meta['file'] == f'{name}.safetensors'
                 and checkpoints.find(name) == checkpoints.shipped()[name])
+
+# ---- other files of ours, and other layouts
+
+def a_run(folder):
+    "Make the files of a run that matter here"
+    folder.mkdir()
+    G, D = small('stylegan2', 8)
+    for n in '000008', '000012.5', '000010': save(folder/f'network-{n}.safetensors', D=D, G_ema=G, **ABOUT)
+    checkpoints.write_tensors(folder/'state.safetensors', {'path_mean': torch.zeros(())}, {'run': '{}'})
+    return folder
+
+@pytest.mark.parametrize('command', [['sample'], ['info'], ['measure', '--real', 'none.zip'], ['convert', 'x.safetensors'],
+                                     ['train', '--resume-from']])
+def test_a_state_is_no_checkpoint(tmp_path, monkeypatch, capsys, command):
+    "Every command says what it is, and which file to take"
+    run = a_run(tmp_path/"a run")
+    monkeypatch.chdir(tmp_path)
+    name, *more = command
+    given = [str(run/'state.safetensors'), *more]
+    if name == 'measure': monkeypatch.setattr('cleftgan_nb.cli._real', lambda *_: None)
+    if name == 'train':
+        with pytest.raises(ValueError) as e: load(given[0])   # as training does, after it has read its data
+        said = str(e.value)
+    else:
+        assert main([name, *given]) == 2
+        said = capsys.readouterr().err
+    assert 'the state of a run' in said and f"take '{run}/network-000012.5.safetensors'" in said, said
+    assert f"cleftgan train '{run}'" in said and 'another project' not in said
+
+def test_a_folder_of_a_run(tmp_path):
+    with pytest.raises(ValueError, match='a folder; give the name of a file, .*network-000012.5.safetensors'):
+        load(a_run(tmp_path/'run'))
+
+def test_other_files_of_ours(tmp_path):
+    from cleftgan_nb.explore.inversion import save_latents
+    with pytest.raises(ValueError, match='it is latents.* not networks'):
+        load(save_latents(tmp_path/'ws.safetensors', torch.zeros(1, 2, 3), 'G'))
+
+@pytest.mark.parametrize('name,c_dim', [('stylegan3-t', 0), ('stylegan3-r', 2), ('stylegan2', 2)])
+def test_published_layout(tmp_path, name, c_dim):
+    "Names and numbers of the published state dict, and back again"
+    G, D = small(name, c_dim=c_dim, D_kwargs=dict(mapping_kwargs=dict(lr_multiplier=.1)) if c_dim else None)
+    file = save(tmp_path/'ours.safetensors', G, D, G, **ABOUT)
+    theirs = tmp_path/'theirs.safetensors'
+    for role, net in dict(G_ema=G, D=D).items():
+        args = ['--role', role] if role == 'D' else []
+        assert main(['convert', str(file), str(theirs), '--layout', 'stylegan3', '--force', *args]) == 0
+        state = load_file(theirs)
+        assert state.keys() == net.state_dict().keys() and all(torch.equal(v, net.state_dict()[k]) for k, v in state.items())
+        with safe_open(theirs, 'pt') as f: words = f.metadata()
+        given = json.loads(words['init_kwargs'])
+        assert words['class_name'].startswith('training.networks_') and words['network'] == role
+        assert given['conv_clamp'] == 256 and given['num_fp16_res'] == 0 and given['c_dim'] == c_dim
+        assert not {'dtype', 'channels_last', 'label'} & (given.keys() | given['mapping_kwargs'].keys())
+        assert main(['convert', str(theirs), str(tmp_path/'back.safetensors'), '--force']) == 0
+        for got in load(theirs), load(tmp_path/'back.safetensors'):
+            assert equal(got.networks[role], net) and list(got.networks) == [role]
+            assert got.meta['license'] == ABOUT['license'] and got.meta['progress'] == ABOUT['progress']
+            x = torch.randn(4, 3, 16, 16) if role == 'D' else torch.randn(4, 24)
+            c, noise = torch.eye(2).repeat(2, 1) if c_dim else None, {} if role == 'D' else dict(noise_mode='const')
+            with torch.no_grad(): assert torch.equal(got.networks[role](x, c, **noise), net.eval()(x, c, **noise))
+
+def test_the_published_layout_says_no(tmp_path, file):
+    labels = save(tmp_path/'labels.safetensors', **dict(zip(('G_ema', 'D'), labeled())), **ABOUT, labels=LABELS)
+    for role, term in dict(G_ema='mapping_kwargs.label', D='epilogue_kwargs.label').items():
+        with pytest.raises(ValueError, match=f'{term}=.* gained its labels here, by a term that no published'):
+            checkpoints.convert(labels, tmp_path/'x.safetensors', layout='stylegan3', role=role)
+    for wrong, says in (dict(layout='stylegan4'), 'stylegan4.*accepted: stylegan3'), (dict(role='D'), 'without a layout'), \
+                       (dict(layout='stylegan3', role='G'), 'good.safetensors has D, G_ema'):
+        with pytest.raises(ValueError, match=says): checkpoints.convert(file, tmp_path/'x.safetensors', **wrong)
+    state = load(file).sampler.state_dict()
+    save_file(state, tmp_path/'bare.safetensors')
+    with pytest.raises(ValueError, match='without its constructor keywords.*init_kwargs'): load(tmp_path/'bare.safetensors')
+    for words, says in (dict(init_kwargs='{"wings": 2}'), 'refused: the keyword wings'), (dict(init_kwargs='7'), 'JSON'), \
+                       (dict(init_kwargs='{"img_resolution": 16}', network='D'), 'D is a StyleGAN3Generator'), \
+                       (dict(init_kwargs='{"img_resolution": 1000000}'), 'accepted: 0 to 4096'), \
+                       (dict(init_kwargs='{}', network='E'), 'accepted: G, D, G_ema'), \
+                       (dict(init_kwargs='{}', provenance='[]'), 'not as saved'):
+        save_file(state, tmp_path/'bad.safetensors', words)
+        with pytest.raises(ValueError, match=says): load(tmp_path/'bad.safetensors')
+
+def test_a_published_state_dict_with_its_keywords(tmp_path):
+    "Written by anyone, without our metadata"
+    G, _ = small('stylegan2', 8)
+    save_file({k: v.half() for k, v in G.state_dict().items()}, tmp_path/'x.safetensors',
+              {'init_kwargs': json.dumps({k: v for k, v in G.init_kwargs.items() if k != 'mapping_kwargs'})})
+    c = load(tmp_path/'x.safetensors')
+    assert equal(c.G_ema.half(), G.half()) and c.meta['license'] == checkpoints.UNKNOWN and not c.meta['checked']
+    checkpoints.convert(tmp_path/'x.safetensors', tmp_path/'y.safetensors', license='CC0-1.0')
+    assert load(tmp_path/'y.safetensors').meta['license'] == 'CC0-1.0'
+
+# ---- ONNX
+
+@pytest.mark.parametrize('name,c_dim,more', [('stylegan2', 2, {}),
+                                             ('stylegan3-r', 0, dict(num_layers=3, num_critical=1, dtype='bfloat16'))])
+def test_onnx(tmp_path, capsys, name, c_dim, more):
+    "The exported file alone, at sizes that neither the export nor its check has seen"
+    runtime = pytest.importorskip('onnxruntime')
+    G = small(name, 8 if name == 'stylegan2' else 16, c_dim=c_dim, G_kwargs=more)[0].eval()
+    with torch.no_grad(): G.mapping.w_avg.normal_()
+    if c_dim: G = networks.with_labels(small(name, 8)[0].eval(), c_dim)
+    with torch.no_grad():
+        for k, v in G.named_parameters():
+            if k.endswith(('label.weight', 'noise_strength')): v.normal_()
+    file = save(tmp_path/'x.safetensors', G_ema=G, **ABOUT)
+    assert main(['convert', str(file), str(tmp_path/'x.onnx')]) == 0
+    assert 'largest difference' in capsys.readouterr().out
+    data = (tmp_path/'x.onnx').read_bytes()
+    assert b'site-packages' not in data and b'cleftgan_nb/' not in data and ABOUT['license'].encode() in data
+    session = runtime.InferenceSession(data)
+    G = networks.from_config(dict(architecture=G.architecture, kwargs=G.init_kwargs | dict(dtype='float32')))
+    G.load_state_dict(load_file(file) and {k.partition('/')[2]: v for k, v in load_file(file).items()})
+    for n, psi in (1, .5), (4, 1.), (7, .7):
+        z, c = torch.randn(n, 24), torch.rand(n, c_dim) if c_dim else None
+        given = {'z': z.numpy(), 'truncation_psi': np.array(psi, np.float32), **({'c': c.numpy()} if c_dim else {})}
+        with torch.no_grad(), ops.use_impl('definition'): want = G(z, c, truncation_psi=psi, noise_mode='const')
+        got = torch.from_numpy(session.run(None, given)[0])
+        assert got.shape == want.shape and (got - want).abs().max() < 1e-4*want.abs().max()
+
+def test_a_wrong_onnx_is_never_written(tmp_path, monkeypatch, file):
+    pytest.importorskip('onnxruntime')
+    from cleftgan_nb.checkpoints import standalone
+    G = small('stylegan2', 8)[0].eval()
+    file = save(tmp_path/'x.safetensors', G_ema=G, **ABOUT)
+    forward = standalone.Sampler.forward
+    def only_two(self, z, c, truncation_psi):
+        "Right at the size that the export records"
+        return forward(self, z, c, truncation_psi)*(1 + .01*(z.shape[0] - 2))
+    monkeypatch.setattr(standalone.Sampler, 'forward', only_two)
+    with pytest.raises(ValueError, match='differ from those of the definition'): checkpoints.export(file, tmp_path/'x.onnx')
+    with warnings.catch_warnings(), pytest.raises(ValueError, match='holds for one batch size only'):
+        warnings.simplefilter('ignore')
+        torch.jit.trace(G, torch.randn(2, 24))
+    for name in 'x.ts', 'x.pt':
+        with pytest.raises(ValueError, match='one batch size only'): checkpoints.export(file, tmp_path/name)
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    with pytest.raises(ValueError, match=r'needs onnxscript: pip install cleftgan_nb\[export\]'):
+        checkpoints.export(file, tmp_path/'x.onnx')
+    assert main(['convert', str(file), str(tmp_path/'x.onnx'), '--half', 'float16']) == 2
+    assert [o.name for o in tmp_path.iterdir()] == ['x.safetensors']

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/checkpoints/01_store.ipynb #11836bc0
 from __future__ import annotations
-import hashlib, json, math, os, re, struct, warnings
+import hashlib, json, math, os, re, shlex, struct, warnings
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from .. import __version__, networks
 from ..files import as_path, as_private_as, atomic, sha256
 from ..foreign import terminal
-from . import pickles
+from . import layouts, pickles
 from .pickles import _short, Table
 from ..values import renamed
 
@@ -469,6 +469,26 @@ def _load_meta(words):
     return {'format': f'cleftgan_nb {FORMAT}', **meta, 'license': words['license'], 'half': words.get('half'),
             'checked': 'checksum' in words}
 
+# %% ../../nbs/checkpoints/01_store.ipynb #c68007d0
+def _newest(
+    folder, # of a run
+):          # the name of its last checkpoint, or None
+    "Find the last checkpoint of a run"
+    found = {re.fullmatch(r'network-(\d+(?:\.\d+)?)\.safetensors', path.name) for path in Path(folder).glob('network-*')}
+    return max(found - {None}, key=lambda m: float(m[1]))[0] if found - {None} else None
+
+_KINDS = {'run': 'the state of a run, with optimizers and without the form of a checkpoint',
+          'pixels': 'features of images, which measuring keeps', 'kind': '{}, not networks'}
+
+def _check_kind(words, path):
+    "Say what another file of ours is"
+    known = [k for k in _KINDS if type(words) is dict and type(words.get(k)) is str]
+    if not known or 'cleftgan_nb' in words: return
+    what, run = _KINDS[known[0]].format(terminal(f'{words[known[0]]:.40}')), path.parent
+    if known[0] != 'run': raise ValueError(f'it is {what}; accepted: a checkpoint, or the name of a model that ships')
+    take = shlex.quote(str(run/_newest(run))) if _newest(run) else 'network-….safetensors of the same run'
+    raise ValueError(f"it is {what}; take {take}, or resume the run itself with 'cleftgan train {shlex.quote(str(run))}'")
+
 # %% ../../nbs/checkpoints/01_store.ipynb #67f04230
 def _by_role(tensors, half):
     "Group the file's tensors by role; halved weights return to float32"
@@ -480,9 +500,11 @@ def _by_role(tensors, half):
 
 # %% ../../nbs/checkpoints/01_store.ipynb #477c7580
 def _load_safetensors(path):
-    "Load a checkpoint in our own format"
+    "Load a checkpoint in our own format, or a network in the published layout"
     header, start = _read_header(path)
     words = header.pop('__metadata__', None)
+    if layouts.fits(words, header): return _load_layout(path, header, start, _check_words(words))
+    _check_kind(words, path)
     meta = _load_meta(words)
     states = _by_role(_numbers(path, header, start, words), meta.pop('half'))
     if surplus := states.keys() ^ meta['networks'].keys():
@@ -491,6 +513,49 @@ def _load_safetensors(path):
     nets = {role: _build(meta['networks'][role], state, role) for role, state in states.items()}
     if 'labels' in meta: _check_labels(meta['labels'], nets)
     return Checkpoint(**nets, meta={'file': path.name, **meta})
+
+# %% ../../nbs/checkpoints/01_store.ipynb #9923fe20
+def _check_layout(layout, role):
+    "Refuse an unknown layout or role"
+    if layout not in (None, *layouts.LAYOUTS):
+        raise ValueError(f'layout={layout!r:.40}; accepted: {", ".join(layouts.LAYOUTS)}')
+    if role is not None and layout is None: raise ValueError(f'role={role!r:.20} without a layout; accepted: both')
+
+def _role(checkpoint, role):
+    "Choose the network to write; by default, the generator to sample"
+    role = role or next(r for r in ('G_ema', 'G', 'D') if r in checkpoint.networks)
+    if role in checkpoint.networks: return role
+    raise ValueError(f'role={role!r:.20}; {checkpoint.meta["file"]} has {", ".join(checkpoint.networks)}')
+
+# %% ../../nbs/checkpoints/01_store.ipynb #2a8417e0
+def _save_layout(path, *, license, provenance, progress, labels=None, dtype=None, **nets):
+    "Write one network in the published layout"
+    meta = _metadata(nets, license, provenance, progress, dtype, labels)
+    [(role, net)] = nets.items()
+    kwargs = layouts.keywords_of(net)
+    check_network(json.loads(meta['networks'])[role], net.state_dict(), role)
+    for name in ('cleftgan_nb', 'networks', 'half'): meta.pop(name, None)
+    meta |= {'layout': layouts.LAYOUTS[0], 'network': role, 'class_name': layouts.CLASSES[net.architecture],
+             'init_kwargs': _json(kwargs, 'init_kwargs')}
+    return write_tensors(path, {k.partition('/')[2]: t for k, t in _tensors(nets, dtype).items()}, meta)
+
+# %% ../../nbs/checkpoints/01_store.ipynb #18bb8e70
+def _load_layout(path, header, start, words):
+    "Load a network in the published layout"
+    role, config, dropped = layouts.described(words, header)
+    state = {k: t.float() if t.is_floating_point() and t.itemsize < 4 else t
+             for k, t in _numbers(path, header, start, words).items()}
+    words = renamed(words)
+    said = {k: _parse(words[k], k, renamed) for k in ('provenance', 'progress', 'labels') if k in words}
+    _check_json(said, 'its metadata', 17)
+    meta = dict(file=path.name, format='published layout', networks={role: config}, license=words.get('license', UNKNOWN),
+                dropped={role: dropped}, checked='checksum' in words, **{'provenance': {}, 'progress': {}, **said})
+    if any(type(meta[k]) is not dict for k in ('provenance', 'progress')):
+        raise ValueError(f'its metadata is not as saved; {_BROKEN}')
+    meta['nonfinite'] = _flag({f'{role}/{k}': t for k, t in state.items()}, path.name)
+    net = _build(config, state, role)
+    if 'labels' in meta: _check_labels(meta['labels'], {role: net})
+    return Checkpoint(**{role: net}, meta=meta)
 
 # %% ../../nbs/checkpoints/01_store.ipynb #d563b790
 UNKNOWN = ('unknown: the published file names none; ask its publisher (NVIDIA publishes its StyleGAN weights for '
@@ -505,7 +570,7 @@ def _load_pickle(path):
     provenance = {'published as': p.file, 'training_set': p.training_set,
                   'dropped': {r: n.dropped for r, n in p.networks.items()}}
     meta = dict(file=p.file, format='published pickle', networks=nets, license=UNKNOWN, provenance=provenance,
-                progress={'augment_p': p.augment_p})
+                progress={'augment_p': p.augment_p}, dropped=provenance['dropped'])
     meta['nonfinite'] = _flag({f'{r}/{k}': t for r, s in states.items() for k, t in s.items()}, p.file)
     return Checkpoint(**{r: _build(nets[r], states[r], r) for r in nets}, meta=meta)
 
@@ -525,7 +590,8 @@ def find(
     path = as_path(path)
     if str(path) in shipped():   # even if a file has this name: a checkpoint's name has a suffix
         return shipped()[str(path)]
-    if path.is_dir(): raise ValueError(f'{path} is a folder; give the name of a file')
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder; give the name of a file' + (f', {path/_newest(path)}' if _newest(path) else ''))
     if path.is_file(): return path
     others = f", the name of one that ships ({', '.join(shipped())})" if shipped() else ''
     raise FileNotFoundError(f"no file {path}; give the path of a checkpoint{others}, or make an untrained one with "
@@ -551,20 +617,24 @@ def convert(
     dst,          # `….safetensors`
     license=None, # of the weights, if known; added to that of a checkpoint
     dtype=None,   # `torch.float16` halves the file
+    layout=None,  # 'stylegan3': one network as a published state dict
+    role=None,    # 'G', 'D' or 'G_ema', with `layout`; None: the generator to sample
 )->Table:         # what was found
-    "Convert a published pickle into a checkpoint without executing anything in it"
+    "Convert a published pickle into a checkpoint without executing anything in it, or a checkpoint into another layout"
     src, dst = as_path(src, 'src'), as_path(dst, 'dst')
     if dst.suffix != '.safetensors': raise ValueError(f'dst={dst.name!r}; accepted: a name that ends in .safetensors')
+    _check_layout(layout, role)
     src = find(src)
     c = load(src)
     made = {'file': src.name, 'sha256': sha256(src), 'with': f'cleftgan_nb {__version__}'}
-    ours, dropped = (src.suffix == '.safetensors',
-                     c.meta['provenance'].get('dropped', {}) if src.suffix == '.pkl' else {})
-    license = licenses(c.meta['license'], license) if ours else license or c.meta['license']
+    nets, dropped = c.networks, c.meta.get('dropped', {})
+    if layout: nets = {(role := _role(c, role)): nets[role]}
+    stated = c.meta['format'].startswith('cleftgan_nb') or c.meta['license'] != UNKNOWN
+    license = licenses(c.meta['license'], license) if stated else license or c.meta['license']
     provenance = {**c.meta['provenance'], 'converted': made}
     about = dict(license=license, provenance=provenance, progress=c.meta['progress'], labels=c.labels)
-    with as_private_as(src): save(dst, **c.networks, **about, dtype=dtype)
+    with as_private_as(src): (_save_layout if layout else save)(dst, **nets, **about, dtype=dtype)
     rows = [{**_row(role, net), 'dropped keywords': ', '.join(dropped.get(role, [])) or '-'}
-            for role, net in c.networks.items()]
+            for role, net in nets.items()]
     notes = [f'license: {license}'] + [f'NOT FINITE: {_some(bad)}' for bad in [c.meta['nonfinite']] if bad]
     return Table(rows, f'{src.name} → {dst.name}', notes)
