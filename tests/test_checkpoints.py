@@ -729,7 +729,7 @@ def test_onnx(tmp_path, capsys, name, c_dim, more):
         got = torch.from_numpy(session.run(None, given)[0])
         assert got.shape == want.shape and (got - want).abs().max() < 1e-4*want.abs().max()
 
-def test_a_wrong_onnx_is_never_written(tmp_path, monkeypatch, file):
+def test_a_wrong_onnx_is_never_written(tmp_path, monkeypatch):
     pytest.importorskip('onnxruntime')
     from cleftgan_nb.checkpoints import standalone
     G = small('stylegan2', 8)[0].eval()
