@@ -477,7 +477,7 @@ def _newest(
     found = {re.fullmatch(r'network-(\d+(?:\.\d+)?)\.safetensors', path.name) for path in Path(folder).glob('network-*')}
     return max(found - {None}, key=lambda m: float(m[1]))[0] if found - {None} else None
 
-_KINDS = {'run': 'the state of a run, with optimizers and without the form of a checkpoint',
+_KINDS = {'run': 'the state of a run (networks, optimizers, position), not a checkpoint',
           'pixels': 'features of images, which measuring keeps', 'kind': '{}, not networks'}
 
 def _check_kind(words, path):
@@ -591,7 +591,7 @@ def find(
     if str(path) in shipped():   # even if a file has this name: a checkpoint's name has a suffix
         return shipped()[str(path)]
     if path.is_dir():
-        raise ValueError(f'{path} is a folder; give the name of a file' + (f', {path/_newest(path)}' if _newest(path) else ''))
+        raise ValueError(f'{path} is a folder; give the name of a file' + (f', such as {path/_newest(path)}' if _newest(path) else ''))
     if path.is_file(): return path
     others = f", the name of one that ships ({', '.join(shipped())})" if shipped() else ''
     raise FileNotFoundError(f"no file {path}; give the path of a checkpoint{others}, or make an untrained one with "
