@@ -10,7 +10,7 @@ from . import __version__
 from .foreign import command, speakable, terminal
 
 # %% auto #0
-__all__ = ['grid', 'convert', 'info', 'new', 'sample', 'phantom', 'cohort', 'split', 'dataset', 'card', 'prepare', 'train',
+__all__ = ['grid', 'convert', 'info', 'export', 'new', 'sample', 'phantom', 'cohort', 'split', 'card', 'prepare', 'train',
            'measure', 'doctor', 'forget', 'main']
 
 # %% ../nbs/06_cli.ipynb #151358c0
@@ -126,6 +126,14 @@ def _may_write(path, force):
 def _half(name):
     import torch
     return getattr(torch, name) if name else None
+
+# %% ../nbs/06_cli.ipynb #27a0dc80
+def export(args):
+    "Write a network as a MONAI bundle"
+    from cleftgan_nb.bundle import export
+    export(args.file, args.bundle, args.card, args.force)
+    print(f"{args.bundle}: a MONAI bundle; its docs/README.md says how to run it. MONAI evaluates a bundle's configuration: "
+          'run only bundles that you trust')
 
 # %% ../nbs/06_cli.ipynb #894e4bf0
 def _settings(pairs):
@@ -495,6 +503,15 @@ def _add_convert(commands):
                    help='store weights in half precision; they load as float32')
     _writes(p, None)
 
+# %% ../nbs/06_cli.ipynb #0a227900
+def _add_export(commands):
+    p = _command(commands, export, 'write a network as a bundle that MONAI loads and runs',
+                 'phantom-64-cleft-stylegan3-t bundle', 'network.safetensors bundle --card network.md --force')
+    p.add_argument('file', help='.safetensors or .pkl, or the name of a model that ships')
+    p.add_argument('bundle', help='the folder to make')
+    p.add_argument('--card', help='its model card (default: that of a model that ships)')
+    p.add_argument('--force', action='store_true', help='replace an existing bundle, with all that is in it')
+
 # %% ../nbs/06_cli.ipynb #7abce110
 def _add_info(commands):
     p = _command(commands, info, 'show what a checkpoint or a published pickle holds', 'ffhqu.safetensors',
@@ -698,8 +715,8 @@ def _parser():
     parser.add_argument('--debug', action='store_true', help='show where an error came from')
     parser.add_argument('--version', action='version', version=f'cleftgan_nb {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for add in (_add_phantom, _add_cohort, _add_prepare, _add_dataset, _add_split, _add_card, _add_train, _add_measure,
-                _add_convert, _add_info, _add_new, _add_sample, _add_forget, _add_doctor):
+    for add in (_add_phantom, _add_cohort, _add_prepare, _add_split, _add_card, _add_train, _add_measure,
+                _add_convert, _add_export, _add_info, _add_new, _add_sample, _add_forget, _add_doctor):
         add(commands)
     return parser
 
