@@ -10,8 +10,8 @@ from . import __version__
 from .foreign import command, speakable, terminal
 
 # %% auto #0
-__all__ = ['grid', 'convert', 'info', 'export', 'new', 'sample', 'phantom', 'cohort', 'split', 'card', 'prepare', 'train',
-           'measure', 'doctor', 'forget', 'main']
+__all__ = ['grid', 'convert', 'info', 'export', 'new', 'sample', 'phantom', 'cohort', 'split', 'dataset', 'card', 'prepare',
+           'train', 'measure', 'doctor', 'forget', 'main']
 
 # %% ../nbs/06_cli.ipynb #151358c0
 def _range(part):
