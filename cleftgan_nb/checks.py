@@ -5,9 +5,9 @@
 # %% ../nbs/03_checks.ipynb #1d87f2c0
 from __future__ import annotations
 import math, sys
-from numbers import Integral, Real
+from numbers import Real
 import torch
-from .values import shown
+from .values import digits, shown
 
 # %% auto #0
 __all__ = ['one_of', 'whole', 'check_number', 'check_count', 'check_shape']
@@ -31,11 +31,9 @@ def whole(
     return (isinstance(v, int) and not isinstance(v, bool)
             or hasattr(v, '__index__') and not isinstance(v, (bool, torch.Tensor)))
 
-def _limit(v): return str(v) if isinstance(v, Integral) else f'{v:g}'
-
 def _range(low, high):
-    if high < math.inf: return f' from {_limit(low)} to {_limit(high)}'
-    return f' of at least {_limit(low)}' if low > -math.inf else ''
+    if high < math.inf: return f' from {digits(low)} to {digits(high)}'
+    return f' of at least {digits(low)}' if low > -math.inf else ''
 
 # %% ../nbs/03_checks.ipynb #4c990370
 def check_number(

@@ -4,23 +4,31 @@
 
 # %% ../nbs/01_values.ipynb #dda25bd0
 from __future__ import annotations
-import re
+import math, re
 from pathlib import Path
 import yaml
 
 # %% auto #0
-__all__ = ['shown', 'from_yaml', 'read_yaml', 'renamed']
+__all__ = ['digits', 'shown', 'from_yaml', 'read_yaml', 'number', 'numbers', 'renamed']
 
 # %% ../nbs/01_values.ipynb #0fec6bd0
 MOST_BYTES, DEEPEST = 1 << 15, 8    # of a file; lists and mappings within each other
 
 # %% ../nbs/01_values.ipynb #79545aa0
+def _as_written(text): return re.sub(r'e\+?(-?)0*', r'e\1', text)   # 1e-08 → 1e-8, 1e+20 → 1e20
+
+def digits(
+    v, # number
+)->str:
+    "Write the limit of a range as people do"
+    return _as_written(f'{v:.12g}') if isinstance(v, float) else str(v)
+
 def shown(
     value,
     most=60, # characters
 )->str:
     "Shorten a value to one line for a message"
-    try: text = repr(value)
+    try: text = _as_written(repr(value)) if isinstance(value, float) else repr(value)
     except ValueError: text = 'a number with thousands of digits'
     return text if len(text) <= most else text[:most - 1] + '…'
 
@@ -80,6 +88,29 @@ def read_yaml(
     if not isinstance(values, dict):
         raise ValueError(f'{path}: {"nothing" if values is None else shown(values)}; accepted: {_PLAIN}')
     return values
+
+# %% ../nbs/01_values.ipynb #6bd9bff0
+_NUMBER = re.compile(r'[-+]?(?:(?:(?:0|[1-9][0-9_]{0,30})\.?[0-9_]{0,30}|\.[0-9][0-9_]{0,30})[eE][-+]?[0-9]{1,3}'
+                     r'|\.[0-9][0-9_]{0,30})')
+
+def number(
+    v,           # a value from YAML
+    whole=False, # wanted: a whole number
+):               # a number; `v` where it is none
+    "Read a word such as 1e-3 as the number it is, and a whole 8.0 as 8"
+    if isinstance(v, str) and _NUMBER.fullmatch(v) and math.isfinite(x := float(v.replace('_', ''))):
+        v = x
+    return int(v) if whole and isinstance(v, float) and v.is_integer() else v
+
+def numbers(
+    v,            # a value from YAML
+    whole=False,  # as for `number`
+    deep=DEEPEST, # lists and dicts within each other; a file that holds more is not from here
+):
+    "Read the numbers in lists and dicts"
+    if deep and isinstance(v, dict): return {k: numbers(o, whole, deep - 1) for k, o in v.items()}
+    return [numbers(o, whole, deep - 1) for o in v] if deep and isinstance(v, list) else number(v, whole)
+
 
 # %% ../nbs/01_values.ipynb #5d8f24d0
 _OLD = {'licence': 'license'}   # spelled so up to 2026-11

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from cleftgan_nb.study import profiles
+from cleftgan_nb.study.parameters import check_parameters
 from cleftgan_nb.networks.build import NAMES
 from cleftgan_nb.values import read_yaml
 from clinic import NAME
@@ -95,6 +96,38 @@ def test_a_profile_that_is_none_says_so(tmp_path, changed, words):
     with pytest.raises(ValueError) as caught: profiles.plan(tmp_path/'mine.yaml')
     assert (words in str(caught.value) and 'mine.yaml' in str(caught.value)
             and len(str(caught.value)) < 400 + len(str(tmp_path)))
+
+
+def test_numbers_of_a_profile_are_read_as_people_write_them(tmp_path, monkeypatch):
+    "As are those of the section for photographs, and paths from the home folder"
+    values = read_yaml(smoke)
+    text = smoke.read_text().replace('cleft: 24 ', 'cleft: 2.4e1 ').replace('threads: 1 ', 'threads: 1.0 ')
+    text = text.replace('finetune: {kimg: 0.04,', 'finetune: {kimg: 4e-2,').replace('kimg: 0.16 ', 'kimg: 16e-2 ')
+    (tmp_path/'mine.yaml').write_text(text + 'bases: {stylegan2: ~/base.pkl}\ndata: ~/clinic\n')
+    (tmp_path/'clinic').mkdir()
+    monkeypatch.setenv('HOME', str(tmp_path))
+    made, plain = profiles.plan(tmp_path/'mine.yaml'), profiles._for_photographs(values, smoke)
+    assert json.dumps([made['cohort'], made['threads']]) == json.dumps([values['cohort'], 1])
+    assert made['finetune'] == plain['finetune'] and made['bases'] == dict(stylegan2=f'{tmp_path}/base.pkl')
+    assert made['data']['folder'] == str((tmp_path/'clinic').resolve())
+    (tmp_path/'mine.yaml').write_text(text.replace('2.4e1', '24.5'))
+    with pytest.raises(ValueError, match='cohort.cleft=24.5; accepted: a whole number from 1 to 1000000'):
+        profiles.plan(tmp_path/'mine.yaml')
+
+
+def test_numbers_for_a_notebook_are_read_as_people_write_them():
+    "papermill's -p reads 1e-3, its -y leaves it a word; the notebook goes on with numbers"
+    rules = dict(n=(2, 100_000), kimg=(0., 1e6), images=list, settings=dict, folder=str)
+    text = 'n: 1e3\nkimg: 2e-1\nimages: [1e2, 32.0]\nsettings: {channel_max: 1e1}\nfolder: 1e3'
+    for given in (yaml.safe_load(text), dict(n=float('1e3'), kimg=float('2e-1'), images=[100., 32],
+                                             settings=dict(channel_max=10), folder='1e3')):
+        read = check_parameters(given, **rules)
+        assert (read == given
+                and json.dumps(read) == '{"n": 1000, "kimg": 0.2, "images": [100, 32], "settings": {"channel_max": 10}, '
+                                        '"folder": "1e3"}')
+    for value, says in ((8.5, 'n: got 8.5; a whole number from 2 to 100000'), (float('inf'), 'n: got inf'),
+                        ('1e9', 'n: got 1000000000;')):
+        with pytest.raises(ValueError, match=says): check_parameters(given | dict(n=value), **rules)
 
 
 def test_networks_are_those_of_the_library(): assert set(profiles.NETWORKS) == set(NAMES)

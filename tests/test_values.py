@@ -1,4 +1,5 @@
 """Values in YAML: what is refused, in which words, and that nothing changes on the way"""
+import json
 import time
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 import yaml
 
 from cleftgan_nb import cli
-from cleftgan_nb.training import load_config
+from cleftgan_nb.training.config import Config, check, load_config, save_config
 from cleftgan_nb.values import from_yaml
 
 root = Path(__file__).resolve().parent.parent
@@ -85,3 +86,26 @@ def test_old_spelling_is_read(tmp_path):
     assert about(tmp_path/'set')['license'] == 'CC0-1.0'
     (tmp_path/'run.yaml').write_text('data: a.zip\nout: run\nlicence: ours\n')
     assert load_config(tmp_path/'run.yaml').license == 'ours'
+
+
+@pytest.mark.parametrize('text, value', [('1e-3', .001), ('2E-3', .002), ('8e-3', .008), ('.5', .5), ('+1e-1', .1),
+                                         ('5_0e-2', .5)])
+def test_numbers_as_people_write_them(tmp_path, text, value):
+    "In --set, in YAML and from Python; a folder may still be called 1e3, and comes back from the run's own file"
+    (tmp_path/'run.yaml').write_text(f'data: 1e3\nout: run\nd_lr: {text}\nbatch: 8.0\nsettings: {{channel_max: 1.6e1}}\n')
+    asked = cli._config(cli._parser().parse_args(['train', '1e3', '--out', 'run', '--kimg', '1e3', '--batch', '8.0', '--set',
+                                                  f'd_lr={text}', '--set', 'settings.channel_max=16.0']))
+    c = load_config(tmp_path/'run.yaml')
+    for c in (c, asked, check(Config('1e3', 'run', d_lr=text, batch=8., settings=dict(channel_max='16e0')))):
+        assert (c.d_lr, c.data) == (value, '1e3') and json.dumps([c.batch, c.settings]) == '[8, {"channel_max": 16}]'
+    save_config(c, tmp_path/'again.yaml')
+    assert load_config(tmp_path/'again.yaml') == c
+
+
+@pytest.mark.parametrize('pair, says', [
+    ('batch=8.5', 'batch=8.5; accepted: a whole number from 1 to 65536'), ('kimg=inf', "kimg='inf'; accepted: a number"),
+    ('kimg=.nan', 'kimg=nan'), ('kimg=1e999', "kimg='1e999'"), ('batch=010', "batch='010'"), ('seed="8"', "seed='8'"),
+    ('g_lr=1e-9', 'g_lr=1e-9; accepted: a number from 1e-8 to 1'), ('kimg=-1e0', 'kimg=-1.0; accepted: a number from 0 to 10000000')])
+def test_what_is_no_number_is_refused_in_plain_digits(capsys, pair, says):
+    assert cli.main(['train', 'a.zip', '--out', 'b', '--set', pair, '--show']) == 2
+    assert says in capsys.readouterr().err

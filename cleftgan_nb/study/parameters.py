@@ -7,12 +7,18 @@ __all__ = ['check_parameters']
 
 # %% ../../nbs/study/12_parameters.ipynb #71147690
 import difflib
+from ..values import digits, number, numbers, shown
 
 # %% ../../nbs/study/12_parameters.ipynb #56fe1ef0
 def _rule(rule)->str:
     if isinstance(rule, type): return f'a {rule.__name__}'
     if isinstance(rule, list): return 'one of ' + ', '.join(map(repr, rule))
-    return f"a {'whole '*isinstance(rule[0], int)}number from {rule[0]} to {rule[1]}"
+    return f"a {'whole '*isinstance(rule[0], int)}number from {digits(rule[0])} to {digits(rule[1])}"
+
+def _read(rule, value):
+    "Read numbers such as 1e-3, which papermill's -y passes on as words, and whole ones such as 1e3"
+    if isinstance(rule, tuple): return number(value, whole=isinstance(rule[0], int))
+    return numbers(value, whole=True) if rule in (list, dict) else value
 
 def _accepts(rule, value)->bool:
     if isinstance(rule, type): return isinstance(value, rule)
@@ -37,6 +43,7 @@ def check_parameters(
     for name,rule in rules.items():
         if name not in namespace:
             raise ValueError(f'{name}: missing from the parameters cell; {_rule(rule)} is accepted')
+        namespace[name] = _read(rule, namespace[name])
         if not _accepts(rule, namespace[name]):
-            raise ValueError(f'{name}: got {namespace[name]!r}; {_rule(rule)} is accepted')
+            raise ValueError(f'{name}: got {shown(namespace[name])}; {_rule(rule)} is accepted')
     return {k: namespace[k] for k in rules}

@@ -6,15 +6,19 @@
 from __future__ import annotations
 import difflib, hashlib, math, os, re, stat
 from pathlib import Path
-from ..values import read_yaml, shown
+from ..files import as_path
+from ..values import digits, number, numbers, read_yaml, shown
 
 # %% auto #0
 __all__ = ['NETWORKS', 'FEWEST', 'photographs', 'check_photographs', 'place', 'plan_file', 'phantoms', 'plan', 'check_plan']
 
 # %% ../../nbs/study/11_profiles.ipynb #cb5b47d0
-def _whole(low, high): return f'a whole number from {low} to {high}', lambda v: type(v) is int and low <= v <= high
+def _whole(low, high):
+    return (f'a whole number from {low} to {high}', lambda v: type(v) is int and low <= v <= high,
+            lambda v: number(v, whole=True))
 def _number(low, high):
-    return f'a number from {low:g} to {high:g}', lambda v: type(v) in (int, float) and low <= v <= high
+    return (f'a number from {digits(low)} to {digits(high)}', lambda v: type(v) in (int, float) and low <= v <= high,
+            number)
 def _one_of(*names): return 'one of ' + ', '.join(map(repr, names)), lambda v: v in names
 
 def _is_plain(v):
@@ -40,12 +44,17 @@ _TRAINED = dict(kimg=_number(0, 1e6), batch=_whole(1, 65536))
 _PEOPLE = _whole(1, 10**6)
 
 # %% ../../nbs/study/11_profiles.ipynb #c9a1ab10
+def _at_home(v):
+    "Expand ~ in the paths of checkpoints, for the workflow does not"
+    return {k: os.path.expanduser(o) if isinstance(o, str) else o for k, o in v.items()} if isinstance(v, dict) else v
+
 TOP = dict(profile=_NAME, resolution=_whole(4, 1024), networks=_DIFFERENT, threads=_whole(1, 1024),
            device=_one_of('cpu', 'cuda'), needs_data=_TRUTH, data=_WORDS,
            bases=_mapping('networks to checkpoints, whose names have no { and }',
-                          lambda k, v: k in NETWORKS and _WORDS[1](v) and not set('{}') & set(v)),
+                          lambda k, v: k in NETWORKS and _WORDS[1](v) and not set('{}') & set(v)) + (_at_home,),
            resources=_mapping('names to whole numbers',
-                              lambda k, v: k.isidentifier() and _whole(0, 10**9)[1](v)))
+                              lambda k, v: k.isidentifier() and _whole(0, 10**9)[1](v))
+                     + (lambda v: numbers(v, whole=True),))
 SECTIONS = dict(cohort=dict(cleft=_PEOPLE, normal=_PEOPLE, unseen=_PEOPLE, seed=_whole(0, 2**31), shown=_PLAIN,
                             columns=_PLAIN, photographed=_PLAIN), base=_TRAINED, finetune=_TRAINED,
                 augmentation=_TRAINED,
@@ -59,7 +68,10 @@ WITH_DATA = 'networks', 'finetune', 'augmentation', 'compare', 'latents', 'peopl
 
 # %% ../../nbs/study/11_profiles.ipynb #e8483b60
 def _check(where, name, value, rule):
+    "Read a value by its rule, and refuse what does not fit"
+    for read in rule[2:]: value = read(value)
     if not rule[1](value): raise ValueError(f'{where}: {shown(name)[1:-1]}={shown(value)}; accepted: {rule[0]}')
+    return value
 
 def _check_names(where, values, known, needed=()):
     for name in values:
@@ -75,21 +87,20 @@ def _check_section(where, section, values):
     needed = SECTIONS[section]
     _check_names(where, {f'{section}.{o}': 0 for o in values}, [f'{section}.{o}' for o in values | needed],
                  [f'{section}.{o}' for o in needed])
-    for name, value in values.items():
-        _check(where, f'{section}.{name}', value, needed.get(name) or OPTIONAL.get(name, _PLAIN))
+    return {name: _check(where, f'{section}.{name}', value, needed.get(name) or OPTIONAL.get(name, _PLAIN))
+            for name, value in values.items()}
 
 # %% ../../nbs/study/11_profiles.ipynb #4d92ccb0
 def check_profile(
     values,          # from a file
     where='profile', # for messages
 )->dict:
-    "Refuse what is not a profile"
+    "Read a profile's values as they are meant, and refuse what is none"
     if not isinstance(values, dict):
         raise ValueError(f'{where}: {shown(values)}; accepted: names with values, as in workflow/profiles/smoke.yaml')
     _check_names(where, values, [*TOP, *SECTIONS, 'photographs'], NEEDED)
-    for name, value in values.items():
-        if name in SECTIONS: _check_section(where, name, value)
-        elif name in TOP: _check(where, name, value, TOP[name])
+    values = {name: _check_section(where, name, value) if name in SECTIONS
+              else _check(where, name, value, TOP[name]) if name in TOP else value for name, value in values.items()}
     for network in values['networks']:
         if network not in values.get('bases', {}) and 'base' not in values:
             raise ValueError(f'{where}: {network} has no checkpoint in bases, and there is no section base to train '
@@ -127,7 +138,7 @@ def photographs(
     folder, # with photographs, subfolders included
 )->dict:    # folder: its path without links; files: how many; fingerprint: of their names and contents
     "Describe a folder of photographs"
-    place, found, files = Path(folder).resolve(), hashlib.sha256(), 0
+    place, found, files = as_path(folder, 'folder').resolve(), hashlib.sha256(), 0
     if not place.is_dir():
         raise ValueError(f'{shown(str(folder), 200)} is not a folder; accepted: DATA=folder, with photographs')
     # links to folders are not followed, as in `prepare`
@@ -172,10 +183,10 @@ def plan(
     seed=0,  # of all that is random
 )->dict:     # the profile's values, `seed`, and `data`, which is None or from `photographs`
     "Plan what will be done, in plain values"
-    values = check_profile(read_yaml(path), path)
+    values = check_profile(read_yaml(as_path(path)), path)
     data = data or values.pop('data', '')
     _check(path, 'seed', seed, _whole(0, 2**31))
-    made = ((_for_photographs(values, path) if data else {k: v for k, v in values.items() if k != 'photographs'})
+    made = ((check_profile(_for_photographs(values, path), path) if data else {k: v for k, v in values.items() if k != 'photographs'})
             | dict(seed=seed, data=photographs(data) if data else None))
     if data: _check_apart(made)
     return made

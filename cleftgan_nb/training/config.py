@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import yaml
 from ..checkpoints import shipped
-from ..files import atomic
-from ..foreign import command
+from ..files import as_path, atomic
 from ..networks.build import NAMES
-from ..values import read_yaml, renamed, shown
+from ..values import digits, number, numbers, read_yaml, renamed, shown
 
 # %% auto #0
 __all__ = ['PRESETS', 'REST', 'Config', 'settled', 'check', 'mentioned', 'save_config', 'placed', 'load_config', 'from_values',
@@ -109,16 +108,15 @@ LIMITS = dict(kimg=(0, 1e7), batch=(1, 65536), seed=(0, 2**31), g_lr=(1e-8, 1), 
               keep_kimg=(1e-3, 1e6), rest_kimg=(0, 1e6), measure_kimg=(1e-3, 1e6))
 AIDED = 'aid', 'aid_kimg', 'aid_from', 'aid_lr', 'aid_labels', 'd_weight' # only with heads,
 LABELED = 'label_lr', 'aid_labels' # … and only with labels
-CHOICES = dict(network=tuple(NAMES), transfer=('whole', 'partial'), dtype=('float32', 'bfloat16', 'float16'),
-               augment=('ada', 'fixed', 'none'))
-# unmentioned by files while they are at their default, as before they existed
-LATER = 'transfer', 'rest_kimg', 'measure_kimg'
+PATHS = 'data', 'out', 'resume_from', 'aid_from'
+CHOICES = dict(network=tuple(NAMES), dtype=('float32', 'bfloat16', 'float16'), augment=('ada', 'fixed', 'none'))
 
 # %% ../../nbs/training/06_config.ipynb #4aa1df34
 def check(
     config:Config,
 )->Config:
-    "Refuse values that can't be right"
+    "Read values as they are meant, and refuse those that can't be right"
+    config = dataclasses.replace(config, **{f.name: _meant(f, getattr(config, f.name)) for f in dataclasses.fields(config)})
     for f in dataclasses.fields(config):
         v = getattr(config, f.name)
         if v is None and 'None' in f.type: continue
@@ -140,10 +138,17 @@ def check(
             raise ValueError(f'{f.name}={shown(v)} only applies with labels; accepted: with labels=true')
     return config
 
+def _meant(f, v):
+    "Read numbers such as 1e-3, whole ones such as 8.0, and ~ in paths"
+    if f.name in LIMITS: return number(v, whole='int' in f.type)
+    if f.name == 'settings': return numbers(v, whole=True)
+    return os.path.expanduser(v) if f.name in PATHS and isinstance(v, str) else v
+
 def _check_number(name, v, low, high, whole):
     kinds = int if whole else (int, float)
     if isinstance(v, bool) or not isinstance(v, kinds) or not low <= v <= high:
-        raise ValueError(f'{name}={shown(v)}; accepted: a {"whole " if whole else ""}number from {low:g} to {high:g}')
+        raise ValueError(f'{name}={shown(v)}; accepted: a {"whole " if whole else ""}number from '
+                         f'{digits(low)} to {digits(high)}')
 
 # %% ../../nbs/training/06_config.ipynb #53b16030
 def mentioned(
@@ -159,7 +164,8 @@ def save_config(
     path, # `….yaml`
 ):
     "Write a configuration; in its run's folder, with paths relative to that folder"
-    values, folder = mentioned(config), os.path.realpath(Path(path).parent)
+    path = as_path(path)
+    values, folder = dataclasses.asdict(config), os.path.realpath(path.parent)
     if os.path.realpath(config.out) == folder:
         values |= {k: _seen(v, folder) for k, v in values.items() if k in PATHS} | dict(out='.')
     with atomic(path) as f: f.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
@@ -180,7 +186,7 @@ def placed(
     if not isinstance(values, dict): return values
     if values.get('out') != '.': return _beside(values, path)
     def here(p):
-        found = os.path.normpath(os.path.join(os.path.realpath(Path(path).parent), p))
+        found = os.path.normpath(os.path.join(os.path.realpath(Path(path).parent), os.path.expanduser(p)))
         return found if Path(path).is_absolute() else os.path.relpath(found)
     return values | {k: here(v) for k, v in values.items() if k in PATHS and isinstance(v, str) and v not in shipped()}
 
@@ -195,6 +201,7 @@ def load_config(
     path, # a file from `save_config` or written by hand
 )->Config:
     "Read a configuration, refusing unknown names"
+    path = as_path(path)
     return from_values(placed(read_yaml(path), path), str(path))
 
 # %% ../../nbs/training/06_config.ipynb #727a4720
@@ -210,9 +217,6 @@ def from_values(values, where='config')->Config:
                              f'configuration{f"; did you mean {near[0]}?" if near else ""}')
     if missing := [n for n in ('data', 'out') if n not in values]: raise ValueError(f'{where}: {missing[0]} is missing')
     return check(Config(**values))
-
-# %% ../../nbs/training/06_config.ipynb #82c12250
-PATHS = 'data', 'out', 'resume_from', 'aid_from'
 
 # %% ../../nbs/training/06_config.ipynb #b73dc936
 def named(
