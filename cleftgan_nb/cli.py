@@ -118,7 +118,9 @@ def info(args):
 
 # %% ../nbs/06_cli.ipynb #ac17f040
 def _may_write(path, force):
-    "Refuse to overwrite a finished file by accident"
+    "Refuse a place where nothing can appear, and to overwrite a finished file by accident"
+    from cleftgan_nb.files import writable
+    writable(path)
     if Path(path).is_dir(): raise ValueError(f'{path} is a folder; give the name of a file')
     if Path(path).exists() and not force:
         raise ValueError(f'{path} exists; give another name, or --force to replace it')
@@ -127,29 +129,16 @@ def _half(name):
     import torch
     return getattr(torch, name) if name else None
 
-# %% ../nbs/06_cli.ipynb #27a0dc80
-def export(args):
-    "Write a network as a MONAI bundle"
-    from cleftgan_nb.bundle import export
-    export(args.file, args.bundle, args.card, args.force)
-    print(f"{args.bundle}: a MONAI bundle; its docs/README.md says how to run it. MONAI evaluates a bundle's configuration: "
-          'run only bundles that you trust')
-
-# %% ../nbs/06_cli.ipynb #894e4bf0
-def _settings(pairs):
-    "Read `key=value` pairs, values in JSON"
-    try: return {k: json.loads(v) for k, v in (pair.split('=', 1) for pair in pairs)}
-    except ValueError:
-        raise ValueError(f"--set {' '.join(pairs)!r:.80}; accepted: name=value with a number, such as --set "
-                         "channel_base=2048") from None
-
 # %% ../nbs/06_cli.ipynb #86db6af0
 def new(args):
     "Make an untrained network"
     import torch
     from cleftgan_nb import checkpoints, networks
+    from cleftgan_nb.values import numbers
     _may_write(args.dst, args.force)
-    settings = _settings(args.set)
+    if Path(args.dst).suffix != '.safetensors':
+        raise ValueError(f'{args.dst}: accepted: a name that ends in .safetensors')
+    settings = numbers(_values(args.set, like='channel_base=2048'), whole=True)
     if twice := settings.keys() & {'name', 'resolution'}:
         raise ValueError(f'--set {min(twice)}=…: already given; leave it out')
     for role, config in zip(('G_ema', 'D'), networks.plan(args.name, args.resolution, **settings)):
@@ -208,8 +197,6 @@ def phantom(args):
     from tqdm import tqdm
     from cleftgan_nb.pictures import save_png
     _may_write(args.out, args.force)
-    if not Path(args.out).resolve().parent.is_dir():
-        raise FileNotFoundError(f'no folder {Path(args.out).parent}; make it first')
     _check_sheet(len(seeds := parse_seeds(args.seeds)), args.size)
     bar = tqdm(seeds, desc='phantoms', unit='img', disable=len(seeds) < 2 or not sys.stderr.isatty())
     drawn = [phantom(seed, args.severity, args.laterality, args.size, repaired=args.repaired) for seed in bar]
@@ -297,14 +284,14 @@ def _line_of(file):
     return line
 
 # %% ../nbs/06_cli.ipynb #86b42170
-def _values(pairs, option='--set'):
+def _values(pairs, option='--set', like='gamma=2'):
     "Read `name=value` pairs, values in YAML; `settings.channel_base=2048` goes one level down"
     from cleftgan_nb.values import from_yaml
     values = {}
     for pair in pairs:
         name, equals, text = pair.partition('=')
         if not equals or not name:
-            raise ValueError(f'{option} {pair!r:.60}; accepted: name=value, such as {option} gamma=2')
+            raise ValueError(f'{option} {pair!r:.60}; accepted: name=value, such as {option} {like}')
         group, dot, last = name.rpartition('.')
         into = values.setdefault(group, {}) if dot else values
         if not isinstance(into, dict):
@@ -372,7 +359,7 @@ def measure(args):
     "Measure a generator or generated images"
     from cleftgan_nb.data import ImageFolderDataset
     from cleftgan_nb.metrics import inception_2015, table
-    from cleftgan_nb.metrics.features import cache_folder
+    from cleftgan_nb.metrics.features import cached_files
     if args.out:
         if Path(args.out).suffix != '.csv': raise ValueError(f'--out {args.out}: accepted: a name that ends in .csv')
         _may_write(args.out, args.force)
@@ -387,8 +374,8 @@ def measure(args):
     print(table.as_table(scores))
     if about_judges := table.about_judges(scores):
         print('\n' + about_judges)
-        print(f"Features of the images in {args.real} are kept in {cache_folder()/'features'}; 'cleftgan forget' "
-              "removes them", file=sys.stderr)
+        if kept := cached_files():
+            print(f"Features of images are kept in {kept[0].parent}; 'cleftgan forget' removes them", file=sys.stderr)
     if args.out:
         table.save_scores(scores, args.out, generated=about, real=Path(args.real).name,
                           held_out=Path(args.held_out).name if args.held_out else '', version=__version__)
@@ -458,9 +445,16 @@ class _Parser(argparse.ArgumentParser):
 def _whole(least=0):
     "Make a reader of whole numbers from `least`"
     def read(text):
-        if re.fullmatch('[0-9]{1,10}', text) and least <= int(text) < 2**32: return int(text)
+        value = int(text) if re.fullmatch('[0-9]{1,10}', text) else _read(text)
+        if type(value) is int and least <= value < 2**32: return value
         raise argparse.ArgumentTypeError(f'{text!r:.30}; accepted: a whole number from {least} to {2**32-1}')
     return read
+
+def _read(text):
+    "Read a number as in a configuration: 1e3, 1_000 and 8.0 are whole"
+    from cleftgan_nb.values import from_yaml, number
+    try: return number(from_yaml(text), whole=True)
+    except ValueError: return None
 
 def _finite(text):
     try: value = float(text)
@@ -480,6 +474,11 @@ def _command(commands, f, summary, *examples):
 
 # %% ../nbs/06_cli.ipynb #39ddfbb0
 def _forces(parser): parser.add_argument('--force', action='store_true', help='replace an existing file')
+
+def _at_home(args):
+    "Expand ~ in every path: the shell leaves that of --out=~/run to us"
+    home = lambda v: os.path.expanduser(v) if isinstance(v, str) else [*map(home, v)] if isinstance(v, list) else v
+    return argparse.Namespace(**{k: home(v) for k, v in vars(args).items()})
 
 def _writes(parser, license):
     "Add the options of commands that write a checkpoint"
@@ -633,7 +632,7 @@ def _add_cohort(commands):
     p.add_argument('--n', type=_whole(1), default=514, help='people (default: 514, as in the paper)')
     p.add_argument('--size', type=_whole(16), default=64, help='pixels (default: 64)')
     p.add_argument('--seed', type=_whole(), default=0, help='seed of the cohort (default: 0)')
-    p.add_argument('--repaired', type=float, help='share of patients with a repaired lip (default: .05 under half a '
+    p.add_argument('--repaired', type=_finite, help='share of patients with a repaired lip (default: .05 under half a '
                                                   'year of age, .55 from then on)')
     p.add_argument('--out', help='folder or .zip (default: KIND-N-SIZE.zip here)')
     p.add_argument('--workers', type=_whole(1), help='processes (default: one per core)')
@@ -754,7 +753,7 @@ def main(
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         try:
-            args = _parser().parse_args(argv)
+            args = _at_home(_parser().parse_args(argv))
             args.run(args)
             print(end='', flush=True)
         except KeyboardInterrupt: return _complain('interrupted', 130)

@@ -11,7 +11,7 @@ except ImportError: fcntl = None   # Windows
 
 # %% auto #0
 __all__ = ['ending', 'alive', 'gone', 'clear', 'sweep', 'leftovers', 'part', 'openness', 'narrow', 'as_private_as', 'as_before',
-           'has_home', 'as_path', 'target', 'atomic', 'sha256']
+           'has_home', 'as_path', 'target', 'writable', 'atomic', 'sha256']
 
 # %% ../nbs/00_files.ipynb #9383d300
 class Ended(BaseException):
@@ -192,8 +192,10 @@ def as_path(
     path,        # given by a user
     name='path', # of the argument, for the message
 )->Path:
-    "Return `path` as a `Path`, or raise an error that says what was given"
-    if isinstance(path, (str, Path)) and str(path): return Path(path)
+    "Return `path` as a `Path` with ~ expanded, or raise an error that says what was given"
+    if isinstance(path, (str, Path)) and str(path):
+        found = Path(os.path.expanduser(path))
+        return Path(os.path.abspath(found)) if str(found)[0] == '~' else found   # ./~ stays a file of that name
     raise ValueError(f'{name}={path!r:.60}; accepted: a str or a Path')
 
 # %% ../nbs/00_files.ipynb #efd5beb0
@@ -203,6 +205,16 @@ def target(
     "Find where to write: the target of a link, in a folder that exists"
     path = Path(os.path.realpath(as_path(path)))
     if not path.parent.is_dir(): raise FileNotFoundError(f'no folder {path.parent}; make it first')
+    return path
+
+
+# %% ../nbs/00_files.ipynb #1e44ed80
+def writable(
+    path, # where something will be written, after hours of work perhaps
+)->Path:
+    "Refuse a place where nothing can appear, before the work begins"
+    path = target(path)
+    with part(path): pass
     return path
 
 

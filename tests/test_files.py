@@ -231,3 +231,23 @@ def test_what_is_made_is_as_private_as_its_sources(tmp_path, source, made):
         with as_private_as(tmp_path/'open', tmp_path/'x'): (tmp_path/'new').touch()
         assert os.umask(0o002) == 0o002 and mode(tmp_path/'new') == oct(made)
     finally: os.umask(before)
+
+
+def test_home_is_expanded_and_nothing_else(tmp_path, monkeypatch):
+    "In every function that takes a path; ./~ and $HOME are names"
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    found = [files.as_path(o) for o in ('~/a', Path('~/a'), './~', '$HOME/a', '~nobody-of-this-name/a')]
+    assert found == [tmp_path/'a', tmp_path/'a', tmp_path/'~', Path('$HOME/a'), tmp_path/'~nobody-of-this-name/a']
+    assert files.as_path(found[2]) == found[2]
+    with files.atomic('~/b') as f: f.write(b'x')
+    assert names(tmp_path) == ['b']
+
+
+def test_a_place_is_tried_before_the_work_begins(tmp_path, monkeypatch):
+    "Really tried: root may write everywhere, except where nobody can"
+    assert files.writable(tmp_path/'x') == tmp_path/'x' and names(tmp_path) == []
+    with pytest.raises(FileNotFoundError, match='make it first'): files.writable(tmp_path/'no'/'x')
+    def full(*_): raise OSError(errno.EROFS, 'Read-only file system')
+    monkeypatch.setattr(files.os, 'mkdir', full)
+    with pytest.raises(OSError, match=f'Read-only file system: .{tmp_path}/x'): files.writable(tmp_path/'x')

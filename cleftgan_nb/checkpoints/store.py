@@ -104,7 +104,7 @@ def write_tensors(
     with atomic(path) as f:
         f.write(header)
         for t in tensors.values(): f.write(_bytes(t))
-    return Path(path)
+    return as_path(path)
 
 # %% ../../nbs/checkpoints/01_store.ipynb #e93b9850
 _HEAVY = 'weight', 'const', 'noise_const'

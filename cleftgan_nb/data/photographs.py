@@ -59,7 +59,7 @@ def read_photo(
     path, # of a picture in any of FORMATS
 )->Photo:
     "Read a photograph as upright RGB, or raise `Rejected` with the reason"
-    data = _bytes(path)
+    data = _bytes(as_path(path))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')   # of Pillow, about size and damaged metadata: we have our own limits
         found = read_picture(data, GRAY, _LONGEST)

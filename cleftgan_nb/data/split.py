@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import PurePosixPath
 import numpy as np
 from .archives import _target
-from ..files import as_path
-from .datasets import (_COUNTED, _check_apart, _matched, _pairs, _words, ImageFolderDataset, about, manifest,
+from ..files import as_path, writable
+from .datasets import (_COUNTED, _check_apart, _pairs, _words, ImageFolderDataset, about, manifest,
                                        write_dataset)
 from ..files import openness
 
@@ -43,7 +43,7 @@ def held_out(
 # %% ../../nbs/data/11_split.ipynb #bad53492
 def _check_two(train, unseen, overwrite):
     "Check that there are two places, both free"
-    a, b = _target(train, overwrite), _target(unseen, overwrite)
+    a, b = (_target(writable(o), overwrite) for o in (train, unseen))
     if a == b or a in b.parents or b in a.parents:
         raise ValueError(f'train={str(train)!r} and unseen={str(unseen)!r} are '
                          f'{"the same place" if a == b else "one inside the other"}; accepted: two places, or one '

@@ -17,6 +17,7 @@ from ..checks import check_count
 from ..checkpoints import read_tensors, write_tensors
 from ..data.cards import AGES, SKIN
 from ..data.datasets import ImageFolderDataset, manifest
+from ..files import as_path
 from .samples import dataset_images, image_batches
 from .score import Score, middle
 
@@ -256,7 +257,7 @@ def load_regression(
     path=None, # a file of `save_regression`; None: the one that the library ships
 )->Regression:
     "Load a scorer from a file"
-    path = Path(str(SHIPPED if path is None else path))
+    path = Path(str(SHIPPED)) if path is None else as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no file {path}; '
                                 + ('install cleftgan_nb again, it ships this file' if path == Path(str(SHIPPED))

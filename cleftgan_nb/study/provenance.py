@@ -17,7 +17,7 @@ from PIL import Image
 import cleftgan_nb
 from ..checkpoints import load
 from ..data.datasets import about
-from ..files import atomic, sha256
+from ..files import as_path, atomic, sha256
 from ..foreign import cell, uncell
 from ..ops.dispatch import processor
 from ..pictures import save_png
@@ -141,7 +141,7 @@ def save_figure(
     recipe:dict, # from `recipe`
 )->Path: # the picture's path; the recipe lies beside it as `.png.json`
     "Save a picture with its recipe inside and beside it; a plot without pictures also as SVG"
-    path, pixels = Path(path), _pixels(figure)
+    path, pixels = as_path(path), _pixels(figure)
     if path.suffix != '.png':
         raise ValueError(f"path: got {path.name!r}; a name that ends in '.png' is accepted, because it can carry its "
                          "recipe")
@@ -159,7 +159,7 @@ def save_film(
     each=80,     # milliseconds a picture
 )->Path:         # the film's path; the recipe lies beside it as `.gif.json`
     "Save pictures as a looping film, with its recipe beside it"
-    path = Path(path)
+    path = as_path(path)
     if path.suffix != '.gif': raise ValueError(f"path: got {path.name!r}; a name that ends in '.gif' is accepted")
     if not images: raise ValueError('images: none were given; a film needs at least one')
     few = images[::max(1, len(images)//8)]
@@ -178,7 +178,7 @@ def read_recipe(
     path, # a `.png` that `save_figure` wrote
 )->dict:
     "Read the recipe inside a picture"
-    with Image.open(path) as im: text = getattr(im, 'text', {}).get('recipe')
+    with Image.open(as_path(path)) as im: text = getattr(im, 'text', {}).get('recipe')
     if text is None:
         raise ValueError(f'{Path(path).name} carries no recipe: save_figure did not write it, or another program '
                          'removed the text')
@@ -210,7 +210,7 @@ def save_table(
     recipe:dict, # from `recipe`
 )->Path: # the table's path; the recipe lies beside it as `.csv.json`
     "Save a table as CSV, with its recipe beside it"
-    path = Path(path)
+    path = as_path(path)
     if path.suffix != '.csv': raise ValueError(f"path: got {path.name!r}; a name that ends in '.csv' is accepted")
     if not rows or any(list(o) != list(rows[0]) for o in rows):
         raise ValueError('rows: at least one dict is needed, and the same keys in each of them')

@@ -13,7 +13,7 @@ from .. import __version__, checkpoints
 from ..data.portrait import contact_sheet
 from ..networks.build import NAMES
 from ..values import read_yaml
-from ..files import atomic
+from ..files import as_path, atomic
 
 # %% auto #0
 __all__ = ['PANELS', 'run_folder', 'read_log', 'curves', 'pictures', 'kept', 'grid_at', 'tiles', 'strip', 'gif', 'status', 'page',
@@ -51,7 +51,7 @@ def run_folder(
     folder, # as given
 )->Path:    # the same, if it contains a run
     "Find the folder of a run"
-    folder = Path(folder)
+    folder = as_path(folder, 'folder')
     if not folder.is_dir(): raise FileNotFoundError(f'no folder {folder}; accepted: the `out` of a training run')
     if not any((folder/n).exists() for n in ('config.yaml', 'log.jsonl')) and not any(folder.glob('fakes-*.png')):
         raise ValueError(f'{folder} holds no training run: neither config.yaml nor log.jsonl nor fakes-….png; '
@@ -398,7 +398,7 @@ def gif(
     with atomic(path) as f:
         first.save(f, 'GIF', save_all=True, append_images=others, duration=durations, loop=0, comment=words.encode(),
                    optimize=False)
-    return Path(path)
+    return as_path(path)
 
 # %% ../../nbs/training/14_watch.ipynb #5bc939e0
 def _duration(seconds):
