@@ -292,6 +292,69 @@ def test_train_complains(run, tmp_path, args, word):
     code, out, err = run('train', *args)
     assert code == 2 and word in err and err.count('\n') == 1 and not (tmp_path/'x').exists()
 
+def test_home_and_numbers_as_people_write_them(run, tmp_path, monkeypatch):
+    "~ in any option, also within a configuration and behind --set; 1e3, 8.0 and 1_000 are whole numbers"
+    monkeypatch.setenv('HOME', str(tmp_path/'home'))
+    (tmp_path/'home').mkdir()
+    assert run('phantom', '--size', '1.6e1', '--columns', '1.0', '--out=~/a.png')[0] == 0
+    assert run('new', 'stylegan2', '--resolution', '8.0', '--set', 'channel_base=2.56e2', '--set', 'channel_max=4.0',
+               '--set', 'z_dim=+4e0', '--set', 'w_dim=4', '--seed', '1_0', '~/n.safetensors')[0] == 0
+    assert run('sample', '~/n.safetensors', '--out=~/b.png')[0] == 0
+    assert sorted(os.listdir('home')) == ['a.png', 'b.png', 'n.safetensors'] and os.listdir() == ['home']
+    with open('run.yaml', 'w') as f: f.write('data: ~/a.zip\nout: ~/run\nresume_from: ~/n.safetensors\n')
+    for out in (run('train', 'run.yaml', '--show')[1],
+                run('train', '~/a.zip', '--out=~/run', '--set', 'resume_from=~/n.safetensors', '--show')[1]):
+        assert all(f'{tmp_path}/home/{name}\n' in out for name in ('a.zip', 'run', 'n.safetensors'))
+    for n in ('8.5', 'inf', 'nan', '1e99', '0x10', '[8]'):
+        mistake(run, 'cohort', 'cleft', '--n', n, says=f"--n: '{n}'; accepted: a whole number from 1")
+    mistake(run, 'cohort', 'cleft', '--repaired', 'nan', says='accepted: a number')
+    assert 'made' in run('train', 'a.zip', '--out', '$HOME/made', '--show')[1] and not (tmp_path/'home/made').exists()
+
+OUT = 'no/x'
+@pytest.mark.parametrize('argv', [
+    ('measure', 'd.zip', '--real', 'd.zip', '--out', f'{OUT}.csv'), ('new', 'stylegan2', *SMALL, f'{OUT}.safetensors'),
+    ('convert', 'net.safetensors', f'{OUT}.safetensors'), ('sample', 'net.safetensors', '--out', f'{OUT}.png'),
+    ('phantom', '--out', f'{OUT}.png'), ('cohort', 'cleft', '--n', '2', '--out', f'{OUT}.zip'),
+    ('split', 'd.zip', 'a.zip', f'{OUT}.zip'), ('prepare', 'photos', '--out', OUT),
+    ('card', 'd.zip', 'c.md', '--out', f'{OUT}.md'), ('train', 'd.zip', '--out', 'file/run')])
+def test_where_nothing_can_be_written_nothing_is_begun(run, monkeypatch, argv):
+    "Every command looks first: no network is loaded, no image read or drawn"
+    from cleftgan_nb.data import cards, cohorts, photographs, write_dataset
+    from cleftgan_nb.metrics import table
+    from cleftgan_nb.training import loop
+    def begun(*_, **__): raise AssertionError('the work was begun')
+    for place, name in ((checkpoints, 'load'), (networks, 'build'), (table, 'measure'), (cohorts, '_draw'),
+                        (photographs, '_one'), (cards, '_data'), (loop, '_train')):
+        monkeypatch.setattr(place, name, begun)
+    monkeypatch.setattr(photographs.faces, '_dlib', lambda: None)
+    write_dataset('d.zip', ((np.full((8, 8, 3), i, np.uint8), None, dict(person=str(i))) for i in range(4)),
+                  about=dict(kind='x', license='CC0-1.0'))
+    os.mkdir('photos')
+    for name in ('photos/a.jpg', 'file', 'net.safetensors'): open(name, 'w').close()
+    with open('c.md', 'w') as f: f.write('<!-- generated: begin people -->\n<!-- generated: end people -->\n')
+    mistake(run, *argv, says='make it first' if argv[0] != 'train' else 'Not a directory')
+
+@pytest.mark.parametrize('spoil', ['a file', 'full', 'homeless'])
+def test_measure_without_a_cache(run, tmp_path, monkeypatch, spoil):
+    "The table is printed; a warning names what to set"
+    from cleftgan_nb.data import write_dataset
+    from cleftgan_nb.metrics import features
+    judge = features.FeatureNetwork('faceres', '1', 8, 3, torch.nn.AdaptiveAvgPool2d(1))
+    judge.network.forward = lambda x: x.mean((2, 3))
+    monkeypatch.setattr(features, 'JUDGES', dict(faceres=lambda device: judge))
+    write_dataset('a.zip', ((np.full((8, 8, 3), 9*i, np.uint8), None, {}) for i in range(16)),
+                  about=dict(kind='x', license='CC0-1.0'))
+    (tmp_path/'cache').write_text('')
+    monkeypatch.setenv('CLEFTGAN_CACHE', str(tmp_path/('cache' if spoil == 'a file' else 'new')))
+    if spoil == 'homeless':
+        monkeypatch.delenv('CLEFTGAN_CACHE')
+        monkeypatch.setenv('XDG_CACHE_HOME', 'nowhere')
+    def full(*_): raise OSError(28, 'No space left on device', 'x')
+    if spoil == 'full': monkeypatch.setattr(features, 'write_tensors', full)
+    code, out, err = run('measure', 'a.zip', '--real', 'a.zip', '--judge', 'faceres')
+    assert code == 0 and 'kd_faceres' in out and 'cleftgan: warning: ' in err and 'set CLEFTGAN_CACHE' in err, err
+    assert 'are kept in' not in err
+
 @pytest.mark.slow
 def test_measure(run, tmp_path):
     "What the inputs do not allow is left out, and the file holds the printed table"
@@ -305,7 +368,7 @@ def test_measure(run, tmp_path):
     names = [line.split()[0] for line in table.splitlines()[1:]]
     distances = [f'{m}_{j}' for j in ('efficientnet_lite0', 'faceres') for m in ('fd', 'fd_infinity', 'kd')]
     assert code == 0 and names == [*distances, 'dish'], err
-    assert 'Features of the images in 0.zip are kept in ' in err and "'cleftgan forget' removes them" in err
+    assert 'Features of images are kept in ' in err and "'cleftgan forget' removes them" in err
     assert 'faceres, which learned from photographs of faces' in about and 'not their numbers' in about
     rows = list(csv.DictReader((tmp_path/'scores.csv').open()))
     assert ([r['name'] for r in rows] == names and rows[0]['real'] == '0.zip'

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from PIL import Image
 from tqdm.auto import tqdm
 from ..checkpoints import read_tensors, write_tensors
-from ..files import sha256
+from ..files import as_path, sha256
 from . import efficientnet, inception, mobilenet, resnet
 from .samples import check_images, image_batches
 
@@ -151,7 +151,7 @@ def cache_folder(
     cache=None, # a folder; None: $CLEFTGAN_CACHE or, without that, the platform's place for caches
 )->Path:
     "Find the folder that keeps features"
-    if cache is not None: return Path(cache)
+    if cache is not None: return as_path(cache, 'cache')
     if given := os.environ.get('CLEFTGAN_CACHE'): return Path(given).expanduser()
     if sys.platform == 'win32': base = os.environ.get('LOCALAPPDATA') or '~/AppData/Local'
     elif sys.platform == 'darwin': base = '~/Library/Caches'
@@ -177,7 +177,7 @@ def content_hash(
 # %% ../../nbs/metrics/07_features.ipynb #a8c591a0
 def _cached(path, network, digest):
     "Read features from a file of the cache, or None"
-    if not path.exists(): return None
+    if path is None or not os.path.exists(path): return None   # also where we may not look
     try:
         tensors, meta = read_tensors(path)
         found = tensors['features'].numpy()
@@ -186,6 +186,16 @@ def _cached(path, network, digest):
     except (OSError, ValueError, KeyError, RuntimeError) as e: right, found = False, e
     if not right: warnings.warn(f'{path} is damaged; the features are computed again')
     return found if right else None
+
+def _keep(path, found, about):
+    "Write features into the cache, or say why they will be computed again"
+    try:
+        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_tensors(path, {'features': torch.from_numpy(found)}, about)
+    except OSError as e:
+        warnings.warn(f'features cannot be kept in {path.parent} ({e.strerror or e}), so they will be computed again '
+                      'next time; set CLEFTGAN_CACHE to a folder with room that you may write to')
 
 def _about(network, digest, found):
     return dict(network=network.name, version=network.version, pixels=digest,
@@ -202,12 +212,11 @@ def cached(self:FeatureNetwork,
     "Compute features once, then read them from the cache"
     digest = content_hash(images)
     key = hashlib.sha256(f'{self.name} {self.version} {digest}'.encode()).hexdigest()
-    path = cache_folder(cache)/'features'/f'{self.name}-{key[:24]}.safetensors'
+    try: path = cache_folder(cache)/'features'/f'{self.name}-{key[:24]}.safetensors'
+    except ValueError as e: path = warnings.warn(str(e))
     if (found := _cached(path, self, digest)) is not None: return found
     found = self.features(images, batch, progress)
-    path.parent.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    write_tensors(path, {'features': torch.from_numpy(found)}, _about(self, digest, found))
+    if path: _keep(path, found, _about(self, digest, found))
     return found
 
 # %% ../../nbs/metrics/07_features.ipynb #7979d3c0
