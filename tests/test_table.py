@@ -1,11 +1,18 @@
 "The metrics table: the numbers of the single functions, for what the inputs allow"
+import csv, json, shutil, warnings
 import numpy as np, pytest, torch
+from PIL import Image
+from cleftgan_nb import cli
 from cleftgan_nb.data import ImageFolderDataset, write_dataset
 from cleftgan_nb.metrics import Score, dish, efficientnet_lite0, faceres, frechet_distance, load_regression
-from cleftgan_nb.metrics.path_length import ppl
+from cleftgan_nb.metrics import features, table
+from cleftgan_nb.metrics.features import FeatureNetwork
+from cleftgan_nb.metrics.motion import motion_errors
+from cleftgan_nb.metrics.path_length import ppl, squared_speeds
 from cleftgan_nb.metrics.samples import dataset_images, label_draws, samples
 from cleftgan_nb.metrics.table import about_judges, as_table, disagreements, in_words, measure, save_scores
 from cleftgan_nb.networks import build, with_labels
+from published import published
 
 quiet = dict(progress=False)
 
@@ -117,6 +124,89 @@ def test_judges_by_name(sets):
     both, one = judged('faceres', 'efficientnet-lite0'), judged('faceres')
     assert len(both) == 14 and len(one) == 7 and all(name.endswith('_faceres') and both[name] == value
                                                      for name, value in one.items())
+
+
+class Mean(torch.nn.Module):
+    def forward(self, x): return x.mean((2, 3))
+
+small = FeatureNetwork('faceres', '1', 8, 3, Mean())
+
+
+@pytest.mark.parametrize('real, made, says, names', [
+    (10, 30, 'real has 10 images; too few for fd_infinity (16 of each set) and density, coverage (12 of each set)',
+     'fd kd precision recall'),
+    (30, 7, 'generated has 7 images; too few for fd_infinity', 'fd kd'), (2, 2, 'real has 2 images and generated', 'fd'),
+    (16, 16, '', 'fd fd_infinity kd precision recall density coverage')])
+def test_few_images_allow_less(monkeypatch, tmp_path, real, made, says, names):
+    "What can be measured is; the rest is named, with how many images it needs"
+    monkeypatch.setenv('CLEFTGAN_CACHE', str(tmp_path))
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 256, (n, 8, 8, 3), np.uint8) for n in (real, made))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        found = measure(b, a, judges=small, **quiet)
+    assert [s.name for s in found] == [f'{name}_faceres' for name in names.split()]
+    assert ([says in str(w.message) for w in told] == [True] if says else told == []), [str(w.message) for w in told]
+    if real == 2:
+        with pytest.raises(ValueError, match='kd .3 of each set.*Give more images, or ask for other parts'):
+            measure(b, a, parts=['distances', 'manifold'], judges=small, **quiet)
+        with pytest.raises(ValueError, match='real has 1 image and .*fd .2 of each set'):
+            measure(b[:1], a[:1], parts='distances', judges=small, **quiet)
+
+
+def test_held_out_images_are_looked_at_before_anything_is_measured(sets, monkeypatch):
+    monkeypatch.setitem(table.PARTS, 'distances', lambda s: 1/0)
+    for held_out, says in ((sets[2][:9], 'held_out has 9 images, training 24'), (sets[2][:, :32, :32], 'held_out .32, 32, 3')):
+        with pytest.raises(ValueError, match=says): measure(sets[1], sets[0], held_out, judges=small, **quiet)
+
+
+def test_classes_of_the_published_layout(tmp_path, monkeypatch, capsys):
+    "Numbers in dataset.json are drawn as one-hot labels; the table and its file say where from"
+    monkeypatch.setenv('CLEFTGAN_CACHE', str(tmp_path/'cache'))
+    monkeypatch.setattr(features, 'JUDGES', dict(faceres=lambda device: small))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'faces').mkdir()
+    for i in range(16): Image.fromarray(np.full((16, 16, 3), 9*i, np.uint8)).save(f'faces/{i:02}.png')
+    shutil.copytree('faces', 'bare')
+    labels = [[f'{i:02}.png', i % 3] for i in range(16)]
+    (tmp_path/'faces/dataset.json').write_text(json.dumps(dict(labels=labels)))
+    torch.manual_seed(0)
+    G = build('stylegan2', 16, channel_base=64, channel_max=4, z_dim=4, w_dim=4, c_dim=3)[0].eval()
+    (tmp_path/'g.pkl').write_bytes(published({}, G_ema=G))
+    argv = ['measure', 'g.pkl', '--judge', 'faceres', '--n', '16']
+    assert cli.main([*argv, '--real', 'faces', '--parts', 'distances', '--out', 'a.csv']) == 0
+    assert 'labels: drawn from faces, as often as it has them' in capsys.readouterr().out
+    rows = list(csv.DictReader(open('a.csv')))
+    assert {r['labels'] for r in rows} == {'drawn from faces, as often as it has them'}
+    real = ImageFolderDataset('faces', use_labels=True)
+    made = samples(G, 16, labels=label_draws(real, range(16)), **quiet)
+    fd = frechet_distance(small.features(dataset_images(real), **quiet), small.features(made, **quiet), small)
+    assert float(rows[0]['value']) == pytest.approx(fd.value, rel=1e-6)
+    assert cli.main([*argv, '--real', 'bare']) == 2
+    assert 'g.pkl takes labels, which are drawn from those of --real: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind', ['ours', 'classes'])
+def test_paths_and_motions_draw_labels_too(tmp_path, kind):
+    "As `samples` does: from a dataset, or one for all"
+    label = (lambda i: [i/9, 1 - i/9, .5]) if kind == 'ours' else lambda i: i % 3
+    real = ImageFolderDataset(write_dataset(tmp_path/'x.zip', ((np.full((32, 32, 3), 9*i, np.uint8), label(i), {})
+                                                               for i in range(9)),
+                                            about=dict(kind='x', license='CC0-1.0')), use_labels=True)
+    torch.manual_seed(0)
+    G = build('stylegan3-t', 32, channel_base=128, channel_max=8, z_dim=4, w_dim=4, num_layers=4, c_dim=3)[0].eval()
+    drawn, some = label_draws(real, range(3), 5), dict(n=3, seed=5, dtype='float32', **quiet)
+    assert len(drawn.unique(dim=0)) > 1
+    for f in (lambda **o: squared_speeds(G, perceptual=Pixels(), **o), lambda **o: motion_errors(G, **o)[0]):
+        assert np.array_equal(f(labels=real, **some), f(labels=drawn, **some))
+        assert np.array_equal(f(labels=drawn[0], **some), f(labels=drawn[:1].expand(3, -1), **some))
+    with pytest.raises(ValueError, match='x.zip has labels of 0 entries, the generator takes 3; open .* use_labels=True'):
+        squared_speeds(G, labels=ImageFolderDataset(tmp_path/'x.zip'), perceptual=Pixels(), **some)
+
+
+class Pixels(torch.nn.Module):
+    name, source = 'pixels', 'a formula'
+    def distance(self, a, b): return (a - b).square().mean((1, 2, 3))
 
 
 def test_in_words(sets):

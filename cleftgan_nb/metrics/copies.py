@@ -15,8 +15,8 @@ from .samples import check_images, dataset_images
 from .score import Score, middle, wilson
 
 # %% auto #0
-__all__ = ['Pixels', 'mirrored', 'both_ways', 'nearest', 'ratios', 'Memorized', 'check_unseen', 'memorization', 'suspects',
-           'plot_neighbors']
+__all__ = ['Pixels', 'mirrored', 'both_ways', 'nearest', 'ratios', 'Memorized', 'check_unseen', 'check_held_out', 'memorization',
+           'suspects', 'plot_neighbors']
 
 # %% ../../nbs/metrics/16_copies.ipynb #5ed4aa50
 @dataclass(frozen=True)
@@ -158,6 +158,22 @@ def check_unseen(
                          "training, 'cleftgan split' holds some back")
     warnings.warn(f'{words}; leave them out')
 
+def check_held_out(
+    training, # uint8 [n,H,W,C]
+    held_out, # likewise
+):
+    "Refuse images that cannot tell copies, before hours of other measures"
+    if len(training) < 3:
+        raise ValueError(f'training has {len(training)} image(s); accepted: at least 3, so that there are others to '
+                         'compare with')
+    if held_out.shape[1:] != training.shape[1:]:
+        raise ValueError(f'training is {list(training.shape[1:])}, held_out {list(held_out.shape[1:])}; accepted: one '
+                         'size and the same number of channels')
+    if len(held_out) < len(training):
+        raise ValueError(f'held_out has {len(held_out)} images, training {len(training)}; accepted: as many or more, '
+                         'because among fewer the nearest is farther by chance. Hold out more, or train with fewer')
+    check_unseen(training, held_out)
+
 def _sets(training, held_out, generated, seed):
     "Convert the three sets to arrays of one size, and draw as many held-out as training images"
     sets = {}
@@ -165,16 +181,10 @@ def _sets(training, held_out, generated, seed):
         sets[name] = check_images(dataset_images(images)
                                   if hasattr(images, 'batch') and hasattr(images, 'image_shape') else images, name)
     t, h, g = sets.values()
-    if len(t) < 3:
-        raise ValueError(f'training has {len(t)} image(s); accepted: at least 3, so that there are others to compare '
-                         'with')
-    if len({s.shape[1:] for s in sets.values()}) > 1:
-        raise ValueError(f'training is {list(t.shape[1:])}, held_out {list(h.shape[1:])}, generated '
-                         f'{list(g.shape[1:])}; accepted: one size and the same number of channels')
-    if len(h) < len(t):
-        raise ValueError(f'held_out has {len(h)} images, training {len(t)}; accepted: as many or more, because among '
-                         'fewer the nearest is farther by chance. Hold out more, or train with fewer')
-    check_unseen(t, h)
+    check_held_out(t, h)
+    if g.shape[1:] != t.shape[1:]:
+        raise ValueError(f'training is {list(t.shape[1:])}, generated {list(g.shape[1:])}; accepted: one size and the '
+                         'same number of channels')
     sets['held_out'] = h[np.sort(np.random.default_rng(seed).permutation(len(h))[:len(t)])] if len(h) > len(t) else h
     return sets
 

@@ -14,8 +14,8 @@ from torch import nn
 from torch.func import functional_call
 from tqdm.auto import tqdm
 from .path_length import PRECISIONS, precise
+from .samples import labels_for
 from .score import Score, middle
-from ..networks.layers import check_labels
 from ..checks import check_count, one_of
 
 # %% ../../nbs/metrics/15_motion.ipynb #86668300
@@ -176,7 +176,7 @@ def _check(G, kind, n, seed, batch, labels, resolution):
     if kind == 'rotation' and resolution < 32:
         raise ValueError(f"the pictures have {resolution} pixels; accepted for 'rotation': 32 or more, because "
                          f"{RADIUS} at each border are not compared")
-    check_labels(labels, getattr(G, 'c_dim', 0), n)
+    return labels_for(G, labels, n, seed)
 
 # %% ../../nbs/metrics/15_motion.ipynb #17241f50
 @torch.no_grad()
@@ -186,12 +186,12 @@ def motion_errors(
     n=200, # samples
     seed=0, # of latents and motions
     batch=8, # samples at once
-    labels=None, # [n, c_dim], where the generator has labels
+    labels=None, # of a conditional generator: what `labels_for` takes
     dtype='float64', # 'float64', or 'float32' for less time and digits that depend on the batch
     progress=True, # show a bar
 ): # (mean square errors [n], contrast: the pictures' deviation [n]), float64
     "Measure how far each picture is from having moved with its input"
-    _check(G, kind, n, seed, batch, labels, G.img_resolution)
+    labels = _check(G, kind, n, seed, batch, labels, G.img_resolution)
     dtype = PRECISIONS[one_of('dtype', dtype, PRECISIONS)]
     device, size, G = next((p.device for p in G.parameters()), torch.device('cpu')), G.img_resolution, precise(G, dtype)
     errors, contrast = [], []
@@ -229,7 +229,7 @@ def equivariance(
     n=200, # samples
     seed=0, # of latents, motions and resamples
     batch=8, # samples at once
-    labels=None, # [n, c_dim], where the generator has labels
+    labels=None, # of a conditional generator: what `labels_for` takes
     dtype='float64', # 'float64', or 'float32' for less time
     resamples=1000, # for the interval
     progress=True, # show a bar

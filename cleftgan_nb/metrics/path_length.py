@@ -11,8 +11,9 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 from .perceptual import stlpips
+from .samples import labels_for
 from .score import Score, middle
-from ..networks.layers import HALF, check_labels
+from ..networks.layers import HALF
 from ..checks import check_count, check_shape, one_of
 
 # %% ../../nbs/metrics/10_path_length.ipynb #ec87fd50
@@ -92,7 +93,7 @@ def _check(G, space, sampling, epsilon, n, seed, batch, labels):
     check_count(0, seed=seed)
     if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon <= .1:
         raise ValueError(f"epsilon={epsilon!r}; accepted: above 0, at most 0.1; 1e-4 as published")
-    check_labels(labels, getattr(G, 'c_dim', 0), n)
+    return labels_for(G, labels, n, seed)
 
 # %% ../../nbs/metrics/10_path_length.ipynb #b936a030
 @torch.no_grad()
@@ -105,12 +106,12 @@ def squared_speeds(
     seed=0, # of latents and places
     batch=8, # samples at once; more is faster on a GPU
     perceptual=None, # distance with a name; None: `stlpips()`
-    labels=None, # [n, c_dim], where the generator has labels
+    labels=None, # of a conditional generator: what `labels_for` takes
     dtype='float64', # 'float64', or 'float32' for less time
     progress=True, # show a bar
 ): # [n], float64
     "Measure how fast the picture moves, squared, at `n` random places"
-    _check(G, space, sampling, epsilon, n, seed, batch, labels)
+    labels = _check(G, space, sampling, epsilon, n, seed, batch, labels)
     dtype, device = (PRECISIONS[one_of('dtype', dtype, PRECISIONS)],
                      next((p.device for p in G.parameters()), torch.device('cpu')))
     G, d = precise(G, dtype), precise(stlpips() if perceptual is None else perceptual, dtype).to(device)
@@ -155,7 +156,7 @@ def ppl(
     seed=0, # of latents, places and resamples
     batch=8, # samples at once
     perceptual=None, # distance with a name; None: `stlpips()`
-    labels=None, # [n, c_dim], where the generator has labels
+    labels=None, # of a conditional generator: what `labels_for` takes
     dtype='float64', # 'float64', or 'float32' for less time
     speeds=None, # from an earlier `squared_speeds` with the same arguments
     resamples=1000, # for the interval

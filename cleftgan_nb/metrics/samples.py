@@ -12,7 +12,8 @@ from ..checks import check_count
 from ..pictures import to_uint8
 
 # %% auto #0
-__all__ = ['latents', 'label_draws', 'labels_for', 'sample_batches', 'samples', 'check_images', 'image_batches', 'dataset_images']
+__all__ = ['latents', 'label_draws', 'labels_for', 'about_labels', 'sample_batches', 'samples', 'check_images', 'image_batches',
+           'dataset_images']
 
 # %% ../../nbs/metrics/01_samples.ipynb #f95d03a0
 def latents(
@@ -43,20 +44,33 @@ def labels_for(
     seed=0, # of the set
 )->torch.Tensor|None: # float32 [n, c_dim]; None where the network has none
     "Choose the label of each image of a set"
+    takes = getattr(G, 'c_dim', 0)
     if hasattr(labels, 'label_dim'):
         has = labels.label_dim
-        if has != G.c_dim:
+        if has != takes:
             raise ValueError(f"labels: {labels.path.name} has labels of {has} entries, the generator takes "
-                             f"{G.c_dim}; {_advice(G, has)}")
+                             f"{takes}; {_advice(takes, has)}")
         return label_draws(labels, range(n), seed) if has else None
     if labels is not None:
         labels = torch.as_tensor(labels, dtype=torch.float32)
         if labels.ndim == 1: labels = labels.expand(n, -1)
-    return check_labels(labels, G.c_dim, n)
+    return check_labels(labels, takes, n)
 
-def _advice(G, has):
-    if not G.c_dim: return 'leave them out'
-    return f"accepted: labels of {G.c_dim} entries" if has else 'open the dataset with use_labels=True'
+def _advice(takes, has):
+    if not takes: return 'leave them out'
+    return f"accepted: labels of {takes} entries" if has else 'open the dataset with use_labels=True'
+
+
+# %% ../../nbs/metrics/01_samples.ipynb #c482f370
+def about_labels(
+    G,      # a generator
+    labels, # what `labels_for` takes
+)->str|None: # None where the network has none
+    "Say in words which labels a set was generated with"
+    if not getattr(G, 'c_dim', 0): return None
+    if hasattr(labels, 'label_dim'): return f'drawn from {labels.path.name}, as often as it has them'
+    if np.ndim(labels) == 2: return 'given, one for each'
+    return f"one for all: {', '.join(f'{v:g}' for v in np.asarray(labels, float))}"
 
 
 # %% ../../nbs/metrics/01_samples.ipynb #bc2327d0

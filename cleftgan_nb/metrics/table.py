@@ -4,27 +4,27 @@
 
 # %% ../../nbs/metrics/18_table.ipynb #d29d018b
 from __future__ import annotations
-import csv, io
+import csv, io, warnings
 from dataclasses import dataclass, field
 from itertools import combinations
 import numpy as np
 from ..checks import check_count
 from ..files import atomic
 from ..foreign import cell
-from .copies import check_unseen, memorization
+from .copies import check_held_out, memorization
 from .distances import (density_coverage, frechet_distance, frechet_infinity, kernel_distance,
                                            precision_recall)
 from .divergence import dish
 from .features import LEARNED, TITLES, load_judges
 from .motion import KINDS, MovedConstant, equivariance
 from .path_length import ppl
-from .samples import check_images, dataset_images, labels_for, samples
+from .samples import about_labels, check_images, dataset_images, labels_for, samples
 from .score import Score
 from .severity import SIZE, load_regression
 
 # %% auto #0
-__all__ = ['PARTS', 'COLUMNS', 'WORDS', 'FID', 'Compared', 'chosen', 'measure', 'as_table', 'save_scores', 'in_words',
-           'about_judges', 'disagreements']
+__all__ = ['BY_JUDGE', 'PARTS', 'COLUMNS', 'WORDS', 'FID', 'Compared', 'chosen', 'enough', 'measure', 'as_table', 'save_scores',
+           'in_words', 'about_judges', 'disagreements']
 
 # %% ../../nbs/metrics/18_table.ipynb #434cd5e8
 def _pixels(images, name):
@@ -60,18 +60,21 @@ NEEDS = dict(severity=f'color images of at least {SIZE} x {SIZE} pixels', paths=
                                                             'trained on')
 
 # %% ../../nbs/metrics/18_table.ipynb #26dda1f4
-def _distance(a, b, judge, seed):
-    return [frechet_distance(a, b, judge), frechet_infinity(a, b, judge, seed=seed),
-            kernel_distance(a, b, judge, seed=seed)]
+# part → metric → (images of each set that it needs, function)
+BY_JUDGE = dict(distances={'fd': (2, lambda a, b, judge, seed: [frechet_distance(a, b, judge)]),
+                           'fd_infinity': (16, lambda *o: [frechet_infinity(*o[:3], seed=o[3])]),
+                           'kd': (3, lambda *o: [kernel_distance(*o[:3], seed=o[3])])},
+                manifold={'precision, recall': (8, lambda a, b, judge, seed: precision_recall(a, b, 3, judge, seed)),
+                          'density, coverage': (12, lambda a, b, judge, seed: density_coverage(a, b, 5, judge, seed))})
 
-def _overlap(a, b, judge, seed):
-    return [*precision_recall(a, b, features=judge, seed=seed), *density_coverage(a, b, features=judge, seed=seed)]
+def _by_each(s, part):
+    "Measure what so few images allow, by each judge"
+    enough = [f for needs, f in BY_JUDGE[part].values() if needs <= min(len(s.real), len(s.generated))]
+    return [score for judge in s.judges for f in enough for score in f(*s.features(judge), judge, s.seed)]
 
-def _by_each(s, part): return [score for judge in s.judges for score in part(*s.features(judge), judge, s.seed)]
+def _distances(s): return _by_each(s, 'distances')
 
-def _distances(s): return _by_each(s, _distance)
-
-def _manifold(s): return _by_each(s, _overlap)
+def _manifold(s): return _by_each(s, 'manifold')
 
 def _severity(s):
     scorer = load_regression()
@@ -109,6 +112,25 @@ def chosen(
         raise ValueError(f'parts: {impossible[0]} needs {NEEDS[impossible[0]]}')
     return [p for p in PARTS if p in parts]
 
+# %% ../../nbs/metrics/18_table.ipynb #fa4b63a0
+def enough(
+    parts:list,  # that could be measured otherwise
+    asked:bool,  # by name?
+    **sizes:int, # set's name → images
+)->list:         # those that so few images allow
+    "Leave out what needs more images, and say so"
+    least = min(sizes.values())
+    lost = {name: needs for p in parts for name, (needs, _) in BY_JUDGE.get(p, {}).items() if needs > least}
+    left = [p for p in parts if p not in BY_JUDGE or not BY_JUDGE[p].keys() <= lost.keys()]
+    if not lost: return left
+    few = ' and '.join(f'{what} has {n} image{"s"*(n > 1)}' for what, n in sizes.items() if n < max(lost.values()))
+    need = ' and '.join(f'{k} ({n} of each set)' for k, n in lost.items())
+    if not left or asked and left != parts:
+        raise ValueError(f'{few}; too few for {need}. Give more images, or ask for other parts')
+    warnings.warn(f'{few}; too few for {need}, so these are left out')
+    return left
+
+
 # %% ../../nbs/metrics/18_table.ipynb #31886cb3
 def measure(
     generated,      # a generator, or its images: uint8 [n,H,W,C] or an ImageFolderDataset
@@ -129,17 +151,21 @@ def measure(
     G = generated if hasattr(generated, 'synthesis') else None
     labels = _drawn_from(G, real, labels)
     real, held_out = _pixels(real, 'real'), None if held_out is None else _pixels(held_out, 'held_out')
-    if held_out is not None: check_unseen(real, held_out)
     judges = load_judges(judges)
-    parts = chosen(parts, G is not None, held_out is not None, real.shape[1] >= SIZE and real.shape[3] == 3)
+    can = chosen(parts, G is not None, held_out is not None, real.shape[1] >= SIZE and real.shape[3] == 3)
     if G is not None: _check_fit(G, real)
+    if 'copies' in can: check_held_out(real, held_out)
+    parts = enough(can, parts is not None, real=len(real), generated=n if G else len(generated))
     images = (_pixels(generated, 'generated') if G is None
               else samples(G, n, seed=seed, labels=labels, progress=progress))
     if images.shape[1:] != real.shape[1:]:
         raise ValueError(f'generated is {list(images.shape[1:])}, real {list(real.shape[1:])}; accepted: one size '
                          'and the same number of channels. Bring them to one size first: cleftgan_nb.data.convert')
     s = Compared(G, images, real, held_out, judges, seed, paths, motions, progress, labels)
-    return [score for part in parts for score in PARTS[part](s)]
+    scores = [score for part in parts for score in PARTS[part](s)]
+    if words := about_labels(G, labels):
+        for score in scores: score.notes['labels'] = words
+    return scores
 
 def _check_fit(G, real):
     "Refuse a generator of another size before it draws thousands of images"
@@ -168,8 +194,10 @@ def as_table(
                                                    ', '.join(f'{n} {what}' for what, n in s.sizes.items()))
                                                   for s in scores]
     wide = [max(map(len, column)) for column in zip(*rows)]
-    return '\n'.join(f'{r[0]:<{wide[0]}}  ' + '  '.join(f'{c:>{w}}' for c, w in zip(r[1:4], wide[1:])) + f'  {r[4]}'
-                     for r in rows)
+    lines = [f'{r[0]:<{wide[0]}}  ' + '  '.join(f'{c:>{w}}' for c, w in zip(r[1:4], wide[1:])) + f'  {r[4]}' for r in rows]
+    return '\n'.join(lines + [f'labels: {words}' for words in sorted(_labels(scores) - {''})])
+
+def _labels(scores): return {s.notes.get('labels', '') for s in scores}
 
 COLUMNS = 'name', 'value', 'low', 'high', 'level', 'seed', 'features', 'interval'
 
@@ -180,7 +208,7 @@ def save_scores(
 ):
     "Write scores as CSV, each row with all that is needed to make it again"
     rows = [{k: s.as_row()[k] for k in COLUMNS} | dict(sizes='; '.join(f'{n} {what}' for what, n in s.sizes.items()))
-            | about for s in scores]
+            | ({'labels': s.notes.get('labels', '')} if any(_labels(scores)) else {}) | about for s in scores]
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator='\n')
     writer.writeheader()
