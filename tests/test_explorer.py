@@ -388,12 +388,56 @@ def test_a_button_that_fails_says_so(G, tmp_path):
     assert 'FileNotFoundError' in face.note.value
 
 
-def test_networks_whose_labels_nobody_knows_are_refused():
-    conditional, _ = networks.build('stylegan3-t', 16, c_dim=2, channel_base=512, channel_max=16, num_layers=4)
-    with pytest.raises(ValueError, match='2 labels; accepted: an unconditional generator, or directions=Labels'):
-        Face(conditional)
-    with pytest.raises(ValueError, match='2 labels'): Face(conditional, Labels(LABELS))
+def of_classes(c_dim=3):
+    torch.manual_seed(0)
+    return networks.build('stylegan3-t', 16, c_dim=c_dim, channel_base=512, channel_max=16, num_layers=4, z_dim=8,
+                          w_dim=8)[0].eval()
+
+
+def test_labels_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r'3 labels; accepted: directions=Labels\(names\) with a name for each'):
+        Face(of_classes(), Labels(LABELS))
     with pytest.raises(ValueError, match='names has a, b; accepted'): Labels(['a', 'b'])
+    with pytest.raises(ValueError, match='label 3: this network needs a label from 0 to 2, or 3 numbers'):
+        Face(of_classes(), state=State(label=3))
+    with pytest.raises(ValueError, match="label='x'; accepted: a class, or a list of numbers"): State(label='x')
+
+
+@pytest.mark.parametrize('names', [None, ['round', 'long', 'square']])
+def test_a_network_of_classes_has_a_list_to_pick_from(tmp_path, names):
+    "As published networks have them; names where the checkpoint has some. The code draws the same bytes"
+    G = of_classes()
+    path = str(checkpoints.save(tmp_path/'classes.safetensors', G_ema=G, license='x', provenance={}, progress={},
+                                labels=names))
+    face = Explorer(path).face
+    face.widget
+    assert [o for o, _ in face.controls['label'].options] == (names or ['class 0', 'class 1', 'class 2'])
+    before = shown(face.frame)
+    face.controls['label'].value = 2
+    assert (shown(face.frame) != before).any() and face.read().label == 2
+    for s, c in ((face.read(), [0, 0, 1.]), (State(4, .5, 5, (1,), along=.3, label=(.2, 0, .5)), None)):
+        if c: assert (s.render(G) == sample_one(G, s.seed, label=torch.tensor(c))).all()
+        made = {}
+        exec(s.code(path), made)
+        assert (made['image'] == s.render(G)).all()
+    assert face.picture().size[0] >= 3*128
+    face.reset()
+    assert face.read() == State(label=0)
+    given = Face(G, state=State(label=(.2, 0, .5)))
+    given.widget
+    assert given.controls['label'].options[0] == ('as given', (.2, 0, .5)) and given.read().label == (.2, 0, .5)
+
+
+def test_directions_of_a_network_of_classes():
+    "The sliders of the cleft move the picked class, and the panel compares with people of that class"
+    torch.manual_seed(0)
+    G = networks.build('stylegan3-t', 16, c_dim=2, channel_base=512, channel_max=16, num_layers=4, z_dim=8, w_dim=8)[0]
+    moved = Directions(.3*torch.ones(2, 8), (0., 1.), dict(n=2, seed=0, probes=4, ridge=.1, batch=8, scorer=None, label=1))
+    state = State(3, severity=.2, label=1)
+    wanted = moved.move(latent_of(G, 3, label=torch.tensor([0, 1.])), severity=.2)
+    assert torch.equal(state.ws(G, moved), wanted) and 'label=1)' in state.code('x', moved)
+    panel = Severity(Face(G, moved, state=state), amounts=(0., .2), others=2, network=Pixels())
+    assert panel.other(0) == State(4, label=1) and panel.between() >= 0
 
 
 def test_sliders_ask_a_network_that_takes_labels(tmp_path):

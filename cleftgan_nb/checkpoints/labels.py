@@ -5,11 +5,11 @@
 # %% ../../nbs/checkpoints/02_labels.ipynb #bada0100
 from __future__ import annotations
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 import torch
 
 # %% auto #0
-__all__ = ['SIDES', 'label_of', 'Labels']
+__all__ = ['SIDES', 'sides', 'label_of', 'Labels', 'label_vector']
 
 # %% ../../nbs/checkpoints/02_labels.ipynb #738783c0
 SIDES = {'left': ('left',), 'right': ('right',), 'bilateral': ('left', 'right')}   # the patient's
@@ -19,11 +19,17 @@ def _share(name, v):
     if isinstance(v, Real) and 0 <= v <= 1: return float(v)
     raise ValueError(f'{name}={v!r:.40}; accepted: a number from 0 (none) to 1 (the most)')
 
+def sides(
+    names, # meanings of a network's label entries, or None
+)->bool:
+    "Check whether labels give the severity of each side of the lip"
+    return bool(names) and {'lip_left', 'lip_right'} <= set(names)
+
 def _check_sides(names):
     "Refuse labels that don't give the severity of each side of the lip"
     given = (', '.join(names) if names else 'no names: this network takes no labels, or its checkpoint does not say '
                                             'what they mean')
-    if names and {'lip_left', 'lip_right'} <= set(names): return
+    if sides(names): return
     raise ValueError(f'names has {given}; accepted: those of a network that learned lip_left and lip_right, as '
                      'checkpoints.load(…).labels says')
 
@@ -68,3 +74,27 @@ class Labels:
     def label(self, severity=0., side=0.)->torch.Tensor: # float32 [c_dim]
         "Return the label that the sliders set"
         return label_of(self.names, **self.entries(severity, side))
+
+# %% ../../nbs/checkpoints/02_labels.ipynb #de1fb3b0
+def label_vector(
+    label,     # a class, or a number for each entry; None: no label
+    c_dim:int, # entries that the network takes
+)->torch.Tensor|None: # float32 [c_dim]; None where the network takes none
+    "Turn a class or a list of numbers into a label"
+    if label is None and not c_dim: return None
+    vector = None if label is None else _vector(label, c_dim)
+    if c_dim and vector is not None: return vector
+    said = str(label.tolist() if isinstance(label, torch.Tensor) else label)
+    raise ValueError(f'label {said:.60}: this network '
+                     + (f'needs a label from 0 to {c_dim - 1}, or {c_dim} numbers' if c_dim
+                        else 'has no labels; leave it out'))
+
+def _vector(label, c_dim):
+    "Return float32 [c_dim], or None where the label does not fit"
+    if isinstance(label, Integral):
+        vector = torch.zeros(c_dim)
+        if 0 <= label < c_dim: vector[label] = 1
+        return vector if 0 <= label < c_dim else None
+    try: vector = torch.as_tensor(label, dtype=torch.float32)
+    except (TypeError, ValueError): return None
+    return vector if vector.shape == (c_dim,) and vector.isfinite().all() else None

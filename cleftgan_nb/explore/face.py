@@ -15,7 +15,7 @@ from .. import checkpoints
 from .panel import SHOWN, Panel, as_png, blank, caption, enlarged, labeled, row
 from .responsive import Coarse, Latest
 from .state import State
-from ..checkpoints.labels import Labels
+from ..checkpoints.labels import Labels, label_vector, sides
 from ..pictures import save_png
 
 # %% auto #0
@@ -27,7 +27,7 @@ class Face(Panel):
     title = 'Face'
     def __init__(self,
         G,               # a generator, or what `checkpoints.load` takes
-        directions=None, # of `find_directions`, or the `Labels` that G takes; None: those of the checkpoint, or no sliders for the cleft
+        directions=None, # of `find_directions`, or the `Labels` that G takes; None: those of the checkpoint, if any
         checkpoint=None, # what `checkpoints.load` takes, for the code; None: G, if that is a name
         state=State(),   # initial slider positions
         folder='.',      # where pictures are saved
@@ -36,7 +36,8 @@ class Face(Panel):
         c = checkpoints.load(G) if named else None
         self.G, self.checkpoint = (c.sampler if named else G,
                                    str(G if named and checkpoint is None else checkpoint or 'your checkpoint'))
-        if directions is None and named and c.labels: directions = Labels(c.labels)
+        self.names = c.labels if named else None
+        if directions is None and sides(self.names): directions = Labels(self.names)
         self.directions, self.state, self.folder = directions, state, Path(folder)
         self._check_labels()
         self.render = lru_cache(256)(lambda state: state.render(self.G, directions))
@@ -45,12 +46,15 @@ class Face(Panel):
 # %% ../../nbs/explore/04_face.ipynb #a4e13730
 @patch
 def _check_labels(self:Face):
-    "Check that a network's labels have names"
-    self.asks = isinstance(self.directions, Labels)
-    if (len(self.directions.names) if self.asks else 0) == self.G.c_dim: return
-    accepted = ('an unconditional generator, or directions=Labels(names) with a name for each entry, as '
-                'checkpoints.load(…).labels has them')
-    raise ValueError(f'G takes {self.G.c_dim} labels; accepted: {accepted}')
+    "Check that sliders and network agree; a network without sliders for its labels starts with class 0"
+    self.asks, n = isinstance(self.directions, Labels), self.G.c_dim
+    if self.asks and len(self.directions.names) != n:
+        raise ValueError(f'G takes {n} labels; accepted: directions=Labels(names) with a name for each, as '
+                         'checkpoints.load(…).labels has them')
+    if self.asks and self.state.label is not None:
+        raise ValueError(f'label={self.state.label}; accepted: severity and side, which are what this network is asked')
+    if n and not self.asks and self.state.label is None: self.state = replace(self.state, label=0)
+    if not self.asks: label_vector(self.state.label, n)
 
 # %% ../../nbs/explore/04_face.ipynb #db962834
 @patch
@@ -113,6 +117,21 @@ def _toggles(w, state, n):
     return [w.ToggleButton(k in state.layers, description=str(k), tooltip=f'layer {k} from the second seed',
                            layout=w.Layout(width='30px', padding='0', margin='1px')) for k in range(n)]
 
+# %% ../../nbs/explore/04_face.ipynb #e7f860d0
+@patch
+def picker(self:Face, w):
+    "Make the list of classes"
+    names = self.names or [f'class {k}' for k in range(self.G.c_dim)]
+    given = [] if isinstance(self.state.label, int) else [('as given', self.state.label)]
+    return w.Dropdown(options=given + [(name, k) for k, name in enumerate(names)], value=self.state.label,
+                      description='class', style=dict(description_width='90px'), layout=w.Layout(width='380px'))
+
+@patch
+def classes(self:Face):
+    "Return a row of up to five classes for the picture"
+    some = range(min(self.G.c_dim, 5))
+    return {f'class 0 … {some[-1]}': [replace(self.state, label=k) for k in some]}
+
 # %% ../../nbs/explore/04_face.ipynb #c6d02698
 @patch
 def build(self:Face, w):
@@ -121,6 +140,7 @@ def build(self:Face, w):
     still = () if hasattr(self.G.synthesis, 'input') else ('x', 'y', 'angle')
     self.controls = _sliders(w, self.state, still + ('severity', 'side')*(self.directions is None))
     if self.asks: self.controls['severity'].min = self.controls['side'].min = 0
+    elif self.G.c_dim: self.controls['label'] = self.picker(w)
     self.toggles = _toggles(w, self.state, self.G.num_ws)
     for control in [*self.controls.values(), *self.toggles]:
         control.observe(lambda change: self.latest(self.read()), 'value')
@@ -139,7 +159,8 @@ def knobs(self:Face, w):
                                    ('Copy as code', 'the cell that draws this picture'), ('Reset', 'all sliders'))]
     for button, act in zip(buttons, (self.save, self.copy, self.reset)):
         button.on_click(lambda _, act=act: self.safely(act))
-    return w.VBox([c['seed'], c['truncation_psi'], c['severity'], c['side'], *cleft, c['x'], c['y'], c['angle'],
+    return w.VBox([c['seed'], *([c['label']] if 'label' in c else []), c['truncation_psi'], c['severity'], c['side'],
+                   *cleft, c['x'], c['y'], c['angle'],
                    c['other'],
                    w.HTML(caption('Layers that come from the second seed, from coarse to fine:')),
                    row(w, self.toggles, width='380px'), row(w, buttons)])
@@ -161,7 +182,7 @@ def read(self:Face):
 @patch
 def reset(self:Face):
     for f in fields(State):
-        if f.name in self.controls: self.controls[f.name].value = f.default
+        if f.name in self.controls: self.controls[f.name].value = 0 if f.name == 'label' else f.default
     for toggle in self.toggles: toggle.value = False
 
 # %% ../../nbs/explore/04_face.ipynb #a5c6829d
@@ -192,6 +213,7 @@ def picture(self:Face)->Image.Image:
     s, n = self.state, self.G.num_ws
     if self.G.img_resolution > 64: return enlarged(self.render(s))
     rows = {'truncation 0 … 1': [replace(s, truncation_psi=p) for p in (0., .25, .5, .75, 1.)]}
+    if self.G.c_dim and not self.asks: rows |= self.classes()
     if self.directions is not None:
         rows |= {f'{words} {low:g} … {high:g}': [replace(s, **{name: v})
                                                  for v in np.linspace(low, high, 5).round(6).tolist()]

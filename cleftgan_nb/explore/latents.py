@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
+from ..checkpoints.labels import label_vector
 from ..checks import check_count, check_shape
 from ..metrics.adaptation import AROUND, ellipse
 from ..metrics.samples import latents
@@ -33,6 +34,11 @@ def latent_of(
         return G.mapping(z, None if label is None else label[None].to(_device(G)), truncation_psi).clone()
 
 def _device(G): return next(G.parameters()).device
+
+def _mapped(G, z, label):
+    "Map latents that share a label to ws"
+    c = label_vector(label, G.c_dim)
+    return G.mapping(z.to(_device(G)), None if c is None else c.expand(len(z), -1).to(_device(G)))
 
 # %% ../../nbs/explore/00_latents.ipynb #81c86ca5
 @contextmanager
@@ -111,7 +117,7 @@ class Directions:
     "Steps in W that change the cleft and keep the person"
     step:torch.Tensor # Δw that changes the left or the right side by 1, [2, w_dim]
     usual:tuple       # mean score of the left and the right side
-    found_with:dict   # what `find_directions` was given: n, seed, probes, ridge, batch, and the scorer's name
+    found_with:dict   # what `find_directions` was given: n, seed, probes, ridge, batch, label, and the scorer's name
 
     def move(self,
         ws,          # latents [n, num_ws, w_dim]
@@ -134,14 +140,13 @@ def find_directions(
     ridge=.1,        # added to the diagonal of A, as a share of its mean
     batch=8,         # faces at once
     progress=True,   # show a bar
+    label=None,      # of a conditional generator: a class or a list of numbers
 )->Directions:
     "Find the directions in W that open a cleft"
     if not isinstance(G, Generator):
         raise ValueError(f"G is {type(G).__name__}; accepted: a generator, such as "
                          "cleftgan_nb.checkpoints.load('phantom-64-cleft-stylegan3-t').sampler")
-    if G.c_dim or G.img_channels != 3:
-        raise ValueError(f'G takes {G.c_dim} labels and makes {G.img_channels} channels; accepted: an unconditional '
-                         'generator of RGB')
+    if G.img_channels != 3: raise ValueError(f'G makes {G.img_channels} channels; accepted: a generator of RGB')
     check_count(2, n=n)
     check_count(0, seed=seed)
     check_count(probes=probes, batch=batch)
@@ -150,11 +155,12 @@ def find_directions(
     parts = []
     for index in tqdm(torch.arange(n).split(batch), desc='directions', unit='batch',
                       disable=None if progress else True):
-        with torch.no_grad(): w = G.mapping(latents(seed, index.tolist(), G.z_dim).to(device), None)[:, 0]
+        with torch.no_grad(): w = _mapped(G, latents(seed, index.tolist(), G.z_dim), label)[:, 0]
         parts.append(_gradients(G, net, w, torch.randn(probes, len(index), 3, 8, 8, generator=g).to(device)))
     J, rest, scores = (torch.cat(o).float().cpu() for o in zip(*parts))
     return _solve(J.mean(0), rest.flatten(0, 1), ridge, scores,
-                  dict(n=n, seed=seed, probes=probes, ridge=ridge, batch=batch, scorer=scorer.name if scorer else None))
+                  dict(n=n, seed=seed, probes=probes, ridge=ridge, batch=batch, scorer=scorer.name if scorer else None)
+                  | ({} if label is None else dict(label=label)))
 
 # %% ../../nbs/explore/00_latents.ipynb #c74f3ce6
 def _solve(J, rest, ridge, scores, given):
@@ -181,7 +187,8 @@ def check_directions(
     if seed == directions.found_with['seed']:
         raise ValueError(f'seed={seed}: the directions were found with these people; give another')
     with torch.inference_mode():
-        ws = torch.cat([G.mapping(latents(seed, [i], G.z_dim).to(_device(G)), None) for i in range(n)])
+        label = directions.found_with.get('label')
+        ws = torch.cat([_mapped(G, latents(seed, [i], G.z_dim), label) for i in range(n)])
     drawn, scorer = [draw(G, directions.move(ws, severity=a)) for a in amounts], scorer or load_regression()
     severity = np.stack([scorer.score(o) for o in drawn])
     own, *found = [features.features(o, progress=False) for o in (draw(G, ws), *drawn)]

@@ -53,12 +53,13 @@ class Severity(Panel):
         face.followers.append(self.follow)
 
     def states(self): return [replace(self.face.state, severity=a) for a in self.amounts]
+    def other(self, k): return State(self.face.state.seed + 1 + k, label=self.face.state.label)
 
 # %% ../../nbs/explore/07_likeness.ipynb #7b0092f0
 @patch
 def between(self:Severity):
     "Compute the median distance between people"
-    people = [self.features(State(self.face.state.seed + 1 + k)) for k in range(self.others)]
+    people = [self.features(self.other(k)) for k in range(self.others)]
     return float(np.median([np.linalg.norm(a - b) for a, b in zip(people, people[1:])]))
 
 # %% ../../nbs/explore/07_likeness.ipynb #1f3aef87
@@ -83,7 +84,7 @@ def picture(self:Severity):
 @patch
 def steps(self:Severity, states):
     for k in range(self.others):
-        self.features(State(self.face.state.seed + 1 + k))
+        self.features(self.other(k))
         yield
     unit = self.between()
     for frame, state in zip(self.frames, states):

@@ -10,7 +10,7 @@ import numpy as np
 from fastcore.basics import patch
 from ..checks import check_count, check_number
 from .latents import draw, find_directions, latent_of, mix, motion
-from ..checkpoints.labels import Labels
+from ..checkpoints.labels import Labels, label_vector
 
 # %% auto #0
 __all__ = ['State']
@@ -34,6 +34,7 @@ class State:
     angle:float=0.          # degrees
     to:int=2                # whose face a walk through W goes to
     along:float=0.          # how far: 0 at the start, 1 at the end
+    label:object=None       # of a conditional network without sliders for its labels: a class, or a number for each entry
 
     def __post_init__(self): self._check()
 
@@ -46,6 +47,13 @@ def _check(self:State):
     for name in ('seed', 'other', 'to'): object.__setattr__(self, name, _whole(name, getattr(self, name)))
     for name, (low, high) in LIMITS.items():
         check_number(low, high, **{name: getattr(self, name)})
+    if self.label is not None: object.__setattr__(self, 'label', _plain(self.label))
+
+def _plain(label):
+    "Return a class as an int, a list of numbers as a tuple"
+    try: return operator.index(label) if np.ndim(label) == 0 else tuple(map(float, label))
+    except (TypeError, ValueError):
+        raise ValueError(f'label={label!r:.60}; accepted: a class, or a list of numbers') from None
 
 def _whole(name, v):
     "Return a plain int; NumPy's are accepted, too"
@@ -56,17 +64,18 @@ def _whole(name, v):
 @patch
 def ws(self:State,
     G,               # a generator
-    directions=None, # of `find_directions`, or the `Labels` of a network that takes some; needed for severity and side only
+    directions=None, # of `find_directions`, or the `Labels` of a network that asks; needed for severity and side only
 ):                   # [1,num_ws,w_dim]
     "Compute the latents of a face"
     if self.layers and not 0 <= min(self.layers) <= max(self.layers) < G.num_ws:
         raise ValueError(f'layers={self.layers}; accepted: numbers from 0 to {G.num_ws - 1}')
-    label = directions.label(self.severity, self.side) if isinstance(directions, Labels) else None
+    asked = isinstance(directions, Labels)
+    label = directions.label(self.severity, self.side) if asked else label_vector(self.label, G.c_dim)
     of = lambda seed: latent_of(G, seed, self.truncation_psi, label)
     found = of(self.seed)
     if self.layers: found = mix(found, of(self.other), self.layers)
     if self.along: found = found.lerp(of(self.to), self.along)
-    if label is not None or not (self.severity or self.side): return found
+    if asked or not (self.severity or self.side): return found
     if directions is None:
         raise ValueError(f'severity={self.severity:g}, side={self.side:g}, but there are no directions to move '
                          'along; give directions=find_directions(G)')
@@ -97,7 +106,8 @@ def code(self:State,
                                 isinstance(directions, Labels))
     if asked:
         steps.append(_ask(self, directions))
-        psi += ', label=label'
+    elif self.label is not None: steps.append(f'label = label_vector({self.label!r}, G.c_dim)')
+    if steps: psi += ', label=label'
     steps.append(f'ws = latent_of(G, {self.seed}{psi})')
     if self.layers:
         steps.append(f'ws = mix(ws, latent_of(G, {self.other}{psi}), {list(self.layers)})')
@@ -107,7 +117,7 @@ def code(self:State,
         steps += _move(self, directions)
         names.append('find_directions')
     moved = f', motion({self.x!r}, {self.y!r}, {self.angle!r})' if self.x or self.y or self.angle else ''
-    more = ['from cleftgan_nb.checkpoints.labels import label_of']*asked
+    more = [f"from cleftgan_nb.checkpoints.labels import label_{'of' if asked else 'vector'}"]*(asked or self.label is not None)
     return '\n'.join(['from PIL import Image', 'from cleftgan_nb import checkpoints',
                       f'from cleftgan_nb.explore import {", ".join(sorted(names + ["motion"]*bool(moved)))}', *more, '',
                       f'G = checkpoints.load({checkpoint!r}).sampler', *steps, f'image = draw(G, ws{moved})[0]',
