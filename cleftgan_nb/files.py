@@ -229,8 +229,9 @@ def _sync_folder(folder):
 # %% ../nbs/00_files.ipynb #b09a5080
 @contextlib.contextmanager
 def atomic(
-    path, # where the file will appear
-):        # a binary file to write into
+    path,       # where the file will appear
+    mode=0o777, # widest permissions, as for a folder
+):              # a binary file to write into
     "Write a file that appears under `path` when it is complete, or never"
     path = target(path)
     if path.is_dir(): raise ValueError(f'{path} is a folder; give the name of a file')
@@ -241,6 +242,7 @@ def atomic(
             f.flush()
             os.fsync(f.fileno())
         as_before(path, new)
+        narrow(new, mode)
         os.replace(new, path)
     _sync_folder(path.parent)
 

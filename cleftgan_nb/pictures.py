@@ -66,6 +66,7 @@ def save_png(
     image,       # uint8 array [H,W] or [H,W,3]
     path,        # `….png`
     recipe:dict, # how to make it again; its title says what it is
+    mode=0o777,  # widest permissions, as for a folder
 ):
     "Write a picture with its recipe inside, in one step"
-    with atomic(path) as f: f.write(png(Image.fromarray(image), told(recipe)))
+    with atomic(path, mode) as f: f.write(png(Image.fromarray(image), told(recipe)))

@@ -97,11 +97,12 @@ def write_tensors(
     path,         # destination
     tensors:dict, # name → contiguous tensor on the CPU
     meta:dict,    # word → word
+    mode=0o777,   # widest permissions, as for a folder
 )->Path:
     "Write a safetensors file whose bytes depend only on its content, with a checksum in its header"
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
     header = _header(tensors, meta | {'checksum': _checksum(tensors, meta)})
-    with atomic(path) as f:
+    with atomic(path, mode) as f:
         f.write(header)
         for t in tensors.values(): f.write(_bytes(t))
     return as_path(path)

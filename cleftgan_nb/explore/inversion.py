@@ -10,13 +10,19 @@ from tqdm.auto import trange
 from fastcore.basics import patch
 from .. import __version__
 from ..checkpoints import read_tensors, write_tensors
+from ..checkpoints.labels import label_vector
 from .latents import draw
 from ..metrics.adaptation import Adaptation, coarse
 from ..metrics.samples import check_images
 from ..checks import check_count, one_of
+from ..data.datasets import shrink
+from ..data.photographs import Rejected, read_photo
+from ..files import as_path
+from ..networks.layers import Generator
+from ..pictures import save_png
 
 # %% auto #0
-__all__ = ['Inversion', 'Inverter', 'save_latents', 'load_latents']
+__all__ = ['Inversion', 'Inverter', 'save_latents', 'load_latents', 'read_square', 'save_inversion']
 
 # %% ../../nbs/explore/09_inversion.ipynb #9365791c
 @dataclass(eq=False)
@@ -37,12 +43,14 @@ class Inversion:
 class Inverter:
     "A search for the latents of pictures, which learns about its generator once"
     def __init__(self,
-        G,               # a generator, unconditional, of RGB
+        G,               # a generator of RGB
         perceptual=None, # with `distance(a, b)`; None: `stlpips()`
         drawn=320,       # faces to learn the starting point from
         seed=0,          # of those
+        labels=None,     # of a conditional generator: a class, a list of numbers, or a dataset to draw them from
     ):
-        self.known = Adaptation(G, perceptual, drawn=drawn, seed=seed)
+        if isinstance(G, Generator) and not hasattr(labels, 'label_dim'): labels = label_vector(labels, G.c_dim)
+        self.known = Adaptation(G, perceptual, drawn=drawn, seed=seed, labels=labels)
         self.known.G_ema.cpu()   # its own copy
 
     def __call__(self,
@@ -104,10 +112,11 @@ def save_latents(
     ws,           # [n, num_ws, w_dim]
     generator,    # file or name of the generator that they belong to
     about='',     # what they show, in words
+    mode=0o777,   # widest permissions, as for a folder: 0o700 where they show a person
 ):                # the path
     "Write latents in one step"
     return write_tensors(path, dict(ws=ws.float().cpu().contiguous()),
-                         dict(kind=KIND, generator=str(generator), about=about, version=__version__))
+                         dict(kind=KIND, generator=str(generator), about=about, version=__version__), mode)
 
 def load_latents(
     path, # of `save_latents`
@@ -118,3 +127,34 @@ def load_latents(
         raise ValueError(f'{path} is {meta.get("kind", "of another kind")!r:.40}; accepted: {KIND!r}, as '
                          'save_latents writes it')
     return tensors['ws'], {k: meta[k] for k in ('generator', 'about', 'version')}
+
+# %% ../../nbs/explore/09_inversion.ipynb #fbaf2f00
+def read_square(
+    path,      # of a photograph
+    size:int,  # of the generator's pictures, pixels
+)->np.ndarray: # uint8 [size,size,3]
+    "Read a square photograph at a generator's size"
+    try: pixels = read_photo(path).pixels
+    except Rejected as e: raise ValueError(f'{as_path(path).name} cannot be read: {e}') from None
+    h, w = pixels.shape[:2]
+    if h != w or h < size:
+        raise ValueError(f'{as_path(path).name} has {w} x {h} pixels; accepted: square pictures of at least {size} x '
+                         f"{size}, aligned as the network's training pictures: 'cleftgan prepare FOLDER --size "
+                         f"{min(max(size, 16), 1024)}' makes them, in dataset.zip")
+    return shrink(pixels, size) if h > size else pixels
+
+# %% ../../nbs/explore/09_inversion.ipynb #5b9c2f40
+def save_inversion(
+    path,          # of the picture, `….png`
+    photo,         # uint8 [H,W,3]; None: the reconstruction alone
+    found,         # `Inversion`
+    latents,       # where to write the latents, `….safetensors`
+    recipe:dict,   # how it was made: file, sha256, label …
+):
+    "Write what a generator draws of a photograph, for this account only"
+    beside = photo is not None
+    whose = 'a photograph and what a network draws of it' if beside else 'what a network draws of a photograph'
+    numbers = dict(space=found.space, steps=found.steps, error=round(found.error, 3), distance=round(found.distance, 5))
+    save_latents(latents, found.ws, recipe['file'], 'made from a photograph of a person', 0o700)
+    save_png(np.hstack([photo, found.drawn]) if beside else found.drawn, path,
+             {'title': whose, 'kind': 'made from a photograph of a person', **recipe, **numbers}, 0o700)

@@ -10,7 +10,7 @@ from importlib.resources import files
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from ..checks import check_count
-from .samples import image_batches, latents
+from .samples import image_batches, labels_for, latents
 from .perceptual import stlpips
 from .. import checkpoints
 from ..networks.layers import Generator
@@ -96,14 +96,15 @@ class Adaptation:
     seed:int=0                 # of those
     scale:tuple=None           # (a, b): severity = a + b·(-log10 A); of `calibrate`
     name:str='severity_adaptation'
+    labels:object=None         # of a conditional generator: one [c_dim], or a dataset to draw them from
 
     def __post_init__(self):
         if not isinstance(self.G_ema, Generator):
             raise ValueError(f"G_ema is {type(self.G_ema).__name__}; accepted: a generator, such as "
                              "cleftgan_nb.checkpoints.load('phantom-64-stylegan3-r').G_ema")
-        if self.G_ema.c_dim or self.G_ema.img_channels != 3:
+        if self.G_ema.img_channels != 3 or self.G_ema.c_dim and self.labels is None:
             raise ValueError(f'G_ema takes {self.G_ema.c_dim} labels and makes {self.G_ema.img_channels} channels; '
-                             'accepted: an unconditional generator of RGB')
+                             'accepted: a generator of RGB, with labels=… where it takes some')
         check_count(search=self.search, drawn=self.drawn)
         check_count(0, steps=self.steps, seed=self.seed, shift=self.shift)
         for k in ('search_lr', 'lr', 'tau'):
@@ -127,10 +128,11 @@ def start(self:Adaptation): # (average w, spread, map from coarse pixels to v)
 
 @patch
 def _learn_start(self:Adaptation):
-    G = self.G_ema
+    G, n = self.G_ema, max(self.drawn, 320)
+    c = labels_for(G, self.labels, n, self.seed)
     with torch.no_grad():
-        w = torch.cat([G.mapping(latents(self.seed, range(i, i + 1), G.z_dim))[:, 0]
-                       for i in range(max(self.drawn, 320))])
+        w = torch.cat([G.mapping(latents(self.seed, range(i, i + 1), G.z_dim), None if c is None else c[i:i + 1])[:, 0]
+                       for i in range(n)])
         middle, spread = w.mean(0), w.std(0) + 1e-8
         v = ((w - middle)/spread)[:self.drawn]
         faces = torch.cat([_draw(G.synthesis, some) for some in w[:self.drawn].split(1)])
