@@ -24,8 +24,8 @@ setup(
                  *(f'Programming Language :: Python :: 3.{o}' for o in range(int(cfg['min_python'][2:]), 14))],
     package_data={'cleftgan_nb.data': ['assets/*', 'assets/*/*'], 'cleftgan_nb': ['assets/*', 'assets/*/*']},
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': [o for name in ('dev', *EXTRAS) for o in cfg[f'{name}_requirements'].split()],
-                    **{name: cfg[f'{name}_requirements'].split() for name in EXTRAS}},
+    extras_require={'dev': [o for name in ('dev', 'photos', 'metrics', 'video') for o in cfg[f'{name}_requirements'].split()],
+                    **{name: cfg[f'{name}_requirements'].split() for name in ('photos', 'metrics', 'video')}},
     entry_points={'console_scripts': cfg['console_scripts'].split()},
     project_urls={'Source': cfg['git_url'], 'Documentation': cfg['doc_host'] + cfg['doc_baseurl']},
 )
