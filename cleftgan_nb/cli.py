@@ -129,6 +129,14 @@ def _half(name):
     import torch
     return getattr(torch, name) if name else None
 
+# %% ../nbs/06_cli.ipynb #27a0dc80
+def export(args):
+    "Write a network as a MONAI bundle"
+    from cleftgan_nb.bundle import export
+    export(args.file, args.bundle, args.card, args.force)
+    print(f"{args.bundle}: a MONAI bundle; its docs/README.md says how to run it. MONAI evaluates a bundle's configuration: "
+          'run only bundles that you trust')
+
 # %% ../nbs/06_cli.ipynb #86db6af0
 def new(args):
     "Make an untrained network"
