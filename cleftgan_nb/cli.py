@@ -10,26 +10,28 @@ from . import __version__
 from .foreign import command, speakable, terminal
 
 # %% auto #0
-__all__ = ['grid', 'convert', 'info', 'export', 'new', 'sample', 'phantom', 'cohort', 'split', 'dataset', 'card', 'prepare',
-           'train', 'measure', 'doctor', 'forget', 'main']
+__all__ = ['grid', 'convert', 'info', 'new', 'sample', 'invert', 'phantom', 'cohort', 'split', 'card', 'prepare', 'train',
+           'measure', 'doctor', 'forget', 'main']
 
 # %% ../nbs/06_cli.ipynb #151358c0
-def _range(part):
+def _range(part, option='--seeds'):
     "Read seeds such as '7' or '0-7'"
     first, dash, last = part.strip().partition('-')
     last = last if dash else first
     if re.fullmatch('[0-9]{1,10}', first) and re.fullmatch('[0-9]{1,10}', last) and int(first) <= int(last) < 2**32:
         return range(int(first), int(last) + 1)
-    raise ValueError(f'--seeds: {part.strip()!r:.30} is not a seed; accepted: numbers below 2^32 and ranges, such as '
+    raise ValueError(f'{option}: {part.strip()!r:.30} is not a seed; accepted: numbers below 2^32 and ranges, such as '
                      '0-7,12')
 
 # %% ../nbs/06_cli.ipynb #5bbe4980
 def parse_seeds(
-    text:str, # such as '0-7,12'
-)->list:      # of integers
+    text:str,         # such as '0-7,12'
+    most=10_000,      # how many
+    option='--seeds', # what it was given to, for the message
+)->list:              # of integers
     "Read a list of seeds and ranges"
-    ranges = [_range(part) for part in text.split(',')]
-    if sum(map(len, ranges)) > 10_000: raise ValueError(f'--seeds {text!r:.60}: more than 10000 pictures at once')
+    ranges = [_range(part, option) for part in text.split(',')]
+    if sum(map(len, ranges)) > most: raise ValueError(f'{option} {text!r:.60}: more than {most} pictures at once')
     return [seed for r in ranges for seed in r]
 
 # %% ../nbs/06_cli.ipynb #5bbe4981
@@ -39,13 +41,13 @@ def _check_sheet(n, size):
     if n > most: raise ValueError(f'{n} pictures of {size} pixels at once; accepted: up to {most}. Ask for fewer')
 
 # %% ../nbs/06_cli.ipynb #33556c30
-def _label(G, label):
-    "Make the one-hot label of a conditional network"
-    import torch
-    if not G.c_dim and label is None: return None
-    if G.c_dim and label is not None and 0 <= label < G.c_dim: return torch.eye(G.c_dim)[label]
-    raise ValueError(f'--label {label}: this network '
-                     + (f'needs a label from 0 to {G.c_dim-1}' if G.c_dim else 'has no labels; leave it out'))
+def _label(text):
+    "Read a class, such as 3, or a number for each entry, such as .2,0,.2,0,0"
+    if re.fullmatch('[0-9]{1,10}', text) and int(text) < 2**32: return int(text)
+    try: numbers = tuple(map(float, text.split(',')))
+    except ValueError: numbers = (math.nan,)
+    if all(map(math.isfinite, numbers)): return numbers
+    raise argparse.ArgumentTypeError(f'{text!r:.30}; accepted: a whole number from 0, or numbers such as .2,0,.2,0,0')
 
 # %% ../nbs/06_cli.ipynb #381f88b0
 def _parts(option, text, read, accepted):
@@ -61,18 +63,16 @@ def _share(text):
 def _columns(c, args):
     "List the labels to ask for, one per column; None where nothing is asked in words"
     from cleftgan_nb.checkpoints.labels import SIDES, label_of
+    from cleftgan_nb.sampling import plain_label
     if args.severity is None and (args.side or args.nose) is None: return None
     if args.severity is None: raise ValueError("--side and --nose go with --severity, such as --severity 0.2,0.5,0.8")
-    for name in ('label', 'columns'):
-        if getattr(args, name) is not None:
-            raise ValueError(f'--{name} with --severity; accepted: one of them: a row is a person, a column a severity')
     _check_asked(c, args.file)
     severities = _parts('--severity', args.severity, _share, 'numbers from 0 to 1, such as 0.2,0.5,0.8')
     sides = _parts('--side', 'left' if args.side is None else args.side, lambda s: s if s in SIDES else SIDES[s],
                    f"some of {','.join(SIDES)}")
     noses = [None] if args.nose is None else _parts('--nose', args.nose, _share, 'a number from 0 to 1')
     if len(noses) > 1: raise ValueError(f'--nose={args.nose}; accepted: one number from 0 to 1, for all columns')
-    return [label_of(c.labels, severity, side, noses[0]) for side in sides for severity in severities]
+    return [plain_label(label_of(c.labels, severity, side, noses[0])) for side in sides for severity in severities]
 
 # %% ../nbs/06_cli.ipynb #181193c0
 def _check_asked(c, file):
@@ -82,9 +82,88 @@ def _check_asked(c, file):
                                         '--set', 'labels=true')
     if n:
         raise ValueError(f'{file} does not say what its {n} label entries mean; accepted: --label 0 to {n - 1}, '
-                         'without --severity')
+                         f'or {n} numbers, without --severity')
     can = 'leave --severity and --side out, or teach it the labels of a cohort'
     raise ValueError(f"{file} takes no labels, so no severity or side can be asked for; {can}: {learn}")
+
+# %% ../nbs/06_cli.ipynb #d9ba0710
+_MANY = 1_000_000   # pictures that are written one by one
+
+_APART = [   # options that exclude each other; why
+    (('label', 'severity', 'labels_from'), 'a picture has one label'),
+    (('columns', 'severity'), 'a row is a person, a column a severity'),
+    (('columns', 'mix'), 'a row is a person, a column a seed of --mix'),
+    (('mix', 'severity'), 'columns are one or the other'),
+    (('mix', 'labels_from'), 'a mixed picture has the label of both its faces'),
+    (('out', 'separate', 'dataset', 'video'), 'one output at a time'),
+    (('video', 'mix'), 'a video walks from face to face'),
+    *[(('columns', o), '--columns is for one sheet') for o in ('separate', 'dataset', 'video')]]
+
+_NEEDS = dict(layers='mix', frames='video', fps='video', space='video')
+
+def _given(args, name): return getattr(args, name, None) is not None
+def _flag(name): return '--' + name.replace('_', '-')
+
+def _check_together(args):
+    "Refuse options that exclude each other, or that are of no use alone"
+    for names, why in _APART:
+        some = [_flag(o) for o in names if _given(args, o)]
+        if len(some) > 1: raise ValueError(f'{some[0]} with {some[1]}; accepted: one of them: {why}')
+    for name, other in _NEEDS.items():
+        if _given(args, name) and not _given(args, other):
+            raise ValueError(f'{_flag(name)} goes with {_flag(other)}; add it, or leave both out')
+    if len(psis := _truncations(args)) > 1:
+        for o in ('columns', 'mix'):
+            if _given(args, o):
+                raise ValueError(f'{_flag(o)} with --truncation {args.truncation}; accepted: one truncation, since each '
+                                 'has a column')
+    if args.video and args.space == 'z' and (args.severity or args.labels_from or len(psis) > 1):
+        raise ValueError('--space z with several labels or truncations; accepted: --space w, or one of each')
+
+def _truncations(args): return _parts('--truncation', args.truncation, _number, 'a number, or numbers such as .3,.7,1')
+
+def _number(text):
+    if math.isfinite(value := float(text)): return value
+    raise ValueError
+
+# %% ../nbs/06_cli.ipynb #a4f7b8a0
+def _layers(text, n):
+    "Read layer numbers, such as 0-3,7"
+    if text is None: return tuple(range(n//2))
+    found = sorted({k for r in _parts('--layers', text, _range, f'numbers from 0 to {n - 1}, such as 0-3') for k in r})
+    if found[-1] < n: return tuple(found)
+    raise ValueError(f'--layers {text!r:.60}; accepted: numbers from 0 to {n - 1}, such as 0-3')
+
+def _labels_of(args, c, seeds):
+    "List the labels of each seed: (seed → labels, how many)"
+    from cleftgan_nb.checkpoints.labels import label_vector
+    from cleftgan_nb.sampling import drawn_labels
+    if args.labels_from:
+        if not c.sampler.c_dim: raise ValueError(f'--labels-from: {args.file} has no labels; leave it out')
+        drawn = dict(zip(seeds, drawn_labels(args.labels_from, c.sampler.c_dim, seeds)))
+        return (lambda seed: [drawn[seed]]), 1
+    asked = _columns(c, args)
+    if c.labels and asked is None and args.label is None:
+        raise ValueError(f"{args.file} takes the labels {', '.join(c.labels)}: give --severity and --side, such as "
+                         "--severity 0.2,0.5 --side left,right, or --label, or --labels-from DATASET")
+    for label in asked or [args.label]: label_vector(label, c.sampler.c_dim)
+    return (lambda seed: asked or [args.label]), len(asked or [0])
+
+# %% ../nbs/06_cli.ipynb #aba4a170
+def _wanted(args, c, seeds):
+    "List what to draw, row by row, and the number of columns; None: as many as fit a square"
+    from cleftgan_nb.sampling import Wanted
+    labels, psis = _labels_of(args, c, seeds), _truncations(args)
+    mixed = parse_seeds(args.mix, option='--mix') if args.mix else [None]
+    layers = _layers(args.layers, c.sampler.num_ws) if args.mix else ()
+    n = labels[1]*len(psis)*len(mixed)
+    most = _MANY if args.separate or args.dataset else 10_000
+    if len(seeds)*n > most:
+        raise ValueError(f'{len(seeds)*n} pictures of {c.sampler.img_resolution} pixels at once; accepted: up to '
+                         f'{most}. Ask for fewer')
+    wanted = [Wanted(seed, psi, label, mix, layers)
+              for seed in seeds for label in labels[0](seed) for psi in psis for mix in mixed]
+    return wanted, n if n > 1 or args.severity or args.mix else args.columns
 
 # %% ../nbs/06_cli.ipynb #70977680
 def grid(
@@ -161,40 +240,144 @@ def new(args):
     print(checkpoints.load(args.dst))
 
 # %% ../nbs/06_cli.ipynb #e7cde1c0
-def _recipe(args, checkpoint, seeds, n):
-    "Record what makes this picture again"
+def _source(file, checkpoint, command):
+    "Record what draws the pictures"
     from cleftgan_nb.checkpoints import find
     from cleftgan_nb.files import sha256
     untrained = checkpoint.meta.get('provenance', {}).get('untrained') is True
-    return {'title': f'{n} synthetic pictures' + ' of an untrained network'*untrained, 'kind': 'synthetic',
-            'untrained': untrained,
-            'command': 'cleftgan sample', 'file': find(args.file).name, 'sha256': sha256(find(args.file)),
-            'license': checkpoint.meta['license'], 'seeds': seeds,
-            'truncation_psi': args.truncation_psi, 'label': args.label, 'columns': args.columns, 'version': __version__,
-            **{k: v for k in ('severity', 'side', 'nose') if (v := getattr(args, k)) is not None}}
+    return {'kind': 'synthetic', 'untrained': untrained, 'command': command, 'file': find(file).name,
+            'sha256': sha256(find(file)), 'license': checkpoint.meta['license'], 'version': __version__}
+
+def _recipe(args, source, seeds, n):
+    "Record what makes these pictures again"
+    given = ('severity', 'side', 'nose', 'mix', 'layers', 'labels_from', 'frames', 'fps', 'space')
+    psis = _truncations(args)
+    return {**source, 'title': f'{n} synthetic pictures' + ' of an untrained network'*source['untrained'],
+            'seeds': seeds, 'truncation_psi': psis[0] if len(psis) == 1 else psis,
+            'label': list(args.label) if isinstance(args.label, tuple) else args.label, 'columns': args.columns,
+            **{k: Path(v).name if k == 'labels_from' else v for k in given if (v := getattr(args, k)) is not None}}
 
 # %% ../nbs/06_cli.ipynb #fc0f2500
 def sample(args):
     "Draw pictures of a network"
-    from tqdm import tqdm
     from cleftgan_nb import checkpoints
-    from cleftgan_nb.pictures import sample_one, save_png
-    seeds = parse_seeds(args.seeds)
-    if Path(args.out).suffix != '.png':
-        raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
-    _may_write(args.out, args.force)
+    from cleftgan_nb.files import as_private_as
+    _check_together(args)
+    write = _output(args)
+    seeds = parse_seeds(args.seeds, _MANY if args.separate or args.dataset else 10_000)
     c = checkpoints.load(args.file)
-    asked = _columns(c, args)
-    if c.labels and asked is None and args.label is None:
-        raise ValueError(f"{args.file} takes the labels {', '.join(c.labels)}: give --severity and --side, such as "
-                         "--severity 0.2,0.5 --side left,right")
-    labels = asked or [_label(c.sampler, args.label)]
-    _check_sheet(len(seeds)*len(labels), c.sampler.img_resolution)
-    wanted = [(seed, label) for seed in seeds for label in labels]
-    bar = tqdm(wanted, desc='pictures', unit='picture', disable=len(wanted) < 2 or not sys.stderr.isatty())
-    images = [sample_one(c.sampler, seed, args.truncation_psi, label) for seed, label in bar]
-    save_png(grid(images, len(asked) if asked else args.columns), args.out, _recipe(args, c, seeds, len(images)))
-    print(f'{args.out}: {len(images)} synthetic pictures')
+    wanted, columns = _wanted(args, c, seeds)
+    with as_private_as(checkpoints.find(args.file), *[args.labels_from]*bool(args.labels_from)):
+        write(args, c, seeds, wanted, columns)
+
+# %% ../nbs/06_cli.ipynb #39a0a290
+def _output(args):
+    "Choose what writes the pictures, once it is known that it may"
+    from cleftgan_nb.files import target
+    from cleftgan_nb.sampling import check_folder
+    from cleftgan_nb.video import check_video
+    if args.separate:
+        check_folder(args.separate, args.force)
+        return _separate
+    if args.dataset:
+        if os.path.lexists(args.dataset) and not args.force:
+            raise ValueError(f'--dataset {args.dataset} exists; give another name, or --force to replace it')
+        target(args.dataset)
+        return _dataset
+    if args.video: check_video(args.video, 25 if args.fps is None else args.fps)
+    elif Path(args.out or _SHEET).suffix != '.png':
+        raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
+    _may_write(args.video or args.out or _SHEET, args.force)
+    target(args.video or args.out or _SHEET)
+    return _video if args.video else _sheet
+
+_SHEET = 'sample.png'
+
+def _bar(items, what, n=None):
+    from tqdm import tqdm
+    n = len(items) if n is None else n
+    return tqdm(items, desc=what, unit='picture', total=n, disable=n < 2 or not sys.stderr.isatty())
+
+# %% ../nbs/06_cli.ipynb #d0c11710
+def _sheet(args, c, seeds, wanted, columns):
+    "Write one picture of all"
+    from cleftgan_nb.pictures import save_png
+    from cleftgan_nb.sampling import draw_one, mixing_sheet
+    G, out = c.sampler, args.out or _SHEET
+    n = len(wanted) + (columns + len(seeds) if args.mix else 0)
+    _check_sheet(n, G.img_resolution)
+    if args.mix:
+        with _bar(None, 'pictures', n) as bar:
+            sheet = mixing_sheet(G, wanted, columns, lambda *o: (bar.update(), draw_one(*o))[1])
+    else: sheet = grid([draw_one(G, o) for o in _bar(wanted, 'pictures')], columns)
+    save_png(sheet, out, _recipe(args, _source(args.file, c, 'cleftgan sample'), seeds, len(wanted)))
+    print(f'{out}: {len(wanted)} synthetic pictures')
+
+def _separate(args, c, seeds, wanted, columns):
+    "Write pictures one by one"
+    from cleftgan_nb.checkpoints import shipped
+    from cleftgan_nb.sampling import save_each
+    most = max(seeds + [o.mix or 0 for o in wanted[:columns]])
+    name = args.file if args.file in shipped() else Path(args.file).name
+    source = _source(args.file, c, shlex.join(['cleftgan', 'sample', name]))
+    save_each(c.sampler, _bar(wanted, 'pictures'), args.separate, source, most, args.force)
+    print(f'{args.separate}: {len(wanted)} synthetic pictures')
+
+def _dataset(args, c, seeds, wanted, columns):
+    "Write pictures as a dataset"
+    from cleftgan_nb.sampling import save_dataset
+    recipe = _recipe(args, _source(args.file, c, 'cleftgan sample'), args.seeds, len(wanted))
+    save_dataset(c.sampler, _bar(wanted, 'pictures'), args.dataset, recipe, c.labels, args.force)
+    print(f'{args.dataset}: {len(wanted)} synthetic pictures')
+
+def _video(args, c, seeds, wanted, columns):
+    "Write a walk through pictures"
+    from cleftgan_nb.sampling import walk
+    from cleftgan_nb.video import save_video
+    if len(wanted) < 2: raise ValueError('--video walks from picture to picture: ask for two or more, such as --seeds 0-3')
+    args.frames, args.fps, args.space = args.frames or 50, args.fps or 25, args.space or 'w'
+    n = len(wanted)*args.frames
+    if args.video.lower().endswith('.gif'): _check_sheet(n, c.sampler.img_resolution)
+    frames = _bar(walk(c.sampler, wanted, args.frames, args.space), 'frames', n)
+    save_video(frames, args.video, args.fps, _recipe(args, _source(args.file, c, 'cleftgan sample'), seeds, len(wanted)))
+    print(f'{args.video}: a walk through {len(wanted)} synthetic pictures, {n/args.fps:g} seconds')
+
+# %% ../nbs/06_cli.ipynb #c5ed36b0
+def invert(args):
+    "Find a photograph's latents"
+    from cleftgan_nb import checkpoints
+    from cleftgan_nb.explore.inversion import Inverter, read_square, save_inversion
+    out, latents = _inverted(args)
+    c = checkpoints.load(args.checkpoint)
+    G = c.sampler
+    photo = read_square(args.photo, G.img_resolution)
+    found = Inverter(G, labels=_label_for(args, c))(photo, args.space, args.steps, progress=sys.stderr.isatty())
+    asked = dict(label=list(args.label) if isinstance(args.label, tuple) else args.label)
+    recipe = _source(args.checkpoint, c, 'cleftgan invert') | {'kind': 'made from a photograph of a person'} | asked
+    save_inversion(out, None if args.alone else photo, found, latents, recipe)
+    print(f'{out}, {latents}: {found}', 'Both show the person of the photograph; only your account can read them', sep='\n')
+
+def _inverted(args):
+    "Find where the picture and the latents go"
+    from cleftgan_nb.files import target
+    out = args.out or f'{Path(args.photo).stem}-inverted.png'
+    latents = args.latents or str(Path(out).with_suffix('.safetensors'))
+    for option, path, kind in (('--out', out, '.png'), ('--latents', latents, '.safetensors')):
+        if Path(path).suffix != kind: raise ValueError(f'{option} {path}: accepted: a name that ends in {kind}')
+        _may_write(path, args.force)
+        target(path)
+    return out, latents
+
+def _label_for(args, c):
+    "Return the label or the dataset that the search starts with"
+    from cleftgan_nb.data import ImageFolderDataset
+    if args.label is not None and args.labels_from: raise ValueError('--label with --labels-from; accepted: one of them')
+    if args.labels_from and not c.sampler.c_dim:
+        raise ValueError(f'--labels-from: {args.checkpoint} has no labels; leave it out')
+    if c.sampler.c_dim and args.label is None and not args.labels_from:
+        raise ValueError(f'{args.checkpoint} takes labels of {c.sampler.c_dim} entries: give --label, or --labels-from '
+                         'DATASET, which draws them as the dataset has them')
+    return ImageFolderDataset(args.labels_from, use_labels=True) if args.labels_from else args.label
 
 # %% ../nbs/06_cli.ipynb #33b18a80
 def phantom(args):
@@ -542,20 +725,61 @@ def _add_new(commands):
 def _add_sample(commands):
     p = _command(commands, sample, 'draw pictures; each file says that it is synthetic and how it was made',
                  'ffhqu.safetensors --seeds 0-7 --out grid.png',
-                 'ffhqu.safetensors --seeds 3,14-15 --truncation-psi 0.7 --columns 3 --out faces.png',
-                 'labeled.safetensors --severity 0.2,0.5,0.8 --side left,right,bilateral --seeds 0-7 --out asked.png')
+                 'ffhqu.safetensors --seeds 3,14-15 --truncation 0.7 --columns 3 --out faces.png',
+                 'labeled.safetensors --severity 0.2,0.5,0.8 --side left,right,bilateral --seeds 0-7 --out asked.png',
+                 'labeled.safetensors --seeds 0-4999 --labels-from cleft.zip --dataset drawn.zip',
+                 'ffhqu.safetensors --seeds 0-3 --mix 10-14 --layers 0-3 --out mixed.png',
+                 'ffhqu.safetensors --seeds 0-5 --truncation 0.7 --video walk.mp4')
     p.add_argument('file', help='.safetensors or .pkl')
     p.add_argument('--seeds', default='0', help='such as 0-7,12 (default: 0)')
-    p.add_argument('--out', default='sample.png', help='the picture to write (default: sample.png)')
-    p.add_argument('--truncation-psi', type=_finite, default=1.,
-                   help='1: as trained; toward 0: closer to the average (default: 1)')
-    p.add_argument('--label', type=_whole(), help='class of a conditional network, from 0')
+    _outputs(p)
+    p.add_argument('--truncation', '--truncation-psi', default='1', metavar='PSI',
+                   help='1: as trained; toward 0: closer to the average; several, such as .3,.7,1: one column each '
+                        '(default: 1)')
+    _labels(p)
     p.add_argument('--severity',
                    help='severity of the lip, 0 to 1, for a network that learned it, such as 0.2,0.5,0.8: one person '
                         'per row, one severity per column')
     p.add_argument('--side', help="the patient's side, with --severity: some of left,right,bilateral (default: left)")
     p.add_argument('--nose', help='severity of the nose, with --severity (default: that of the lip)')
+    p.add_argument('--mix', metavar='SEEDS', help='style mixing: one column per seed, which gives some layers to each row')
+    p.add_argument('--layers', help='layers that come from --mix, from 0, coarse to fine, such as 0-3 (default: the '
+                                    'first half)')
     p.add_argument('--columns', type=_whole(1), help='pictures in a row (default: a square)')
+    _forces(p)
+
+# %% ../nbs/06_cli.ipynb #696407b0
+def _outputs(p):
+    "Add where pictures go"
+    p.add_argument('--out', help=f'one picture of all (default: {_SHEET})')
+    p.add_argument('--separate', metavar='DIR', help='a folder with one file per picture, each with its recipe')
+    p.add_argument('--dataset', metavar='OUT.zip', help='a dataset with labels, manifest, recipe and license')
+    p.add_argument('--video', metavar='FILE', help='a smooth walk through the pictures and back, as .mp4 or .gif')
+    p.add_argument('--frames', type=_whole(1), help='with --video: from one picture to the next (default: 50)')
+    p.add_argument('--fps', type=_whole(1), help='with --video: frames per second (default: 25)')
+    p.add_argument('--space', choices=['w', 'z'], help='with --video: where to walk (default: w)')
+
+def _labels(p):
+    "Add the label of a conditional network"
+    p.add_argument('--label', type=_label, metavar='LABEL',
+                   help='class of a conditional network, from 0, or a number for each entry, such as .2,0,.2,0,0')
+    p.add_argument('--labels-from', metavar='DATASET', help='draw labels as this dataset has them')
+
+# %% ../nbs/06_cli.ipynb #c742bae0
+def _add_invert(commands):
+    p = _command(commands, invert, "find the latents that make a network draw a photograph's face, in files that only "
+                                   'your account can read',
+                 'face.png ffhqu.safetensors --out found.png', 'face.png classes.safetensors --label 3 --alone')
+    p.add_argument('photo', help="a square photograph, aligned as the network's training pictures; larger ones are "
+                                 'averaged')
+    p.add_argument('checkpoint', help='.safetensors or .pkl')
+    p.add_argument('--out', help='the photograph and what the network draws of it (default: PHOTO-inverted.png)')
+    p.add_argument('--latents', metavar='FILE', help='the latents (default: as --out, ending in .safetensors)')
+    p.add_argument('--alone', action='store_true', help='leave the photograph out of the picture')
+    p.add_argument('--space', choices=['w', 'w+'], default='w+',
+                   help='w: one latent for all layers, easier to edit; w+: one for each, closer (default: w+)')
+    p.add_argument('--steps', type=_whole(1), default=100, help='of the search (default: 100)')
+    _labels(p)
     _forces(p)
 
 # %% ../nbs/06_cli.ipynb #0f2893c0
@@ -723,7 +947,7 @@ def _parser():
     parser.add_argument('--version', action='version', version=f'cleftgan_nb {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for add in (_add_phantom, _add_cohort, _add_prepare, _add_split, _add_card, _add_train, _add_measure,
-                _add_convert, _add_export, _add_info, _add_new, _add_sample, _add_forget, _add_doctor):
+                _add_convert, _add_info, _add_new, _add_sample, _add_invert, _add_forget, _add_doctor):
         add(commands)
     return parser
 
@@ -741,7 +965,7 @@ def _explain(e):
     if (isinstance(e, OSError) and e.filename is None
         and e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)):
         return f'{e.strerror}: standard output, or a temporary file'
-    if isinstance(e, (ValueError, OSError)): return e
+    if isinstance(e, (ValueError, OSError)) or isinstance(e, ImportError) and 'pip install' in str(e): return e
     return f'{type(e).__name__}: {e}; this should not happen: please report it with the output of --debug'
 
 # %% ../nbs/06_cli.ipynb #72a428b0
