@@ -104,6 +104,7 @@ _NEEDS = dict(layers='mix', frames='video', fps='video', space='video')
 def _given(args, name): return getattr(args, name, None) is not None
 def _flag(name): return '--' + name.replace('_', '-')
 
+# %% ../nbs/06_cli.ipynb #6a0de9e0
 def _check_together(args):
     "Refuse options that exclude each other, or that are of no use alone"
     for names, why in _APART:
@@ -120,6 +121,7 @@ def _check_together(args):
     if args.video and args.space == 'z' and (args.severity or args.labels_from or len(psis) > 1):
         raise ValueError('--space z with several labels or truncations; accepted: --space w, or one of each')
 
+# %% ../nbs/06_cli.ipynb #bc518810
 def _truncations(args): return _parts('--truncation', args.truncation, _number, 'a number, or numbers such as .3,.7,1')
 
 def _number(text):
@@ -134,6 +136,7 @@ def _layers(text, n):
     if found[-1] < n: return tuple(found)
     raise ValueError(f'--layers {text!r:.60}; accepted: numbers from 0 to {n - 1}, such as 0-3')
 
+# %% ../nbs/06_cli.ipynb #2b0ff190
 def _labels_of(args, c, seeds):
     "List the labels of each seed: (seed → labels, how many)"
     from cleftgan_nb.checkpoints.labels import label_vector
@@ -291,6 +294,7 @@ def _output(args):
     target(args.video or args.out or _SHEET)
     return _video if args.video else _sheet
 
+# %% ../nbs/06_cli.ipynb #34c233c0
 _SHEET = 'sample.png'
 
 def _bar(items, what, n=None):
@@ -302,17 +306,15 @@ def _bar(items, what, n=None):
 def _sheet(args, c, seeds, wanted, columns):
     "Write one picture of all"
     from cleftgan_nb.pictures import save_png
-    from cleftgan_nb.sampling import draw_one, mixing_sheet
+    from cleftgan_nb.sampling import draw_one, with_sources
     G, out = c.sampler, args.out or _SHEET
-    n = len(wanted) + (columns + len(seeds) if args.mix else 0)
-    _check_sheet(n, G.img_resolution)
-    if args.mix:
-        with _bar(None, 'pictures', n) as bar:
-            sheet = mixing_sheet(G, wanted, columns, lambda *o: (bar.update(), draw_one(*o))[1])
-    else: sheet = grid([draw_one(G, o) for o in _bar(wanted, 'pictures')], columns)
-    save_png(sheet, out, _recipe(args, _source(args.file, c, 'cleftgan sample'), seeds, len(wanted)))
+    shown, columns = (with_sources(wanted, columns), columns + 1) if args.mix else (wanted, columns)
+    _check_sheet(len(shown), G.img_resolution)
+    images = [draw_one(G, o) for o in _bar(shown, 'pictures')]
+    save_png(grid(images, columns), out, _recipe(args, _source(args.file, c, 'cleftgan sample'), seeds, len(wanted)))
     print(f'{out}: {len(wanted)} synthetic pictures')
 
+# %% ../nbs/06_cli.ipynb #b93000e0
 def _separate(args, c, seeds, wanted, columns):
     "Write pictures one by one"
     from cleftgan_nb.checkpoints import shipped
@@ -330,6 +332,7 @@ def _dataset(args, c, seeds, wanted, columns):
     save_dataset(c.sampler, _bar(wanted, 'pictures'), args.dataset, recipe, c.labels, args.force)
     print(f'{args.dataset}: {len(wanted)} synthetic pictures')
 
+# %% ../nbs/06_cli.ipynb #86d586f0
 def _video(args, c, seeds, wanted, columns):
     "Write a walk through pictures"
     from cleftgan_nb.sampling import walk
@@ -357,6 +360,7 @@ def invert(args):
     save_inversion(out, None if args.alone else photo, found, latents, recipe)
     print(f'{out}, {latents}: {found}', 'Both show the person of the photograph; only your account can read them', sep='\n')
 
+# %% ../nbs/06_cli.ipynb #a3e79280
 def _inverted(args):
     "Find where the picture and the latents go"
     from cleftgan_nb.files import target
@@ -368,6 +372,7 @@ def _inverted(args):
         target(path)
     return out, latents
 
+# %% ../nbs/06_cli.ipynb #f066a2c0
 def _label_for(args, c):
     "Return the label or the dataset that the search starts with"
     from cleftgan_nb.data import ImageFolderDataset

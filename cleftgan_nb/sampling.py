@@ -6,22 +6,21 @@
 from __future__ import annotations
 import hashlib, os, re, shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from . import pictures
 from .checkpoints.labels import label_vector
 from .data.datasets import ImageFolderDataset, write_dataset
-from .data.portrait import contact_sheet
 from .files import part, sweep, target
 from .metrics.samples import label_draws
 from .pictures import png, to_uint8, told
 from .video import loop
 
 # %% auto #0
-__all__ = ['Wanted', 'spans', 'plain_label', 'ws_of', 'draw_one', 'drawn_labels', 'mixing_sheet', 'file_name', 'recipe_of',
-           'check_folder', 'save_each', 'save_dataset', 'walk']
+__all__ = ['Wanted', 'plain_label', 'draw_one', 'drawn_labels', 'with_sources', 'check_folder', 'save_each', 'save_dataset',
+           'walk']
 
 # %% ../nbs/08_sampling.ipynb #0d134cc0
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Wanted:
     def words(self):
         "Say what makes the picture again: name → value, without what is as usual"
         said = dict(seed=self.seed, label=_text(self.label), truncation=_text(self.truncation_psi), mix=self.mix,
-                    layers=spans(self.layers))
+                    layers=_spans(self.layers))
         return {k: v for k, v in said.items() if v not in (None, '') and (k, v) != ('truncation', '1')}
 
     def options(self):
@@ -46,7 +45,7 @@ class Wanted:
 def _text(v): return None if v is None else ','.join(f'{x:.9g}' for x in (v if isinstance(v, tuple) else (v,)))
 
 # %% ../nbs/08_sampling.ipynb #9585fff0
-def spans(
+def _spans(
     layers, # numbers
 )->str:     # such as '0-3,7'
     "Write layer numbers as ranges"
@@ -61,7 +60,7 @@ def plain_label(
     return tuple(float(str(v)) for v in np.asarray(label, np.float32))
 
 # %% ../nbs/08_sampling.ipynb #de1c9b20
-def ws_of(
+def _ws_of(
     G,       # a generator
     o:Wanted,
 )->torch.Tensor: # [1, num_ws, w_dim]
@@ -79,12 +78,13 @@ def _picture(G, ws):
     return image.squeeze(2) if G.img_channels == 1 else image
 
 def draw_one(
-    G,       # a generator
-    o:Wanted,
-)->np.ndarray: # uint8 [H,W] or [H,W,3]
+    G,             # a generator
+    o:Wanted|None, # None: white
+)->np.ndarray:     # uint8 [H,W] or [H,W,3]
     "Draw a picture"
+    if o is None: return np.full((G.img_resolution,)*2 + (3,)*(G.img_channels == 3), 255, np.uint8)
     if o.mix is None: return pictures.sample_one(G, o.seed, o.truncation_psi, label_vector(o.label, G.c_dim))
-    return _picture(G, ws_of(G, o))
+    return _picture(G, _ws_of(G, o))
 
 # %% ../nbs/08_sampling.ipynb #73aec290
 def drawn_labels(
@@ -102,21 +102,17 @@ def drawn_labels(
     return found.argmax(1).tolist() if classes else [plain_label(v) for v in found]
 
 # %% ../nbs/08_sampling.ipynb #6f4f90f0
-def mixing_sheet(
-    G,            # a generator
+def with_sources(
     wanted:list,  # `Wanted` with mix, row by row
     columns:int,  # in a row
-    draw=draw_one, # (G, Wanted) → picture
-)->np.ndarray:
-    "Draw a mixing table with its sources"
-    one = lambda o, seed: draw(G, Wanted(seed, o.truncation_psi, o.label))
-    top = [one(o, o.mix) for o in wanted[:columns]]
-    rows = [[one(wanted[i], wanted[i].seed)] + [draw(G, o) for o in wanted[i:i + columns]]
-            for i in range(0, len(wanted), columns)]
-    return contact_sheet([np.full_like(top[0], 255), *top] + [image for row in rows for image in row], columns + 1)
+)->list:          # one column more; None for the empty corner
+    "Put the sources of a mixing table into its first column and first row"
+    one = lambda o, seed: replace(o, seed=seed, mix=None, layers=())
+    rows = [[one(wanted[i], wanted[i].seed), *wanted[i:i + columns]] for i in range(0, len(wanted), columns)]
+    return [None, *(one(o, o.mix) for o in wanted[:columns]), *(o for row in rows for o in row)]
 
 # %% ../nbs/08_sampling.ipynb #c23eae90
-def file_name(
+def _file_name(
     o:Wanted,
     most:int, # the largest seed of the set
     c_dim=0,  # entries of a label
@@ -128,7 +124,7 @@ def file_name(
 
 def _brief(text): return text if len(text) <= 60 else f'{text[:40]}…{hashlib.sha256(text.encode()).hexdigest()[:8]}'
 
-def recipe_of(
+def _recipe_of(
     o:Wanted,
     source:dict, # what all pictures share: command, file, sha256, license …
 )->dict:
@@ -171,8 +167,8 @@ def save_each(
     with part(place) as new:
         new.mkdir()
         for o in wanted:
-            file, image = new/file_name(o, most, G.c_dim), Image.fromarray(draw_one(G, o))
-            with open(file, 'xb') as f: f.write(png(image, told(recipe_of(o, source))))
+            file, image = new/_file_name(o, most, G.c_dim), Image.fromarray(draw_one(G, o))
+            with open(file, 'xb') as f: f.write(png(image, told(_recipe_of(o, source))))
         if place.exists():
             check_folder(path, force)
             os.chmod(new, place.stat().st_mode & 0o777)
@@ -185,7 +181,7 @@ def _rows(G, wanted):
     for o in wanted:
         label = list(o.label) if isinstance(o.label, tuple) else o.label
         yield draw_one(G, o), label, dict(seed=o.seed, truncation_psi=float(o.truncation_psi), label=_text(o.label),
-                                          mix=o.mix, layers=spans(o.layers) or None)
+                                          mix=o.mix, layers=_spans(o.layers) or None)
 
 def save_dataset(
     G,           # a generator
@@ -209,7 +205,7 @@ def walk(
 ):                # yields uint8 [H,W] or [H,W,3]
     "Draw a smooth loop through pictures"
     if space == 'w':
-        ws = torch.cat([ws_of(G, o) for o in wanted])[:, 0].clone()
+        ws = torch.cat([_ws_of(G, o) for o in wanted])[:, 0].clone()
         for w in loop(ws, frames): yield _picture(G, w.expand(1, G.num_ws, -1))
         return
     o, z = wanted[0], np.stack([np.random.RandomState(o.seed).randn(G.z_dim) for o in wanted])
