@@ -279,10 +279,10 @@ def _output(args):
     from cleftgan_nb.files import target
     from cleftgan_nb.sampling import check_folder
     from cleftgan_nb.video import check_video
-    if args.separate:
+    if args.separate is not None:
         check_folder(args.separate, args.force)
         return _separate
-    if args.dataset:
+    if args.dataset is not None:
         if os.path.lexists(args.dataset) and not args.force:
             raise ValueError(f'--dataset {args.dataset} exists; give another name, or --force to replace it')
         target(args.dataset)
@@ -319,6 +319,7 @@ def _separate(args, c, seeds, wanted, columns):
     "Write pictures one by one"
     from cleftgan_nb.checkpoints import shipped
     from cleftgan_nb.sampling import save_each
+    if len(set(wanted)) < len(wanted): raise ValueError('--separate: the same picture twice; ask for each once')
     most = max(seeds + [o.mix or 0 for o in wanted[:columns]])
     name = args.file if args.file in shipped() else Path(args.file).name
     source = _source(args.file, c, shlex.join(['cleftgan', 'sample', name]))

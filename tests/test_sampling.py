@@ -233,6 +233,7 @@ def test_a_killed_video_leaves_nothing_half_written(tmp_path, kind, how):
     ('--frames 0 --video a.gif', 'accepted: a whole number from 1'), ('--video a.gif --fps 60', 'fps=60; accepted'),
     ('--video a.avi', 'ends in .mp4 or .gif'), ('--video a.gif', 'two or more, such as --seeds 0-3'),
     ('--video a.gif --space z --truncation .5,1', '--space z with several'), ('--truncation .5,x', "'.5,x'; accepted: a num"),
+    ('--seeds 3,3 --separate a', 'the same picture twice'), ("--separate ''", "path=''; accepted: a str or a Path"),
     ('--dataset no/a.zip', 'make it first'), ('--separate plain.safetensors', 'is a file; give the name of a folder'),
     ('--seeds 0-9999 --mix 0-1', '20000 pictures of 16 pixels at once; accepted: up to 10000')])
 def test_what_does_not_go_together(run, options, says): mistake(run, f'sample plain.safetensors {options}', says)
