@@ -4,14 +4,14 @@
 
 # %% ../nbs/06_cli.ipynb #df8613e0
 from __future__ import annotations
-import argparse, errno, json, math, os, re, sys, warnings
+import argparse, errno, json, math, os, re, shlex, sys, warnings
 from pathlib import Path
 from . import __version__
 from .foreign import command, speakable, terminal
 
 # %% auto #0
-__all__ = ['grid', 'convert', 'info', 'new', 'sample', 'invert', 'phantom', 'cohort', 'split', 'card', 'prepare', 'train',
-           'measure', 'doctor', 'forget', 'main']
+__all__ = ['grid', 'convert', 'info', 'export', 'new', 'sample', 'invert', 'phantom', 'cohort', 'split', 'dataset', 'card',
+           'prepare', 'train', 'measure', 'doctor', 'forget', 'main']
 
 # %% ../nbs/06_cli.ipynb #151358c0
 def _range(part, option='--seeds'):
@@ -952,8 +952,8 @@ def _parser():
     parser.add_argument('--debug', action='store_true', help='show where an error came from')
     parser.add_argument('--version', action='version', version=f'cleftgan_nb {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for add in (_add_phantom, _add_cohort, _add_prepare, _add_split, _add_card, _add_train, _add_measure,
-                _add_convert, _add_info, _add_new, _add_sample, _add_invert, _add_forget, _add_doctor):
+    for add in (_add_phantom, _add_cohort, _add_prepare, _add_dataset, _add_split, _add_card, _add_train, _add_measure,
+                _add_convert, _add_export, _add_info, _add_new, _add_sample, _add_invert, _add_forget, _add_doctor):
         add(commands)
     return parser
 

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from .archives import _target
 from ..files import as_path, writable
-from .datasets import (_COUNTED, _check_apart, _pairs, _words, ImageFolderDataset, about, manifest,
+from .datasets import (_COUNTED, _check_apart, _matched, _pairs, _words, ImageFolderDataset, about, manifest,
                                        write_dataset)
 from ..files import openness
 

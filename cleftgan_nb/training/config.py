@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from ..checkpoints import shipped
 from ..files import as_path, atomic
+from ..foreign import command
 from ..networks.build import NAMES
 from ..values import digits, number, numbers, read_yaml, renamed, shown
 
@@ -109,7 +110,10 @@ LIMITS = dict(kimg=(0, 1e7), batch=(1, 65536), seed=(0, 2**31), g_lr=(1e-8, 1), 
 AIDED = 'aid', 'aid_kimg', 'aid_from', 'aid_lr', 'aid_labels', 'd_weight' # only with heads,
 LABELED = 'label_lr', 'aid_labels' # … and only with labels
 PATHS = 'data', 'out', 'resume_from', 'aid_from'
-CHOICES = dict(network=tuple(NAMES), dtype=('float32', 'bfloat16', 'float16'), augment=('ada', 'fixed', 'none'))
+CHOICES = dict(network=tuple(NAMES), transfer=('whole', 'partial'), dtype=('float32', 'bfloat16', 'float16'),
+               augment=('ada', 'fixed', 'none'))
+# unmentioned by files while they are at their default, as before they existed
+LATER = 'transfer', 'rest_kimg', 'measure_kimg'
 
 # %% ../../nbs/training/06_config.ipynb #4aa1df34
 def check(
@@ -165,7 +169,7 @@ def save_config(
 ):
     "Write a configuration; in its run's folder, with paths relative to that folder"
     path = as_path(path)
-    values, folder = dataclasses.asdict(config), os.path.realpath(path.parent)
+    values, folder = mentioned(config), os.path.realpath(path.parent)
     if os.path.realpath(config.out) == folder:
         values |= {k: _seen(v, folder) for k, v in values.items() if k in PATHS} | dict(out='.')
     with atomic(path) as f: f.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
