@@ -486,7 +486,7 @@ def test_doctor(run, monkeypatch):
     assert (code == 2 and out.count('WRONG') == 2
             and 'kernels differ from the definition: bias_act in float32 (cpu, error ' in err and err.count('\n') == 1)
 
-ODD = "it's  a $(run) \"here\"", '-dash', '~', 'a;b&c*', 'two\nlines\x1b[2K', 'x'
+ODD = "it's  a $(run) \"here\"", '-dash', 'a~', 'a;b&c*', 'two\nlines\x1b[2K', 'x'
 
 @pytest.mark.skipif(os.name == 'nt', reason='names that Windows does not allow')
 @pytest.mark.parametrize('name', ODD)
@@ -513,7 +513,7 @@ def test_printed_commands_can_be_pasted(tmp_path, monkeypatch, name):
     messages = [(cli._ended(out, dataclasses.replace(c, kimg=1.)), 'To resume: ', ''),
                 (cli._ended(out, dataclasses.replace(c, kimg=.008)), 'To train on: ', ''),
                 (said(config.located, c), 'moved: ', ''), (said(cli._check_asked, labels, name), 'cohort: ', ''),
-                (said(transfer.check_fit, G, (32, 3, 0), 'x.pkl', name), 'data: ', ''),
+                (said(transfer.check_fit, G, (32, 3, 0), 'x.pkl', name), 'fits: ', ''),
                 (said(archives.open_archive, out/'old.zip'), 'check it with: ', ''),
                 (said(state.Run._check_same, run, dict(data='a', fingerprint='b'), dict(fingerprint='c'), out),
                  'if you mean it, ', ' (in Python'), (str(warned[0].message), 'removed: ', ''),
