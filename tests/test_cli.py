@@ -332,7 +332,7 @@ def test_where_nothing_can_be_written_nothing_is_begun(run, monkeypatch, argv):
     os.mkdir('photos')
     for name in ('photos/a.jpg', 'file', 'net.safetensors'): open(name, 'w').close()
     with open('c.md', 'w') as f: f.write('<!-- generated: begin people -->\n<!-- generated: end people -->\n')
-    mistake(run, *argv, says='make it first' if argv[0] != 'train' else 'Not a directory')
+    mistake(run, *argv, says='make it first' if argv[0] != 'train' else 'is no folder')
 
 @pytest.mark.parametrize('spoil', ['a file', 'full', 'homeless'])
 def test_measure_without_a_cache(run, tmp_path, monkeypatch, spoil):
