@@ -545,8 +545,9 @@ def _ended(out, config):
     kimg = read_log(out)['kimg'][-1] if (out/'log.jsonl').exists() else 0
     again = command('cleftgan', 'train', out)
     if kimg < config.kimg: return f'{terminal(out)}: stopped. To resume: {again}'
-    best = f', the best in {terminal(out/"network-best.safetensors")}' if (out/'network-best.safetensors').exists() else ''
-    return f'{terminal(list(kept(out).values())[-1])}: after {kimg:g} kimg{best}. To train on: {again} --kimg {2*kimg:g}'
+    last, best = list(kept(out).values())[-1], out/'network-best.safetensors'
+    more = f', the best in {terminal(best)}' if best.exists() else ''
+    return f'{terminal(last)}: after {kimg:g} kimg{more}. To train on: {again} --kimg {2*kimg:g}'
 
 # %% ../nbs/10_cli.ipynb #70bec060
 def _tell(config):
@@ -963,8 +964,8 @@ def _parser():
         add(commands)
     return parser
 
-# %% ../nbs/10_cli.ipynb #f8cf3770
-def _line(message): return terminal(re.sub(r'\s*[\r\n]\s*', ' ', str(message).strip()))   # it may repeat what a file says
+# %% ../nbs/06_cli.ipynb #f8cf3770
+def _line(message): return terminal(re.sub(r'\s*[\r\n]\s*', ' ', str(message).strip()))   # some are a file's
 
 def _complain(message, code=2):
     print(f'cleftgan: error: {_line(message)}', file=sys.stderr)

@@ -59,9 +59,9 @@ def test_the_number_is_that_of_the_measures(faces, tmp_path, monkeypatch, capsys
     monkeypatch.setenv('CLEFTGAN_CACHE', str(tmp_path/'cache'))
     monkeypatch.setattr(midway, 'measure_for', functools.partial(midway.measure_for, n=16))
     monkeypatch.chdir(tmp_path)
-    sets = [o for k, v in (('tick_kimg', .004), ('measure_kimg', .004), ('settings.channel_base', 256), ('dtype', 'float32'),
-                           ('settings.channel_max', 8)) for o in ('--set', f'{k}={v}')]
-    assert cli.main(['train', str(faces), '--out', 'run', '--network', 'stylegan2', '--batch', '4', '--kimg', '.004', *sets]) == 0
+    sets = 'tick_kimg=0.004', 'measure_kimg=0.004', 'dtype=float32', 'settings.channel_base=256', 'settings.channel_max=8'
+    asked = ['--out', 'run', '--network', 'stylegan2', '--batch', '4', '--kimg', '.004']
+    assert cli.main(['train', str(faces), *asked, *(o for pair in sets for o in ('--set', pair))]) == 0
     assert 'the best in run/network-best.safetensors' in capsys.readouterr().out
     best = checkpoints.load('run/network-best.safetensors')
     scores = {s.name: float(s) for s in table.measure(best.G_ema, ImageFolderDataset(faces), parts=['distances'], n=16,

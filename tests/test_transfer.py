@@ -69,11 +69,13 @@ def test_a_new_D_learns_alone_at_first(faces, base, tmp_path, capsys):
         for role in ('G', 'G_ema'):
             equal = all(torch.equal(v, now[f'{role}/{k}']) for k, v in old.items())
             assert equal == (kimg <= .008), (kimg, role)
-        assert [k for k in now if k.startswith('opt_D/')] and bool([k for k in now if k.startswith('opt_G/')]) == (kimg > .01)
+        moved = [any(k.startswith(f'opt_{role}/') for k in now) for role in 'DG']
+        assert moved == [True, kimg > .01]
     a = tensors(once)
     assert a.keys() == now.keys() and all(torch.equal(a[k], now[k]) for k in a)
     assert (once/'log.jsonl').read_bytes() == (twice/'log.jsonl').read_bytes()
-    assert ['loss/G' in row for row in log(once)] == [False, False, True] and all('loss/D made' in row for row in log(once))
+    assert ['loss/G' in row for row in log(once)] == [False, False, True]
+    assert all('loss/D made' in row for row in log(once))
     began = checkpoints.load(next(once.glob('network-*'))).meta['provenance']['started_from']
     assert began['lacks'] == ['D'] and load_config(once/'config.yaml').rest_kimg == .008
 
@@ -170,7 +172,7 @@ def test_advice_about_labels_helps(whole, tmp_path):
     assert run.G.c_dim == 2
 
 
-# Labels ----------------------------------------------------------------------------------------------------------------------------
+# Labels -------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('labels', [[0]*18 + [1]*6, [[1., 0.]]*18 + [[0., 1.]]*6, [i % 12 for i in range(24)]])
 def test_the_preview_asks_for_all_classes(tmp_path, labels):
@@ -226,7 +228,7 @@ def test_sides_and_labels_stay_together(tmp_path, names, mirror, knows):
     assert (right == total) == knows and (knows or right < .8*total)
 
 
-# Where things are ------------------------------------------------------------------------------------------------------------------
+# Where things are ---------------------------------------------------------------------------------------------------
 
 def folder(path, faces):
     path.mkdir(parents=True)
@@ -256,7 +258,8 @@ def test_a_run_finds_its_data_from_elsewhere(faces, whole, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path/'elsewhere')
     assert cli.main(['train', '../there/run.yaml', '--kimg', '.008']) == 0
     again = ['--batch', '4', '--set', 'tick_kimg=0.004', '--set', 'dtype=float32', '--set', 'augment=none']
-    assert cli.main(['train', 'plain', '--out', '../there/run', '--resume-from', str(whole), '--kimg', '.012', *again]) == 0
+    again += ['--out', '../there/run', '--resume-from', str(whole), '--kimg', '.012']
+    assert cli.main(['train', 'plain', *again]) == 0
     assert not list((tmp_path/'elsewhere').iterdir()) and (tmp_path/'there/run/network-000000.012.safetensors').exists()
     (tmp_path/'there/plain').rename(tmp_path/'moved')
     capsys.readouterr()

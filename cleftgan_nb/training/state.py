@@ -97,7 +97,8 @@ class Run:
             self.aid = Aid(self.G.c_dim, dtype=getattr(torch, c.dtype), seed=c.seed).to(self.device).train()
             self.opt['aid'] = torch.optim.Adam(self.aid.groups(c.aid_lr), **lazy_adam(c.aid_lr), **recorded)
         self.ada = AdaptiveAugment(c.augment_p, c.ada_target, c.ada_kimg, device=self.device)
-        self.pipe = None if c.augment == 'none' else AugmentPipe(**transforms(self.label_names, c.labels and not c.mirror))
+        sides = c.labels and not c.mirror
+        self.pipe = None if c.augment == 'none' else AugmentPipe(**transforms(self.label_names, sides))
         self.path_mean = torch.zeros([], device=self.device)
         self.follow()
 
@@ -190,14 +191,17 @@ def _is(value, kind, least=None):
     "Say whether a value has this type; bool is not a number"
     return type(value) is kind and (least is None or least <= value < 2**53)
 
+def _names(v): return _is(v, list) and all(_is(n, str) for n in v)
+
 _WORDS = dict(nimg=lambda v: _is(v, int, 0), step=lambda v: _is(v, int, 0), tick=lambda v: _is(v, int, 0),
               ada=lambda v: _is(v, dict), config=lambda v: _is(v, dict),
               networks=lambda v: _is(v, dict) and v.keys() == {'G', 'D', 'G_ema'},
-              began=lambda v: v is None or _is(v, dict) and _is(v.get('file'), str) and _is(v.get('new', []), list)
-              and _is(v.get('lacks', []), list) and _is(v.get('transfer', {}), dict),
+              began=lambda v: v is None or _is(v, dict) and _is(v.get('file'), str) and _names(v.get('new', []))
+              and _names(v.get('lacks', [])) and _is(v.get('transfer', {}), dict)
+              and all(_is(o, dict) and all(map(_names, o.values())) for o in v.get('transfer', {}).values()),
               best=lambda v: v is None or _is(v, dict) and _is(v.get('name'), str) and _is(v.get('value'), float)
               and math.isfinite(v['value']),
-              label_names=lambda v: v is None or _is(v, list) and all(_is(n, str) for n in v),
+              label_names=lambda v: v is None or _names(v),
               history=lambda v: v is None or _is(v, list)
               and all(_is(e, dict) and _is(e.get('from', 0), int, 0) for e in v))
 
@@ -311,8 +315,8 @@ def _check_same(self:Run, last, new, path):
     raise ValueError(f"{self.config.out} has learned from {last.get('data')!s:.80} (fingerprint "
                      f"{was or 'not noted'!s:.16}); {path} is different ({new['fingerprint']:.16}). Accepted: "
                      "the data from before; "
-                     f"or, if you mean it, --set {command(f'data={path}')} (in Python train(…, other_data=True)), which all "
-                     "later checkpoints will record")
+                     f"or, if you mean it, --set {command(f'data={path}')} (in Python train(…, other_data=True)), "
+                     "which all later checkpoints will record")
 
 @patch(as_prop=True)
 def license(self:Run):

@@ -174,7 +174,8 @@ def resized(
     where = 'epilogue_kwargs' if role == 'D' else 'mapping_kwargs'
     own = net.init_kwargs | asked_of(role, type(net), config.settings)
     own |= dict(img_resolution=shape[0], img_channels=shape[1], dtype=config.dtype, c_dim=net.c_dim and shape[2])
-    if not own['c_dim']: own[where] = {k: v for k, v in (own.get(where) or {}).items() if k not in ('label', 'label_lr')}
+    if not own['c_dim']:   # nothing about labels
+        own[where] = {k: v for k, v in (own.get(where) or {}).items() if k not in ('label', 'label_lr')}
     described = dict(architecture=net.architecture, kwargs=own)
     checkpoints.blueprint(described, role)
     return described
