@@ -964,7 +964,7 @@ def _parser():
         add(commands)
     return parser
 
-# %% ../nbs/06_cli.ipynb #f8cf3770
+# %% ../nbs/10_cli.ipynb #f8cf3770
 def _line(message): return terminal(re.sub(r'\s*[\r\n]\s*', ' ', str(message).strip()))   # some are a file's
 
 def _complain(message, code=2):
