@@ -209,7 +209,7 @@ def test_refuses(scorer, images):
                        (images[:, :, :12], '16 x 12'), (images[:0], 'at least one image')):
         with pytest.raises(ValueError, match=words): scorer.score(bad)
     with pytest.raises(ValueError, match='G_ema is str; accepted: a generator'): Adaptation('net')
-    with pytest.raises(ValueError, match='3 labels.*unconditional'): Adaptation(tiny(c_dim=3), Squares())
+    with pytest.raises(ValueError, match='3 labels.*labels=… where it takes some'): Adaptation(tiny(c_dim=3), Squares())
     for more, words in ((dict(search=0), 'search=0'), (dict(steps=-1), 'steps=-1'), (dict(seed=-1), 'seed=-1'),
                         (dict(drawn=1.5), 'drawn=1.5'), (dict(shift=-1), 'shift=-1'), (dict(lr=0.), 'lr=0'),
                         (dict(scale=(1,)), 'scale=')):
