@@ -32,6 +32,13 @@ def run(nets, tmp_path, monkeypatch, capsys):
     return run
 
 
+def test_a_picture_of_the_right_size_needs_no_warning(run):
+    "PyTorch warns once in a process that an array cannot be written to"
+    Image.open('face.png').resize((32, 32)).save('small.png')
+    code, _, err = run('invert small.png plain.safetensors --steps 1 --out out.png')
+    assert code == 0 and 'warning' not in err
+
+
 def test_invert(run):
     "The picture and the latents agree, say where they come from, and only the account can read them"
     Path('out.png').touch(0o666)

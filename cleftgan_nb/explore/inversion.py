@@ -80,7 +80,7 @@ def _picture(self:Inverter, image):
     if x.shape[1:] != (G.img_resolution, G.img_resolution, 3):
         raise ValueError(f'image has shape {list(x.shape[1:])}; accepted: [{G.img_resolution}, {G.img_resolution}, '
                          '3], RGB at the size of the generator. cleftgan prepare aligns and sizes photographs')
-    return torch.from_numpy(x).permute(0, 3, 1, 2).float()/127.5 - 1
+    return torch.tensor(x).permute(0, 3, 1, 2).float()/127.5 - 1
 
 @patch
 def _search(self:Inverter, x, v, middle, spread, steps, lr, weight, prior, together, progress):
@@ -99,7 +99,7 @@ def _search(self:Inverter, x, v, middle, spread, steps, lr, weight, prior, toget
 @patch
 def _found(self:Inverter, x, ws, space, steps):
     drawn = draw(self.known.G_ema, ws)[0]
-    y = torch.from_numpy(drawn).permute(2, 0, 1)[None].float()/127.5 - 1
+    y = torch.tensor(drawn).permute(2, 0, 1)[None].float()/127.5 - 1
     with torch.inference_mode(): distance = float(self.known.perceptual.distance(y, x).sum())
     return Inversion(ws, drawn, float((x - y).square().mean().sqrt()*127.5), distance, space, steps)
 
