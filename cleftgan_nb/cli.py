@@ -182,6 +182,8 @@ def convert(args):
     "Convert a pickle or a checkpoint"
     from cleftgan_nb import checkpoints
     _may_write(args.dst, args.force)
+    if Path(args.src).exists() and Path(args.dst).exists() and os.path.samefile(args.src, args.dst):
+        raise ValueError(f'{args.dst} would replace what it is made from; accepted: another name')
     if Path(args.dst).suffix == '.onnx': return print(_export(args))
     print(checkpoints.convert(args.src, args.dst, license=args.license, dtype=_half(args.half), layout=args.layout,
                               role=args.role))
@@ -542,6 +544,7 @@ def train(args):
 def _ended(out, config):
     "Say what the training left"
     from cleftgan_nb.training.watch import kept, read_log
+    if not config.kimg: return f'{terminal(out)}: nothing was trained: kimg=0'
     kimg = read_log(out)['kimg'][-1] if (out/'log.jsonl').exists() else 0
     again = command('cleftgan', 'train', out)
     if kimg < config.kimg: return f'{terminal(out)}: stopped. To resume: {again}'

@@ -184,7 +184,8 @@ def test_hostile_pickle(run):
     (('new', 'stylegan2', '--resolution', '16', '--set', 'channel_max', 'x.safetensors'), 'accepted: name=value'),
     (('new', 'stylegan2', *SMALL, 'x.pt'), 'ends in .safetensors'),
     (('convert', 'no.pkl', 'x.safetensors'), 'no file no.pkl'),
-    (('convert', 'net.safetensors', 'x.pkl'), 'ends in .safetensors'),
+    (('convert', 'net.safetensors', 'x.pkl'), 'ends in .safetensors, or .onnx'),
+    (('convert', 'net.safetensors', 'net.safetensors', '--layout', 'stylegan3', '--force'), 'would replace what it is'),
     (('sample', 'net.safetensors', '--frob'), '--frob'),
     (('new', 'stylegan2', *SMALL, '--seed', '-1', 'x.safetensors'),
      "--seed: '-1'; accepted: a whole number from 0 to 4294967295"),
@@ -485,6 +486,15 @@ def test_doctor(run, monkeypatch):
     code, out, err = run('doctor', '--device', 'cpu')
     assert (code == 2 and out.count('WRONG') == 2
             and 'kernels differ from the definition: bias_act in float32 (cpu, error ' in err and err.count('\n') == 1)
+
+def test_no_training_is_no_error(tmp_path, capsys):
+    from cleftgan_nb.data import write_dataset
+    data = write_dataset(tmp_path/'d.zip', ((np.full((16, 16, 3), i, np.uint8), None, dict(n=i)) for i in range(4)),
+                         about=dict(kind='gray', license='CC0-1.0'))
+    small = ('--set', 'settings.channel_base=64', '--set', 'settings.channel_max=4')
+    assert cli.main(['train', str(data), '--out', str(tmp_path/'run'), '--network', 'stylegan2', '--kimg', '0', *small]) == 0
+    assert 'nothing was trained: kimg=0' in capsys.readouterr().out
+
 
 ODD = "it's  a $(run) \"here\"", '-dash', 'a~', 'a;b&c*', 'two\nlines\x1b[2K', 'x'
 

@@ -623,7 +623,8 @@ def convert(
 )->Table:         # what was found
     "Convert a published pickle into a checkpoint without executing anything in it, or a checkpoint into another layout"
     src, dst = as_path(src, 'src'), as_path(dst, 'dst')
-    if dst.suffix != '.safetensors': raise ValueError(f'dst={dst.name!r}; accepted: a name that ends in .safetensors')
+    if dst.suffix != '.safetensors':
+        raise ValueError(f'dst={dst.name!r}; accepted: a name that ends in .safetensors, or .onnx for a generator')
     _check_layout(layout, role)
     src = find(src)
     c = load(src)
