@@ -133,7 +133,8 @@ def test_labels_from_a_table(tmp_path, text, expected, names):
     ('file,x\na.png,1\nb.png,\n', "x is ''"), ('a.png,1\nb.png,2\n', 'a first line with the names'),
     ('file,x\na.png,1\na.png,2\nb.png,1\n', 'two lines for one file'), ('file\na.png\nb.png\n', 'a first line'),
     ('file,lip_left\na.png,1\nb.png,1\n', "'lip_left' without 'lip_right'"), ('file,x\na.png,1,2\nb.png,1\n', 'has 3 cells'),
-    ('file,x\na.png,nan\nb.png,1\n', 'finite'), ('', 'a first line'), (b'\xff\xfe\0', 'UTF-8'),
+    ('file,x\na.png,nan\nb.png,1\n', "labels.csv: a.png, x is 'nan'; accepted: a finite number"),
+    ('', 'a first line'), (b'\xff\xfe\0', 'UTF-8'),
     ('file,x\n../a.png,1\nb.png,1\n', 'points outside')])
 def test_tables_that_do_not_fit(tmp_path, text, says):
     for n in 'ab': save(tmp_path/'in'/f'{n}.png', image(1))

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/data/13_conform.ipynb #ca16a4f0
 from __future__ import annotations
-import csv, io, math, re, unicodedata, warnings
+import contextlib, csv, io, math, re, unicodedata, warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,8 +132,9 @@ def _rows(path):
 
 def _number(text, where):
     "Read a number"
-    try: return float(text)
-    except ValueError: raise ValueError(f'{where} is {text!r:.40}; accepted: a number, or one column of words') from None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)): return value
+    raise ValueError(f'{where} is {text!r:.40}; accepted: a finite number, or one column of words')
 
 # %% ../../nbs/data/13_conform.ipynb #7cded6b0
 def _table_labels(path, names):
