@@ -4,7 +4,7 @@
 
 # %% ../nbs/10_cli.ipynb #df8613e0
 from __future__ import annotations
-import argparse, errno, json, math, os, re, shlex, sys, warnings
+import argparse, errno, math, os, re, shlex, sys, warnings
 from pathlib import Path
 from . import __version__
 from .foreign import command, speakable, terminal
@@ -206,7 +206,11 @@ def _may_write(path, force):
     from cleftgan_nb.files import writable
     writable(path)
     if Path(path).is_dir(): raise ValueError(f'{path} is a folder; give the name of a file')
-    if Path(path).exists() and not force:
+    _may_replace(path, force)
+
+def _may_replace(path, force):
+    "Refuse to replace a finished file or folder by accident"
+    if os.path.lexists(path) and not force:
         raise ValueError(f'{path} exists; give another name, or --force to replace it')
 
 def _may_begin(out):
@@ -290,15 +294,13 @@ def _output(args):
         check_folder(args.separate, args.force)
         return _separate
     if args.dataset is not None:
-        if os.path.lexists(args.dataset) and not args.force:
-            raise ValueError(f'--dataset {args.dataset} exists; give another name, or --force to replace it')
+        _may_replace(args.dataset, args.force)
         target(args.dataset)
         return _dataset
     if args.video: check_video(args.video, 25 if args.fps is None else args.fps)
     elif Path(args.out or _SHEET).suffix != '.png':
         raise ValueError(f'--out {args.out}: accepted: a name that ends in .png, which can carry its recipe')
     _may_write(args.video or args.out or _SHEET, args.force)
-    target(args.video or args.out or _SHEET)
     return _video if args.video else _sheet
 
 # %% ../nbs/10_cli.ipynb #34c233c0
@@ -371,13 +373,11 @@ def invert(args):
 # %% ../nbs/10_cli.ipynb #a3e79280
 def _inverted(args):
     "Find where the picture and the latents go"
-    from cleftgan_nb.files import target
     out = args.out or f'{Path(args.photo).stem}-inverted.png'
     latents = args.latents or str(Path(out).with_suffix('.safetensors'))
     for option, path, kind in (('--out', out, '.png'), ('--latents', latents, '.safetensors')):
         if Path(path).suffix != kind: raise ValueError(f'{option} {path}: accepted: a name that ends in {kind}')
         _may_write(path, args.force)
-        target(path)
     return out, latents
 
 # %% ../nbs/10_cli.ipynb #f066a2c0
@@ -419,8 +419,7 @@ def cohort(args):
     from cleftgan_nb.data.cohorts import Recipe
     if args.repaired is not None and args.kind == 'normal':
         raise ValueError('--repaired is for a cleft cohort; a normal one has nothing to repair')
-    if args.out and Path(args.out).exists() and not args.force:
-        raise ValueError(f'{args.out} exists; give another name, or --force to replace it')
+    if args.out: _may_replace(args.out, args.force)
     recipe = Recipe() if args.repaired is None else Recipe(repaired=args.repaired, repaired_infants=args.repaired)
     path = cohort(args.kind, args.n, args.out, size=args.size, seed=args.seed, recipe=recipe, workers=args.workers,
                   overwrite=args.force, progress=sys.stderr.isatty())
@@ -436,8 +435,7 @@ def dataset(args):
     "Make a dataset of any pictures"
     from cleftgan_nb.data.conform import conform
     about = {k: getattr(args, k) for k in ('kind', 'license') if getattr(args, k) is not None}
-    if Path(args.out).exists() and not args.force:
-        raise ValueError(f'{args.out} exists; give another name, or --force to replace it')
+    _may_replace(args.out, args.force)
     print(conform(args.source, args.out, args.size, fit=args.fit, color=args.color, background=args.background,
                   labels=args.labels, about=about, skip_broken=args.skip_broken, overwrite=args.force,
                   progress=sys.stderr.isatty()))

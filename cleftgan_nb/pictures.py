@@ -14,7 +14,7 @@ from .files import atomic
 from .checks import check_shape
 
 # %% auto #0
-__all__ = ['to_uint8', 'sample_one', 'png', 'told', 'save_png']
+__all__ = ['to_uint8', 'latent', 'sample_one', 'png', 'told', 'save_png']
 
 # %% ../nbs/04_pictures.ipynb #4611177a
 def to_uint8(
@@ -28,6 +28,13 @@ def to_uint8(
     return (images.float()*127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 # %% ../nbs/04_pictures.ipynb #ef24e469
+def latent(
+    seed:int, # of a picture
+    n:int,    # numbers in a latent
+)->np.ndarray: # float64 [n], standard normal
+    "Draw the latent of a seed, as the published tools do"
+    return np.random.RandomState(seed).randn(n)
+
 def sample_one(
     G,                 # a generator
     seed:int,          # of z
@@ -37,7 +44,7 @@ def sample_one(
     "Draw the image of a seed"
     if G.img_channels not in (1, 3):
         raise ValueError(f'the network makes {G.img_channels} channels; accepted: 1 (gray) or 3 (RGB)')
-    z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim)).float()
+    z = torch.from_numpy(latent(seed, G.z_dim)[None]).float()
     with torch.inference_mode():
         image = G(z, None if label is None else label[None], truncation_psi=truncation_psi, noise_mode='const')
     return to_uint8(image)[0].squeeze(2) if G.img_channels == 1 else to_uint8(image)[0]

@@ -67,7 +67,7 @@ def _ws_of(
     "Find the latents of a picture"
     c = label_vector(o.label, G.c_dim)
     def of(seed):
-        z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim)).float()
+        z = torch.from_numpy(pictures.latent(seed, G.z_dim)[None]).float()
         with torch.no_grad(): return G.mapping(z, None if c is None else c[None], o.truncation_psi).clone()
     ws = of(o.seed)
     if o.mix is not None: ws[:, list(o.layers)] = of(o.mix)[:, list(o.layers)]
@@ -208,7 +208,7 @@ def walk(
         ws = torch.cat([_ws_of(G, o) for o in wanted])[:, 0].clone()
         for w in loop(ws, frames): yield _picture(G, w.expand(1, G.num_ws, -1))
         return
-    o, z = wanted[0], np.stack([np.random.RandomState(o.seed).randn(G.z_dim) for o in wanted])
+    o, z = wanted[0], np.stack([pictures.latent(o.seed, G.z_dim) for o in wanted])
     c = label_vector(o.label, G.c_dim)
     for z in loop(torch.from_numpy(z), frames):
         with torch.inference_mode(): ws = G.mapping(z.float()[None], None if c is None else c[None], o.truncation_psi)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 import json
 from inspect import signature
-from .. import networks
 from . import pickles
 from ..networks.build import accepted_by
 from ..networks.discriminator import DiscriminatorEpilogue

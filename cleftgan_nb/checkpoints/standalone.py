@@ -4,7 +4,7 @@
 
 # %% ../../nbs/checkpoints/04_standalone.ipynb #48ce8d10
 from __future__ import annotations
-import contextlib, io, json, logging, warnings
+import contextlib, json, logging, warnings
 import torch
 from .. import __version__, networks, ops
 from . import store

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
 from .archives import SIGNATURE
-from .colorspace import D65
 
 # %% auto #0
 __all__ = ['FORMATS', 'ENDINGS', 'MOST_BYTES', 'MOST_PIXELS', 'ROOM', 'GRAY', 'Rejected', 'Transparent', 'Picture', 'profile',

@@ -15,7 +15,7 @@ from ..metrics.adaptation import AROUND, ellipse
 from ..metrics.samples import latents
 from ..metrics.severity import SIZE, load_regression, seen_sides
 from ..networks.layers import Generator
-from ..pictures import to_uint8
+from ..pictures import latent, to_uint8
 
 # %% auto #0
 __all__ = ['latent_of', 'draw', 'motion', 'mix', 'Directions', 'find_directions', 'check_directions']
@@ -29,7 +29,7 @@ def latent_of(
 )->torch.Tensor:       # ws [1, num_ws, w_dim]
     "Find the latents of a seed's face"
     check_count(0, seed=seed)
-    z = torch.from_numpy(np.random.RandomState(seed).randn(1, G.z_dim)).float().to(_device(G))
+    z = torch.from_numpy(latent(seed, G.z_dim)[None]).float().to(_device(G))
     with torch.no_grad():
         return G.mapping(z, None if label is None else label[None].to(_device(G)), truncation_psi).clone()
 
