@@ -5,7 +5,9 @@
 # %% ../nbs/08_bundle.ipynb #fac5a1d0
 from __future__ import annotations
 import contextlib, json, os, re
+from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import unquote
 import numpy as np
@@ -18,6 +20,7 @@ from .files import as_before, as_path, as_private_as, part, sha256, sweep, targe
 from .foreign import markdown, terminal, within
 from .metrics.weights import read_state
 from .pictures import sample_one, save_png
+from .survey import fit, zoo
 
 # %% auto #0
 __all__ = ['MONAI', 'network', 'draw', 'export', 'weights']
@@ -119,6 +122,20 @@ def _intended(page):
     return f'Research on synthetic images. {_NEVER}No model card says more.'
 
 # %% ../nbs/08_bundle.ipynb #063dfde0
+@dataclass
+class _Told:
+    "What a bundle says about a network"
+    file:str       # of the checkpoint
+    license:str
+    learned:str    # what from
+    described:str  # what it draws, and from what
+    shapes:dict    # of input and output, for `metadata.json`
+    inference:dict # `inference.json`
+    needs:tuple    # packages besides MONAI
+    asks:str       # options of `run`, as the README shows them
+    wrote:str      # the first picture that they write
+    state:dict     # `models/model.pt`
+
 def _learned(c):
     "Say what a checkpoint learned from"
     return '; '.join(map(checkpoints.stretch, checkpoints.history(c.meta))) or 'not recorded'
@@ -131,33 +148,36 @@ def _described(G):
             f'image because MONAI expects one, is z: {G.z_dim} numbers of a standard normal distribution.'
             + f' Its label has {G.c_dim} entries, which the configuration fills in.'*bool(G.c_dim))
 
-def _shapes(G):
-    "Describe input and output as MONAI does"
-    plain = dict(dtype='float32', is_patch_data=False)
-    form, names = ('rgb', ['red', 'green', 'blue']) if G.img_channels == 3 else ('magnitude', ['gray'])
-    image = dict(type='image', format=form, num_channels=len(names), spatial_shape=[G.img_resolution]*2,
-                 value_range=[-1, 1], channel_def={str(i): name for i, name in enumerate(names)}, **plain)
-    latent = dict(type='tuples', format='latent', num_channels=G.z_dim, spatial_shape=[], value_range=[],
-                  channel_def={}, **plain)
-    return {'inputs': {'image': latent}, 'outputs': {'pred': image}}
+def _picture(size, channels):
+    "Describe an image as MONAI does"
+    form, names = ('rgb', ['red', 'green', 'blue']) if channels == 3 else ('magnitude', ['gray'])
+    return dict(type='image', format=form, num_channels=len(names), spatial_shape=[size]*2, value_range=[-1, 1],
+                channel_def={str(i): name for i, name in enumerate(names)}, dtype='float32', is_patch_data=False)
+
+def _numbers(form, n):
+    "Describe numbers that are no image as MONAI does"
+    return dict(type='tuples', format=form, num_channels=n, spatial_shape=[], value_range=[], channel_def={}, dtype='float32',
+                is_patch_data=False)
 
 # %% ../nbs/08_bundle.ipynb #54866fa0
 MONAI = '1.6.1'    # checked with
 _SCHEMA = ('https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/'
            'meta_schema_generator_20220718.json')
 
-def _metadata(c, digest, page):
+def _version(package):
+    try: return __version__ if package == 'cleftgan_nb' else version(package)
+    except PackageNotFoundError: return 'any'
+
+def _metadata(told, digest, page):
     "Build metadata.json"
-    license = c.meta['license']
-    words = {'task': 'Generate synthetic images',
-             'description': _described(c.sampler) + ' Untrained: random weights.'*_untrained(c),
-             'authors': 'not recorded in the checkpoint', 'copyright': f'License of the weights: {license}',
-             'license': license, 'data_source': _learned(c), 'data_type': 'synthetic images',
-             'intended_use': _intended(page), 'checkpoint': f'{c.meta["file"]}, sha256 {digest}'}
+    words = {'task': 'Generate synthetic images', 'description': told.described,
+             'authors': 'not recorded in the checkpoint', 'copyright': f'License of the weights: {told.license}',
+             'license': told.license, 'data_source': told.learned, 'data_type': 'synthetic images',
+             'intended_use': _intended(page), 'checkpoint': f'{told.file}, sha256 {digest}'}
     return {'schema': _SCHEMA, 'version': __version__, 'changelog': {__version__: 'exported by cleftgan_nb'},
             'monai_version': MONAI, 'pytorch_version': torch.__version__.partition('+')[0],
-            'numpy_version': np.__version__, 'required_packages_version': {'cleftgan_nb': __version__},
-            **{k: _inert(v) for k, v in words.items()}, 'network_data_format': _shapes(c.sampler)}
+            'numpy_version': np.__version__, 'required_packages_version': {o: _version(o) for o in told.needs},
+            **{k: _inert(v) for k, v in words.items()}, 'network_data_format': told.shapes}
 
 # %% ../nbs/08_bundle.ipynb #2c754720
 def _inference(c):
@@ -177,17 +197,49 @@ def _inference(c):
                        'license': _inert(c.meta['license']), 'file': _inert(c.meta['file']), **refer},
             'run': ['$bundle.draw(@network_def, @weights, @output_dir, @seeds, @truncation_psi, @recipe)']}
 
+# %% ../nbs/08_bundle.ipynb #262b63a0
+def _of_checkpoint(path):
+    "Say about a StyleGAN what a bundle says"
+    c = checkpoints.load(path)
+    G, file = c.sampler, c.meta['file']
+    if G.img_channels not in (1, 3): raise ValueError(f'{file} draws {G.img_channels} channels; accepted: 1 (gray) or 3 (RGB)')
+    more = ' --severity 0.8 --side right' if _knows_sides(c.labels) else ' --label 0'*bool(G.c_dim)
+    return _Told(file, c.meta['license'], _learned(c), _described(G) + ' Untrained: random weights.'*_untrained(c),
+                 {'inputs': {'image': _numbers('latent', G.z_dim)}, 'outputs': {'pred': _picture(G.img_resolution, G.img_channels)}},
+                 _inference(c), ('cleftgan_nb',), f' --seeds "[0,1,2]"{more}', 'seed-0.png', G.state_dict())
+
+# %% ../nbs/08_bundle.ipynb #bc2972c0
+def _sources(data):
+    "Say what a system of the survey learned from"
+    listed = data if isinstance(data, list) else [data]
+    said = [o.get('data') if isinstance(o, dict) else o for o in listed]
+    return '; '.join(f'{o!s:.200}' for o in said if o) or 'not recorded'
+
+def _of_system(path):
+    "Say about a diffusion model of the survey what a bundle says"
+    name = fit.read(path)[1]['system']
+    if name != 'DDPM': raise ValueError(f'{path.name} holds {name}, a system of the survey; accepted: its DDPM, or a StyleGAN')
+    system = fit.load(path)
+    about, size = system.words['about'], system.size
+    described = (f'A denoising diffusion model that draws synthetic images of {size} x {size} pixels in {system.settings["steps"]} '
+                 'steps. Its network says which noise is in an image, given the strength of the noise, from 0 to 999.')
+    noise = _picture(size, 3) | dict(value_range=[])
+    return _Told(path.name, system.words['license'], _sources(about.get('data') if isinstance(about, dict) else None), described,
+                 {'inputs': {'image': noise, 'timesteps': _numbers('strength of the noise', 1)}, 'outputs': {'pred': noise}},
+                 zoo.configuration(system), ('einops', 'fire', 'pillow'), ' --seed 1 --images 4', 'seed-1-image-0.png',
+                 system.net.state_dict())
+
 # %% ../nbs/08_bundle.ipynb #51f6c980
 _RUN = """# {name}: a MONAI bundle
 
-It draws **synthetic images**. From this folder, with [MONAI](https://monai.io) {monai} and `cleftgan_nb`
+It draws **synthetic images**. From this folder, with [MONAI](https://monai.io) {monai} and {needs}
 installed:
 
 ```sh
-python -m monai.bundle run --config_file configs/inference.json --seeds "[0,1,2]"{more}
+python -m monai.bundle run --config_file configs/inference.json{asks}
 ```
 
-writes `eval/seed-0.png` and so on. **MONAI evaluates configurations as Python: run only bundles that you trust.**
+writes `eval/{wrote}` and so on. **MONAI evaluates configurations as Python: run only bundles that you trust.**
 `models/model.pt` alone is plain tensors, for `torch.load(…, weights_only=True)`.
 
 """
@@ -195,13 +247,13 @@ writes `eval/seed-0.png` and so on. **MONAI evaluates configurations as Python: 
 _RETAINS = ('A generator may draw people it learned from. If any were real, search for copies, and share it only with '
             'their consent.')
 
-def _readme(c, digest, card, page):
+def _readme(told, digest, card, page):
     "Build the README, and list the pictures of the card: name → path"
-    more = {True: ' --severity 0.8 --side right', False: ' --label 0'*bool(c.sampler.c_dim)}[_knows_sides(c.labels)]
-    text = _RUN.format(name=markdown(Path(c.meta['file']).stem), monai=MONAI, more=more)
+    text = _RUN.format(name=markdown(Path(told.file).stem), monai=MONAI, needs=', '.join(f'`{o}`' for o in told.needs),
+                       asks=told.asks, wrote=told.wrote)
     if card is None:
-        said = {'License of the weights': c.meta['license'], 'Learned from': _learned(c), 'Use': _intended(''),
-                'Before you share it': _RETAINS, 'Checkpoint': f'{c.meta["file"]}, sha256 {digest}'}
+        said = {'What it is': told.described, 'License of the weights': told.license, 'Learned from': told.learned,
+                'Use': _intended(''), 'Before you share it': _RETAINS, 'Checkpoint': f'{told.file}, sha256 {digest}'}
         return text + ''.join(f'- **{k}**: {markdown(v)}\n' for k, v in said.items()), {}
     pictures = {}
     def keep(m):
@@ -213,13 +265,13 @@ def _readme(c, digest, card, page):
     return text + _LINK.sub(keep, page), pictures
 
 # %% ../nbs/08_bundle.ipynb #27475b80
-def _license(c):
+def _license(told):
     "Write the license as the checkpoint states it"
-    named = [o for o in c.meta['license'].split(' AND ') if re.fullmatch(r'[A-Za-z][A-Za-z0-9-]*-\d+(\.\d+)*', o)]
-    lines = [f'License of the weights in models/: {terminal(c.meta["license"])}',
+    named = [o for o in told.license.split(' AND ') if re.fullmatch(r'[A-Za-z][A-Za-z0-9-]*-\d+(\.\d+)*', o)]
+    lines = [f'License of the weights in models/: {terminal(told.license)}',
              *(f'Text of {o}: https://spdx.org/licenses/{o}.html' for o in named), '',
-             f'They learned from {terminal(_learned(c))}.',
-             'The code that runs them, cleftgan_nb, is licensed under Apache-2.0.']
+             f'They learned from {terminal(told.learned)}.',
+             f"The code that runs them, {'cleftgan_nb' if 'cleftgan_nb' in told.needs else 'MONAI'}, is licensed under Apache-2.0."]
     return '\n'.join(lines) + '\n'
 
 # %% ../nbs/08_bundle.ipynb #9bb7b7b0
@@ -247,27 +299,25 @@ def _appearing(path):
 
 # %% ../nbs/08_bundle.ipynb #61238a30
 def export(
-    checkpoint,  # `.safetensors`, a published `.pkl`, or the name of a shipped model
+    checkpoint,  # `.safetensors`, a published `.pkl`, or the name of a shipped model; or a diffusion model of the survey
     path,        # the folder to make
     card=None,   # its model card; None: that of a shipped model, if there is one
     force=False, # replace an existing bundle, with all that is in it
 )->Path:         # the folder
     "Write a generator as a MONAI bundle"
     path, source = _free(path, force), checkpoints.find(checkpoint)
-    c, digest = checkpoints.load(checkpoint), sha256(source)
-    if c.sampler.img_channels not in (1, 3):
-        raise ValueError(f'{source.name} draws {c.sampler.img_channels} channels; accepted: 1 (gray) or 3 (RGB)')
+    told, digest = _of_system(source) if fit.holds_system(source) else _of_checkpoint(checkpoint), sha256(source)
     card, page = _card(card, digest)
-    readme, pictures = _readme(c, digest, card, page)
-    words = {'configs/metadata.json': _json(_metadata(c, digest, page)), 'configs/inference.json': _json(_inference(c)),
-             'docs/README.md': readme, 'LICENSE': _license(c)}
+    readme, pictures = _readme(told, digest, card, page)
+    words = {'configs/metadata.json': _json(_metadata(told, digest, page)), 'configs/inference.json': _json(told.inference),
+             'docs/README.md': readme, 'LICENSE': _license(told)}
     files = {k: v.encode() for k, v in words.items()} | {f'docs/{k}': o.read_bytes() for k, o in pictures.items()}
     with as_private_as(source), _appearing(path) as new:
         for name, data in files.items():
             (new/name).parent.mkdir(parents=True, exist_ok=True)
             (new/name).write_bytes(data)
         (new/'models').mkdir()
-        torch.save({k: t.detach().cpu().clone() for k, t in c.sampler.state_dict().items()}, new/'models'/'model.pt')
+        torch.save({k: t.detach().cpu().clone().contiguous() for k, t in told.state.items()}, new/'models'/'model.pt')
     return path
 
 def _json(value): return json.dumps(value, indent=2, ensure_ascii=False) + '\n'

@@ -10,8 +10,8 @@ from . import __version__
 from .foreign import command, speakable, terminal
 
 # %% auto #0
-__all__ = ['grid', 'convert', 'info', 'export', 'new', 'sample', 'invert', 'phantom', 'cohort', 'split', 'dataset', 'card',
-           'prepare', 'train', 'measure', 'doctor', 'forget', 'main']
+__all__ = ['TRANSLATORS', 'SYSTEMS', 'grid', 'convert', 'info', 'export', 'new', 'sample', 'invert', 'phantom', 'cohort', 'split',
+           'dataset', 'card', 'prepare', 'train', 'survey', 'measure', 'doctor', 'forget', 'main']
 
 # %% ../nbs/10_cli.ipynb #151358c0
 def _range(part, option='--seeds'):
@@ -550,6 +550,30 @@ def _ended(out, config):
     more = f', the best in {terminal(best)}' if best.exists() else ''
     return f'{terminal(last)}: after {kimg:g} kimg{more}. To train on: {again} --kimg {2*kimg:g}'
 
+# %% ../nbs/10_cli.ipynb #04902620
+def survey(args):
+    "Train another system of the survey"
+    from cleftgan_nb.pictures import save_png
+    from cleftgan_nb.survey.course import draw_dataset, train_system
+    from cleftgan_nb.survey.fit import load
+    from cleftgan_nb.training import Stopped
+    from cleftgan_nb.values import numbers
+    _may_begin(args.out)
+    settings = numbers(_values(args.set, like='width=16'))
+    if args.images and args.system in TRANSLATORS:
+        raise ValueError(f'--images {args.images}: {args.system} translates images and draws none; leave it out')
+    try: path = train_system(args.system, args.data, args.out, minutes=args.minutes, kimg=args.kimg, seed=args.seed,
+                             resume_from=args.resume_from, progress=sys.stderr.isatty(), **settings)
+    except Stopped as e: raise ValueError(str(e)) from e
+    system = load(path)
+    about = dict(title=f'images of {args.system}', kind='synthetic', command='cleftgan survey', seed=args.seed,
+                 license=system.words['license'], version=__version__)
+    print(f"{terminal(path)}: after {system.words['progress']['nimg']} images. To train on: the same command with more "
+          'minutes')
+    if args.system not in TRANSLATORS: save_png(grid(list(system.sample(12, args.seed)), 6), Path(args.out)/'images.png', about)
+    if args.images:
+        print(draw_dataset(path, Path(args.out)/'images.zip', args.images, args.seed, overwrite=True))
+
 # %% ../nbs/10_cli.ipynb #70bec060
 def _tell(config):
     "Say what the training reads, unless it will complain"
@@ -816,6 +840,26 @@ def _add_train(commands):
                    help='any other part of the configuration; may be repeated')
     p.add_argument('--show', action='store_true', help='print the configuration with all its names, and stop')
 
+# %% ../nbs/10_cli.ipynb #61bf38b0
+def _add_survey(commands):
+    p = _command(commands, survey, 'train another system: a VAE, GANs, diffusion, or a translator',
+                 'DDPM faces.zip --out run --minutes 30', 'VAE cleft.zip --out run --images 514',
+                 'CycleGAN blurred.zip sharp.zip --out run', 'DCGAN faces.zip --out run --set width=48')
+    p.add_argument('system', choices=SYSTEMS, metavar='SYSTEM', help=', '.join(SYSTEMS))
+    p.add_argument('data', nargs='+', help='a dataset, or two for Pix2Pix (pairs, in the same order) and CycleGAN: '
+                                           'from and to')
+    p.add_argument('--out', required=True, help='the folder of the run; if it has a state, that run goes on')
+    p.add_argument('--minutes', type=_finite, help='minutes of one processor core (default: 6)')
+    p.add_argument('--kimg', type=_finite, help='thousand images; two runs of one seed then give the same bytes')
+    p.add_argument('--resume-from', help='a network of the same system to start from')
+    p.add_argument('--seed', type=_whole(), default=0, help='seed of everything random (default: 0)')
+    p.add_argument('--images', type=_whole(1), metavar='N', help='also draw N images, as the dataset images.zip')
+    p.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
+                   help='a setting of the system; may be repeated')
+
+TRANSLATORS = 'Pix2Pix', 'CycleGAN'
+SYSTEMS = 'VAE', 'DCGAN', 'WGAN', 'AGGrGAN', 'DDPM', 'LDM', *TRANSLATORS   # that learn from datasets
+
 # %% ../nbs/10_cli.ipynb #5ecd3ccd
 def _add_measure(commands):
     p = _command(commands, measure, 'measure a generator, or generated images, against the images it learned from',
@@ -960,8 +1004,8 @@ def _parser():
     parser.add_argument('--debug', action='store_true', help='show where an error came from')
     parser.add_argument('--version', action='version', version=f'cleftgan_nb {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    for add in (_add_phantom, _add_cohort, _add_prepare, _add_dataset, _add_split, _add_card, _add_train, _add_measure,
-                _add_convert, _add_export, _add_info, _add_new, _add_sample, _add_invert, _add_forget, _add_doctor):
+    for add in (_add_phantom, _add_cohort, _add_prepare, _add_dataset, _add_split, _add_card, _add_train, _add_survey,
+                _add_measure, _add_convert, _add_export, _add_info, _add_new, _add_sample, _add_invert, _add_forget, _add_doctor):
         add(commands)
     return parser
 

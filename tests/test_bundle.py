@@ -1,6 +1,6 @@
 """MONAI bundles: MONAI runs them and draws our images, nothing in a checkpoint's words is evaluated, and a folder
-appears whole or not at all"""
-import importlib.util, json, os, pickle, shutil, subprocess, sys
+appears whole or not at all; a diffusion model's needs nothing of ours"""
+import json, os, pickle, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
@@ -9,6 +9,8 @@ from cleftgan_nb.checkpoints.labels import label_of
 from cleftgan_nb.data.cohorts import LABELS
 from cleftgan_nb.files import sha256
 from cleftgan_nb.pictures import sample_one
+from cleftgan_nb.survey import fit, zoo
+from cleftgan_nb.survey.course import new_system
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = "$open('executed', 'w')"
@@ -43,16 +45,36 @@ def read(folder, name='inference'): return json.loads((folder/'configs'/f'{name}
 def everything(folder): return {str(o.relative_to(folder)): o.read_bytes() for o in folder.rglob('*') if o.is_file()}
 
 
+@pytest.fixture(scope='module')
+def diffusion(tmp_path_factory):
+    "Save a diffusion model that draws more than noise, and whose words mean harm"
+    pytest.importorskip('monai', reason="pip install '.[survey]'")
+    system = new_system('DDPM', 1, size=16, width=16, steps=3, dtype='float32')
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for p in system.parameters(): torch.nn.init.normal_(p, 0, .1)
+    about = dict(license=HOSTILE, data=[dict(data='%configs/inference.json'), dict(data='faces.zip')])
+    return fit.save(fit.Run(system, 1, 2.), tmp_path_factory.mktemp('ddpm')/'ddpm.safetensors', about)
+
+
 # In a process of its own, from the bundle's root, without a network. As MONAI takes its time to be imported, `python
-# -m monai.bundle` runs three times in one process.
+# -m monai.bundle` runs four times in one process. A diffusion model comes first, while there is no cleftgan_nb.
 DRIVER = '''
-import runpy, socket, sys, numpy, torch
+import os, runpy, socket, sys, numpy, torch
 def refuse(*_, **__): raise OSError('no network here')
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
 def monai_bundle(*argv):
     sys.argv = ['monai.bundle', *argv]
     runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)
 files = ['--config_file', 'configs/inference.json']
+sys.modules['cleftgan_nb'], here = None, os.getcwd()
+os.chdir('../diffusion')
+monai_bundle('run', '--seed', '7', '--images', '2', *files)
+from monai.bundle import verify_net_in_out
+verify_net_in_out('network_def', 'configs/metadata.json', 'configs/inference.json', device='cpu',
+                  extra_forward_args=dict(timesteps=torch.zeros(1)))
+print('WITHOUT US', sys.modules.pop('cleftgan_nb') is None and not [m for m in sys.modules if m.startswith('cleftgan_nb')])
+os.chdir(here)
 monai_bundle('verify_net_in_out', 'network_def', '--meta_file', 'configs/metadata.json', '--device', 'cpu', *files)
 monai_bundle('run', '--severity', '0.8', '--side', 'right', '--seeds', '[0,7]', '--truncation_psi', '.5', *files)
 try: monai_bundle('run', '--severity', '2', *files)
@@ -70,20 +92,28 @@ numpy.save('../loaded.npy', G(z).numpy())
 '''
 
 
-@pytest.mark.skipif(not importlib.util.find_spec('monai'), reason="no MONAI: pip install '.[survey]'")
-def test_monai_runs_it(tmp_path, labeled):
-    "The images are ours, and nothing in the checkpoint's words is evaluated"
-    root = bundle.export(labeled, tmp_path/'bundle')
-    (tmp_path/'driver.py').write_text(DRIVER)
+@pytest.fixture(scope='module')
+def driven(tmp_path_factory, labeled, diffusion):
+    "Let MONAI run a bundle of each kind: their folder, and what was said"
+    folder = tmp_path_factory.mktemp('driven')
+    bundle.export(labeled, folder/'bundle')
+    bundle.export(diffusion, folder/'diffusion')
+    (folder/'driver.py').write_text(DRIVER)
     env = {k: v for k, v in os.environ.items() if k in ('PATH', 'OMP_NUM_THREADS', 'NUMBA_CACHE_DIR', 'SYSTEMROOT')}
-    env |= dict(HOME=str(tmp_path), PYTHONPATH=str(ROOT))
-    done = subprocess.run([sys.executable, '-W', 'ignore', tmp_path/'driver.py'], cwd=root, env=env, text=True,
+    env |= dict(HOME=str(folder), PYTHONPATH=str(ROOT))
+    done = subprocess.run([sys.executable, '-W', 'ignore', folder/'driver.py'], cwd=folder/'bundle', env=env, text=True,
                           capture_output=True)
     assert done.returncode == 0, done.stderr
-    said = done.stdout + done.stderr
-    assert 'data shape of network is verified with no error' in said
+    return folder, done.stdout + done.stderr
+
+
+def test_monai_runs_it(driven, labeled):
+    "The images are ours, and nothing in the checkpoint's words is evaluated"
+    folder, said = driven
+    root = folder/'bundle'
+    assert said.count('data shape of network is verified with no error') >= 2
     assert 'REFUSED severity=2' in said and f"LICENSE '{HOSTILE}" in said
-    assert not list(tmp_path.rglob('executed'))
+    assert not list(folder.rglob('executed'))
     G = checkpoints.load(labeled).sampler
     for seed in (0, 7):
         with Image.open(root/'eval'/f'seed-{seed}.png') as image: drawn, words = np.array(image), image.text
@@ -93,7 +123,76 @@ def test_monai_runs_it(tmp_path, labeled):
         assert json.loads(words['recipe'])['side'] == 'right'
     z = torch.from_numpy(np.random.RandomState(3).randn(1, 8)).float()
     expected = G(z, label_of(LABELS, .5, 'left')[None]).numpy()
-    assert np.allclose(np.load(tmp_path/'loaded.npy'), expected, atol=1e-5)
+    assert np.allclose(np.load(folder/'loaded.npy'), expected, atol=1e-5)
+
+
+# a diffusion model
+def test_monai_alone_runs_a_diffusion_model(driven, diffusion):
+    folder, said = driven
+    assert 'WITHOUT US True' in said and 'cleftgan' not in json.dumps(read(folder/'diffusion'))
+    ours = fit.load(diffusion).sample(2, seed=7)
+    assert ours.std() > 20 and np.abs(ours[0].astype(int) - ours[1]).mean() > 5
+    for i, wanted in enumerate(ours):
+        with Image.open(folder/f'diffusion/eval/seed-7-image-{i}.png') as image:
+            assert np.abs(np.array(image).astype(int) - wanted).max() <= 1 and image.text['Source'] == 'synthetic'
+
+
+def test_what_a_diffusion_model_says(tmp_path, diffusion, monkeypatch, capsys):
+    "The command writes it; nothing that MONAI evaluates is a stranger's word"
+    assert cli.main(['export', str(diffusion), str(tmp_path/'b')]) == 0
+    root, said = tmp_path/'b', read(tmp_path/'b', 'metadata')
+    assert everything(root).keys() == {'configs/metadata.json', 'configs/inference.json', 'models/model.pt', 'docs/README.md', 'LICENSE'}
+    assert everything(root) == everything(bundle.export(diffusion, tmp_path/'again'))
+    assert said['license'] == f"'{HOSTILE}" and said['data_source'].startswith("'%configs") and 'faces.zip' in said['data_source']
+    assert said['monai_version'] == bundle.MONAI and {'einops', 'fire'} <= said['required_packages_version'].keys()
+    assert list(said['network_data_format']['inputs']) == ['image', 'timesteps']
+    assert all(o.count('import ') == 1 and ',' not in o for o in read(root)['imports']) and 'ignite' not in str(read(root))
+    readme = (root/'docs'/'README.md').read_text()
+    assert 'run only bundles that you trust' in readme and '--seed 1 --images 4' in readme and 'cleftgan' not in readme
+    assert torch.load(root/'models'/'model.pt', weights_only=True).keys() == fit.load(diffusion).net.state_dict().keys()
+
+
+def test_a_diffusion_model_comes_back(tmp_path, diffusion):
+    back, state = zoo.load_bundle(bundle.export(diffusion, tmp_path/'b')), torch.get_rng_state()
+    assert (back.sample(2, 5) == fit.load(diffusion).sample(2, 5)).all() and torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize('change, says', [
+    (dict(size=17), 'size=17; accepted by DDPM'), (dict(size=2**30), 'size=1073741824; accepted: a whole number'),
+    (dict(size=True), 'size=True'), (dict(steps=0), 'steps=0; accepted'), (dict(steps='$exit()'), 'steps='),
+    (dict(network_def=HOSTILE), 'width=None; accepted'), (dict(network_def=dict(channels=[10**9])), 'width=1000000000; accepted'),
+    (dict(network_def=dict(channels=[24])), 'width=24; accepted: multiples of 16'),
+    (dict(network_def=dict(channels=[16], _target_='os.system')), "network_def has _target_='os.system'; accepted: 'Diff"),
+    (dict(network_def='more'), 'network_def has dropout_cattn=0.5; accepted: None'),
+    (dict(network_def='wide'), r'model.pt does not fit: of 2\d\d tensors .* another'),
+    (dict(scheduler=None), 'scheduler has _target_=None; accepted'),
+    (b'[1]', 'inference.json cannot be read: a list; accepted: an object'), (b'{', 'cannot be read'), (b'\xff', 'cannot be read'),
+    (b'['*10**5, 'cannot be read'), (b' '*(2**20 + 1), 'accepted: up to 1048576')])
+def test_bundles_that_are_not_read_back(tmp_path, diffusion, change, says):
+    "Nothing in them is evaluated, and nothing large is built"
+    root = bundle.export(diffusion, tmp_path/'b')
+    path, net = root/'configs'/'inference.json', read(root)['network_def']
+    if isinstance(change, dict):
+        if change.get('network_def') == 'more': change = dict(network_def=net | dict(dropout_cattn=.5))
+        if change.get('network_def') == 'wide': change = dict(network_def=net | dict(channels=[512, 768, 1024, 1024]))
+        change = json.dumps(read(root) | change).encode()
+    path.write_bytes(change)
+    with pytest.raises(ValueError, match=says): zoo.load_bundle(root)
+    assert not list(tmp_path.rglob('executed'))
+
+
+def test_halves_of_a_bundle(tmp_path, diffusion):
+    for name in ('configs/inference.json', 'models/model.pt'):
+        root = bundle.export(diffusion, tmp_path/name[:3])
+        (root/name).unlink()
+        with pytest.raises(FileNotFoundError, match=f'no {name} in .*; accepted: the folder of a MONAI bundle'): zoo.load_bundle(root)
+
+
+def test_other_systems_are_refused_by_name(tmp_path):
+    path = fit.save(fit.Run(new_system('DCGAN', size=16, width=4, latent=8), 0, 2.), tmp_path/'x.safetensors', {})
+    with pytest.raises(ValueError, match='x.safetensors holds DCGAN, a system of the survey; accepted: its DDPM'):
+        bundle.export(path, tmp_path/'b')
+    assert not (tmp_path/'b').exists()
 
 
 # what is in it

@@ -454,6 +454,8 @@ def _load_meta(words):
     "Return the header's metadata as given to `save`"
     if type(words) is not dict or not all(type(v) is str for v in words.values()) or 'cleftgan_nb' not in words:
         keys = _some(words) if type(words) is dict else 'nothing'
+        if type(words) is dict and 'survey' in words:
+            raise ValueError('it is a system of the survey; load it with cleftgan_nb.survey.fit.load')
         raise ValueError(f'it is a safetensors file of another project (its metadata has {keys}); accepted: one '
                          'written by cleftgan_nb.checkpoints.save')
     if words['cleftgan_nb'] != FORMAT:

@@ -48,7 +48,14 @@ def _at_home(v):
     "Expand ~ in the paths of checkpoints, for the workflow does not"
     return {k: os.path.expanduser(o) if isinstance(o, str) else o for k, o in v.items()} if isinstance(v, dict) else v
 
-TOP = dict(profile=_NAME, resolution=_whole(4, 1024), networks=_DIFFERENT, threads=_whole(1, 1024),
+ARTICLES = ('01_cohort', '02_base', '03_finetune', '04_augmentation', '05_compare', '06_latents', '07_people',
+            '08_ablations', '09_truth', '10_usefulness')
+SYSTEMS = 'vae', 'gans', 'aggrgan', 'ddpm', 'latent', 'stylegan', 'control', 'pyramid', 'cycle'
+def _some(names):
+    return (f'different ones of {", ".join(names)}, as a list',
+            lambda v: isinstance(v, list) and len(v) == len(set(map(str, v))) and all(o in names for o in v))
+
+TOP = dict(profile=_NAME, articles=_some(ARTICLES), resolution=_whole(4, 1024), networks=_DIFFERENT, threads=_whole(1, 1024),
            device=_one_of('cpu', 'cuda'), needs_data=_TRUTH, data=_WORDS,
            bases=_mapping('networks to checkpoints, whose names have no { and }',
                           lambda k, v: k in NETWORKS and _WORDS[1](v) and not set('{}') & set(v)) + (_at_home,),
@@ -58,13 +65,14 @@ TOP = dict(profile=_NAME, resolution=_whole(4, 1024), networks=_DIFFERENT, threa
 SECTIONS = dict(cohort=dict(cleft=_PEOPLE, normal=_PEOPLE, unseen=_PEOPLE, seed=_whole(0, 2**31), shown=_PLAIN,
                             columns=_PLAIN, photographed=_PLAIN), base=_TRAINED, finetune=_TRAINED,
                 augmentation=_TRAINED,
-                compare={}, latents={}, people={}, ablations=_TRAINED, truth={}, usefulness={})         # name → what must be in it
+                compare={}, latents={}, people={}, ablations=_TRAINED, truth={}, usefulness={},
+                survey=dict(systems=_some(SYSTEMS)))         # name → what must be in it
 OPTIONAL = dict(repaired=_number(0, 1), settings=_mapping('keywords of networks.build', lambda k, v: _is_plain(v)),
                 own=_mapping('networks to keywords of networks.build',
                              lambda k, v: k in NETWORKS and isinstance(v, dict) and _is_plain(v)))
 NEEDED = 'profile', 'resolution', 'networks', 'threads', 'cohort', 'finetune'
 # what the section `photographs` may change
-WITH_DATA = 'networks', 'finetune', 'augmentation', 'compare', 'latents', 'people', 'ablations'
+WITH_DATA = 'networks', 'finetune', 'augmentation', 'compare', 'latents', 'people', 'ablations', 'survey'
 
 # %% ../../nbs/study/11_profiles.ipynb #e8483b60
 def _check(where, name, value, rule):

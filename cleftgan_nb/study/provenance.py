@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOBODY', 'commit', 'versions', 'machine', 'made_in', 'whose', 'license_of', 'recipe', 'save_figure', 'save_film',
-           'read_recipe', 'sheet', 'save_table', 'over_seeds', 'save_manifest']
+           'read_recipe', 'sheet', 'strips', 'save_table', 'over_seeds', 'save_manifest']
 
 # %% ../../nbs/study/00_provenance.ipynb #1a51a4d0
 import csv, io, json, os, platform, subprocess, sys
@@ -200,6 +200,23 @@ def sheet(
         axis.imshow(image, cmap='gray', vmin=0, vmax=255)
         axis.set_title(label, fontsize=7, pad=2)
     for axis in figure.axes: axis.set_axis_off()
+    figure.suptitle(title, fontsize=9)
+    return _drawn(figure)
+
+# %% ../../nbs/study/00_provenance.ipynb #7f52b9b0
+def strips(
+    images:dict, # name → uint8 [N,H,W,3], equally many of each
+    title:str, # above all of them
+    width:float=.55, # of an image, in inches
+)->Image.Image:
+    "Lay out rows of images, each with its name above it"
+    from matplotlib.figure import Figure
+    columns = max(map(len, images.values()))
+    figure = Figure(figsize=(columns*width, len(images)*(width + .2) + .3), layout='constrained')
+    for axis,(name,row) in zip(figure.subplots(len(images), 1, squeeze=False).flat, images.items()):
+        axis.imshow(np.concatenate(list(row), 1))
+        axis.set_title(name, fontsize=7, pad=2, loc='left')
+        axis.set_axis_off()
     figure.suptitle(title, fontsize=9)
     return _drawn(figure)
 

@@ -17,6 +17,8 @@ SECTIONS = {                                         # folder of nbs → heading
     'guide': ('Guides', 'How to do something with the project, from the first picture to your own photographs.'),
     'study': ('The study', 'Executable articles: who is in the cohorts, what is trained, and how good it is. `make '
                            'study` runs them all.'),
+    'survey': ('The survey', 'Other systems, from a VAE to diffusion, for the same core-minutes; which one for your '
+                             'folder. `make study PROFILE=survey` runs them all.'),
     'explore': ('Exploring', 'Latents, sliders and inversion, in JupyterLab or as pictures.'),
     'data': ('Cohorts', 'From a mesh to portraits with a cleft lip of known severity; from photographs to a dataset.'),
     'ops': ('Operators', 'The few operations that StyleGAN needs, each as its formula and as kernels for a CPU.'),
@@ -57,8 +59,8 @@ def stage(to):
     contents = {o: section(pages, o) for o in SECTIONS}
     pages.home('[Quickstart](guide/00_quickstart.ipynb) · [The study](study/index.md) · [Your own '
                'photographs](guide/01_own_photographs.ipynb) · [Commands](commands/index.md) · [API](api/index.md)',
-               toctree([contents[o] for o in ('guide', 'study') if contents[o]] + [command_pages], caption='Use it')
-               + '\n' + toctree([contents[o] for o in SECTIONS if o not in ('guide', 'study') and contents[o]],
+               toctree([contents[o] for o in ('guide', 'study', 'survey') if contents[o]] + [command_pages], caption='Use it')
+               + '\n' + toctree([contents[o] for o in SECTIONS if o not in ('guide', 'study', 'survey') and contents[o]],
                                 caption='How it works')
                + '\n' + toctree([api_pages, 'cards/index', 'changelog'], caption='Look up'))
 

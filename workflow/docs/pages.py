@@ -23,10 +23,13 @@ def has(cell, directive): return bool(re.search(rf'^[ ]*#[ ]*\|[ ]*{directive}[ 
 
 
 def executed(notebook):
-    """The copy that the committed run of the study has left (of the first network, where there are several), or
-    the notebook itself. Only phantoms are in it."""
-    if notebook.parent.name != 'study': return notebook
-    copies = [root/'outputs/cpu'/f'{notebook.stem}{network}.ipynb' for network in ('', '-stylegan3-t')]
+    """The copy that the committed run of the study or the survey has left (of the first network, where there are
+    several), or the notebook itself. Only phantoms are in it."""
+    copies = []
+    if notebook.parent.name == 'study':
+        copies = [root/'outputs/cpu'/f'{notebook.stem}{network}.ipynb' for network in ('', '-stylegan3-t')]
+    if notebook.parent.name == 'survey':
+        copies = [root/'outputs/survey'/f'survey-{notebook.stem.partition("_")[2]}.ipynb']
     return next((o for o in copies if o.is_file()), notebook)
 
 

@@ -1,0 +1,1 @@
+"The systems of the survey: generators and translators behind two protocols"
