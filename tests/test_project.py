@@ -59,11 +59,14 @@ def test_layout():
 def test_nothing_made_is_tracked():
     ships = [o for o in tracked() if o.startswith('cleftgan_nb/assets/') and o.endswith('.safetensors')]
     made = [o for o in tracked()
-            if re.match(r'(outputs/(?!README\.md|(cpu|ada-514|h100|severity-adaptation|vision-aided)/[^/]+$)|_proc|_docs'
+            if re.match(r'(outputs/(?!README\.md|(cpu|survey|ada-514|h100|severity-adaptation|vision-aided)/[^/]+$)|_proc|_docs'
                         r'|\.venv)', o) or o.endswith(('.safetensors', '.pkl', '.pyc')) and o not in ships]
     assert not made
     large = [o for o in tracked() if (root/o).stat().st_size > (16 if o in ships else 4) << 20]
     assert not large, 'files over 4 MiB, or models over 16 MiB'
+    for folder, most in dict(cpu=20, survey=8).items():
+        size = sum((root/o).stat().st_size for o in tracked() if o.startswith(f'outputs/{folder}/'))
+        assert size <= most << 20, f'outputs/{folder}: {size >> 20} MiB; accepted: {most}'
 
 
 def test_models_that_ship_have_cards():
