@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip('jupyterlab'), pytest.importorskip('ipywidgets'), pytest.importorskip('selenium')
 pytestmark = pytest.mark.slow
 root = Path(__file__).resolve().parent.parent
-PARAMETERS = "checkpoint, dataset, run, faces = 'phantom-64-cleft-stylegan3-t', 'faces.zip', 'run', 24"
+PARAMETERS = "checkpoint, dataset, run, faces = 'phantom-64-cleft-stylegan3-t', 'faces.zip', 'run', 4"
 
 
 @pytest.fixture(scope='module')

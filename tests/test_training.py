@@ -53,7 +53,7 @@ from cleftgan_nb.networks import build
 from cleftgan_nb.training.aid import Aid
 from cleftgan_nb.training.config import Config, load_config
 from cleftgan_nb.training.loop import train
-config, replace, kills, renames = {config!r}, os.replace, {kills}, {renames}
+whole, config, replace, kills, renames = {whole!r}, {config!r}, os.replace, {kills}, {renames}
 
 def die_at(n):
     "Die before the rename number n/2, or right after it where n is odd"
@@ -77,6 +77,7 @@ def live(seconds=None, n=None):
     if code == 1: sys.exit('the run failed')
     return code == 0
 
+train(whole, progress=False)   # what it loads, no life has to load again
 rng = random.Random(0)
 for _ in range(kills): print('killed' if not live(rng.uniform(.2, 1.2)) else 'ended')
 for n in range(renames): print('killed' if not live(n=n) else 'ended')
@@ -84,9 +85,9 @@ assert live()
 """
 
 
-def lives(c, folder, kills=0, renames=0):
-    "Kill a run again and again, then let it end; count the kills"
-    (folder/'lives.py').write_text(LIVES.format(config=c, kills=kills, renames=renames))
+def lives(whole, c, folder, kills=0, renames=0):
+    "Let one run be, and kill another again and again before it may end; count the kills"
+    (folder/'lives.py').write_text(LIVES.format(whole=whole, config=c, kills=kills, renames=renames))
     return subprocess.run([sys.executable, folder/'lives.py'], check=True, stdout=subprocess.PIPE, text=True,
                           env=os.environ | dict(OMP_NUM_THREADS='1')).stdout.split().count('killed')
 
@@ -98,12 +99,11 @@ def test_a_killed_run_ends_like_one_that_was_not(faces, tmp_path, network, kills
     settings = SMALL if network == 'stylegan3-t' else {k: v for k, v in SMALL.items() if k != 'num_layers'}
     more = dict(network=network, settings=settings, **(dict(kimg=.16) if renames else {}),
                 **(dict(aid=aid, kimg=.096, tick_kimg=.016, keep_kimg=.048) if aid else {}))
-    lives(config(faces, whole := tmp_path/'whole', **more), tmp_path)
-    killed = lives(config(faces, tmp_path/'killed', **more), tmp_path, kills, renames)
+    killed = lives(*(config(faces, tmp_path/name, **more) for name in ('whole', 'killed')), tmp_path, kills, renames)
     assert killed >= (kills or renames) - kills//4
-    a, b = tensors(whole), tensors(tmp_path/'killed')
+    a, b = tensors(tmp_path/'whole'), tensors(tmp_path/'killed')
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    same(files(whole), files(tmp_path/'killed'))
+    same(files(tmp_path/'whole'), files(tmp_path/'killed'))
     assert not list(tmp_path.glob('killed/.*'))
 
 

@@ -5,9 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-import papermill
+sys.modules['rfc3987_syntax'] = None   # papermill would compile a grammar of IRIs at each start, for more than a second
+import papermill  # noqa: E402
 
-from slim import slim
+from slim import slim  # noqa: E402
 
 
 def main(notebook, copy, parameters):

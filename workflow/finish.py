@@ -7,6 +7,8 @@ from cleftgan_nb.study.profiles import place
 from cleftgan_nb.study.report import report
 from cleftgan_nb.study.provenance import save_manifest
 
+sys.modules['rfc3987_syntax'] = None   # nbconvert would compile a grammar of IRIs, for more than a second
+
 
 def main(plan, files):
     plan = json.loads(Path(plan).read_text(encoding='utf-8'))

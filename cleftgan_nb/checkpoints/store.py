@@ -137,11 +137,17 @@ def _check_ceilings(kwargs, role, depth=2):
             raise ValueError(f'{role} asks for {k}={v!s:.30}; accepted: 0 to {CEILINGS.get(k, 2**20)}')
 
 # %% ../../nbs/checkpoints/01_store.ipynb #fbba55a0
+_SMALL = 2**14   # numbers of a tensor that may take memory
+
 class _OnPaper(TorchFunctionMode):
-    "A mode in which new weights have a shape but no memory; small computed tensors stay real"
+    "A mode in which new weights have a shape but no memory; small tensors are real"
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        if func in (torch.randn, torch.rand, torch.zeros, torch.ones, torch.empty): kwargs['device'] = 'meta'
+        if func in (torch.randn, torch.rand, torch.zeros, torch.ones, torch.empty):
+            new = torch.empty(*args, **kwargs | dict(device='meta'))
+            return new if new.numel() > _SMALL else torch.ones(new.shape, dtype=new.dtype)
+        # arithmetic without memory would take PyTorch's compiler, which loads for more than a second
+        if func is torch.Tensor.mul and args[0].is_meta and type(args[1]) in (int, float): return args[0]
         return func(*args, **kwargs)
 
 # %% ../../nbs/checkpoints/01_store.ipynb #30820620

@@ -5,7 +5,7 @@
 # %% ../../nbs/metrics/17_composition.ipynb #51ba04c0
 from __future__ import annotations
 import numpy as np
-from scipy.stats import wasserstein_distance
+import scipy   # loads its parts on first use: scipy.stats takes half a second
 from ..checks import check_count
 from ..data.cards import SKIN
 from ..data.colorspace import ita_of, to_lab
@@ -184,7 +184,7 @@ def tone_shift(
     drawn = [rng.choice(b, len(b)).mean() - rng.choice(a, len(a)).mean() for _ in range(resamples)]
     return Score('tone_shift', b.mean() - a.mean(), *middle(drawn, level), level,
                  dict(training=len(a), generated=len(b)), seed, interval=f'bootstrap of {resamples}',
-                 notes=dict(wasserstein=wasserstein_distance(a, b)))
+                 notes=dict(wasserstein=scipy.stats.wasserstein_distance(a, b)))
 
 # %% ../../nbs/metrics/17_composition.ipynb #5c540680
 def plot_composition(

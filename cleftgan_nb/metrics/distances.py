@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import NamedTuple
 import numpy as np, torch
 from scipy import linalg
-from scipy.stats import norm
+from scipy.special import ndtri
 from ..checks import check_count
 from .score import Score, wilson
 
@@ -96,7 +96,7 @@ def frechet_influence(feats_a, feats_b)->tuple: # distance, [n], [m]
 # %% ../../nbs/metrics/08_distances.ipynb #349b8fe0
 def _around(value, variance, level, low=-np.inf, high=np.inf):
     "Build a normal interval, cut off at what is possible"
-    half = norm.ppf((1 + level)/2)*variance**.5
+    half = ndtri((1 + level)/2)*variance**.5
     return float(np.clip(value - half, low, high)), float(np.clip(value + half, low, high))
 
 def _sizes(a, b): return {'real': len(a), 'generated': len(b)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 import math
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 from fastcore.basics import patch
 
 # %% auto #0
@@ -80,7 +80,7 @@ def wilson(
     level=.95,
 )->tuple:      # low, high
     "Compute Wilson's interval of a share"
-    p, z = k/n, norm.ppf((1 + level)/2)
+    p, z = k/n, ndtri((1 + level)/2)
     center, half = (p + z*z/(2*n))/(1 + z*z/n), z*np.sqrt(p*(1 - p)/n + z*z/(4*n*n))/(1 + z*z/n)
     return float(min(max(center - half, 0), p)), float(max(min(center + half, 1), p))
 

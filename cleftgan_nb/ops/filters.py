@@ -7,7 +7,7 @@ __all__ = ['setup_filter', 'design_lowpass_filter']
 
 # %% ../../nbs/ops/01_filters.ipynb #a1a8d2e0
 import numpy as np, torch
-import scipy   # loads its parts on first use: scipy.signal takes a second
+from scipy.special import j1   # scipy.signal would take half a second to load
 from ..checks import check_number
 
 # %% ../../nbs/ops/01_filters.ipynb #1fda10e0
@@ -53,8 +53,8 @@ def design_lowpass_filter(
     "Design a low-pass filter that sums to 1 (SG3 §3.1, appendix C)"
     _check_design(numtaps, cutoff, width, fs)
     if numtaps == 1: return None
-    if not radial: return torch.as_tensor(scipy.signal.firwin(numtaps, cutoff, width=width, fs=fs), dtype=torch.float32)
-    h = _jinc(numtaps, cutoff, fs)*np.outer(*[_kaiser(numtaps, width/(fs/2))]*2)
+    w = _kaiser(numtaps, width/(fs/2))
+    h = _jinc(numtaps, cutoff, fs)*np.outer(w, w) if radial else np.sinc(2*cutoff*_times(numtaps, fs))*w
     return torch.as_tensor(h/h.sum(), dtype=torch.float32)
 
 # %% ../../nbs/ops/01_filters.ipynb #638ecbc0
@@ -67,13 +67,16 @@ def _check_design(numtaps, cutoff, width, fs):
     if not width > 0: raise ValueError(f"width={width!r}; accepted: a number above 0")
 
 # %% ../../nbs/ops/01_filters.ipynb #2696d420
+def _times(n, fs): return (np.arange(n) - (n - 1)/2)/fs
+
 def _jinc(n, cutoff, fs):
-    t = (np.arange(n) - (n - 1)/2)/fs
+    t = _times(n, fs)
     r = np.hypot(*np.meshgrid(t, t))
     at_0 = r == 0 # the central tap of an odd filter, where the limit is the cutoff
     r = np.where(at_0, 1, r)
-    return np.where(at_0, cutoff, scipy.special.j1(2*cutoff*np.pi*r)/(np.pi*r))
+    return np.where(at_0, cutoff, j1(2*cutoff*np.pi*r)/(np.pi*r))
 
 # %% ../../nbs/ops/01_filters.ipynb #223f14a0
 def _kaiser(n, width):
-    return np.kaiser(n, scipy.signal.kaiser_beta(scipy.signal.kaiser_atten(n, width)))
+    a = 2.285*(n - 1)*np.pi*width + 7.95   # attenuation, decibels
+    return np.kaiser(n, .1102*(a - 8.7) if a > 50 else .5842*(a - 21)**.4 + .07886*(a - 21) if a > 21 else 0.)
