@@ -311,6 +311,20 @@ def test_further_notebooks_refuse(gray, tmp_path, notebook, given, told):
     assert not list(tmp_path.glob('*.png'))
 
 
+def test_a_large_picture_of_an_executed_notebook_becomes_a_jpeg(tmp_path):
+    import base64, io
+    import nbformat
+    from PIL import Image
+    image, png = Image.effect_noise((512, 512), 90).convert('RGB'), io.BytesIO()
+    image.save(png, 'PNG')
+    picture = nbformat.v4.new_output('display_data', {'image/png': base64.b64encode(png.getvalue()).decode()})
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('', outputs=[picture])]), tmp_path/'a.ipynb')
+    for _ in range(2): subprocess.run([sys.executable, root/'workflow/slim.py', tmp_path/'a.ipynb'], check=True)
+    [[kept]] = [c.outputs for c in nbformat.read(tmp_path/'a.ipynb', 4).cells]
+    assert set(kept.data) == {'image/jpeg'} and len(kept.data['image/jpeg']) < len(png.getvalue())
+    assert Image.open(io.BytesIO(base64.b64decode(kept.data['image/jpeg']))).size == image.size
+
+
 def test_executed_notebooks_hold_each_picture_once(tmp_path):
     import base64, io
     from PIL import Image

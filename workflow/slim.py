@@ -1,6 +1,6 @@
-"""Make executed notebooks smaller, without loss: no picture is stored twice (IPython adds a JPEG to each PNG of a
-PIL image), PNGs are packed as well as can be, and no widgets and progress bars are kept, which nothing could
-show without their kernel"""
+"""Make executed notebooks smaller: no picture is stored twice (IPython adds a JPEG to each PNG of a PIL image), PNGs
+are packed as well as can be, large ones become JPEGs, since the figure lies beside the notebook, and no widgets and
+progress bars are kept, which nothing could show without their kernel"""
 import base64
 import io
 import json
@@ -22,6 +22,18 @@ def packed(png):
     return min(base64.b64encode(file.getvalue()).decode(), png, key=len)
 
 
+LARGE = 2**18   # characters of a PNG in base64: 192 KiB
+
+
+def kept(png):
+    "A picture as it is kept: its type, and base64."
+    png = packed(png)
+    if len(png) <= LARGE: return {'image/png': png}
+    file = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB').save(file, 'JPEG', quality=90)
+    return {'image/jpeg': base64.b64encode(file.getvalue()).decode()}
+
+
 def bar(output):
     "Is it what is left of a progress bar, as it was at its start?"
     data = output.get('data', {})
@@ -37,7 +49,7 @@ def slim(path):
         data.pop('application/vnd.jupyter.widget-view+json', None)   # a picture or words stand beside it
         if 'image/png' not in data: continue
         data.pop('image/jpeg', None)
-        data['image/png'] = packed(''.join(data['image/png']))
+        data.update(kept(''.join(data.pop('image/png'))))
     for c in notebook['cells']:
         if 'outputs' in c: c['outputs'] = [o for o in c['outputs'] if not bar(o)]
     with part(path) as new:
