@@ -236,3 +236,13 @@ def test_an_article_refuses(given, told, tmp_path):
                                    progress_bar=False, cwd=tmp_path)
     assert told in str(caught.value.evalue)
     assert not list(tmp_path.glob('*.csv'))
+
+
+def test_loading_warns_of_nothing(tmp_path):
+    "StyleGAN2 holds a frozen network, which a system on paper cannot fill"
+    import warnings
+    system = new_system('StyleGAN2', size=32, channel_base=256, channel_max=16)
+    path = fit(system, faces(), tmp_path/'run', kimg=.004, batch=4, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert load(path).sample(2).shape == (2, 32, 32, 3)

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/survey/01_fit.ipynb #87c25280
 from __future__ import annotations
-import copy, hashlib, importlib, json, math, time
+import copy, hashlib, importlib, json, math, time, warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np, torch
@@ -203,7 +203,9 @@ def load(
 )->System:
     "Load a system, ready to draw"
     tensors, words = read(path)
-    with _OnPaper(): shapes = {k: v.shape for k, v in _built(words, path).state_dict().items()}
+    with _OnPaper(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')             # a frozen network that a system holds cannot be filled on paper
+        shapes = {k: v.shape for k, v in _built(words, path).state_dict().items()}
     check_names(_of(tensors, 'system/'), shapes, Path(path).name)
     found = _built(words, path)
     found.load_state_dict(_of(tensors, 'system/'))
