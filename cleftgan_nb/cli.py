@@ -11,7 +11,7 @@ from .foreign import command, speakable, terminal
 
 # %% auto #0
 __all__ = ['TRANSLATORS', 'SYSTEMS', 'grid', 'convert', 'info', 'export', 'new', 'sample', 'invert', 'phantom', 'cohort', 'split',
-           'dataset', 'card', 'prepare', 'train', 'survey', 'measure', 'doctor', 'forget', 'main']
+           'dataset', 'card', 'prepare', 'train', 'survey', 'measure', 'reading_test', 'doctor', 'forget', 'main']
 
 # %% ../nbs/10_cli.ipynb #151358c0
 def _range(part, option='--seeds'):
@@ -631,6 +631,24 @@ def _real(args, G, names):
     check_names(names, real.label_names, args.what)
     return real
 
+# %% ../nbs/10_cli.ipynb #8af0edf0
+def reading_test(args):
+    "Make a reading test"
+    from cleftgan_nb import checkpoints
+    from cleftgan_nb.files import as_private_as
+    from cleftgan_nb.metrics.readers import power
+    from cleftgan_nb.metrics.reading_test import check_place, reading_test
+    check_place(args.out, args.force)
+    c = checkpoints.load(args.what)
+    real = _real(args, c.sampler, c.labels)
+    with as_private_as(checkpoints.find(args.what), args.real):
+        place = reading_test(c, real, args.out, args.n, args.seed, args.truncation, _source(args.what, c, 'cleftgan reading-test'),
+                             args.force)
+    print(f"{terminal(place/'reading')}: for readers, {args.n} real and {args.n} generated pictures",
+          f"{terminal(place/'key.csv')}: which is which; keep it from them",
+          f'{2*args.n} readings tell 60 % right answers from guessing with a power of {power(2*args.n):.0%}',
+          "To evaluate: cleftgan_nb.metrics.readers.evaluate('key.csv', ['answers-anna.csv', …])", sep='\n')
+
 # %% ../nbs/10_cli.ipynb #899670ba
 def doctor(args):
     "Check the machine"
@@ -694,9 +712,9 @@ def _finite(text):
 # %% ../nbs/10_cli.ipynb #7cf1b470
 def _command(commands, f, summary, *examples):
     "Add a parser for the command `f`"
-    parser = commands.add_parser(f.__name__, help=summary, description=summary[0].upper() + summary[1:] + '.',
-                                 epilog='examples:\n' + '\n'.join(f'  cleftgan {f.__name__} {e}'.rstrip()
-                                                                  for e in examples))
+    name = f.__name__.replace('_', '-')
+    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + '.',
+                                 epilog='examples:\n' + '\n'.join(f'  cleftgan {name} {e}'.rstrip() for e in examples))
     parser.add_argument('--debug', action='store_true', help='show where an error came from')
     parser.set_defaults(run=f)
     return parser
@@ -881,6 +899,20 @@ def _add_measure(commands):
     p.add_argument('--out', help='also write the scores as .csv')
     _forces(p)
 
+# %% ../nbs/10_cli.ipynb #75e04fb0
+def _add_reading_test(commands):
+    p = _command(commands, reading_test, 'ask people which pictures are real, and how severe they find each cleft',
+                 'finetuned.safetensors --real unseen.zip --out test', 'finetuned.safetensors --real unseen.zip --out test --n 50 '
+                                                                       '--seed 8')
+    p.add_argument('what', help='a checkpoint, or the name of a model that ships')
+    p.add_argument('--real', required=True, help='a dataset of the same size, of people whom it never saw')
+    p.add_argument('--out', required=True, help='the folder to make')
+    p.add_argument('--n', type=_whole(2), default=105, help='pictures of each kind (default: 105: 210 readings tell 60 %% right '
+                                                            'answers from guessing with a power of 80 %%)')
+    p.add_argument('--seed', type=_whole(), default=0, help='seed of all choices; keep it from the readers (default: 0)')
+    p.add_argument('--truncation', type=_finite, default=1., help='less than 1: closer to the average face (default: 1)')
+    p.add_argument('--force', action='store_true', help='replace an existing test')
+
 # %% ../nbs/10_cli.ipynb #19f37759
 def _add_doctor(commands):
     p = _command(commands, doctor, 'list the hardware, and check whether its kernels are right and fast',
@@ -1005,7 +1037,8 @@ def _parser():
     parser.add_argument('--version', action='version', version=f'cleftgan_nb {__version__}')
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
     for add in (_add_phantom, _add_cohort, _add_prepare, _add_dataset, _add_split, _add_card, _add_train, _add_survey,
-                _add_measure, _add_convert, _add_export, _add_info, _add_new, _add_sample, _add_invert, _add_forget, _add_doctor):
+                _add_measure, _add_reading_test, _add_convert, _add_export, _add_info, _add_new, _add_sample, _add_invert,
+                _add_forget, _add_doctor):
         add(commands)
     return parser
 
