@@ -21,7 +21,7 @@ def sections(cells):
     "Cells of the guide by the command in their heading, '## cleftgan phantom'; those before the first under ''."
     found, name = {'': []}, ''
     for c in cells:
-        if m := re.match(r'## `?cleftgan (\w+)`?\s*', c.source):
+        if m := re.match(r'## `?cleftgan ([\w-]+)`?\s*', c.source):
             name = m[1]
             c.source = c.source[m.end():]
         found.setdefault(name, []).append(c)
