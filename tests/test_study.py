@@ -44,7 +44,10 @@ figures = [*trained, *(f'finetuned-{o}-distance.{e}' for o in networks for e in 
 made = [*figures, *(f'{o}.json' for o in figures),
         *(f'{run}-{o}.safetensors' for run in ('base', 'finetuned') for o in networks),
         *(f'finetuned-{o}.gif' for o in networks), 'cleft.zip', 'normal.zip', 'unseen.zip']
-timed = ['compare-speed.csv', 'compare-speed.csv.json', 'manifest.json']      # these may differ from run to run
+surveyed = [f'survey-{o}' for o in ('0.csv', 'curves-0.png', 'samples-0.png', 'gans-0.png', 'gans-0.csv', 'gans-curve-0.csv',
+                                    'pyramid-0.png', 'pyramid-0.csv')]        # most of them hold core-minutes
+timed = ['compare-speed.csv', 'compare-speed.csv.json', 'manifest.json',       # these may differ from run to run
+         *surveyed, *(f'{o}.json' for o in surveyed)]
 pytestmark = pytest.mark.slow
 needs_snakemake = pytest.mark.skipif(sys.version_info < (3, 11), reason='snakemake needs Python 3.11')
 
@@ -130,7 +133,7 @@ def test_fine_tuning_starts_from_the_base(runs):
 @needs_snakemake
 def test_manifest_lists_what_is_there(runs):
     listed = json.loads((runs[0]/'manifest.json').read_text())['files']
-    assert listed.keys() == {*figures, *(f'finetuned-{o}.gif' for o in networks), 'compare-speed.csv'}
+    assert listed.keys() == {*figures, *(f'finetuned-{o}.gif' for o in networks), 'compare-speed.csv', *surveyed}
     for name, entry in listed.items(): assert entry['sha256'] == sha256(runs[0]/name)
 
 
@@ -168,9 +171,10 @@ def test_the_measures_see_what_was_done(runs):
 @needs_snakemake
 def test_nothing_else_is_left_behind(runs):
     notebooks = [*(f'{o}-{n}' for o in ('02_base', '03_finetune') for n in networks), '01_cohort', '04_augmentation',
-                 '05_compare', '06_latents', '07_people', '08_ablations', '09_truth', '10_usefulness']
+                 '05_compare', '06_latents', '07_people', '08_ablations', '09_truth', '10_usefulness',
+                 *(f'survey-{o}' for o in ('gans', 'pyramid', 'compare'))]
     logs = {f'{o}.log' for o in ('cleft', 'normal', 'unseen', 'report')}
-    vectors = {o.name for o in runs[0].glob('*.svg') if o.with_suffix('.png').name in figures}
+    vectors = {o.name for o in runs[0].glob('*.svg') if o.with_suffix('.png').name in figures + surveyed}
     assert (len(vectors) > 15 and {o.name for o in runs[0].iterdir()}
             == {*made, *timed, *logs, *vectors, 'report.html', 'runs',
                 *(f'{o}.{e}' for o in notebooks for e in ('ipynb', 'log', 'html'))})
