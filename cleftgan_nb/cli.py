@@ -553,6 +553,7 @@ def _ended(out, config):
 # %% ../nbs/10_cli.ipynb #04902620
 def survey(args):
     "Train another system of the survey"
+    from cleftgan_nb.files import as_private_as
     from cleftgan_nb.pictures import save_png
     from cleftgan_nb.survey.course import draw_dataset, train_system
     from cleftgan_nb.survey.fit import load
@@ -570,7 +571,8 @@ def survey(args):
                  license=system.words['license'], version=__version__)
     print(f"{terminal(path)}: after {system.words['progress']['nimg']} images. To train on: the same command with more "
           'minutes')
-    if args.system not in TRANSLATORS: save_png(grid(list(system.sample(12, args.seed)), 6), Path(args.out)/'images.png', about)
+    if args.system not in TRANSLATORS:
+        with as_private_as(path): save_png(grid(list(system.sample(12, args.seed)), 6), Path(args.out)/'images.png', about)
     if args.images:
         print(draw_dataset(path, Path(args.out)/'images.zip', args.images, args.seed, overwrite=True))
 

@@ -24,7 +24,8 @@ from cleftgan_nb.survey.systems import Generator, Mean, Translator
 NOTEBOOKS = Path(__file__).parent.parent/'nbs/survey'
 TINY = dict(Mean={}, DCGAN=dict(width=4, latent=8), WGAN=dict(width=4, latent=8), VAE=dict(width=4, latent=8),
             AGGrGAN=dict(width=4, latent=8, style_steps=1), DDPM=dict(width=16, steps=2), LDM=dict(width=16, coder=16, steps=2),
-            Control=dict(width=16, steps=2), Pix2Pix=dict(width=8), CycleGAN=dict(width=8))
+            Control=dict(width=16, steps=2), Pix2Pix=dict(width=8), CycleGAN=dict(width=8),
+            StyleGAN2=dict(channel_base=256, channel_max=16))
 MONAI = 'VAE', 'DDPM', 'LDM', 'Control', 'Pix2Pix', 'CycleGAN'
 
 
@@ -246,3 +247,48 @@ def test_loading_warns_of_nothing(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert load(path).sample(2).shape == (2, 32, 32, 3)
+
+
+# data
+@pytest.fixture
+def clefts(tmp_path):
+    "Eight images of 32 pixels, which nobody else may read"
+    from cleftgan_nb.data.datasets import write_dataset
+    rows = ((image, None, {}) for image in faces().sets[0])
+    path = write_dataset(tmp_path/'clefts.zip', rows, about=dict(kind='noise', license='LicenseRef-clinic'))
+    path.chmod(0o600)
+    return path
+
+
+def test_what_learned_from_private_images_is_private(clefts, tmp_path):
+    from cleftgan_nb.survey.course import draw_dataset, train_system
+    network = train_system('Mean', [clefts], tmp_path/'run', kimg=.016, progress=False)
+    drawn = draw_dataset(network, tmp_path/'run/images.zip', 2)
+    assert [o.name for o in (network.parent, *network.parent.iterdir()) if o.stat().st_mode & 0o077] == []
+    assert drawn.exists()
+
+
+def test_weights_remember_what_they_started_from(clefts, tmp_path):
+    base = fit(Mean(32), faces(), tmp_path/'base', kimg=.016, about=dict(data='faces', license='CC0-1.0'), progress=False)
+    more = dict(kimg=.016, resume_from=base, about=dict(data='clefts', license='LicenseRef-clinic'), progress=False)
+    words = load(fit(Mean(32), faces(), tmp_path/'tuned', **more)).words
+    assert words['license'] == 'CC0-1.0 AND LicenseRef-clinic'
+    assert [o['data'] for o in words['about']['data']] == ['faces', 'clefts']
+    fit(Mean(32), faces(), tmp_path/'tuned', **more | dict(kimg=.032))
+    with pytest.raises(ValueError, match='learned from other images, or started elsewhere'):
+        fit(Mean(32), faces(), tmp_path/'tuned', **more | dict(about=dict(data='others')))
+    with pytest.raises(ValueError, match='state.safetensors is the state of a run'):
+        fit(Mean(32), faces(), tmp_path/'new', kimg=.016, resume_from=tmp_path/'tuned/state.safetensors', progress=False)
+
+
+def test_the_command(clefts, tmp_path, capsys):
+    from cleftgan_nb.cli import main
+    run = ['survey', 'DCGAN', str(clefts), '--out', str(tmp_path/'run'), '--set', 'width=4', '--set', 'latent=8']
+    assert main([*run, '--kimg', '.016', '--images', '3']) == 0 and main([*run, '--kimg', '.032']) == 0
+    assert load(tmp_path/'run/network.safetensors').words['progress'] == dict(nimg=32)
+    assert not (tmp_path/'run/images.png').stat().st_mode & 0o077 and (tmp_path/'run/images.zip').exists()
+    for wrong, said in ((['--set', 'wings=2'], 'DCGAN has no such setting'), (['--kimg', '-1'], 'kimg=-1'),
+                        (['--set', 'width=8', '--kimg', '1'], 'another folder')):
+        assert main([*run, *wrong]) == 2 and said in capsys.readouterr().err
+    assert main(['survey', 'CycleGAN', str(clefts), str(clefts), '--out', str(tmp_path/'x'), '--images', '2']) == 2
+    assert 'translates images and draws none' in capsys.readouterr().err and not (tmp_path/'x').exists()

@@ -5,7 +5,7 @@
 # %% ../../nbs/survey/05_aggrgan.ipynb #58c9ebe0
 from __future__ import annotations
 import itertools
-import numpy as np, torch
+import torch
 from torch import nn
 from torch.nn import functional as F
 from ..metrics.perceptual import Blur, canonical, convolution, package_file, read_state

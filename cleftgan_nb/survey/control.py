@@ -6,10 +6,9 @@
 from __future__ import annotations
 import numpy as np, torch
 from torch.nn import functional as F
-from ..checks import check_count
 from ..data.portrait import phantom
 from ..pictures import to_uint8
-from .ddpm import DDPM, denoise, lean, noisy
+from .ddpm import DDPM, denoise, noisy
 from .systems import descend, monai_network, to_batch
 
 # %% auto #0

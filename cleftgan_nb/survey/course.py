@@ -6,10 +6,10 @@
 from __future__ import annotations
 import inspect, json, time
 from pathlib import Path
-import numpy as np, torch
+import torch
 from ..checkpoints.store import licenses
 from ..data.datasets import ImageFolderDataset, about, fingerprint, write_dataset
-from ..files import sha256
+from ..files import as_private_as, sha256
 from ..metrics.composition import laterality
 from ..metrics.distances import frechet_distance
 from ..metrics.features import efficientnet_lite0
@@ -78,8 +78,9 @@ def train_system(
     images = Images(*(s.sets[0] for s in sets), paired=name == 'Pix2Pix')
     about = dict(data=list(words), license=licenses(*(w['license'] for w in words)))
     budget = dict(minutes=6.) if minutes is kimg is None else dict(minutes=minutes, kimg=kimg)
-    return fit(new_system(name, seed, size=images.shape[0], **settings), images, out, seed=seed, resume_from=resume_from, about=about,
-               progress=progress, **budget)
+    with as_private_as(*datasets, *[resume_from]*bool(resume_from)):
+        return fit(new_system(name, seed, size=images.shape[0], **settings), images, out, seed=seed, resume_from=resume_from,
+                   about=about, progress=progress, **budget)
 
 def draw_dataset(
     network,         # a generator that `fit` wrote
@@ -94,7 +95,8 @@ def draw_dataset(
         raise ValueError(f'{Path(network).name}: {type(system).__name__} translates images; accepted: a system that draws them')
     said = dict(kind='synthetic: drawn by a network', synthetic=True, license=system.words['license'],
                 recipe=dict(network=Path(network).name, sha256=sha256(network), system=type(system).__name__, seed=seed))
-    return write_dataset(path, ((image, None, {}) for image in system.sample(n, seed)), about=said, overwrite=overwrite)
+    with as_private_as(network):
+        return write_dataset(path, ((image, None, {}) for image in system.sample(n, seed)), about=said, overwrite=overwrite)
 
 # %% ../../nbs/survey/02_course.ipynb #f497f290
 def course(
@@ -111,13 +113,14 @@ def course(
 )->dict:          # stage → network
     "Take a system through its course"
     (faces, of_faces), (clefts, of_clefts) = map(from_dataset, (normal, cleft))
-    both = dict(data=[of_faces, of_clefts], license=licenses(of_faces['license'], of_clefts['license']))
     kind, whole = ('kimg', kimg) if kimg else ('minutes', minutes)
     more, run = dict(seed=seed, keep=keep, progress=progress), lambda stage: run_of(folder, name, stage, seed)
-    made = dict(base=fit(new_system(name, seed, **settings), faces, run('base'), about=of_faces, **{kind: whole*2/3}, **more))
-    made['tuned'] = fit(new_system(name, seed, **settings), clefts, run('tuned'), resume_from=made['base'], about=both,
-                        **{kind: whole/3}, **more)
-    made['alone'] = fit(new_system(name, seed, **settings), clefts, run('alone'), about=of_clefts, **{kind: whole}, **more)
+    def learn(stage, images, about, share, **start):
+        return fit(new_system(name, seed, **settings), images, run(stage), about=about, **{kind: whole*share}, **more, **start)
+    with as_private_as(normal, cleft):
+        made = dict(base=learn('base', faces, of_faces, 2/3))
+        made['tuned'] = learn('tuned', clefts, of_clefts, 1/3, resume_from=made['base'])
+        made['alone'] = learn('alone', clefts, of_clefts, 1)
     return made
 
 # %% ../../nbs/survey/02_course.ipynb #66afa3f0

@@ -5,7 +5,7 @@
 # %% ../../nbs/survey/12_cycle.ipynb #20fab700
 from __future__ import annotations
 import itertools
-import numpy as np, torch
+import torch
 from torch.nn import functional as F
 from .pyramid import fooled, judge, painted, told, translated, translator
 from .systems import System, descend

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np, torch
 from tqdm.auto import tqdm
 from .. import __version__
-from ..checkpoints.store import _OnPaper, _read_header, read_tensors, write_tensors
+from ..checkpoints.store import _OnPaper, _read_header, licenses, read_tensors, write_tensors
 from ..checks import check_count, check_number
 from ..data.datasets import InfiniteSampler
 from ..files import as_path
@@ -20,7 +20,8 @@ from .systems import System, to_batch
 from ..training.guards import Stopped, alone, saying_full, stoppable
 
 # %% auto #0
-__all__ = ['EVERY', 'Images', 'batch_at', 'Budget', 'Run', 'system_of', 'save', 'read', 'holds_system', 'load', 'fit']
+__all__ = ['EVERY', 'Images', 'batch_at', 'Budget', 'Run', 'system_of', 'save', 'read', 'holds_system', 'load', 'inherited',
+           'fit']
 
 # %% ../../nbs/survey/01_fit.ipynb #7cabe210
 class Images:
@@ -202,7 +203,7 @@ def load(
     path, # a file of `save`
 )->System:
     "Load a system, ready to draw"
-    tensors, words = read(path)
+    tensors, words = _network(path)
     with _OnPaper(), warnings.catch_warnings():
         warnings.simplefilter('ignore')             # a frozen network that a system holds cannot be filled on paper
         shapes = {k: v.shape for k, v in _built(words, path).state_dict().items()}
@@ -229,18 +230,34 @@ def _built(words, path):
 # %% ../../nbs/survey/01_fit.ipynb #d43b4a90
 EVERY = 60.   # seconds between two states
 
-def _begin(system, out, seed, ema_kimg, resume_from):
+def _network(path):
+    "Read a finished network; a state holds weights that are not averaged"
+    tensors, words = read(path)
+    if any(k.startswith('averaged/') for k in tensors):
+        raise ValueError(f'{Path(path).name} is the state of a run; accepted: a network, such as network.safetensors beside it')
+    return tensors, words
+
+def inherited(
+    about:dict, # of the images of a run: data, license
+    older:dict, # of the network that it started from
+)->dict:        # of the run's network
+    "Say where weights come from that have learned twice"
+    return dict(data=[older, about], license=licenses(older.get('license'), about.get('license')) or 'not stated')
+
+def _begin(system, out, seed, ema_kimg, resume_from, about):
     "Start a run, or find it again"
     state, asked = out/'state.safetensors', dict(system=type(system).__name__, settings=system.settings, seed=seed)
     if state.exists():
         tensors, words = read(state)
+        if words['about'] != json.loads(json.dumps(about)):
+            raise ValueError(f'{out} has a run that learned from other images, or started elsewhere; accepted: the same, or another folder')
         if wrong := [k for k, v in asked.items() if words[k] != v]:
             raise ValueError(f'{out} has a run with {wrong[0]}={words[wrong[0]]}, not {asked[wrong[0]]}; accepted: another folder')
         run = Run(system, seed, ema_kimg)
         _restore(run, tensors, words['progress'])
         return run
     if resume_from:
-        tensors, words = read(resume_from)
+        tensors, words = _network(resume_from)
         if words['system'] != asked['system'] or words['settings'] != asked['settings']:
             raise ValueError(f"{Path(resume_from).name} is {words['system']} with {words['settings']}; "
                              'accepted: the same system and settings')
@@ -293,16 +310,17 @@ def fit(
     seed=0,           # of everything random
     ema_kimg=2.,      # half-life of the averaged weights
     resume_from=None, # a network to start from
-    about=None,       # data and license of the images
+    about=None,       # data and license of the images; those of `resume_from` are added
     keep=1,           # networks kept on the way, evenly over the budget
     progress=True,    # show a bar
 )->Path:              # the network
     "Train a system, or resume an interrupted run"
     budget, out, about = Budget(minutes, kimg), as_path(out), about or {}
+    if resume_from: about = inherited(about, _network(resume_from)[1]['about'])
     check_count(2, 4096, batch=batch)
     _check(system, images)
     with alone(out):
-        run = _begin(system, out, seed, ema_kimg, resume_from)
+        run = _begin(system, out, seed, ema_kimg, resume_from, about)
         bar = tqdm(unit='img', initial=run.nimg, desc=type(system).__name__, disable=None if progress else True)
         with bar:
             if not _train(run, images, budget, batch, out, about, keep, bar): raise KeyboardInterrupt

@@ -5,7 +5,6 @@
 # %% ../../nbs/survey/14_zoo.ipynb #110f8f50
 from __future__ import annotations
 import json
-from pathlib import Path
 import torch
 from ..checks import check_count
 from ..checkpoints.store import _OnPaper
