@@ -368,7 +368,7 @@ def test_measure(run, tmp_path):
     table, about = out.split('\n\n')
     names = [line.split()[0] for line in table.splitlines()[1:]]
     distances = [f'{m}_{j}' for j in ('efficientnet_lite0', 'faceres') for m in ('fd', 'fd_infinity', 'kd')]
-    assert code == 0 and names == [*distances, 'dish'], err
+    assert code == 0 and names == [*distances, 'dish', *(f'severity_{o}' for o in ('difference', 'sd_ratio', 'wasserstein'))], err
     assert 'Features of images are kept in ' in err and "'cleftgan forget' removes them" in err
     assert 'faceres, which learned from photographs of faces' in about and 'not their numbers' in about
     rows = list(csv.DictReader((tmp_path/'scores.csv').open()))

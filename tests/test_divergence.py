@@ -4,11 +4,11 @@ import math
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import entropy, wasserstein_distance
+from scipy.stats import entropy, ttest_ind, wasserstein_distance
 
 from cleftgan_nb.data.cohorts import Recipe, draw_severity
 from cleftgan_nb.metrics import divergence
-from cleftgan_nb.metrics.divergence import dish
+from cleftgan_nb.metrics.divergence import compare_severities, dish, mean_difference, moved, sd_ratio
 from cleftgan_nb.metrics.score import Score
 
 samples = st.lists(st.floats(0, 1), min_size=1, max_size=60)
@@ -75,13 +75,13 @@ def test_the_order_of_the_images_does_not_matter(a, random):
 def test_seeded():
     a, b = severities(100), severities(300, seed=1)
     assert dish(a, b, seed=3) == dish(a, b, seed=3)
-    assert dish(a, b, seed=3).low != dish(a, b, seed=4).low and dish(a, b, seed=3).value == dish(a, b, seed=4).value
+    assert dish(a, b, seed=3).p != dish(a, b, seed=4).p and dish(a, b, seed=3).value == dish(a, b, seed=4).value
 
 
 def test_says_what_it_is():
     s = dish(severities(30), severities(50), names=('real', 'made'), scorer='a scorer', **quick)
     assert (isinstance(s, Score) and s.sizes == dict(real=30, made=50)
-            and (s.name, s.features, s.interval) == ('dish', 'a scorer', 'bootstrap of 2'))
+            and (s.name, s.features, s.interval) == ('dish', 'a scorer', 'reversed bootstrap of 2'))
     assert dish([.1], [.2], bins=10, **quick).name == 'dish_10_bins'
 
 
@@ -94,16 +94,16 @@ def test_rises_with_every_step_of_a_known_change(change):
               bimodal=lambda x: np.where(np.arange(2000) < 4000*x, ends, base))[change]
     found = [dish(training, of(x), resamples=200) for x in np.linspace(0, .4, 6)]
     v = [s.value for s in found]
-    assert v == sorted(v) and v[-1] > 10*v[0] and all(s.low > s.notes['floor_high'] for s in found[3:])
+    assert v == sorted(v) and v[-1] > 10*v[0] and all(s.low > 0 and s.p == 1/201 for s in found[3:])
 
 
 def test_the_floor_is_where_luck_ends():
     "Samples without a difference exceed it about once in twenty times"
     everybody, rng = severities(20_000, seed=5), np.random.default_rng(6)
     above = [(s := dish(rng.choice(everybody, 200), rng.choice(everybody, 800), resamples=200, level=.9)).value
-             > s.notes['floor_high'] for _ in range(150)]
+             > s.floor_high for _ in range(150)]
     assert .03 < np.mean(above) < .19                       # .10 ± 3.5 standard errors
-    assert (divergence.redrawn(np.full(20, 500), np.full(20, 500), 2000, same=True).mean()
+    assert (divergence.shuffled(np.full(20, 500), np.full(20, 500), 2000).mean()
             == pytest.approx(19/(8*math.log(2))*(2/10_000), rel=.05))
 
 
@@ -131,5 +131,34 @@ def test_refuses_other_arguments(wrong, words):
 def test_one_image_and_all_equal_ones():
     # smoothing tells 1 from 2 images, and chance alone goes no further
     s = dish([.5], [.5, .5])
-    assert 0 < s.value == pytest.approx(s.notes['floor_high']) and s.low == pytest.approx(s.high)
+    assert 0 < s.value == pytest.approx(s.floor_high) and s.value == pytest.approx(s.high) and s.low == 0 and s.p == 1
     assert 0 < dish([.1], [.9]).value < .02                 # one image against twenty added ones says nothing
+
+
+@pytest.mark.parametrize('sizes', [(514, 1000), (100, 5000), (24, 24)])
+def test_nothing_lies_below_its_own_interval(sizes):
+    "Where nothing differs, the interval of DISH holds 0 and the value, and so does the Wasserstein distance's"
+    everybody, rng = severities(5000, seed=5), np.random.default_rng(7)
+    for _ in range(6):
+        index, _, _, distance = compare_severities(*(rng.choice(everybody, n) for n in sizes), resamples=99)
+        if index.p > .2: assert index.low == 0 <= index.value <= index.high
+        if distance.p > .2: assert distance.low == 0 <= distance.value <= distance.high
+
+
+def test_differences_in_plain_units():
+    a, b = (np.random.default_rng(k).beta(3, 2, n) for k, n in ((0, 300), (1, 200)))
+    s, known = mean_difference(a, b), ttest_ind(b, a, equal_var=False).confidence_interval()
+    assert (s.value, s.low, s.high) == pytest.approx((b.mean() - a.mean(), known.low, known.high), abs=1e-12)
+    s, wider = sd_ratio(a, b), sd_ratio(a, b, .99)
+    assert s.value == pytest.approx(b.std(ddof=1)/a.std(ddof=1)) and wider.low < s.low < s.value < s.high < wider.high
+    assert s.value/s.low == pytest.approx(s.high/s.value) and sd_ratio(a, a/2).value == pytest.approx(.5)
+    s = moved(a, b, 99)
+    assert s.value == pytest.approx(wasserstein_distance(a, b), abs=1e-12) and s.high - s.value == pytest.approx(s.value - s.low)
+
+
+def test_too_few_or_too_equal_for_an_interval():
+    one, same = compare_severities([.1], [.2, .3], resamples=2), compare_severities([.5]*4, [.5]*4, resamples=2)
+    assert [s.low is None for s in one] == [s.low is None for s in same] == [False, True, True, False]
+    assert math.isnan(one[2].value) and one[1].value == pytest.approx(.15)
+    still = compare_severities([.4, .6], [.5]*4, resamples=2)[2]
+    assert still.value == 0 and still.low is None

@@ -45,7 +45,7 @@ def test_all_parts_of_a_stylegan2(sets, G):
     real, held_out, _ = sets
     names = [s.name for s in measure(G, real, held_out, n=20, paths=4, motions=2, **quiet)]
     some = {'precision_efficientnet_lite0', 'precision_faceres', 'ppl_stlpips_wend', 'eq_t', 'eq_r', 'copied_pixels_16'}
-    assert some <= set(names) and len(names) == len(set(names)) == 27
+    assert some <= set(names) and len(names) == len(set(names)) == 30
 
 
 def test_same_seed_same_digits(sets, G):
@@ -69,7 +69,7 @@ def test_complains(sets, G, change, says):
 
 def test_small_images_have_no_severity(sets):
     small = [images[:, :32, :32] for images in sets]
-    assert not any(s.name == 'dish' for s in measure(small[1], small[0], **quiet))
+    assert not any(s.name.startswith(('dish', 'severity')) for s in measure(small[1], small[0], **quiet))
     with pytest.raises(ValueError, match='severity needs color images of at least 64 x 64 pixels'):
         measure(small[1], small[0], parts='severity', **quiet)
 
@@ -114,6 +114,13 @@ def test_table_and_file_agree(sets, tmp_path):
             and all(row.startswith(line.split()[0] + ',') and row.endswith(',zeros')
                     for line, row in zip(lines[1:], rows[1:])))
     assert len({len(line) - len(line.split('  ')[-1]) for line in lines[1:]}) == 1
+    found, chance = {s.name: s for s in scores}, dict(floor='chance', floor_high='up to', p='p')
+    assert all(word in lines[0] for word in chance.values())
+    for name in 'dish', 'severity_wasserstein':
+        row, line = (next(o for o in some if o.startswith(name)) for some in (rows, lines))
+        assert all(repr(getattr(found[name], k)) in row and format(getattr(found[name], k), '.2g' if k == 'p' else '.4g') in line
+                   for k in chance)
+    assert 'chance' not in as_table([s for s in scores if s.p is None])
 
 
 def test_judges_by_name(sets):

@@ -6,10 +6,12 @@
 from __future__ import annotations
 import math
 import numpy as np
-from .score import Score, middle
+from scipy.stats import norm, t
+from .score import Score, by_chance, middle
 
 # %% auto #0
-__all__ = ['check_severities', 'counts', 'smoothed', 'wasserstein', 'redrawn', 'dish', 'plot_dish']
+__all__ = ['check_severities', 'counts', 'smoothed', 'wasserstein', 'shuffled', 'dish', 'mean_difference', 'sd_ratio', 'moved',
+           'compare_severities', 'plot_dish']
 
 # %% ../../nbs/metrics/14_divergence.ipynb #87a89570
 def check_severities(
@@ -70,18 +72,35 @@ def wasserstein(
     return float(np.abs(below(a) - below(b)) @ np.diff(s))
 
 # %% ../../nbs/metrics/14_divergence.ipynb #e9dd3350
-def redrawn(
+def shuffled(
     counts_a, counts_b, # [bins] each
-    resamples=1000,     # how many pairs
+    resamples=999,      # how often
     seed=0,
-    same=False,         # draw both from the two taken together
 )->np.ndarray:          # [resamples], bits
-    "Compute DISH of samples drawn again, at the same sizes"
-    rng = np.random.default_rng([seed, int(same)])
-    of = [counts_a + counts_b]*2 if same else [counts_a, counts_b]
-    p, q = (smoothed(rng.multinomial(n, c/c.sum(), size=resamples))
-            for n, c in zip((counts_a.sum(), counts_b.sum()), of))
-    return jensen_shannon(p, q)
+    "Compute DISH of the two samples shuffled together and dealt out again"
+    both = counts_a + counts_b
+    drawn = np.random.default_rng([seed, 1]).multivariate_hypergeometric(both, counts_a.sum(), resamples, method='marginals')
+    return jensen_shannon(smoothed(drawn), smoothed(both - drawn))
+
+# %% ../../nbs/metrics/14_divergence.ipynb #8fc73530
+def unsmoothed(
+    counts_a, counts_b, # [bins] each
+)->float:               # bits
+    "Compute the Jensen-Shannon divergence of the histograms as they are; an empty bin adds nothing"
+    p, q = counts_a/counts_a.sum(), counts_b/counts_b.sum()
+    return float(sum((x[x > 0]*np.log2(x[x > 0]/((p + q)/2)[x > 0])).sum() for x in (p, q))/2)
+
+def reversed_bootstrap(
+    value,              # DISH of the two
+    counts_a, counts_b, # [bins] each
+    resamples, seed, level,
+)->tuple:               # low, high
+    "Find which true divergences would give such a DISH"
+    rng = np.random.default_rng([seed, 0])
+    p, q = (smoothed(rng.multinomial(c.sum(), c/c.sum(), size=resamples)) for c in (counts_a, counts_b))
+    low, high = middle(jensen_shannon(p, q), level)
+    start, rough = sorted((value, unsmoothed(counts_a, counts_b)))
+    return max(value + start - high, 0.), max(value + rough - low, value)
 
 # %% ../../nbs/metrics/14_divergence.ipynb #c86ce3e0
 def _check_numbers(bins, resamples, seed, level):
@@ -99,25 +118,84 @@ def dish(
     severity_b,      # of the generated images, [M]; the order matters to the Kullback-Leibler divergence alone
     bins=20,         # of equal width on [0,1]; another number gives another index, and the name says so
     *,
-    resamples=1000,  # for the interval and for the floor
-    seed=0,          # of the resamples
+    resamples=999,   # for the interval, and shuffles for the floor
+    seed=0,          # of both
     level=.95,       # of the interval and of the floor's upper end
     names=('training', 'generated'), # what a and b are
     scorer=None,     # where the severities come from, in a word; None: from the truth
-)->Score:            # notes: floor, floor_high, kl, kl_reverse, wasserstein
+)->Score:            # with its floor; notes: kl, kl_reverse, wasserstein
     "Measure the divergence index of severity histograms, in bits"
     _check_numbers(bins, resamples, seed, level)
     a, b = check_severities(severity_a, 'severity_a'), check_severities(severity_b, 'severity_b')
     c, d = counts(a, bins), counts(b, bins)
     p, q = smoothed(c), smoothed(d)
-    low, high = middle(redrawn(c, d, resamples, seed), level)
-    luck = redrawn(c, d, resamples, seed, same=True)
-    notes = dict(floor=float(luck.mean()), floor_high=float(np.quantile(luck, level)),
-                 kl=float(kullback_leibler(p, q)), kl_reverse=float(kullback_leibler(q, p)),
-                 wasserstein=wasserstein(a, b))
-    return Score('dish' if bins == 20 else f'dish_{bins}_bins', float(jensen_shannon(p, q)), low, high, level,
-                 {names[0]: a.size, names[1]: b.size}, int(seed),
-                 scorer, f'bootstrap of {resamples}', notes)
+    value = float(jensen_shannon(p, q))
+    notes = dict(kl=float(kullback_leibler(p, q)), kl_reverse=float(kullback_leibler(q, p)), wasserstein=wasserstein(a, b))
+    return Score('dish' if bins == 20 else f'dish_{bins}_bins', value, *reversed_bootstrap(value, c, d, resamples, seed, level),
+                 level, {names[0]: a.size, names[1]: b.size}, int(seed), scorer, f'reversed bootstrap of {resamples}', notes,
+                 **by_chance(value, shuffled(c, d, resamples, seed), level))
+
+# %% ../../nbs/metrics/14_divergence.ipynb #a467dc60
+def mean_difference(
+    a, b,      # severities [N], [M]
+    level=.95, # of the interval
+    **about,   # for the `Score`
+)->Score:      # above 0: b's are more severe
+    "Subtract the mean of a from that of b"
+    value, of = b.mean() - a.mean(), [v.var(ddof=1)/len(v) if len(v) > 1 else 0. for v in (a, b)]
+    if min(len(a), len(b)) < 2 or not sum(of): return Score('severity_difference', value, level=level, **about)
+    half = t.ppf((1 + level)/2, sum(of)**2/sum(v*v/(len(x) - 1) for v, x in zip(of, (a, b))))*sum(of)**.5
+    return Score('severity_difference', value, value - half, value + half, level, interval="Welch's", **about)
+
+def sd_ratio(
+    a, b,      # severities [N], [M]
+    level=.95, # of the interval
+    **about,   # for the `Score`
+)->Score:      # below 1: b's vary less; NaN if a's don't vary
+    "Divide the standard deviation of b by that of a"
+    if min(len(a), len(b)) < 2 or not a.std(): return Score('severity_sd_ratio', math.nan, level=level, **about)
+    value = b.std(ddof=1)/a.std(ddof=1)
+    if not value: return Score('severity_sd_ratio', 0., level=level, **about)
+    tails = sum((((v - v.mean())**4).mean()/v.var()**2 - 1)/len(v) for v in (a, b))
+    off = math.exp(norm.ppf((1 + level)/2)*tails**.5/2)
+    return Score('severity_sd_ratio', value, value/off, value*off, level, interval='normal, of the logarithm', **about)
+
+# %% ../../nbs/metrics/14_divergence.ipynb #8c2b1460
+def moved(
+    a, b,          # severities [N], [M]
+    resamples=999, # for the interval, and shuffles for the floor
+    seed=0,        # of both
+    level=.95,     # of the interval and of the floor's upper end
+    **about,       # for the `Score`
+)->Score:          # with its floor, in units of severity
+    "Measure how far severities must move to become the others, with what chance does"
+    both, n, m = np.concatenate([a, b]), len(a), len(b)
+    order = both.argsort(kind='stable')
+    steps, apart = np.repeat([1/n, -1/m], [n, m]), np.diff(both[order])
+    def area(steps): return float(np.abs(steps.cumsum()[:-1]) @ apart)
+    def again(rng): return np.concatenate([np.bincount(rng.integers(k, size=k), minlength=k) for k in (n, m)]) - 1
+    rng, value = np.random.default_rng([seed, 2]), area(steps[order])
+    luck = [area(rng.permutation(steps)) for _ in range(resamples)]
+    off = np.quantile([area((steps*again(rng))[order]) for _ in range(resamples)], level)
+    return Score('severity_wasserstein', value, max(value - off, 0), value + off, level, seed=seed,
+                 interval=f'reach of {resamples} redrawn samples', **about, **by_chance(value, luck, level))
+
+# %% ../../nbs/metrics/14_divergence.ipynb #97b5f650
+def compare_severities(
+    severity_a,      # of the training images, [N]
+    severity_b,      # of the generated images, [M]
+    *,
+    resamples=999,   # for intervals and floors
+    seed=0,          # of these
+    level=.95,       # of the intervals
+    names=('training', 'generated'), # what a and b are
+    scorer=None,     # where the severities come from, in a word; None: from the truth
+)->list:             # of Score: DISH, difference of means, ratio of spreads, Wasserstein distance
+    "Compare the severities of two sets of images"
+    index = dish(severity_a, severity_b, resamples=resamples, seed=seed, level=level, names=names, scorer=scorer)
+    a, b = check_severities(severity_a, 'severity_a'), check_severities(severity_b, 'severity_b')
+    about = dict(level=level, sizes=index.sizes, features=scorer)
+    return [index, mean_difference(a, b, **about), sd_ratio(a, b, **about), moved(a, b, resamples, int(seed), **about)]
 
 # %% ../../nbs/metrics/14_divergence.ipynb #a2214d10
 def plot_dish(
@@ -136,6 +214,6 @@ def plot_dish(
                              (dict(color='.78', fill=True), dict(color='#c44e52', lw=1.5))):
         ax.stairs(counts(check_severities(v, name), bins)/len(v), edges, label=f'{name} ({len(v)})', **look)
     ax.set(xlim=(0, 1), xlabel='severity', ylabel='share of images',
-           title=f'DISH {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]')
-    ax.title.set_fontsize(9)
+           title=f'DISH {score.value:.3f} (chance ≤ {score.floor_high:.3f}), p = {score.p:.2g}')
+    ax.title.set_fontsize(8)
     return ax

@@ -11,7 +11,7 @@ from scipy.special import ndtri
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['Score', 'middle', 'wilson', 'clear_winner']
+__all__ = ['Score', 'middle', 'by_chance', 'wilson', 'clear_winner']
 
 # %% ../../nbs/metrics/00_score.ipynb #e0052f90
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,9 @@ class Score(float):
     features: str|None = None                    # feature network with its version; None: none is used
     interval: str|None = None                    # how low and high were found: 'bootstrap of 200', 'subsets' …
     notes: dict = field(default_factory=dict)    # other numbers of the same computation: name → word or number
+    floor: float|None = None                     # what two samples of one distribution give at these sizes: the median …
+    floor_high: float|None = None                # … and the upper end, reached by chance in one of twenty
+    p: float|None = None                         # how often they give this value or more
 
     def __new__(cls, name, value, *args, **kwargs): return super().__new__(cls, value)
     def __getnewargs__(self): return self.name, self.value   # for pickle and copy
@@ -39,7 +42,7 @@ class Score(float):
             raise ValueError(f'{self.name}: low={self.low!r} is above high={self.high!r}; exchange them')
         if not 0 < self.level < 1:
             raise ValueError(f'{self.name}: level={self.level!r}; accepted: above 0 and below 1, such as .95')
-        for k in ('value', 'low', 'high'):
+        for k in ('value', 'low', 'high', 'floor', 'floor_high', 'p'):
             if getattr(self, k) is not None:   # plain numbers: a table or JSON takes them
                 object.__setattr__(self, k, float(getattr(self, k)))
 
@@ -51,13 +54,15 @@ def _short(v): # four digits: more would promise too much
 def __str__(self:Score):
     sizes = ', '.join(f'{n} {what}' for what, n in self.sizes.items())
     span = '' if self.low is None else f' [{_short(self.low)}, {_short(self.high)}]'
-    return f"{self.name}{f' ({sizes})' if sizes else ''} {_short(self.value)}{span}"
+    chance = '' if self.p is None else f', by chance {_short(self.floor)} to {_short(self.floor_high)}, p = {self.p:.2g}'
+    return f"{self.name}{f' ({sizes})' if sizes else ''} {_short(self.value)}{span}{chance}"
 
 # %% ../../nbs/metrics/00_score.ipynb #92f43ac0
 @patch
 def as_row(self:Score)->dict: # column → word, number or None
     "Flatten the score into a row; sizes become `n_…`, notes keep their names"
-    own = {k: getattr(self, k) for k in ('name', 'value', 'low', 'high', 'level', 'seed', 'features', 'interval')}
+    own = {k: getattr(self, k) for k in ('name', 'value', 'low', 'high', 'level', 'seed', 'features', 'interval', 'floor',
+                                         'floor_high', 'p')}
     return {**own, **{'n_' + k.replace(' ', '_'): int(n) for k, n in self.sizes.items()},
             **{k: v for k, v in self.notes.items() if k not in own}}
 
@@ -72,6 +77,17 @@ def middle(
         raise ValueError(f'values: {v.size} numbers, {int((~np.isfinite(v)).sum())} of them not finite; accepted: at '
                          'least 2 finite numbers')
     return tuple(float(q) for q in np.quantile(v, [(1 - level)/2, (1 + level)/2]))
+
+# %% ../../nbs/metrics/00_score.ipynb #d6fa2400
+def by_chance(
+    value,     # of the data
+    shuffled,  # of the samples shuffled, [resamples]
+    level=.95, # share of them below the upper end
+)->dict:       # floor, floor_high and p of a `Score`
+    "Find what chance alone gives, and how often it gives as much as `value`"
+    v = np.asarray(shuffled, dtype=np.float64)
+    return dict(floor=float(np.median(v)), floor_high=float(np.quantile(v, level)),
+                p=float((1 + (v >= value - 1e-12).sum())/(1 + len(v))))
 
 # %% ../../nbs/metrics/00_score.ipynb #5866a2bb
 def wilson(

@@ -14,7 +14,7 @@ from ..foreign import cell
 from .copies import check_held_out, memorization
 from .distances import (density_coverage, frechet_distance, frechet_infinity, kernel_distance,
                                            precision_recall)
-from .divergence import dish
+from .divergence import compare_severities
 from .features import LEARNED, TITLES, load_judges
 from .motion import KINDS, MovedConstant, equivariance
 from .path_length import ppl
@@ -78,7 +78,7 @@ def _manifold(s): return _by_each(s, 'manifold')
 
 def _severity(s):
     scorer = load_regression()
-    return [dish(scorer.score(s.real), scorer.score(s.generated), scorer=scorer.name, seed=s.seed)]
+    return compare_severities(scorer.score(s.real), scorer.score(s.generated), scorer=scorer.name, seed=s.seed)
 
 def _paths(s):
     return [ppl(s.G, 'w', 'end', n=s.paths, seed=s.seed, labels=s.asked(s.paths), dtype='float32', progress=s.progress)]
@@ -189,17 +189,18 @@ def as_table(
     scores:list, # of Score
 )->str:          # lines of plain text
     "Format scores for people to read"
-    short = lambda v: '' if v is None else f'{v:.4g}'
-    rows = [('', 'value', 'from', 'to', 'of')] + [(s.name, short(s.value), short(s.low), short(s.high),
-                                                   ', '.join(f'{n} {what}' for what, n in s.sizes.items()))
-                                                  for s in scores]
+    short = lambda v, digits=4: '' if v is None else f'{v:.{digits}g}'
+    rows = [('', 'value', 'from', 'to', 'chance', 'up to', 'p', 'of')]
+    rows += [(s.name, *map(short, (s.value, s.low, s.high, s.floor, s.floor_high)), short(s.p, 2),
+              ', '.join(f'{n} {what}' for what, n in s.sizes.items())) for s in scores]
+    if all(s.p is None for s in scores): rows = [r[:4] + r[7:] for r in rows]
     wide = [max(map(len, column)) for column in zip(*rows)]
-    lines = [f'{r[0]:<{wide[0]}}  ' + '  '.join(f'{c:>{w}}' for c, w in zip(r[1:4], wide[1:])) + f'  {r[4]}' for r in rows]
+    lines = ['  '.join([f'{r[0]:<{wide[0]}}', *(f'{c:>{w}}' for c, w in zip(r[1:-1], wide[1:])), r[-1]]) for r in rows]
     return '\n'.join(lines + [f'labels: {words}' for words in sorted(_labels(scores) - {''})])
 
 def _labels(scores): return {s.notes.get('labels', '') for s in scores}
 
-COLUMNS = 'name', 'value', 'low', 'high', 'level', 'seed', 'features', 'interval'
+COLUMNS = 'name', 'value', 'low', 'high', 'level', 'floor', 'floor_high', 'p', 'seed', 'features', 'interval'
 
 def save_scores(
     scores:list, # of Score

@@ -147,7 +147,10 @@ def _measured(r):
     try: return {'images', 'name'} <= r.keys() and all(math.isfinite(float(r[k])) for k in ('value', 'low', 'high'))
     except (KeyError, ValueError): return False
 
-def _told(r): return f"{float(r['value']):.3g} [{float(r['low']):.3g}, {float(r['high']):.3g}]"
+def _told(r):
+    try: chance = f", by chance up to {float(r['floor_high']):.3g}, p = {float(r['p']):.2g}"
+    except (KeyError, ValueError): chance = ''   # has no floor, or the table is older than floors
+    return f"{float(r['value']):.3g} [{float(r['low']):.3g}, {float(r['high']):.3g}]{chance}"
 
 def findings(path)->list: # of sentences
     "Say what the table of all measures shows about fine-tuning"
