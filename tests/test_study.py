@@ -32,17 +32,19 @@ trained = [f'{run}-{network}{o}' for run in ('base', 'finetuned') for network in
            for o in ('.png', '-lapse.png', '-curves.png', '.csv')]
 figures = [*trained, *(f'finetuned-{o}-distance.{e}' for o in networks for e in ('png', 'csv')),
            'augmentation-curves.png', 'augmentation-unseen.png', 'augmentation-settled.csv', 'augmentation.csv',
+           'augmentation-effect.csv', 'augmentation-effect.png',
            'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv', 'compared.png',
-           'compare.png', 'compare.csv', 'compare-readable.csv', 'compare-trained.csv', 'compare-noise.csv',
+           'compare.png', 'endpoint.png', 'headline.csv', 'reached.png', 'reached.csv', 'compare.csv', 'compare-runs.csv',
+           'compare-verdicts.csv', 'compare-readable.csv', 'compare-trained.csv', 'compare-noise.csv',
            'severity.png', 'severity.csv',
            'walk-w.png', 'walk-z.png', 'walk.gif', 'path-length.csv', 'path-length.png', 'directions.png',
            'directions.csv', 'composition.csv', 'composition.png', 'copies.csv', 'neighbors-efficientnet_lite0.png',
            'neighbors-pixels_16.png',
-           'preprocessing.png', 'ablations.png', 'ablations.csv',
-           *(f'truth-{o}.{e}' for o in ('severity', 'dish', 'distances', 'copies', 'modes') for e in ('png', 'csv')),
+           'preprocessing.png',
+           *(f'truth-{o}.{e}' for o in ('severity', 'dish', 'power', 'distances', 'copies', 'modes') for e in ('png', 'csv')),
            'usefulness.png', 'usefulness.csv', 'usefulness-gain.csv']
 made = [*figures, *(f'{o}.json' for o in figures),
-        *(f'{run}-{o}.safetensors' for run in ('base', 'finetuned') for o in networks),
+        *(f'{run}-{o}{n}.safetensors' for run in ('base', 'finetuned') for o in networks for n in ('', '-run2')[:1 + (run == 'finetuned')]),
         *(f'finetuned-{o}.gif' for o in networks), 'cleft.zip', 'normal.zip', 'unseen.zip']
 surveyed = [f'survey-{o}' for o in ('0.csv', 'curves-0.png', 'samples-0.png', 'gans-0.png', 'gans-0.csv', 'gans-curve-0.csv',
                                     'pyramid-0.png', 'pyramid-0.csv')]        # most of them hold core-minutes
@@ -146,14 +148,19 @@ def test_cohort_figures_say_that_they_show_phantoms(runs):
 
 
 @needs_snakemake
-def test_ablations_take_the_runs_of_augmentation(runs):
-    made = sorted(o.name.rsplit('-', 1)[0] for o in (runs[0]/'runs').iterdir() if o.is_dir())
-    assert made.count('augment-none') == made.count('augment-ada') == 1 and made.count('ablation') == 3
-    rows = {o['variant']: o for o in csv.DictReader((runs[0]/'ablations.csv').open())}
-    assert rows.keys() == {'another real sample', 'before', 'no augmentation', 'fixed p = 0.2', 'ADA, 24 images',
-                           'Freeze-D, 3 layers', '12 images', 'ψ = 0.5'}
-    assert (float(rows['fixed p = 0.2']['augment_p']) == .2 and float(rows['no augmentation']['augment_p']) == 0
-            and rows['12 images']['training_images'] == '12')
+def test_verdicts_are_over_runs(runs):
+    rows = list(csv.DictReader((runs[0]/'compare-verdicts.csv').open()))
+    assert [(o['a'], o['b']) for o in rows] == [*((f'{o}, fine-tuned', f'{o}, before') for o in networks),
+                                                tuple(f'{o}, fine-tuned' for o in networks)]
+    each = [float(o['value']) for o in csv.DictReader((runs[0]/'compare-runs.csv').open())
+            if o['images'] == 'stylegan3-t, fine-tuned' and o['name'] == 'fd_faceres']
+    mean = next(float(o['value']) for o in csv.DictReader((runs[0]/'headline.csv').open())
+                if o['generator'] == 'stylegan3-t, fine-tuned' and o['note'] == 'primary endpoint')
+    assert len(each) == 2 and each[0] != each[1] and abs(sum(each)/2 - mean) < 1e-3*mean
+    sizes = {o['n'] for o in csv.DictReader((runs[0]/'compare-runs.csv').open())}
+    assert sizes == {'24'}                                                    # equal everywhere
+    arms = [o['arm'] for o in csv.DictReader((runs[0]/'augmentation-settled.csv').open())]
+    assert arms.count('with ADA') == arms.count('without augmentation') == 2
 
 
 @needs_snakemake
@@ -171,7 +178,7 @@ def test_the_measures_see_what_was_done(runs):
 @needs_snakemake
 def test_nothing_else_is_left_behind(runs):
     notebooks = [*(f'{o}-{n}' for o in ('02_base', '03_finetune') for n in networks), '01_cohort', '04_augmentation',
-                 '05_compare', '06_latents', '07_people', '08_ablations', '09_truth', '10_usefulness',
+                 '05_compare', '06_latents', '07_people', '09_truth', '10_usefulness',
                  *(f'survey-{o}' for o in ('gans', 'pyramid', 'compare'))]
     logs = {f'{o}.log' for o in ('cleft', 'normal', 'unseen', 'report')}
     vectors = {o.name for o in runs[0].glob('*.svg') if o.with_suffix('.png').name in figures + surveyed}
@@ -238,8 +245,8 @@ def test_a_study_of_photographs_takes_what_is_there(photographed):
     assert not list(out.glob('base*.safetensors')) and not (out/'cleft.zip').exists()
     text = (out/'report.html').read_text()
     assert all(f'id="{o}"' in text for o in ('base-stylegan2-lapse.png', 'finetuned-stylegan2-distance.csv',
-                                             'compare.csv', 'truth-dish.csv', 'copies.csv',
-                                             'ablations.csv')) and '02_base-stylegan2.html#' in text and 'usefulness' not in text
+                                             'compare.csv', 'truth-dish.csv', 'copies.csv'))
+    assert '02_base-stylegan2.html#' in text and 'usefulness' not in text
 
 
 @needs_snakemake
@@ -298,8 +305,6 @@ def gray(tmp_path_factory):
 
 
 @pytest.mark.parametrize('notebook, given, told', [
-    ('08_ablations', dict(data='gray', images=[2]), 'images: got 2; whole numbers from 3 on are accepted'),
-    ('08_ablations', dict(data='gray', images=[12], psi=['half']), "psi: got 'half'; numbers from 0 to 2 are accepted"),
     ('09_truth', dict(sizes=[8]), 'sizes: got 8; a list of whole numbers from 16 on is accepted'),
     ('09_truth', dict(cleft='gray', unseen='gray', normal='gray'),
      'knows nothing of severities; this notebook needs phantoms'),

@@ -162,6 +162,22 @@ def test_heads_may_begin_as_those_of_another_run(faces, tmp_path):
         begin(config(faces, tmp_path/'third', aid=1., aid_from=str(plain/'state.safetensors'), **start), Team())
 
 
+def test_heads_ship(faces, tmp_path):
+    from cleftgan_nb.training.config import HEADS
+    from cleftgan_nb.training.state import read_heads, save_heads
+    start = dict(kimg=.008, augment='none')
+    run, _ = begin(config(faces, tmp_path/'run', aid=1., aid_from=HEADS, **start), Team())
+    kept, own = read_heads(HEADS)[0], run.aid.learned.state_dict()
+    assert kept and all(torch.equal(own[k].cpu(), v) for k, v in kept.items())
+    assert load_config(tmp_path/'run/config.yaml').aid_from == HEADS
+    assert run.history[0]['license'] == 'CC0-1.0' and run.license
+    path = train(config(faces, tmp_path/'more', aid=1., aid_from=HEADS, **start), progress=False)
+    alone = save_heads(path/'state.safetensors', tmp_path/'alone.safetensors')
+    assert read_heads(alone)[0].keys() == kept.keys() and read_heads(alone)[2] == read_heads(path/'state.safetensors')[2]
+    with pytest.raises(FileNotFoundError, match='or the heads that ship, phantom-64-heads'):
+        begin(config(faces, tmp_path/'none', aid=1., aid_from='phantom-64-head', **start), Team())
+
+
 def test_a_reader_is_taken_over_where_labels_mean_the_same(tmp_path, monkeypatch):
     old, path = Aid(2, seed=1).learned, tmp_path/'state.safetensors'
     path.touch()

@@ -95,12 +95,8 @@ def trainings(profile)->list: # of (network, kimg, batch)
     last, out = profile['networks'][-1], []
     for network in profile['networks']:
         if base_of(profile, network) is None: out.append((network, profile['base']['kimg'], profile['base']['batch']))
-        out.append((network, profile['finetune']['kimg'], profile['finetune']['batch']))
-    if a := profile.get('augmentation'): out += [(last, a['kimg'], a['batch'])]*2
-    # that section has then already made two of the ablations' runs
-    shared = not profile.get('augmentation', {}).get('images')
-    if a := profile.get('ablations'):   # none, ADA, fixed p, Freeze-D, fewer images
-        out += [(last, a['kimg'], a['batch'])]*(4 - 2*shared + len(a.get('images', [0]*3)))
+        out += [(network, profile['finetune']['kimg'], profile['finetune']['batch'])]*profile['finetune'].get('runs', RUNS)
+    if a := profile.get('augmentation'): out += [(last, a['kimg'], a['batch'])]*2*a.get('runs', RUNS)   # with ADA and without
     return out
 
 # %% ../../nbs/study/14_preflight.ipynb #0100889b

@@ -10,7 +10,8 @@ from ..files import as_path
 from ..values import digits, number, numbers, read_yaml, shown
 
 # %% auto #0
-__all__ = ['NETWORKS', 'FEWEST', 'photographs', 'check_photographs', 'place', 'plan_file', 'phantoms', 'plan', 'check_plan']
+__all__ = ['NETWORKS', 'RUNS', 'FEWEST', 'photographs', 'check_photographs', 'place', 'plan_file', 'phantoms', 'plan',
+           'check_plan']
 
 # %% ../../nbs/study/11_profiles.ipynb #cb5b47d0
 def _whole(low, high):
@@ -32,6 +33,7 @@ def _mapping(words, test):
 
 # %% ../../nbs/study/11_profiles.ipynb #b2da1660
 NETWORKS = 'stylegan3-t', 'stylegan3-r', 'stylegan2'
+RUNS = 3   # trainings of each network, unless the profile has another number
 _TRUTH, _WORDS = (('true or false', lambda v: isinstance(v, bool)),
                   ('words', lambda v: isinstance(v, str) and v.isprintable() and v.strip() != ''))
 _PLAIN = 'numbers, words, true or false, and lists or mappings of them', _is_plain
@@ -49,7 +51,7 @@ def _at_home(v):
     return {k: os.path.expanduser(o) if isinstance(o, str) else o for k, o in v.items()} if isinstance(v, dict) else v
 
 ARTICLES = ('01_cohort', '02_base', '03_finetune', '04_augmentation', '05_compare', '06_latents', '07_people',
-            '08_ablations', '09_truth', '10_usefulness')
+            '09_truth', '10_usefulness')
 SYSTEMS = 'vae', 'gans', 'aggrgan', 'ddpm', 'latent', 'stylegan', 'control', 'pyramid', 'cycle'
 def _some(names):
     return (f'different ones of {", ".join(names)}, as a list',
@@ -65,14 +67,14 @@ TOP = dict(profile=_NAME, articles=_some(ARTICLES), resolution=_whole(4, 1024), 
 SECTIONS = dict(cohort=dict(cleft=_PEOPLE, normal=_PEOPLE, unseen=_PEOPLE, seed=_whole(0, 2**31), shown=_PLAIN,
                             columns=_PLAIN, photographed=_PLAIN), base=_TRAINED, finetune=_TRAINED,
                 augmentation=_TRAINED,
-                compare={}, latents={}, people={}, ablations=_TRAINED, truth={}, usefulness={},
+                compare={}, latents={}, people={}, truth={}, usefulness={},
                 survey=dict(systems=_some(SYSTEMS)))         # name → what must be in it
-OPTIONAL = dict(repaired=_number(0, 1), settings=_mapping('keywords of networks.build', lambda k, v: _is_plain(v)),
+OPTIONAL = dict(repaired=_number(0, 1), runs=_whole(1, 100), settings=_mapping('keywords of networks.build', lambda k, v: _is_plain(v)),
                 own=_mapping('networks to keywords of networks.build',
                              lambda k, v: k in NETWORKS and isinstance(v, dict) and _is_plain(v)))
 NEEDED = 'profile', 'resolution', 'networks', 'threads', 'cohort', 'finetune'
 # what the section `photographs` may change
-WITH_DATA = 'networks', 'finetune', 'augmentation', 'compare', 'latents', 'people', 'ablations', 'survey'
+WITH_DATA = 'networks', 'finetune', 'augmentation', 'compare', 'latents', 'people', 'survey'
 
 # %% ../../nbs/study/11_profiles.ipynb #e8483b60
 def _check(where, name, value, rule):

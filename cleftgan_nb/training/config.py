@@ -59,7 +59,7 @@ class Config:
     # vision aid: heads on frozen features beside D
     aid:float|None=None            # weight of the heads in G's loss; None: no heads, as in published training
     aid_kimg:float=0.              # ramp of this weight from 0
-    # state of another run with the heads to start from; None: new heads, which need some 3 kimg
+    # state of another run with the heads to start from, or 'phantom-64-heads', which ship; None: new heads, which need some 3 kimg
     aid_from:str|None=None
     aid_lr:float=.0005             # learning rate of the heads
     aid_labels:float=10.           # weight of the reader's label error on generated images
@@ -110,6 +110,8 @@ LIMITS = dict(kimg=(0, 1e7), batch=(1, 65536), seed=(0, 2**31), g_lr=(1e-8, 1), 
 AIDED = 'aid', 'aid_kimg', 'aid_from', 'aid_lr', 'aid_labels', 'd_weight' # only with heads,
 LABELED = 'label_lr', 'aid_labels' # … and only with labels
 PATHS = 'data', 'out', 'resume_from', 'aid_from'
+HEADS = 'phantom-64-heads'   # those that ship
+def _ships(name): return name == HEADS or name in shipped()
 CHOICES = dict(network=tuple(NAMES), transfer=('whole', 'partial'), dtype=('float32', 'bfloat16', 'float16'),
                augment=('ada', 'fixed', 'none'))
 # unmentioned by files while they are at their default, as before they existed
@@ -176,7 +178,7 @@ def save_config(
 
 def _seen(path, folder):
     "Write a path relative to `folder`, or without one if the file ships"
-    if path is None or path in shipped(): return path
+    if path is None or _ships(path): return path
     head, tail = os.path.split(os.path.abspath(path))
     try: return os.path.relpath(os.path.join(os.path.realpath(head), tail), folder)
     except ValueError: return str(path)      # another drive
@@ -192,14 +194,14 @@ def placed(
     def here(p):
         found = os.path.normpath(os.path.join(os.path.realpath(Path(path).parent), os.path.expanduser(p)))
         return found if Path(path).is_absolute() else os.path.relpath(found)
-    return values | {k: here(v) for k, v in values.items() if k in PATHS and isinstance(v, str) and v not in shipped()}
+    return values | {k: here(v) for k, v in values.items() if k in PATHS and isinstance(v, str) and not _ships(v)}
 
 def _beside(values, path):
     "Look for what isn't here beside the file that names it"
     def here(p):
         near = os.path.join(Path(path).parent, p)
         return near if not os.path.exists(p) and os.path.exists(near) else p
-    return values | {k: here(v) for k, v in values.items() if k in PATHS and isinstance(v, str) and v not in shipped()}
+    return values | {k: here(v) for k, v in values.items() if k in PATHS and isinstance(v, str) and not _ships(v)}
 
 def load_config(
     path, # a file from `save_config` or written by hand

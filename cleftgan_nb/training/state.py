@@ -5,6 +5,7 @@
 # %% ../../nbs/training/08_state.ipynb #8483ce30
 from __future__ import annotations
 import dataclasses, json, math, warnings
+from importlib.resources import files
 from pathlib import Path
 import torch
 from fastcore.basics import patch
@@ -14,7 +15,7 @@ from ..networks.build import from_config, to_config
 from .ada import AdaptiveAugment
 from .augment import AugmentPipe, preset
 from .aid import Aid
-from .config import Config, from_values, kept, named, settled
+from .config import HEADS, Config, from_values, kept, named, settled
 from .optimizer import lazy_adam
 from .transfer import (PARTLY, beginning, check_fit, earlier, kind_of, known_networks,
                                            new_networks)
@@ -22,7 +23,7 @@ from ..foreign import command
 from ..values import renamed
 
 # %% auto #0
-__all__ = ['FREE', 'check_names', 'Run', 'read_state', 'warm']
+__all__ = ['FREE', 'check_names', 'Run', 'read_state', 'save_heads', 'read_heads', 'warm']
 
 # %% ../../nbs/training/08_state.ipynb #3dff1ee1
 def check_names(
@@ -324,19 +325,51 @@ def license(self:Run):
     return checkpoints.licenses(*(e.get('license') for e in self.history)) or self.config.license
 
 # %% ../../nbs/training/08_state.ipynb #72b952c0
+_KIND = 'heads 1'
+
+def save_heads(
+    state,        # of a run with heads
+    path,         # `….safetensors`
+    history=None, # their training data; None: as the state has it
+)->Path:
+    "Keep the heads of a state alone, in half precision"
+    found, words = read_state(state)
+    tensors = {k: v.half().contiguous() for k, v in _of(found, 'aid/').items() if k.startswith('heads.') and '.fits.' not in k}
+    if not tensors: raise ValueError(f'{state} has no heads; accepted: the state.safetensors of a run with aid')
+    history = _noted(words) if history is None else history
+    return checkpoints.write_tensors(path, tensors, dict(kind=_KIND, history=json.dumps(history), version=__version__,
+                                             license=checkpoints.licenses(*(e.get('license') for e in history)) or 'not stated'))
+
+def read_heads(
+    path,  # of a state with heads, a file of `save_heads`, or the name of the heads that ship
+)->tuple:  # tensors, meanings of the label entries, training data
+    "Read the heads of another run"
+    path = Path(str(files('cleftgan_nb')/'assets'/f'{HEADS}.safetensors')) if str(path) == HEADS else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'aid_from={str(path)!r}: no such file; accepted: the state.safetensors of a run '
+                                f'with aid, or the heads that ship, {HEADS}')
+    try:
+        found, words = read_state(path)
+        return _of(found, 'aid/'), words.get('label_names'), _noted(words)
+    except ValueError:
+        tensors, meta = checkpoints.read_tensors(path)
+        if meta.get('kind') != _KIND: raise
+    try: history = json.loads(meta['history'])
+    except (KeyError, ValueError, RecursionError): history = None
+    if not _WORDS['history'](history) or history is None:
+        raise ValueError(f'{path} does not say what its heads learned from; accepted: a file of save_heads')
+    return {k: v.float() for k, v in tensors.items()}, None, history
+
 def warm(
     heads, # the trainable part of a run's `Aid`
     path,  # of a state with heads
     names=None, # meanings of the label entries
 )->list:   # their training data
     "Start with the heads of another run, as far as they fit"
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'aid_from={str(path)!r}: no such file; accepted: the state.safetensors of a run '
-                                'with aid')
-    found, words = read_state(path)
-    found, own, same = _of(found, 'aid/'), heads.state_dict(), names and words.get('label_names') == names
+    found, label_names, history = read_heads(path)
+    own, same = heads.state_dict(), names and label_names == names
     fit = {k: v for k, v in found.items() if (same or k.startswith('heads.') and '.fits.' not in k) and k in own
            and own[k].shape == v.shape}
     if not fit: raise ValueError(f'{path} has no heads that fit; accepted: the state.safetensors of a run with aid')
     heads.load_state_dict(own | fit)
-    return _noted(words)
+    return history
