@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from .. import checkpoints
 from ..foreign import speakable, terminal
-from .profiles import FEWEST, check_plan, place
+from .profiles import FEWEST, RUNS, check_plan, place
 from .provenance import NOBODY
 from ..training.config import Config, settled
 from ..training.step import step
