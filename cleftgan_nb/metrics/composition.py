@@ -14,8 +14,9 @@ from .samples import image_batches
 from .score import Score, middle, wilson
 
 # %% auto #0
-__all__ = ['LATERALITIES', 'SEVERITIES', 'skin_tone', 'tone_groups', 'laterality_index', 'laterality', 'severity_groups',
-           'difference', 'compare_groups', 'properties', 'fairness', 'tone_shift', 'plot_composition']
+__all__ = ['LATERALITIES', 'FLIPPED', 'SEVERITIES', 'skin_tone', 'tone_groups', 'laterality_index', 'laterality',
+           'severity_groups', 'difference', 'compare_groups', 'properties', 'fairness', 'tone_shift',
+           'plot_composition']
 
 # %% ../../nbs/metrics/17_composition.ipynb #e4dc4550
 # top, bottom, left, right of an aligned picture, in sides: brows to chin, between the outer corners of the eyes
@@ -76,6 +77,7 @@ def check_sides(sides):
 
 # %% ../../nbs/metrics/17_composition.ipynb #1ddfb7d0
 LATERALITIES = 'left', 'right', 'bilateral', 'closed'
+FLIPPED = {'left': 'right', 'right': 'left'}
 
 def laterality_index(
     sides, # severities [n,2], left and right
@@ -118,6 +120,7 @@ def compare_groups(
     what,             # the property, for the column `property`
     groups=None,      # names in order; None: all that occur, by name
     level=.95,        # of the intervals
+    people=None,      # behind the training images, if each was shown in several ways; None: as many as images
 )->list:              # of dicts, a row a group
     "Compare how often each group occurs among training and generated images"
     a, b = list(training), list(generated)
@@ -127,7 +130,8 @@ def compare_groups(
     groups = sorted(set(a) | set(b)) if groups is None else list(groups)
     if strange := (set(a) | set(b)) - set(groups):
         raise ValueError(f'{what}: {min(map(str, strange))!r} is not a group; accepted: {", ".join(map(str, groups))}')
-    return [_row(what, g, a.count(g), len(a), b.count(g), len(b), level, 1 - (1 - level)/len(groups)) for g in groups]
+    n = people or len(a)
+    return [_row(what, g, a.count(g)*n/len(a), n, b.count(g), len(b), level, 1 - (1 - level)/len(groups)) for g in groups]
 
 def _row(what, group, k, n, j, m, level, strict):
     "Compute one group's row"
@@ -158,11 +162,14 @@ def fairness(
     scorer=None,         # with `sides(images)`; None: the scorer that the library ships
     correction=PHANTOMS, # of `skin_tone`
     level=.95,           # of the intervals
+    mirrored=False,      # was half of the training images shown mirrored? Then left and right come out alike
 )->list:                 # of dicts, a row a group; `cleftgan_nb.study.provenance.save_table` takes it
-    "Compare the composition of generated images with that of training images"
+    "Compare the composition of generated images with what was shown in training"
     a, b = (properties(images, scorer, correction) for images in (training, generated))
+    people = len(a['side'])
+    if mirrored: a['side'] = a['side'] + [FLIPPED.get(side, side) for side in a['side']]
     return [row for (what, groups) in (('skin tone', SKIN), ('side', LATERALITIES), ('severity', SEVERITIES))
-            for row in compare_groups(a[what], b[what], what, groups, level)]
+            for row in compare_groups(a[what], b[what], what, groups, level, people)]
 
 # %% ../../nbs/metrics/17_composition.ipynb #3690abc0
 def tone_shift(

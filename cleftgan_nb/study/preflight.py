@@ -90,13 +90,13 @@ def device(profile)->list:
                          "or install PyTorch with CUDA", has)]
 
 # %% ../../nbs/study/14_preflight.ipynb #c15e790d
-def trainings(profile)->list: # of (network, kimg, batch)
+def trainings(profile)->list: # of (network, kimg, batch, weight of heads or None)
     "List what will be trained"
-    last, out = profile['networks'][-1], []
+    last, tuned, out = profile['networks'][-1], profile['finetune'], []
     for network in profile['networks']:
-        if base_of(profile, network) is None: out.append((network, profile['base']['kimg'], profile['base']['batch']))
-        out += [(network, profile['finetune']['kimg'], profile['finetune']['batch'])]*profile['finetune'].get('runs', RUNS)
-    if a := profile.get('augmentation'): out += [(last, a['kimg'], a['batch'])]*2*a.get('runs', RUNS)   # with ADA and without
+        if base_of(profile, network) is None: out.append((network, profile['base']['kimg'], profile['base']['batch'], None))
+        out += [(network, tuned['kimg'], tuned['batch'], tuned.get('aid', 1.) or None)]*tuned.get('runs', RUNS)
+    if a := profile.get('augmentation'): out += [(last, a['kimg'], a['batch'], a.get('aid') or None)]*2*a.get('runs', RUNS)   # with ADA and without
     return out
 
 # %% ../../nbs/study/14_preflight.ipynb #0100889b
@@ -104,13 +104,14 @@ def seconds_per_kimg(
     profile,
     network:str,
     batch:int,
+    aid=None, # weight of heads
     steps=2, # timed, after one that does not count
 )->float:
     "Time training on this machine as it is now, in seconds per thousand images"
     own = profile.get('base', {}).get('own', {}).get(network, {})
     settings = {} if base_of(profile, network) else profile['base'].get('settings', {}) | own
     config = settled(Config(data='none', out='none', network=network, resume_from=base_of(profile, network),
-                            settings=settings, batch=batch), profile['resolution'], network)
+                            settings=settings, batch=batch, aid=aid), profile['resolution'], network)
     run, team, took = Run(config, profile['resolution'], 3, 0, Team().device, None), Team(), []
     pixels, labels = (torch.zeros(batch, 3, profile['resolution'], profile['resolution'], dtype=torch.uint8),
                       torch.zeros(batch, 0))
@@ -126,13 +127,13 @@ def duration(profile, jobs=1)->list:
     "Estimate how long the trainings take"
     at_once = 1 if profile.get('device') == 'cuda' else max(1, jobs//profile['threads'])
     todo = trainings(profile)
-    kimg = sum(k for _, k, _ in todo)
+    kimg = sum(k for _, k, *_ in todo)
     if kimg < 5: return [Finding('time', f'minutes: {kimg:.2g} kimg to train')]
     before = torch.get_num_threads()
     torch.set_num_threads(profile['threads'])
-    each = {(n, b): seconds_per_kimg(profile, n, b) for n, _, b in dict.fromkeys((n, 0, b) for n, _, b in todo)}
+    each = {o: seconds_per_kimg(profile, *o) for o in dict.fromkeys((n, b, a) for n, _, b, a in todo)}
     torch.set_num_threads(before)
-    hours = sum(k*each[n, b] for n, k, b in todo)/3600/at_once
+    hours = sum(k*each[n, b, a] for n, k, b, a in todo)/3600/at_once
     return [Finding('time', f"about {f'{60*hours:.0f} minutes' if hours < 3 else f'{hours:.0f} hours'} of training "
                             f"for {kimg:.4g} kimg, {at_once} at once; drawing and measuring come on top, about half "
                             "as much again on a CPU")]
