@@ -420,7 +420,8 @@ def cohort(args):
     if args.repaired is not None and args.kind == 'normal':
         raise ValueError('--repaired is for a cleft cohort; a normal one has nothing to repair')
     if args.out: _may_replace(args.out, args.force)
-    recipe = Recipe() if args.repaired is None else Recipe(repaired=args.repaired, repaired_infants=args.repaired)
+    repaired = {} if args.repaired is None else dict(repaired=args.repaired, repaired_infants=args.repaired)
+    recipe = Recipe(**repaired, lively=args.lively)
     path = cohort(args.kind, args.n, args.out, size=args.size, seed=args.seed, recipe=recipe, workers=args.workers,
                   overwrite=args.force, progress=sys.stderr.isatty())
     print(f'{path}: {args.n} {args.kind} phantoms of {args.size} pixels')
@@ -958,6 +959,8 @@ def _add_cohort(commands):
     p.add_argument('--seed', type=_whole(), default=0, help='seed of the cohort (default: 0)')
     p.add_argument('--repaired', type=_finite, help='share of patients with a repaired lip (default: .05 under half a '
                                                   'year of age, .55 from then on)')
+    p.add_argument('--lively', type=_finite, default=0., help='share of people who smile, speak, have any skin tone, more '
+                                                              'beards (default: 0)')
     p.add_argument('--out', help='folder or .zip (default: KIND-N-SIZE.zip here)')
     p.add_argument('--workers', type=_whole(1), help='processes (default: one per core)')
     _forces(p)

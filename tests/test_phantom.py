@@ -6,8 +6,8 @@ import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from cleftgan_nb.data.cleft import Cleft, Side, extent, open_cleft, targets
 from cleftgan_nb.data.cohorts import Recipe, against_published, cohort, person
-from cleftgan_nb.data.datasets import manifest
-from cleftgan_nb.data.head import build_head, sample_identity
+from cleftgan_nb.data.datasets import about, manifest
+from cleftgan_nb.data.head import build_head, sample_identity, sample_mouth, topology
 from cleftgan_nb.data.measures import MIDDLE, NAMES, SIDED, measures
 from cleftgan_nb.data.portrait import phantom, scene, visible_change, worse_side
 
@@ -194,7 +194,7 @@ def test_wrong_sides_are_named(wrong, word):
 
 
 @pytest.mark.parametrize('wrong, word', [(dict(left=.9, right=.9), 'more than 1; the rest is bilateral'),
-                                         (dict(male=2), 'male=2')])
+                                         (dict(male=2), 'male=2'), (dict(lively=-.1), 'lively=-0.1')])
 def test_wrong_recipes_are_named(wrong, word):
     with pytest.raises(ValueError, match=word): Recipe(**wrong)
 
@@ -235,3 +235,38 @@ def test_workers_end_with_their_parent(tmp_path):
 def test_wrong_cohorts_write_nothing(tmp_path, wrong, word):
     with pytest.raises(ValueError, match=word): cohort(path=tmp_path/'x.zip', progress=False, **wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- lively people
+
+def test_nobody_is_lively_unless_asked(tmp_path):
+    "Generators learned from the default recipe's pictures, so neither they nor their records may change"
+    path = cohort('cleft', 2, tmp_path/'a.zip', size=16, workers=1, progress=False)
+    assert 'mouth' not in manifest(path)[0] and 'lively' not in about(path)['parameters']['recipe']
+    assert all('lively' not in person(kind, i) for kind in ('normal', 'cleft') for i in range(200))
+
+
+def test_a_lively_face_keeps_cleft_camera_and_light_and_moves_its_mouth():
+    seed = next(s for s in range(300) if sample_mouth(s)[0] == 'laugh')
+    calm, lively = (scene(seed, Cleft(Side(lip=.5)), age=30., sex=1., lively=a) for a in (False, True))
+    assert calm.cleft == lively.cleft and calm.truth(64).pose == lively.truth(64).pose
+    assert (calm.camera.center == lively.camera.center).all() and (calm.light.colors == lively.light.colors).all()
+    moved = np.abs(calm.head.fine - lively.head.fine).max(1)
+    assert moved.max() > .01 and moved[topology().base[:, 1] > 7.9].max() < 1e-9    # dm; nothing above the forehead
+
+
+def test_a_grin_shows_teeth_between_the_lips_only():
+    seed = next(s for s in range(300) if sample_mouth(s)[0] == 'grin')
+    calm, grin = (phantom(seed, size=96, age=30., lively=a)[1] for a in (False, True))
+    assert grin.masks['mouth'].sum() > calm.masks['mouth'].sum() + 4
+    rows, columns = np.nonzero(grin.masks['mouth'])
+    p = grin.landmarks
+    assert p['ch_right'][0] - 2 < columns.min() and columns.max() < p['ch_left'][0] + 2 and rows.min() > p['sn'][1]
+
+
+def test_a_lively_cohort_says_so(tmp_path):
+    path = cohort('normal', 4, tmp_path/'a.zip', size=16, recipe=Recipe(lively=.5), workers=1, progress=False)
+    assert about(path)['parameters']['recipe']['lively'] == .5 and about(path)['command'].endswith('--lively 0.5')
+    said = [r['mouth'] for r in manifest(path)]
+    assert said == [sample_mouth(w['seed'])[0] if w.get('lively') else 'clinic'
+                    for w in (person('normal', i, 0, Recipe(lively=.5)) for i in range(4))]

@@ -7,12 +7,12 @@ from __future__ import annotations
 import math, os, platform, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 import numpy as np
 from ..checks import check_count
 from .. import __version__
-from .head import stream, sample_age, sample_identity
+from .head import stream, sample_age, sample_identity, sample_mouth
 from .cleft import Cleft, Side, extent
 from .datasets import write_dataset
 from .measures import PUBLISHED
@@ -43,8 +43,11 @@ class Recipe:
     healed:tuple=(.17, 5., .10, .07)     # after the repair
     leaning:float=3.          # degrees of columellar deviation that remain after it, as published
     normal:tuple=(.06, 2., .025, .025)   # a face without a cleft is uneven too
+    # share of people, with or without a cleft, as outside a clinic: they smile, speak, have any skin tone, more beards
+    lively:float=0.
     def __post_init__(self):
-        shares = ('left', 'right', 'male', 'repaired', 'repaired_infants', 'together', 'least', 'lesser', 'simonart')
+        shares = ('left', 'right', 'male', 'repaired', 'repaired_infants', 'together', 'least', 'lesser', 'simonart',
+                  'lively')
         for name in shares:
             if not isinstance(v := getattr(self, name), (int, float)) or not 0 <= v <= 1:
                 raise ValueError(f'{name}={v!r}; accepted: a number from 0 to 1')
@@ -101,11 +104,20 @@ def person(
 )->dict:          # keywords of `phantom`
     "Say who is number `index` of a cohort; cohorts share nobody"
     number = (2*seed + KINDS.index(kind))*1_000_000 + index
+    age, more = sample_age(stream(number, 'age')), {}
+    if stream(number, 'cohort lively').random() < recipe.lively:
+        age = _lively_age(number, age)
+        more = dict(lively=True, age=age)
     if kind == 'normal':
-        return dict(seed=number, cleft=Cleft(Side(**_own(stream(number, 'cohort own'), recipe.normal))))
-    age, drawn = sample_age(stream(number, 'age')), sample_identity(number).sex
+        return dict(seed=number, cleft=Cleft(Side(**_own(stream(number, 'cohort own'), recipe.normal))), **more)
+    drawn = sample_identity(number).sex
     sex = max(drawn, 1 - drawn) if stream(number, 'cohort sex').random() < recipe.male else min(drawn, 1 - drawn)
-    return dict(seed=number, cleft=draw_cleft(number, age, recipe), sex=sex)
+    return dict(seed=number, cleft=draw_cleft(number, age, recipe), sex=sex, **more)
+
+def _lively_age(number, age):
+    "Draw the age of a lively person: half of them are grown, whatever a clinic's ages are"
+    rng = stream(number, 'cohort age')
+    return float(rng.uniform(14, 75)) if rng.random() < .5 else age
 
 # %% ../../nbs/data/18_cohorts.ipynb #6d3d0d20
 LABELS = ('lip_left', 'lip_right', 'nose_left', 'nose_right', 'repaired')
@@ -113,9 +125,11 @@ LABELS = ('lip_left', 'lip_right', 'nose_left', 'nose_right', 'repaired')
 def _draw(task):
     "Draw image, label and manifest row of one person"
     kind, index, seed, size, recipe = task
-    image, truth = phantom(**person(kind, index, seed, recipe), size=size)
+    who = person(kind, index, seed, recipe)
+    image, truth = phantom(**who, size=size)
+    mouth = {'mouth': sample_mouth(who['seed'])[0] if who.get('lively') else 'clinic'} if recipe.lively else {}
     return (image, [float(truth[name]) for name in LABELS] if kind == 'cleft' else None,
-            dict(kind=kind, index=index) | truth.row())
+            dict(kind=kind, index=index) | mouth | truth.row())
 
 @contextmanager
 def _one_thread():
@@ -175,14 +189,16 @@ def cohort(
 # %% ../../nbs/data/18_cohorts.ipynb #3c19f480
 def _command(kind, n, size, seed, recipe):
     "Return the command that draws the same cohort, or None if no command can"
-    line = f'cleftgan cohort {kind} --n {n} --size {size} --seed {seed}'
-    if kind == 'normal' or recipe == Recipe(): return line
+    line = f'cleftgan cohort {kind} --n {n} --size {size} --seed {seed}' + f' --lively {recipe.lively:g}'*(recipe.lively > 0)
+    calm = replace(recipe, lively=0.)
+    if kind == 'normal' or calm == Recipe(): return line
     return (f'{line} --repaired {recipe.repaired:g}'
-            if recipe == Recipe(repaired=recipe.repaired, repaired_infants=recipe.repaired) else None)
+            if calm == Recipe(repaired=recipe.repaired, repaired_infants=recipe.repaired) else None)
 
 def _about(kind, n, size, seed, recipe):
     "Describe a cohort"
-    drawn = asdict(recipe) if kind == 'cleft' else dict(normal=recipe.normal)
+    drawn = asdict(recipe) if kind == 'cleft' else dict(normal=recipe.normal, lively=recipe.lively)
+    if not recipe.lively: drawn.pop('lively')   # the bytes of a cohort without are those of before
     return dict(kind=f'phantom-{kind}', license='CC0-1.0', synthetic=True,
                 note='Digital phantoms: no patient is shown. Severity is a parameter of the drawing, not a clinical '
                      'grade.',

@@ -15,7 +15,7 @@ from ..checks import check_count, check_number
 
 # %% auto #0
 __all__ = ['Edges', 'CLINIC', 'stream', 'smooth', 'mesh', 'texture', 'row', 'edges', 'catmull_clark_step', 'topology', 'morph',
-           'sample_age', 'Identity', 'sample_identity', 'eyes', 'Head', 'build_head']
+           'sample_age', 'Identity', 'sample_mouth', 'sample_identity', 'eyes', 'Head', 'build_head']
 
 # %% ../../nbs/data/01_head.ipynb #e66f0f60
 def stream(
@@ -291,6 +291,33 @@ def _sample_expression(rng):
     both = dict(mouthSmile=smile, browOuterUp=max(brow, 0), browDown=max(-brow, 0)*.5, eyeWide=max(wide, 0),
                 eyeSquint=max(-wide, 0))
     return {f'{n}{side}': float(a) for n, a in both.items() for side in ('Left', 'Right')} | {'jawOpen': float(jaw)}
+
+# %% ../../nbs/data/01_head.ipynb #7e20fad0
+# mouth → targets with the range of their amounts; those of one side are drawn for both, a little unevenly
+MOUTHS = dict(calm={}, smile=dict(mouthSmile=(.4, 1), mouthDimple=(0, .5)),
+              grin=dict(mouthSmile=(.4, 1), mouthUpperUp=(.3, .9), mouthLowerDown=(.1, .8)),
+              laugh=dict(mouthSmile=(.3, 1), mouthUpperUp=(.2, .8), jawOpen=(.1, .35)),
+              open=dict(jawOpen=(.08, .5), mouthUpperUp=(0, .3)), round=dict(mouthFunnel=(.2, .7), jawOpen=(0, .25)),
+              pout=dict(mouthPucker=(.2, .7)), wide=dict(mouthStretch=(.3, .9), mouthUpperUp=(.2, .7), jawOpen=(0, .15)),
+              frown=dict(mouthFrown=(.3, 1), mouthShrugUpper=(0, .6)),
+              pressed=dict(mouthPress=(.1, .4), mouthRollUpper=(.2, .9), mouthRollLower=(.2, .9)))
+OFTEN = .16, .16, .14, .1, .12, .06, .06, .06, .06, .08   # their shares (declared)
+
+# %% ../../nbs/data/01_head.ipynb #f724e730
+def sample_mouth(
+    seed:int,      # the phantom's number
+)->tuple[str, dict]: # a key of `MOUTHS`, and its targets with their amounts
+    "Draw the mouth of a lively person"
+    rng = stream(seed, 'mouth')
+    kind = list(MOUTHS)[rng.choice(len(MOUTHS), p=OFTEN)]
+    out = {}
+    for name, (low, high) in MOUTHS[kind].items():
+        a, uneven = rng.uniform(low, high), rng.normal(0, .12)
+        sided = f'{name}Left' in morphs()[0]
+        out |= {f'{name}Left': a*(1 + uneven), f'{name}Right': a*(1 - uneven)} if sided else {name: a}
+    askew = rng.normal(0, .15)
+    out['mouthLeft' if askew > 0 else 'mouthRight'] = abs(askew)
+    return kind, {n: float(np.clip(a, 0, 1)) for n, a in out.items()}
 
 # %% ../../nbs/data/01_head.ipynb #b2918be0
 def sample_identity(

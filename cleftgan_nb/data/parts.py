@@ -159,19 +159,30 @@ CROWN = .09  # dm, height of a tooth; the rest of the ridge is gum
 WING = .169    # dm from the midline to the wing of the neutral nose: unit of size
 BOWL = .22, 1.25, .35, .26   # half-width, half-height in lip heights, depth, distance of its rim behind the lips
 
-def _mouth(head):
+def _mouth(head, calm=None):
     "Make teeth or gum, and the dark bowl behind"
     t = halves(mesh()['TF'])
     used, t = np.unique(t, return_inverse=True)
-    ridge = head.coarse[used]
-    sn, slit, wing = (head.coarse[row(v)] for v in (5072, 493, 7099))
+    ridge, shut = head.coarse[used], calm or head
+    sn, slit, wing = (shut.coarse[row(v)] for v in (5072, 493, 7099))
     unit = abs(wing[0] - sn[0])/WING
     d, bowl = _cap(8, 24, 1.5)
     depth = (sn + slit)/2 + d*(BOWL[0]*unit, BOWL[1]*abs(sn[1] - slit[1]), -BOWL[2]*unit) - (0, 0, BOWL[3]*unit)
-    root = np.clip((np.abs(ridge[:, 1] - slit[1])/unit - CROWN)/.03 + .5, 0, 1)
+    root = np.clip((np.abs(shut.coarse[used, 1] - slit[1])/unit - CROWN)/.03 + .5, 0, 1)
     return [Part(ridge, t.reshape(-1, 3), ridge[:, :2]/unit, 'gum' if head.identity.age < TEETH else 'teeth',
-                 tint={'root': root}),
+                 cut=None if calm is None else between_lips(head, ridge), tint={'root': root}),
             Part(depth, bowl[:, ::-1], np.zeros((len(depth), 2)), 'cavity')]
+
+# %% ../../nbs/data/05_parts.ipynb #0f4b06d0
+def between_lips(head, points, gum=False):
+    "Cut away what lies outside the opening of the mouth; of the `gum` behind a gap, what lies beside it"
+    left, right, upper, lower = (head.coarse[row(v, side)] for v, side in ((7249, 'left'), (7249, 'right'), (474, 'left'), (493, 'left')))
+    (x, y), half = ((left + right)/2)[:2], abs(left[0] - right[0])/2
+    u = (points[:, 0] - x)/half
+    above, below = (edge[1] + (y - edge[1])*u*u for edge in (upper, lower))
+    outside = (np.abs(u) - 1.1 if gum else
+               np.maximum.reduce([np.abs(u) - .9, (points[:, 1] - above)/half - .12, (below - points[:, 1])/half - .12]))
+    return np.stack([outside - FAR, np.full(len(outside), FAR)], 1)
 
 # %% ../../nbs/data/05_parts.ipynb #a75cb4f0
 def worn(
@@ -213,6 +224,7 @@ def head_parts(
     points=None, # [N,3] fine points to draw instead of the head's own, such as a cleft's
     cut=None,    # [N,2] distance across a gap and its half-width
     tint=None,   # name → [N] weight: 'mucosa', 'scar'
+    calm=None,   # the same head with its mouth closed, where `head` smiles or speaks
 )->list:
     "Make all parts of a portrait"
     points = head.fine if points is None else np.asarray(points, float)
@@ -222,5 +234,5 @@ def head_parts(
         if a is not None and len(a) != len(points):
             raise ValueError(f'{name} has {len(a)} rows; accepted: {len(points)}, one for each fine point')
     hair = [_trimmed(head, worn(head, look.hair, 'hair'))] if look.hair else []
-    return [*_body(points, cut, tint), *_eyeballs(head), *_mouth(head), worn(head, look.brow, 'brow', .006),
+    return [*_body(points, cut, tint), *_eyeballs(head), *_mouth(head, calm), worn(head, look.brow, 'brow', .006),
             worn(head, 'lash', 'lash'), *hair]

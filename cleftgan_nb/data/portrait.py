@@ -4,16 +4,16 @@
 
 # %% ../../nbs/data/08_portrait.ipynb #b78a69c0
 from __future__ import annotations
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import numpy as np
 from fastcore.basics import patch
-from .head import Head, stream, sample_identity, build_head
+from .head import Head, stream, sample_identity, sample_mouth, build_head
 from .cleft import Side, Cleft, Surface, open_cleft, extent, completeness
 from .measures import lahshal, measures
-from .parts import Part, head_parts
+from .parts import Part, between_lips, head_parts
 from .view import Camera, sample_camera
 from .render import Light, render, sample_light
-from .skin import Look, sample_look
+from .skin import Look, lively_look, sample_look
 
 # %% auto #0
 __all__ = ['LATERALITIES', 'cleft_of', 'Truth', 'worse_side', 'Scene', 'scene', 'phantom', 'contact_sheet', 'mouth_box',
@@ -106,15 +106,17 @@ class Scene:
     look:Look
     light:Light
     camera:Camera
+    calm:Head|None=None   # of a lively person: the same head with its mouth closed
 
     def parts(self)->list:
         "Collect the parts: the head with its cleft, and a gum in place of a closed mouth's teeth"
         points, triangles, dark = self.surface.gums
         # the same for everyone behind a closed lip
         own = np.full(len(points), float(self.surface.cut[:, 1].max() > 0))
-        gum = Part(points, triangles, np.zeros((len(points), 2)), 'gum', tint=dict(dark=dark, own=own))
-        drawn = head_parts(self.head, self.look, self.surface.points, self.surface.cut, self.surface.tint)
-        return [p for p in drawn if p.material not in ('teeth', 'gum')] + [gum]
+        cut = between_lips(self.head, points, gum=True) if self.calm else None
+        gum = Part(points, triangles, np.zeros((len(points), 2)), 'gum', cut=cut, tint=dict(dark=dark, own=own))
+        drawn = head_parts(self.head, self.look, self.surface.points, self.surface.cut, self.surface.tint, self.calm)
+        return [p for p in drawn if self.calm or p.material not in ('teeth', 'gum')] + [gum]
 
     def render(self, size=256): return render(self.parts(), self.look, self.light, self.camera, size)
 
@@ -139,12 +141,16 @@ LIGHT = ('kind', 'azimuth', 'elevation', 'key', 'ambient', 'warmth', 'exposure')
 def scene(
     seed:int,        # the person's number
     cleft=Cleft(),   # none by default
-    *, age=None, sex=None, ancestry=None, # as in `phantom`
+    *, age=None, sex=None, ancestry=None, lively=False, # as in `phantom`
 )->Scene:
     "Draw everything about a phantom but its pixels"
-    head = build_head(sample_identity(seed, age=age, sex=sex, ancestry=ancestry))
-    return Scene(seed, head, cleft, open_cleft(head, cleft), sample_look(seed, head.identity), sample_light(seed),
-                 sample_camera(seed, head))
+    head = calm = build_head(sample_identity(seed, age=age, sex=sex, ancestry=ancestry))
+    look = sample_look(seed, head.identity)
+    if lively:
+        head = build_head(replace(calm.identity, expression=calm.identity.expression | sample_mouth(seed)[1]))
+        look = lively_look(look, head.identity)
+    return Scene(seed, head, cleft, open_cleft(head, cleft), look, sample_light(seed), sample_camera(seed, calm),
+                 calm if lively else None)
 
 # %% ../../nbs/data/08_portrait.ipynb #7de675a0
 def phantom(
@@ -159,12 +165,14 @@ def phantom(
     age=None,         # years, 0 to 90; None: by chance, half of them under 6
     sex=None,         # 0 female … 1 male; None: by chance
     ancestry=None,    # shares of african, asian, caucasian; None: by chance
+    lively=False,     # smiles, speaks or presses the lips; any skin tone, more beards: as outside a clinic
 )->tuple[np.ndarray, Truth]: # uint8 [size,size,3], and its ground truth
     "Draw the portrait of a person who does not exist, with a cleft lip of known severity"
     _arguments(severity, laterality, cleft, size, nose, repaired)
     if cleft is None:
         cleft = cleft_of(severity, laterality or draw_laterality(seed), nose, repaired) if severity else Cleft()
-    who = scene(seed, cleft, age=age, sex=sex, ancestry=ancestry)
+    if not isinstance(lively, bool): raise ValueError(f'lively={lively!r}; accepted: True, False')
+    who = scene(seed, cleft, age=age, sex=sex, ancestry=ancestry, lively=lively)
     picture = who.render(size)
     return picture.image, who.truth(size, picture.masks)
 

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/data/04_skin.ipynb #570f3830
 from __future__ import annotations
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 import numba as nb, numpy as np
 from scipy.ndimage import gaussian_filter
@@ -13,8 +13,8 @@ from .head import Identity, smooth, stream, texture, topology
 from ..files import has_home
 
 # %% auto #0
-__all__ = ['LOCUS', 'BACKDROPS', 'BEARDS', 'BACKGROUND_BLUR', 'ita', 'skin_color', 'compiled', 'sample', 'noise', 'regions',
-           'Look', 'sample_look', 'skin_albedo', 'eye_albedo', 'backdrop']
+__all__ = ['LOCUS', 'BACKDROPS', 'BEARDS', 'LIVELY_BEARDS', 'BACKGROUND_BLUR', 'ita', 'skin_color', 'compiled', 'sample', 'noise',
+           'regions', 'Look', 'sample_look', 'lively_look', 'skin_albedo', 'eye_albedo', 'backdrop']
 
 # %% ../../nbs/data/04_skin.ipynb #145608d0
 def ita(rgb):
@@ -267,6 +267,24 @@ def sample_look(
         BACKDROPS[b.choice(4, p=BEHIND)], _sample_beard(stream(seed, 'beard'), who), _sample_gum(stream(seed, 'gum')))
 
 def _cloth(rng): return np.clip(rng.uniform(.02, .7)*np.exp(rng.normal(0, .3, 3)), .015, .8)
+
+# %% ../../nbs/data/04_skin.ipynb #040c2cd0
+LIVELY_BEARDS = .3, .15, .3, .25   # shares of `BEARDS` among lively men (declared)
+
+def lively_look(
+    look:Look,    # of `sample_look`
+    who:Identity, # beards depend on age and sex
+)->Look:
+    "Draw a look with more skin tones, lips, gums and beards"
+    rng = stream(look.seed, 'lively look')
+    angle, redder, yellower = rng.uniform(*LOCUS[[0, -1], 0]), rng.normal(0, 1.5), rng.normal(0, 2)
+    light, pale = rng.normal(0, (.25, .2))
+    kind, lip, rest = _pick(rng, BEARDS, LIVELY_BEARDS), *rng.uniform(.5, 1.15, 2)
+    grown = who.sex > .5 and who.age >= 16
+    return replace(look, albedo=tuple(map(float, skin_color(angle, redder, yellower))), darkness=float(1 - smooth(-15, 30, angle)),
+                   lips=float(rng.uniform(.1, 1)), gloss=float(rng.uniform(.4, 1.3)),
+                   beard=(float(BEARDS[kind][0]*lip*grown), float(BEARDS[kind][1]*rest*grown)),
+                   gum=tuple(map(float, np.exp((light, light + pale, light + pale)))))
 
 # %% ../../nbs/data/04_skin.ipynb #836e8530
 #           amplitude, cells over the atlas, tint: blood varies green and blue more than red
