@@ -12,11 +12,11 @@ from .cleft import Side, Cleft, Surface, open_cleft, extent, completeness
 from .measures import lahshal, measures
 from .parts import Part, between_lips, head_parts
 from .view import Camera, sample_camera
-from .render import Light, render, sample_light
+from .render import KINDS, Light, render, sample_light, shares
 from .skin import Look, lively_look, sample_look
 
 # %% auto #0
-__all__ = ['LATERALITIES', 'cleft_of', 'Truth', 'worse_side', 'Scene', 'scene', 'phantom', 'contact_sheet', 'mouth_box',
+__all__ = ['LATERALITIES', 'AREAS', 'cleft_of', 'Truth', 'worse_side', 'Scene', 'scene', 'phantom', 'contact_sheet', 'mouth_box',
            'visible_change']
 
 # %% ../../nbs/data/08_portrait.ipynb #10e0f100
@@ -175,6 +175,27 @@ def phantom(
     who = scene(seed, cleft, age=age, sex=sex, ancestry=ancestry, lively=lively)
     picture = who.render(size)
     return picture.image, who.truth(size, picture.masks)
+
+# %% ../../nbs/data/08_portrait.ipynb #3d023930
+AREAS = 'other', 'skin', 'lips', 'left gap', 'right gap'   # the patient's sides
+
+def _is_left(truth, size):
+    "Say which pixels belong to the left side of a cleft, [size,size]"
+    if truth.laterality != 'bilateral': return np.full((size, size), truth.laterality == 'left')
+    (x, y), (u, v) = (truth.landmarks[k] for k in ('sn', 'sto'))
+    column, line = np.meshgrid(np.arange(size) + .5, np.arange(size) + .5)
+    return column > x + (line - y)*(u - x)/(v - y)
+
+@patch
+def areas(self:Scene,
+    size=64,       # pixels a side
+    samples=4,     # per side of a pixel
+)->np.ndarray:     # float32 [size,size,5], adding up to 1
+    "Measure how much of each pixel shows each of `AREAS`"
+    of = dict(zip(KINDS, np.moveaxis(shares(self.parts(), self.look, self.camera, size, samples), -1, 0)))
+    skin, left = of['face skin'] + of['other skin'], _is_left(self.truth(size), size)
+    other = 1 - skin - of['lips'] - of['gap']
+    return np.stack([other, skin, of['lips'], of['gap']*left, of['gap']*~left], -1)
 
 # %% ../../nbs/data/08_portrait.ipynb #04b15d80
 def contact_sheet(

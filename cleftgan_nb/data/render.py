@@ -17,7 +17,7 @@ from .view import EMPTY, KINDS, Camera, _depth_map, frontal, opacities, sample_c
 _all_ = ['Part', 'head_parts', 'sample_look', 'Camera', 'frontal', 'sample_camera', 'KINDS']
 
 # %% auto #0
-__all__ = ['Light', 'sample_light', 'Picture', 'render', 'Part', 'head_parts', 'sample_look', 'Camera', 'frontal',
+__all__ = ['Light', 'sample_light', 'Picture', 'render', 'shares', 'Part', 'head_parts', 'sample_look', 'Camera', 'frontal',
            'sample_camera', 'KINDS']
 
 # %% ../../nbs/data/07_render.ipynb #998b8620
@@ -210,10 +210,20 @@ def _develop(x, look, size):
 BLUR = .35, .0008    # pixels, plus pixels per pixel of width
 
 # %% ../../nbs/data/07_render.ipynb #e7c6b210
-def _masks(kind, size, samples):
+def _kinds(surf, frame):
+    "Find the kind that each sample shows, `'gap'` where a gap has opened the view"
+    kind = np.zeros(frame.part.size, np.int8)
+    kind[surf.where] = surf.kind
+    kind[(frame.hole < frame.depth).ravel()] = KINDS.index('gap')
+    return kind.reshape(frame.part.shape)
+
+def _shares(kind, samples):
+    "Measure how much of each pixel each kind covers, [size,size,kinds]"
+    return np.stack([_shrink((kind == k).astype(np.float32), samples) for k in range(len(KINDS))], -1)
+
+def _masks(kind, samples):
     "Find the kind that most samples of a pixel show"
-    counts = np.stack([_shrink((kind == k).astype(np.float32), samples) for k in range(len(KINDS))])
-    most = counts.argmax(0)
+    most = _shares(kind, samples).argmax(-1)
     return {name: most == k for k, name in enumerate(KINDS)}
 
 # %% ../../nbs/data/07_render.ipynb #dfcfa930
@@ -234,12 +244,11 @@ def render(
     soft = np.isin(frame.part.ravel()[surf.where], [k for k, p in enumerate(parts) if p.material in SOFT])
     diffuse = scatter(surf, diffuse, soft, n, n/(2*camera.half))
     color = (surf.albedo*diffuse + surf.gloss[:, None]*mirror)*metered(look, light)
-    scene, kind = np.zeros((n*n, 3), np.float32), np.zeros(n*n, np.int8)
-    scene[surf.where], kind[surf.where] = np.minimum(1.1*color/(1 + .25*color), 1.2), surf.kind
-    kind[(frame.hole < frame.depth).ravel()] = KINDS.index('gap')
+    scene = np.zeros((n*n, 3), np.float32)
+    scene[surf.where] = np.minimum(1.1*color/(1 + .25*color), 1.2)
     behind = backdrop(look, size)*_shrink((frame.part < 0).astype(np.float32), samples)[..., None]
     return Picture(_develop(_shrink(scene.reshape(n, n, 3), samples) + behind, look, size),
-                   _masks(kind.reshape(n, n), size, samples))
+                   _masks(_kinds(surf, frame), samples))
 
 # %% ../../nbs/data/07_render.ipynb #3b10f3a0
 def _check_render(parts, look, light, camera, size, samples):
@@ -252,3 +261,15 @@ def _check_render(parts, look, light, camera, size, samples):
     check_count(8, 2048, size=size)
     if samples is not None: check_count(1, 8, samples=samples)
     return samples or (3 if size <= 128 else 2)
+
+# %% ../../nbs/data/07_render.ipynb #dc68c4b0
+def shares(
+    parts:list,   # of `Part`
+    look:Look,
+    camera:Camera,
+    size=64,      # pixels a side
+    samples=4,    # per side of a pixel
+)->np.ndarray:    # float32 [size,size,kinds], adding up to 1
+    "Measure how much of each pixel shows each of `KINDS`"
+    frame = visible(parts, camera, size*samples, opacities(look))
+    return _shares(_kinds(surface(parts, look, camera, frame), frame), samples)
