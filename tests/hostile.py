@@ -346,6 +346,7 @@ def good_study(folder):
                                                                          'text/plain': 'x'})])])
     return {'a.csv': b'a,b\n1,2\n', 'a.csv.json': json.dumps(recipe).encode(),
             '01_a.ipynb': nbformat.writes(nb).encode(),
+            'manifest.json': json.dumps(dict(profile=dict(profile='x', cohort=dict(cleft=3), networks=['n'], bases=dict(n='b')))).encode(),
             'compare.csv': b'images,name,value,low,high\n"n, fine-tuned",fd_x,2,1,3\n"n, before",fd_x,4,3,5\n'}
 
 def study(rng, good):
@@ -362,7 +363,7 @@ PLAIN = dict(checkpoint=lambda good: {'x.safetensors': good}, state=lambda good:
              pickle=lambda good: {'x.pkl': good}, picture=lambda good: {'x.png': good['RGB png']},
              archive=lambda good: {'x.zip': good[0]}, words=lambda good: good[1])
 PLAIN |= {kind: lambda good: good for kind in KINDS if kind not in PLAIN}      # what they read when nothing is wrong
-MAY_WRITE = dict(study='.html')
+MAY_WRITE = dict(study=('.html', 'claim.csv', 'tripod.csv'))
 
 # ---- watching
 class Wrong(Exception): "An outcome that must not be"
@@ -395,7 +396,7 @@ def hear(event, args):
         and sys._getframe(1).f_globals['__name__'] != 'fastjsonschema'):
         heard.append(f'{event} {args[0]}')
     if (event == 'open' and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        and '.html' not in str(args[0])):
+        and not re.search(r'\.html|(claim|tripod)\.csv', str(args[0]))):
         heard.append(f'{event} {args[0]}')
     if event in RUNS or event in WRITES and 'study' not in listening: heard.append(f'{event} {args[:2]}')
 

@@ -125,7 +125,7 @@ def test_a_report_of_a_strangers_folder(tmp_path):
                                               v4.new_code_cell('1', execution_count=1,
                                                                outputs=[v4.new_output('display_data',
                                                                        {'text/html': out, 'text/javascript': 'alert(1)'})])]), path)
-    notebook(tmp_path/'secret.ipynb', '# The secret', 'a patient')
+    notebook(tmp_path/'secret.ipynb', '# The secret', 'flesh and blood')
     notebook(folder/'01_a.ipynb', f'# {TAG}\n> {TAG}',
              f'<b>bold</b>{TAG}<script>alert(1)</script><form action="https://example.org"></form>')
     result(folder, 'a.csv', '01_a.ipynb')
@@ -133,20 +133,21 @@ def test_a_report_of_a_strangers_folder(tmp_path):
     result(folder, 'javascript:alert(1).png', 'linked.ipynb')
     result(folder, 'c.csv', str(tmp_path/'secret.ipynb'))
     (folder/'linked.ipynb').symlink_to(tmp_path/'secret.ipynb')
-    (tmp_path/'secret.csv').write_text('a patient\n')
+    (tmp_path/'secret.csv').write_text('flesh and blood\n')
     result(folder, 'd.csv', '')
     (folder/'d.csv').unlink()
     (folder/'d.csv').symlink_to(tmp_path/'secret.csv')
     before = {p.name for p in tmp_path.iterdir()}
     page = report.report(folder)
     made = {p.name: p.read_text() for p in folder.glob('*.html')}
-    assert (set(made) == {'report.html', '01_a.html'} and {p.name for p in tmp_path.iterdir()} == before
-            and not any('secret' in t.replace('../secret', '').replace('/secret.ipynb', '') or 'patient' in t
+    assert (set(made) == {'report.html', '01_a.html', 'claim.html', 'tripod.html', 'summary.html'} and {p.name for p in tmp_path.iterdir()} == before
+            and not any('secret' in t.replace('../secret', '').replace('/secret.ipynb', '') or 'flesh' in t
                         for t in made.values()))
     assert 'href="javascript%3Aalert%281%29.png"' in page.read_text() and '<b>bold</b>' in made['01_a.html']
-    allowed = 'html head meta title style body h1 h2 p strong table tr th td figure figcaption br a img ul li'.split()
+    allowed = ('html head meta title style body h1 h2 h3 p strong table thead tbody tr th td figure figcaption br a img ul li div span '
+               'main nav section details summary dl dt dd').split()
     for name, text in made.items():
-        assert (harmless(text, allowed + 'div span pre b blockquote'.split()*(name != 'report.html'))
+        assert (harmless(text, allowed + 'pre code b blockquote'.split()*(name == '01_a.html'))
                 and "Content-Security-Policy" in text and not re.search('<meta http-equiv="refresh', text))
 
 @pytest.mark.parametrize('recipe', ['[]', '{', '{}', '{"title": ""}', '{"title": "x", "made_in": {"notebook": []}}',

@@ -183,7 +183,8 @@ def test_nothing_else_is_left_behind(runs):
     logs = {f'{o}.log' for o in ('cleft', 'normal', 'unseen', 'report')}
     vectors = {o.name for o in runs[0].glob('*.svg') if o.with_suffix('.png').name in figures + surveyed}
     assert (len(vectors) > 15 and {o.name for o in runs[0].iterdir()}
-            == {*made, *timed, *logs, *vectors, 'report.html', 'runs',
+            == {*made, *timed, *logs, *vectors, 'runs', 'report.html', 'summary.html',
+                *(f'{o}.{e}' for o in ('claim', 'tripod') for e in ('html', 'csv')),
                 *(f'{o}.{e}' for o in notebooks for e in ('ipynb', 'log', 'html'))})
 
 
@@ -196,7 +197,7 @@ def test_report_leads_from_each_number_to_its_cell(runs):
     for page, anchor in links: assert f'id="{anchor}"' in (runs[0]/page).read_text()
     row = next(o for o in csv.DictReader((runs[0]/'compare.csv').open())
                if o['name'] == 'dish' and o['images'] == 'stylegan3-t, fine-tuned')
-    assert f"{float(row['value']):.3g} [" in text
+    assert f"{float(row['value']):.3g} <br>[" in text
 
 
 @needs_snakemake

@@ -4,15 +4,13 @@ import sys
 from pathlib import Path
 
 from cleftgan_nb.study.profiles import place
-from cleftgan_nb.study.report import report
 from cleftgan_nb.study.provenance import save_manifest
-
-sys.modules['rfc3987_syntax'] = None   # nbconvert would compile a grammar of IRIs, for more than a second
+from cleftgan_nb.study.report import report
 
 
 def main(plan, files):
     plan = json.loads(Path(plan).read_text(encoding='utf-8'))
-    for made in report(place(plan)), save_manifest(place(plan), plan, files): print(made)
+    for made in save_manifest(place(plan), plan, files), report(place(plan)): print(made)   # the report reads the list
 
 
 if __name__ == '__main__': main(sys.argv[1], sys.argv[2:])
