@@ -96,7 +96,8 @@ def trainings(profile)->list: # of (network, kimg, batch, weight of heads or Non
     for network in profile['networks']:
         if base_of(profile, network) is None: out.append((network, profile['base']['kimg'], profile['base']['batch'], None))
         out += [(network, tuned['kimg'], tuned['batch'], tuned.get('aid', 1.) or None)]*tuned.get('runs', RUNS)
-    if a := profile.get('augmentation'): out += [(last, a['kimg'], a['batch'], a.get('aid') or None)]*2*a.get('runs', RUNS)   # with ADA and without
+    if a := profile.get('augmentation'):   # with ADA and without
+        out += [(last, a['kimg'], a['batch'], a.get('aid') or None)]*2*a.get('runs', RUNS)
     return out
 
 # %% ../../nbs/study/14_preflight.ipynb #0100889b
