@@ -140,7 +140,8 @@ def test_a_report_of_a_strangers_folder(tmp_path):
     before = {p.name for p in tmp_path.iterdir()}
     page = report.report(folder)
     made = {p.name: p.read_text() for p in folder.glob('*.html')}
-    assert (set(made) == {'report.html', '01_a.html', 'claim.html', 'tripod.html', 'summary.html'} and {p.name for p in tmp_path.iterdir()} == before
+    assert (set(made) == {'report.html', '01_a.html', 'claim.html', 'tripod.html', 'summary.html'}
+            and {p.name for p in tmp_path.iterdir()} == before
             and not any('secret' in t.replace('../secret', '').replace('/secret.ipynb', '') or 'flesh' in t
                         for t in made.values()))
     assert 'href="javascript%3Aalert%281%29.png"' in page.read_text() and '<b>bold</b>' in made['01_a.html']
