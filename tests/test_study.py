@@ -45,7 +45,7 @@ figures = [*trained, *(f'finetuned-{o}-distance.{e}' for o in networks for e in 
            'usefulness.png', 'usefulness.csv', 'usefulness-gain.csv']
 made = [*figures, *(f'{o}.json' for o in figures),
         *(f'{run}-{o}{n}.safetensors' for run in ('base', 'finetuned') for o in networks for n in ('', '-run2')[:1 + (run == 'finetuned')]),
-        *(f'finetuned-{o}.gif' for o in networks), 'cleft.zip', 'normal.zip', 'unseen.zip']
+        *(f'finetuned-{o}.gif' for o in networks), 'protocol.json', 'cleft.zip', 'normal.zip', 'unseen.zip']
 surveyed = [f'survey-{o}' for o in ('0.csv', 'curves-0.png', 'samples-0.png', 'gans-0.png', 'gans-0.csv', 'gans-curve-0.csv',
                                     'pyramid-0.png', 'pyramid-0.csv')]        # most of them hold core-minutes
 timed = ['compare-speed.csv', 'compare-speed.csv.json', 'manifest.json',       # these may differ from run to run
@@ -135,7 +135,7 @@ def test_fine_tuning_starts_from_the_base(runs):
 @needs_snakemake
 def test_manifest_lists_what_is_there(runs):
     listed = json.loads((runs[0]/'manifest.json').read_text())['files']
-    assert listed.keys() == {*figures, *(f'finetuned-{o}.gif' for o in networks), 'compare-speed.csv', *surveyed}
+    assert listed.keys() == {*figures, *(f'finetuned-{o}.gif' for o in networks), 'compare-speed.csv', 'protocol.json', *surveyed}
     for name, entry in listed.items(): assert entry['sha256'] == sha256(runs[0]/name)
 
 

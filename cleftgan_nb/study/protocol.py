@@ -4,10 +4,13 @@
 
 # %% ../../nbs/study/08_protocol.ipynb #85864bb0
 from __future__ import annotations
+import json
+from pathlib import Path
+from ..files import atomic
 from ..metrics.runs import holm, versus
 
 # %% auto #0
-__all__ = ['ENDPOINT', 'PROTOCOL', 'verdicts']
+__all__ = ['ENDPOINT', 'PROTOCOL', 'save_protocol', 'verdicts']
 
 # %% ../../nbs/study/08_protocol.ipynb #d7fa8760
 ENDPOINT = 'fd_faceres'   # lower is better
@@ -34,6 +37,15 @@ PROTOCOL = {
                            'is of these checkpoints, not of architectures. Phantoms are drawings; a result on them '
                            'is a reason to repeat it on photographs, no more.',
 }
+
+# %% ../../nbs/study/08_protocol.ipynb #81406230
+def save_protocol(
+    folder, # of a study
+)->Path:    # `protocol.json` in it
+    "Put the protocol beside a study's results"
+    path = Path(folder)/'protocol.json'
+    with atomic(path) as f: f.write(json.dumps(PROTOCOL, indent=1).encode())
+    return path
 
 # %% ../../nbs/study/08_protocol.ipynb #576ce170
 def verdicts(

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..files import atomic
 from ..foreign import html, link, speakable, within
 from .articles import notebook_page, page, read_notebook
+from .protocol import ENDPOINT
 from .reporting import at, data_use, facts, names, photographs, read_json, read_lines, read_rows, write_lists
 
 # %% auto #0
@@ -160,22 +161,29 @@ def _of_training(rows, known):
            f'learned from {n} of faces with a cleft lip.')
 
 def _of_distance(rows):
-    name = next((r['name'] for r in rows if re.match('fd_(?!infinity)', r.get('name') or '')), None)
-    before, after, real = (_values(rows, 'value', o, name=name) for o in (', before', ', fine-tuned', 'another real sample'))
-    if not (name and before and after): return
-    told = (f'To a network that compares images ({name[3:]}), what they draw lies {_span(after)} from the training images (Fréchet '
-            f'distance); before, it was {_span(before)}.')
+    before, after, real = (_values(rows, 'value', o, name=ENDPOINT) for o in (', before', ', fine-tuned', 'training people'))
+    if not (before and after): return
+    told = (f'To a network that tells faces apart ({ENDPOINT[3:]}), what they draw lies {_span(after)} from people whom they never saw '
+            f'(Fréchet distance); before, it was {_span(before)}.')
     if real:
-        low, high = (_values(rows, k, o, name=name) for k, o in (('low', ', fine-tuned'), ('high', 'another real sample')))
+        low, high = (_values(rows, k, o, name=ENDPOINT) for k, o in (('low', ', fine-tuned'), ('high', 'training people')))
         apart = min(low or after) > max(high or real)
-        told += (f' Another sample of the same kind of people lies at {_span(real)}: '
+        told += (f' The training people themselves lie at {_span(real)}: '
                  + ('that network still tells generated images from real ones.' if apart else 'that is as close as real images come.'))
     yield told
 
+def _of_verdicts(rows):
+    said = [r for r in rows if r.get('a') and r.get('b') and r.get('verdict')]
+    clear = [f"{r['verdict']} than {r['b'] if r['verdict'].startswith(r['a']) else r['a']}" for r in said
+             if r['verdict'].endswith(' is closer')]
+    if said:
+        yield (f'Comparisons that the protocol names: {len(said)}; those that found a difference: {len(clear)}'
+               + (f' ({"; ".join(clear)}).' if clear else '.'))
+
 def _of_severity(rows):
-    real, after, before = (_values(rows, 'quantile 0.5', o) for o in ('training', ', fine-tuned', ', before'))
+    real, after, before = (_values(rows, 'quantile 0.5', o) for o in ('unseen people', ', fine-tuned', ', before'))
     if real and after:
-        yield (f'The median severity of a cleft (0: closed, 1: widest) is {_span(real, "{:.2f}")} in the training images and '
+        yield (f'The median severity of a cleft (0: closed, 1: widest) is {_span(real, "{:.2f}")} in the unseen people and '
                f'{_span(after, "{:.2f}")} in the generated ones' + (f'; before, {_span(before, "{:.2f}")}.' if before else '.'))
 
 def _of_people(rows):
@@ -214,7 +222,7 @@ def findings(
     "Say what the study found"
     rows = lambda name: read_rows(within(folder, name))
     all_of = {'compare.csv': [*_of_training(rows('compare.csv'), known), *_of_distance(rows('compare.csv'))],
-              'severity.csv': _of_severity(rows('severity.csv')), 'composition.csv': _of_people(rows('composition.csv')),
+              'compare-verdicts.csv': _of_verdicts(rows('compare-verdicts.csv')), 'severity.csv': _of_severity(rows('severity.csv')), 'composition.csv': _of_people(rows('composition.csv')),
               'copies.csv': _of_copies(rows('copies.csv'), rows('truth-copies.csv')),
               'usefulness-gain.csv': _of_use(rows('usefulness-gain.csv'))}
     return [(o, name) for name, some in all_of.items() for o in some]
