@@ -222,7 +222,8 @@ def findings(
     "Say what the study found"
     rows = lambda name: read_rows(within(folder, name))
     all_of = {'compare.csv': [*_of_training(rows('compare.csv'), known), *_of_distance(rows('compare.csv'))],
-              'compare-verdicts.csv': _of_verdicts(rows('compare-verdicts.csv')), 'severity.csv': _of_severity(rows('severity.csv')), 'composition.csv': _of_people(rows('composition.csv')),
+              'compare-verdicts.csv': _of_verdicts(rows('compare-verdicts.csv')),
+              'severity.csv': _of_severity(rows('severity.csv')), 'composition.csv': _of_people(rows('composition.csv')),
               'copies.csv': _of_copies(rows('copies.csv'), rows('truth-copies.csv')),
               'usefulness-gain.csv': _of_use(rows('usefulness-gain.csv'))}
     return [(o, name) for name, some in all_of.items() for o in some]
