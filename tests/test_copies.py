@@ -1,10 +1,13 @@
 """Memorization: planted copies, known distances, intervals, refusals"""
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
+from scipy.ndimage import binary_dilation
 from scipy.spatial.distance import cdist
 
 from cleftgan_nb.metrics import copies as module
-from cleftgan_nb.metrics.copies import Pixels, memorization, mirrored, nearest, plot_neighbors, ratios, suspects
+from cleftgan_nb.metrics.copies import (AT_ONCE, Memorized, Pixels, before_others, in_words, matching_blur, memorization, mirrored,
+                                         moved, nearest, oval, planted_copies, plot_neighbors, plot_power, power, ratios,
+                                         softened, suspects)
 from cleftgan_nb.metrics.score import wilson
 from cleftgan_nb.metrics.score import Score
 
@@ -75,6 +78,50 @@ def test_duplicates_are_no_copies(sets):
     m = memorization(np.concatenate([new, mirrored(new[:1])]), training, held_out, [Pixels()], resamples=2)[0]
     assert (np.flatnonzero(m.duplicate).tolist() == [0, 10] and not m.copied.any()
             and m.twin[[0, 10]].tolist() == [10, 0])
+
+
+def test_the_face_alone_is_found_before_another_background_and_in_another_place(sets):
+    training, held_out, new = sets
+    face = binary_dilation(oval(32), iterations=2)       # its rim is blended into the small pixels
+    copies = np.where(face[..., None], training[:10], smooth(10, 9))
+    run = lambda images, space: memorization(images, training, held_out, [space], resamples=2)[0]
+    whole, face = (run(copies, Pixels(face=o)) for o in (False, True))
+    assert face.copied.all() and face.nearest.tolist() == list(range(10)) and whole.copied.sum() < 5
+    assert run(moved(copies, 3), Pixels(face=True)).copied.all() and not run(new, Pixels(face=True)).copied.any()
+
+
+def test_soft_copies_are_found_at_the_sharpness_of_the_generator():
+    rng = np.random.default_rng(0)
+    training, held_out, new = (rng.integers(256, size=(n, 32, 32, 3), dtype=np.uint8) for n in (20, 20, 6))
+    made = softened(np.concatenate([new, training[:4]]), 1.)
+    assert matching_blur(training, made) == pytest.approx(1, abs=.05)
+    found = memorization(made, training, held_out, [Plain()], alarms=.05, resamples=2)[0]
+    assert found.copied[6:].all() and found.ratio[6:].max() < .5 < .8 < found.ratio[:6].min()
+    assert (found.honest < found.below).mean() == .05
+    assert not memorization(made, training, held_out, [Plain()], resamples=2)[0].copied.any()      # as it was
+
+
+def test_power_is_what_was_planted_and_found(sets):
+    training, held_out, new = sets
+    m = memorization(new, training, held_out, [Pixels(8)], alarms=0., planted=5, resamples=2)[0]
+    rows = {r['planted']: r for r in power(m)}
+    assert rows['as sharp as generated']['found'] == 5 and rows[AT_ONCE]['n'] == 5
+    assert m.alike == .5 and rows.keys() == planted_copies(training, new, 2)[1].keys()
+    assert f'{m.copied.sum()} of 10 (by chance: 0)' in in_words(m) and all(r['held_out'] == 0 for r in rows.values())
+    some = dict.fromkeys(Memorized.__dataclass_fields__) | dict(below=.5, honest=np.ones(9), ratio=np.ones(1000))
+    [row] = power(Memorized(**some | dict(planted={AT_ONCE: np.repeat([.1, 2.], [36, 4])})))
+    assert (row['low'], row['high']) == (pytest.approx(.7634, abs=1e-4), pytest.approx(.9721, abs=1e-4))   # exact
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    fig = plot_power([m])
+    assert len(fig.axes[0].lines) == 8 and 'finds' in fig.axes[0].get_title()
+    plt.close(fig)
+
+
+def test_gray_people_before_other_backgrounds(sets):
+    gray = sets[0][:2, ..., :1]
+    assert before_others(gray, sets[1][:2, ..., :1]).shape == gray.shape
 
 
 def test_seeded_and_blocks_change_nothing(sets, monkeypatch):
@@ -156,7 +203,8 @@ class Short(Plain):
     (dict(generated=smooth(3, 1)/255), 'generated has dtype float64; accepted: uint8'),
     (dict(networks=[]), 'accepted: a list of objects'),
     (dict(networks=[Broken()]), 'NaN or infinite features'), (dict(networks=[Short()]), 'one row for each image'),
-    (dict(below=0), 'below=0; accepted'), (dict(resamples=1), 'resamples=1; accepted'), (dict(seed=-1), 'seed=-1')])
+    (dict(below=0), 'below=0; accepted'), (dict(alarms=1), 'alarms=1; accepted: a share below 1'),
+    (dict(planted=-1), 'planted=-1'), (dict(resamples=1), 'resamples=1; accepted'), (dict(seed=-1), 'seed=-1')])
 def test_refuses(sets, change, message):
     with pytest.raises(ValueError, match=message):
         memorization(**dict(training=sets[0], held_out=sets[1], generated=sets[2], networks=[Plain()]) | change)

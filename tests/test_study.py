@@ -38,8 +38,8 @@ figures = [*trained, *(f'finetuned-{o}-distance.{e}' for o in networks for e in 
            'compare-verdicts.csv', 'compare-readable.csv', 'compare-trained.csv', 'compare-noise.csv',
            'severity.png', 'severity.csv',
            'walk-w.png', 'walk-z.png', 'walk.gif', 'path-length.csv', 'path-length.png', 'directions.png',
-           'directions.csv', 'composition.csv', 'composition.png', 'copies.csv', 'neighbors-efficientnet_lite0.png',
-           'neighbors-pixels_16.png',
+           'directions.csv', 'composition.csv', 'composition.png', 'copies.csv', 'copies-power.png',
+           'neighbors-efficientnet_lite0.png', 'neighbors-faces_16.png', 'membership.csv',
            'preprocessing.png',
            *(f'truth-{o}.{e}' for o in ('severity', 'dish', 'power', 'distances', 'copies', 'modes') for e in ('png', 'csv')),
            'usefulness.png', 'usefulness.csv', 'usefulness-gain.csv']

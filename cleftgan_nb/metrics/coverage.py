@@ -145,7 +145,7 @@ def share_trials(
     "Set up the trials of shares and of the ratio of distances"
     def ratios(rng, seed):
         r, other = rng.lognormal(0, .4, (2, n))
-        m = dict(network=None, below=.5, ratio=r, authentic=r > .9, twin_ratio=other)
+        m = dict(network=None, below=.5, alike=.5, ratio=r, authentic=r > .9, twin_ratio=other)
         return copies._scores(m, dict(level=.95, sizes={'generated': n}, seed=seed), m, resamples)
     def shares(rng, seed):
         k, j = rng.binomial([n, 2*n], [.3, .25])
