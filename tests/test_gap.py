@@ -125,7 +125,8 @@ def test_instruments_beside_each_other():
     row = found['row']
     assert (row['n'], row['open_for_both'], row['open_for_scorer_only'], row['open_for_segmenter_only']) == (5, 3, 1, 0)
     assert row['same_side'] == pytest.approx(2/3) and row['same_low'] < 2/3 < row['same_high']
-    assert found['apart'].tolist() == [1, -1, 0, 0, 0] and found['width'].tolist() == [40, 50, 20, 0, 5]
+    assert found['apart'].tolist() == [.2, -.2, 0, 0, 0] and not found['bilateral'].any()
+    assert found['width'].tolist() == [40, 50, 20, 0, 5]
 
 
 def test_dose_and_response(G, monkeypatch):

@@ -325,13 +325,13 @@ def measured_right(
                 r=r.value, r_low=r.low, r_high=r.high, r_severity=s.value, open=int(wide.sum()), side_right=named[wide].mean(),
                 closed=int((~some).sum()), false_gaps=int((found.width[~some] >= OPEN).sum()))
 
-# %% ../../nbs/metrics/25_gap.ipynb #639ae660
+# %% ../../nbs/metrics/25_gap.ipynb #5aa714a0
 def beside(
     images,         # uint8 [n,H,W,3], aligned faces, or an ImageFolderDataset
     scorer=None,    # with `sides(images)`; None: the severity scorer that the library ships
     segmenter=None, # with `sides(images)`; None: the one that the library ships
     seed=0,         # of the interval
-)->dict:            # severity and width of the wider side [n]; ranks apart [n]; a row of a table
+)->dict:            # severity, width of the wider side, bilateral or not, ranks apart [n] each; a row of a table
     "Compare what the two instruments say about pictures"
     severity, width = ((o or load()).sides(images) for o, load in ((scorer, load_regression), (segmenter, load_segmenter)))
     sides = [np.array(laterality(s)) for s in (severity, width)]
@@ -343,7 +343,9 @@ def beside(
                same_side=float(same[both].mean()) if both.any() else None, same_low=low, same_high=high,
                open_for_scorer_only=int(((sides[0] != 'closed') & (sides[1] == 'closed')).sum()),
                open_for_segmenter_only=int(((sides[0] == 'closed') & (sides[1] != 'closed')).sum()))
-    return dict(severity=a, width=100*b, apart=rankdata(a) - rankdata(b), row=row)
+    two, apart = sides[1] == 'bilateral', np.zeros(n)
+    for here in (two, ~two): apart[here] = (rankdata(a[here]) - rankdata(b[here]))/max(here.sum(), 1)
+    return dict(severity=a, width=100*b, bilateral=two, apart=apart, row=row)
 
 def plot_beside(
     both:dict,  # name → of `beside`
@@ -352,12 +354,14 @@ def plot_beside(
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, len(both), figsize=(85/25.4*len(both), 75/25.4), layout='constrained', squeeze=False, sharey=True)
     for ax, (name, o) in zip(axes[0], both.items()):
-        ax.plot(o['width'], o['severity'], 'o', ms=3, color='#0072b2', alpha=.5, mew=0)
+        for here, color, label in ((~o['bilateral'], '#0072b2', 'one gap'), (o['bilateral'], '#d55e00', 'two gaps')):
+            ax.plot(o['width'][here], o['severity'][here], 'o', ms=3, color=color, alpha=.5, mew=0, label=label)
         ax.axvline(OPEN, color='.6', lw=.8, ls=':')
         ax.axhline(CLOSED, color='.6', lw=.8, ls=':')
         ax.set(xlabel='width of the gap, segmenter [%]', xlim=(-1, None), ylim=(-.03, 1.03))
         ax.set_title(f"{name}: r = {o['row']['r']:.2f} (n = {o['row']['n']})", fontsize=9)
-    axes[0, 0].set_ylabel('severity, scorer')
+    axes[0, 0].set_ylabel('severity of the wider side, scorer')
+    axes[0, 0].legend(frameon=False, fontsize=8)
     return fig
 
 # %% ../../nbs/metrics/25_gap.ipynb #988ca960
@@ -421,7 +425,7 @@ def plot_dose(
     fig.suptitle(title, fontsize=9)
     return fig
 
-# %% ../../nbs/metrics/25_gap.ipynb #c18c3520
+# %% ../../nbs/metrics/25_gap.ipynb #bcf37280
 def plot_asked(
     G,               # a generator with labels
     names,           # of the labels' entries
@@ -447,10 +451,9 @@ def plot_asked(
     across = len(severities)
     each = (wide - 11)/across
     below = 4.2 if segmenter else .6
-    fig, axes = plt.subplots(len(rows), across, figsize=(wide/25.4, (10 + len(rows)*(each + below))/25.4), dpi=300,
-                             squeeze=False)
-    fig.subplots_adjust(left=10.5/wide, right=1 - .5/wide, top=1 - 9/(10 + len(rows)*(each + below)), bottom=.01,
-                        wspace=.02, hspace=below/each)
+    high = 10 + len(rows)*(each + below)
+    fig, axes = plt.subplots(len(rows), across, figsize=(wide/25.4, high/25.4), dpi=300, squeeze=False)
+    fig.subplots_adjust(left=10.5/wide, right=1 - .5/wide, top=1 - 9/high, bottom=below/high, wspace=.02, hspace=below/each)
     for line, (side, what, images) in zip(axes, rows):
         widths = segmenter.gaps(images).width if segmenter else [None]*across
         for ax, x, w in zip(line, images, widths):
