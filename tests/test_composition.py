@@ -9,7 +9,7 @@ from cleftgan_nb.data.cleft import Cleft, Side
 from cleftgan_nb.data.portrait import phantom
 from cleftgan_nb.data.skin import ita, skin_color
 from cleftgan_nb.data.colorspace import srgb
-from cleftgan_nb.metrics.composition import (LATERALITIES, SEVERITIES, compare_groups, difference, fairness,
+from cleftgan_nb.metrics.composition import (GAPS, LATERALITIES, SEVERITIES, compare_groups, difference, fairness,
                                              laterality, laterality_index, plot_composition,
                                           severity_groups, skin_tone, tone_groups, tone_shift)
 from cleftgan_nb.metrics.severity import load_regression
@@ -79,15 +79,16 @@ def test_a_table_that_can_be_saved(people, tmp_path):
     class Sides:
         def sides(self, images): return np.tile([.5, 0.], (len(images), 1))
     rows = fairness(people[0], people[0][[0, 1, 1]], Sides())
-    assert [r['group'] for r in rows] == [*SKIN, *LATERALITIES, *SEVERITIES] and {r['n_generated'] for r in rows} == {3}
+    assert [r['group'] for r in rows] == [*SKIN, *LATERALITIES, *SEVERITIES, *LATERALITIES, *GAPS]
+    assert {r['n_generated'] for r in rows} == {3}
     assert [r['generated'] for r in rows if r['property'] == 'side'] == [1, 0, 0, 0]
     path = save_table(rows, tmp_path/'fairness.csv', recipe('composition', {}))
-    assert len(list(csv.DictReader(path.open()))) == 16
+    assert len(list(csv.DictReader(path.open()))) == 25
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
     fig = plot_composition(rows)
-    assert [ax.get_title() for ax in fig.axes] == ['skin tone', 'side', 'severity']
+    assert [ax.get_title() for ax in fig.axes] == ['skin tone', 'side', 'severity', 'side, by the gap', 'gap']
     plt.close(fig)
 
 

@@ -8,7 +8,7 @@ from cleftgan_nb.data.cleft import Cleft, Side
 from cleftgan_nb.data.portrait import AREAS, cleft_of, phantom, scene
 from cleftgan_nb.data.view import KINDS
 from cleftgan_nb.metrics import gap, load_segmenter
-from cleftgan_nb.metrics.composition import laterality
+from cleftgan_nb.metrics.composition import GAPS, fairness, laterality
 from cleftgan_nb.metrics.samples import samples
 from cleftgan_nb.metrics.severity import Scorer, to_size
 from cleftgan_nb.networks import build
@@ -152,3 +152,9 @@ def test_figures_have_the_width_of_a_page(G, monkeypatch):
         assert fig.get_size_inches()[0]*25.4 == pytest.approx(wide)
         assert min(t.get_fontsize() for t in fig.findobj(plt.Text) if t.get_text()) >= 7
         plt.close(fig)
+
+
+def test_composition_has_both_instruments(people):
+    rows = fairness(people.images, people.images[:2])
+    by = {what: {r['group']: r['training'] for r in rows if r['property'] == what} for what in ('side', 'side, by the gap', 'gap')}
+    assert by['side, by the gap'] == by['side'] and tuple(by['gap']) == GAPS and by['gap']['closed'] == .4

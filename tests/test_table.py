@@ -44,8 +44,8 @@ def test_all_parts_of_a_stylegan2(sets, G):
     "Its input does not move by itself"
     real, held_out, _ = sets
     names = [s.name for s in measure(G, real, held_out, n=20, paths=4, motions=2, **quiet)]
-    some = {'precision_efficientnet_lite0', 'precision_faceres', 'ppl_stlpips_wend', 'eq_t', 'eq_r', 'copied_pixels_16'}
-    assert some <= set(names) and len(names) == len(set(names)) == 30
+    some = {'gap_difference', 'precision_efficientnet_lite0', 'precision_faceres', 'ppl_stlpips_wend', 'eq_t', 'eq_r', 'copied_pixels_16'}
+    assert some <= set(names) and len(names) == len(set(names)) == 31
 
 
 def test_same_seed_same_digits(sets, G):

@@ -14,9 +14,9 @@ from .samples import image_batches
 from .score import Score, middle, wilson
 
 # %% auto #0
-__all__ = ['LATERALITIES', 'FLIPPED', 'SEVERITIES', 'skin_tone', 'tone_groups', 'laterality_index', 'laterality',
-           'severity_groups', 'difference', 'compare_groups', 'properties', 'fairness', 'tone_shift',
-           'plot_composition']
+__all__ = ['LATERALITIES', 'FLIPPED', 'SEVERITIES', 'GAPS', 'PROPERTIES', 'skin_tone', 'tone_groups', 'laterality_index',
+           'laterality', 'severity_groups', 'gap_groups', 'difference', 'compare_groups', 'properties', 'fairness',
+           'tone_shift', 'plot_composition']
 
 # %% ../../nbs/metrics/17_composition.ipynb #e4dc4550
 # top, bottom, left, right of an aligned picture, in sides: brows to chin, between the outer corners of the eyes
@@ -103,6 +103,15 @@ def severity_groups(
     return [SEVERITIES[k] for k in np.searchsorted([CLOSED, .2, .4, .6, .8],
                                                    check_severities(severities, 'severities'), side='right')]
 
+# %% ../../nbs/metrics/17_composition.ipynb #87ea0b10
+GAPS = 'closed', '10 to 20 %', '20 to 30 %', '30 to 40 %', 'above 40 %'   # of the distance between the eyes
+
+def gap_groups(
+    widths, # of the wider gap, parts of the distance between the eyes [n]
+)->list:    # [n] of `GAPS`
+    "Sort clefts by the width of their gap"
+    return [GAPS[k] for k in np.searchsorted([CLOSED, .2, .3, .4], check_severities(widths, 'widths'), side='right')]
+
 # %% ../../nbs/metrics/17_composition.ipynb #50cf6e50
 def difference(
     k1, n1,    # images of the group, among all: training
@@ -147,14 +156,22 @@ def properties(
     images,              # uint8 [n,H,W,3], aligned faces, or an ImageFolderDataset
     scorer=None,         # with `sides(images)`; None: the scorer that the library ships
     correction=PHANTOMS, # of `skin_tone`
+    segmenter=None,      # with `sides(images)`; None: the segmenter that the library ships
 )->dict:                 # property → group of each image
     "Measure the properties of one set's images"
     if scorer is None:
         from cleftgan_nb.metrics.severity import load_regression
         scorer = load_regression()
-    sides = scorer.sides(images)
+    if segmenter is None:
+        from cleftgan_nb.metrics.gap import load_segmenter
+        segmenter = load_segmenter()
+    sides, gaps = scorer.sides(images), segmenter.sides(images)
     return {'skin tone': tone_groups(skin_tone(images, correction)), 'side': laterality(sides),
-            'severity': severity_groups(sides.max(1))}
+            'severity': severity_groups(sides.max(1)), 'side, by the gap': laterality(gaps),
+            'gap': gap_groups(gaps.max(1))}
+
+PROPERTIES = {'skin tone': tuple(SKIN), 'side': LATERALITIES, 'severity': SEVERITIES, 'side, by the gap': LATERALITIES,
+              'gap': GAPS}
 
 def fairness(
     training,            # uint8 [n,H,W,3], aligned faces, or an ImageFolderDataset
@@ -162,14 +179,15 @@ def fairness(
     scorer=None,         # with `sides(images)`; None: the scorer that the library ships
     correction=PHANTOMS, # of `skin_tone`
     level=.95,           # of the intervals
+    segmenter=None,      # with `sides(images)`; None: the segmenter that the library ships
     mirrored=False,      # was half of the training images shown mirrored? Then left and right come out alike
 )->list:                 # of dicts, a row a group; `cleftgan_nb.study.provenance.save_table` takes it
     "Compare the composition of generated images with what was shown in training"
-    a, b = (properties(images, scorer, correction) for images in (training, generated))
+    a, b = (properties(images, scorer, correction, segmenter) for images in (training, generated))
     people = len(a['side'])
-    if mirrored: a['side'] = a['side'] + [FLIPPED.get(side, side) for side in a['side']]
-    return [row for (what, groups) in (('skin tone', SKIN), ('side', LATERALITIES), ('severity', SEVERITIES))
-            for row in compare_groups(a[what], b[what], what, groups, level, people)]
+    for what in (o for o in a if mirrored and o.startswith('side')):
+        a[what] = a[what] + [FLIPPED.get(side, side) for side in a[what]]
+    return [row for what, groups in PROPERTIES.items() for row in compare_groups(a[what], b[what], what, groups, level, people)]
 
 # %% ../../nbs/metrics/17_composition.ipynb #3690abc0
 def tone_shift(
@@ -201,9 +219,11 @@ def plot_composition(
     import matplotlib.pyplot as plt
     whats = list(dict.fromkeys(r['property'] for r in rows))
     parts = [[r for r in rows if r['property'] == w] for w in whats]
-    fig, axes = plt.subplots(1, len(whats), figsize=(3.6*len(whats), .6 + .36*max(map(len, parts))),
+    across, down = min(len(whats), 3), -(-len(whats)//3)
+    fig, axes = plt.subplots(down, across, figsize=(3.6*across, down*(.6 + .36*max(map(len, parts)))),
                              layout='constrained', squeeze=False)
-    for ax, what, part in zip(axes[0], whats, parts):
+    for ax in axes.flat[len(whats):]: ax.remove()
+    for ax, what, part in zip(axes.flat, whats, parts):
         for k, r in enumerate(part):
             for name, y, color in (('training', k - .16, '.55'),
                                    ('generated', k + .16, '#c44e52' if r['unlike'] else '#4c72b0')):

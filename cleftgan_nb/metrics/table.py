@@ -5,7 +5,7 @@
 # %% ../../nbs/metrics/18_table.ipynb #d29d018b
 from __future__ import annotations
 import csv, io, warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 import numpy as np
 from ..checks import check_count
@@ -14,8 +14,9 @@ from ..foreign import cell
 from .copies import check_held_out, memorization
 from .distances import (density_coverage, frechet_distance, frechet_infinity, kernel_distance,
                                            precision_recall)
-from .divergence import compare_severities
+from .divergence import compare_severities, mean_difference
 from .features import LEARNED, TITLES, load_judges
+from .gap import load_segmenter
 from .motion import KINDS, MovedConstant, equivariance
 from .path_length import ppl
 from .samples import about_labels, check_images, dataset_images, labels_for, samples
@@ -55,7 +56,8 @@ class Compared:
         return self.seen.setdefault(judge.name, both)
 
 # %% ../../nbs/metrics/18_table.ipynb #c71de514
-NEEDS = dict(severity=f'color images of at least {SIZE} x {SIZE} pixels', paths='a generator, not images alone',
+NEEDS = dict(severity=f'color images of at least {SIZE} x {SIZE} pixels', gap=f'color images of at least {SIZE} x {SIZE} pixels',
+             paths='a generator, not images alone',
              motion='a generator, not images alone', copies='held_out, images of the same kind that were never '
                                                             'trained on')
 
@@ -80,6 +82,12 @@ def _severity(s):
     scorer = load_regression()
     return compare_severities(scorer.score(s.real), scorer.score(s.generated), scorer=scorer.name, seed=s.seed)
 
+def _gap(s):
+    "Subtract the mean width of gaps, percent of the distance between the eyes"
+    segmenter, sizes = load_segmenter(), dict(training=len(s.real), generated=len(s.generated))
+    a, b = (segmenter.gaps(images).width for images in (s.real, s.generated))
+    return [replace(mean_difference(a, b, sizes=sizes, features=segmenter.name), name='gap_difference')]
+
 def _paths(s):
     return [ppl(s.G, 'w', 'end', n=s.paths, seed=s.seed, labels=s.asked(s.paths), dtype='float32', progress=s.progress)]
 
@@ -92,7 +100,7 @@ def _copies(s):
     return [score for found in memorization(s.generated, s.real, s.held_out, seed=s.seed, progress=s.progress)
             for score in found.scores]
 
-PARTS = dict(distances=_distances, manifold=_manifold, severity=_severity, paths=_paths, motion=_motion, copies=_copies)
+PARTS = dict(distances=_distances, manifold=_manifold, severity=_severity, gap=_gap, paths=_paths, motion=_motion, copies=_copies)
 
 # %% ../../nbs/metrics/18_table.ipynb #e4266421
 def chosen(
@@ -102,7 +110,7 @@ def chosen(
     seen=True,     # are the images large enough for the severity scorer?
 )->list:
     "Choose the parts that can be measured, in order"
-    missing = (([] if seen else ['severity']) + ([] if generator else ['paths', 'motion'])
+    missing = (([] if seen else ['severity', 'gap']) + ([] if generator else ['paths', 'motion'])
                + ([] if held_out else ['copies']))
     if parts is None: return [p for p in PARTS if p not in missing]
     parts = [parts] if isinstance(parts, str) else list(parts)
