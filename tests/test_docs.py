@@ -82,6 +82,13 @@ def test_links_and_pictures_lead_somewhere(site):
     assert not lost, '\n'.join(lost[:20])
 
 
+def test_study_pages_lead_with_what_was_found(site):
+    text = pages(site)['study/05_compare.html']
+    article = text[text.index('<article'):]
+    assert article.index('<img') < article.index('<section id="parameters">') < article.index('camera noise')
+    assert article.count('class="admonition hide') > 4 and article.index('<img') < article.index('class="admonition hide')
+
+
 def test_search_index_knows_the_operator(site):
     index = json.loads((site
                         / 'searchindex.js').read_text(encoding='utf-8').removeprefix('Search.setIndex(').rstrip(';').removesuffix(')'))

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import nbformat
 
+from cleftgan_nb.foreign import code, markdown as plain
+from cleftgan_nb.study.articles import blocks, numbers, parameters
+
 root = Path(__file__).resolve().parent.parent.parent
 settings = ConfigParser(delimiters=['='], interpolation=None)
 settings.read(root/'settings.ini', encoding='utf-8')
@@ -17,6 +20,11 @@ CODE = re.compile(r'(^ {0,3}(```+|~~~+).*?^ {0,3}\2[ ]*$|`[^`\n]+`|\$\$.+?\$\$)'
 DIRECTIVE = re.compile(r'^[ ]*#[ ]*\|.*\n?', re.M)
 PROGRESS = re.compile(r'[^\r\n]*\d%\|[^\r\n]*(?:\r\n|\r|\n|$)')   # bars
 PICTURES = {'.png', '.jpg', '.jpeg', '.gif', '.webp', '.svg'}
+
+
+def shows(output):
+    "Whether an output is a figure, a table or a sentence, not what a program says."
+    return any(k.startswith('image/') or k in ('text/html', 'text/markdown') for k in output.get('data', {}))
 
 
 def has(cell, directive): return bool(re.search(rf'^[ ]*#[ ]*\|[ ]*{directive}[ ]*$', cell.source, re.M))
@@ -105,6 +113,27 @@ class Pages:
         c.outputs = [o for o in map(self.output, c.outputs) if o]
         return c
 
+    def article(self, cells, source, page):
+        "An article's cells: what they show, then their code behind a click, and the parameters once, as a table."
+        v4, made = nbformat.v4, []
+        for kind, some in blocks(cells):
+            if kind == 'markdown': made.append(self.cell(some[0], source, page))
+            elif kind == 'parameters':
+                rows = [f'| {code(name)} | {code(value)} | {plain(meaning)} |' for name, value, meaning in parameters(cells)]
+                made.append(v4.new_markdown_cell('\n'.join(['| parameter | value | what it is |', '|---|---|---|', *rows])))
+            else:
+                prompt = numbers(some)
+                some = [self.cell(c, source, page) for c in some]
+                printed = [o for c in some for o in c.outputs if not shows(o)]
+                for c in some:
+                    if shown := [o for o in c.outputs if shows(o)]:
+                        kept = {k: v for k, v in c.metadata.items() if k == 'mystnb'}
+                        made.append(v4.new_code_cell('…', outputs=shown, metadata=dict(tags=['remove-input'], **kept)))
+                if text := '\n\n'.join(c.source for c in some if c.source):
+                    about = dict(tags=['hide-cell'], mystnb=dict(code_prompt_show=prompt, code_prompt_hide=prompt))
+                    made.append(v4.new_code_cell(text, outputs=printed, metadata=about))
+        return made
+
     def output(self, o):
         "An output that needs no kernel and no other host."
         if o.output_type == 'stream': o.text = PROGRESS.sub('', o.text)
@@ -119,7 +148,8 @@ class Pages:
         nb = nbformat.read(executed(source), 4)
         module = next((m[1] for c in nb.cells if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', c.source, re.M))), None)
         cells = [c for c in nb.cells if not has(c, 'hide') and not has(c, r'default_exp\s+\S+')]
-        nb.cells = [o for o in (self.cell(c, source, page) for c in cells)
+        folded = source.parent.name in ('study', 'survey') and not module and parameters(cells)
+        nb.cells = [o for o in (self.article(cells, source, page) if folded else [self.cell(c, source, page) for c in cells])
                     if o.cell_type != 'code' or o.source or o.outputs]
         nb.metadata = nbformat.NotebookNode(kernelspec=dict(name='python3', display_name='Python 3'),
                                             language_info=dict(name='python', pygments_lexer='ipython3'))
