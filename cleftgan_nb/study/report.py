@@ -142,7 +142,7 @@ def headline(
             f'<a href="#{html(name)}">{html(name)}</a>'
             + ''.join(f'<br>{html(o)}' for o in notes) + '</figcaption></figure>')
 
-# %% ../../nbs/study/15_report.ipynb #868c8b70
+# %% ../../nbs/study/15_report.ipynb #e60e96b0
 def _span(values, form='{:.3g}'):
     "Say from the smallest to the largest"
     low, high = form.format(min(values)), form.format(max(values))
@@ -156,7 +156,7 @@ def _values(rows, key, which, **fixed):
 def _of_training(rows, known):
     nets = list(dict.fromkeys(r['images'][:-12] for r in rows if (r.get('images') or '').endswith(', fine-tuned')))
     if not nets: return
-    n = f"{known['n_training']} images" if 'n_training' in known and 'photographs' not in known else 'images'
+    n = f"{known['n_training']} images" if 'n_training' in known else 'images'
     yield (f"{'One network' if len(nets) == 1 else f'{len(nets)} networks'} that could draw faces without a cleft ({', '.join(nets)}) "
            f'learned from {n} of faces with a cleft lip.')
 

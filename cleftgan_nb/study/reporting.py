@@ -70,7 +70,7 @@ def photographs(
     return (f"the folder {at(about, 'folder')!r} with {at(about, 'files')} files, fingerprint {at(about, 'fingerprint')}; "
             f"{at(about, 'prepared')} were prepared{left}.")
 
-# %% ../../nbs/study/16_reporting.ipynb #4d9f89d0
+# %% ../../nbs/study/16_reporting.ipynb #1363d1d0
 def facts(
     folder,       # of a study
     recipes:list, # of its figures and tables
@@ -84,9 +84,10 @@ def facts(
     all_of = lambda v: ', '.join(f'{k} {o}' for k, o in names(v).items())
     judges = sorted({r['features'].split()[0] for r in measured if r.get('features')})
     levels = sorted({r['level'] for r in measured if r.get('level')})
-    bases = at(plan, 'bases')
-    found = dict(data=first('data'), photographs=photographs(folder), profile=at(plan, 'profile'), resolution=at(plan, 'resolution'),
-                 n_training=at(plan, 'cohort', 'cleft'), n_base=at(plan, 'cohort', 'normal'), n_unseen=at(plan, 'cohort', 'unseen'),
+    bases, taken = at(plan, 'bases'), photographs(folder)
+    people = lambda name: None if taken else at(plan, 'cohort', name)   # of phantoms
+    found = dict(data=first('data'), photographs=re.sub(r', fingerprint \w+', '', taken), profile=at(plan, 'profile'), resolution=at(plan, 'resolution'),
+                 n_training=people('cleft'), n_base=people('normal'), n_unseen=people('unseen'),
                  networks=_listed(at(plan, 'networks')), bases=bases and f'Bases: {all_of(bases)}',
                  kimg=of('finetune', 'kimg'), batch=of('finetune', 'batch'), seed=of('seed'), commit=first('commit'),
                  versions=all_of(first('versions')), machine=all_of(first('machine')),
@@ -94,7 +95,7 @@ def facts(
                  level=', '.join(f'{float(v):.0%}' for v in levels if re.fullmatch(r'0?\.\d+', v)),
                  measures=judges and f"Distances, precision, recall and coverage by {', '.join(judges)}; severity, composition, copies",
                  runs=_runs(read_rows(within(folder, 'headline.csv'))), parameters=_sizes(read_rows(within(folder, 'compare-trained.csv'))),
-                 license='Images and weights: CC0-1.0.' if not photographs(folder) else '')
+                 license='' if taken else 'Images and weights: CC0-1.0.')
     return {k: str(v) for k, v in found.items() if v not in (None, '', [])}
 
 def _listed(value): return ', '.join(map(str, value)) if isinstance(value, list) else value
