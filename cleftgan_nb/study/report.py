@@ -127,7 +127,7 @@ def headline(
         cells, how = {(r['measure'], r['generator']): _told(r) for r in rows}, []
         for k, said in dict(runs='{} runs of each', n='n = {} images').items():
             if v := ', '.join(dict.fromkeys(r[k] for r in rows if r.get(k))): how.append(said.format(v))
-        notes = dict.fromkeys(f"{_named(r['measure'])}, {r['generator']}: {r['note']}" for r in rows if r.get('note'))
+        notes = dict.fromkeys(f"{_named(r['measure'])}: {r['note']}" for r in rows if r.get('note'))
     else:
         name, how = 'compare-readable.csv', ['one run of each: no verdict']
         cells = {(k, r['images']): v.removesuffix(' *') for r in read_rows(within(folder, name)) if r.get('images')
