@@ -86,7 +86,8 @@ def facts(
     levels = sorted({r['level'] for r in measured if r.get('level')})
     bases, taken = at(plan, 'bases'), photographs(folder)
     people = lambda name: None if taken else at(plan, 'cohort', name)   # of phantoms
-    found = dict(data=first('data'), photographs=re.sub(r', fingerprint \w+', '', taken), profile=at(plan, 'profile'), resolution=at(plan, 'resolution'),
+    found = dict(data=first('data'), photographs=re.sub(r', fingerprint \w+', '', taken), profile=at(plan, 'profile'),
+                 resolution=at(plan, 'resolution'),
                  n_training=people('cleft'), n_base=people('normal'), n_unseen=people('unseen'),
                  networks=_listed(at(plan, 'networks')), bases=bases and f'Bases: {all_of(bases)}',
                  kimg=of('finetune', 'kimg'), batch=of('finetune', 'batch'), seed=of('seed'), commit=first('commit'),
