@@ -14,7 +14,7 @@ from cleftgan_nb.training.watch import read_log
 
 root = Path(__file__).resolve().parent.parent
 SEED, INPUTS = 1, 72
-# the kinds that hostile.py knows; studies take seconds of nbconvert
+# the kinds that hostile.py knows, but for studies, which write pages
 HELD = 'checkpoint,pickle,state,picture,archive,words,configuration,log'
 
 

@@ -70,7 +70,7 @@ def photographs(
     return (f"the folder {at(about, 'folder')!r} with {at(about, 'files')} files, fingerprint {at(about, 'fingerprint')}; "
             f"{at(about, 'prepared')} were prepared{left}.")
 
-# %% ../../nbs/study/16_reporting.ipynb #1363d1d0
+# %% ../../nbs/study/16_reporting.ipynb #176f0240
 def facts(
     folder,       # of a study
     recipes:list, # of its figures and tables
