@@ -173,7 +173,7 @@ def test_the_measures_see_what_was_done(runs):
             if o['by'] == 'truth' and o['change'] == 'shifted']
     assert float(dish[-1]['wasserstein']) > float(dish[0]['wasserstein'])
     arms = {o['trained_on'] for o in csv.DictReader((runs[0]/'usefulness.csv').open())}
-    assert arms == {'real', 'generated', 'both', 'rated'}
+    assert arms == {'real', 'with mirror', 'with generated', 'with pairs', 'constant', 'scorer'}
 
 
 @needs_snakemake
@@ -310,8 +310,8 @@ def gray(tmp_path_factory):
     ('09_truth', dict(sizes=[8]), 'sizes: got 8; a list of whole numbers from 16 on is accepted'),
     ('09_truth', dict(cleft='gray', unseen='gray', normal='gray'),
      'knows nothing of severities; this notebook needs phantoms'),
-    ('10_usefulness', dict(real=[8], folds=5), 'real: got 8; a list of whole numbers from 10 on, two a fold, is '
-                                               'accepted'),
+    ('10_usefulness', dict(real=[3]), 'real: got 3; a list of whole numbers from 4 on is accepted'),
+    ('10_usefulness', dict(data='gray', unseen='gray'), 'knows no severities; this notebook needs phantoms'),
 ])
 def test_further_notebooks_refuse(gray, tmp_path, notebook, given, told):
     given = {k: str(gray) if v == 'gray' else v for k, v in given.items()}
