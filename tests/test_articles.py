@@ -33,12 +33,7 @@ def test_the_finding_comes_first(study):
 
 @pytest.mark.slow
 def test_a_link_opens_the_fold(browser, study):
-<<<<<<< ours
-    opened = ("const o = document.querySelector(':target'); "
-              "return [!!o.closest('details').open, o.getBoundingClientRect().top]")
-=======
     opened = "const o = document.querySelector(':target'); return [o.closest('details').open, o.getBoundingClientRect().top]"
->>>>>>> theirs
     for page, place in ((study.parent/'01_gray.html', 'cell-id=abcd'), (study, 'b.csv')):
         browser.get('about:blank')
         browser.get(f'{page.as_uri()}#{place}')
