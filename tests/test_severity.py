@@ -66,13 +66,13 @@ def test_training_leaves_the_callers_randomness_alone(noise):
 
 
 def test_training_learns():
-    "A spot on the left or right whose size is the severity"
+    "A spot on the left or right whose size is the severity, darker than the rest in gray, too"
     rng = np.random.default_rng(0)
     s = rng.random((128, 2))*(rng.random((128, 2)) < .5)
     x = np.full((128, 64, 64, 3), 120, np.uint8)
     rows = np.arange(64)[None, :, None]
     for k, at in ((0, 38), (1, 26)):
-        x[(abs(rows - 42) < 8*s[:, None, k:k + 1])*(abs(rows - at) < 3).transpose(0, 2, 1)] = 250, 60, 60
+        x[(abs(rows - 42) < 8*s[:, None, k:k + 1])*(abs(rows - at) < 3).transpose(0, 2, 1)] = 90, 20, 20
     net, losses = train_regression(x, s, steps=60, batch=32, progress=False)
     assert np.mean(losses[-10:]) < np.mean(losses[:5])/4 and np.abs(Regression(net).sides(x) - s).mean() < .1
 
@@ -84,6 +84,13 @@ def test_augmentation_keeps_what_it_says(seed):
     a, b = (augmented(x.clone(), s, torch.Generator().manual_seed(seed)) for _ in range(2))
     assert torch.equal(a[0], b[0]) and a[0].shape == (6, 3, 40, 40) and a[0].isfinite().all()
     assert all(torch.equal(p, q) or torch.equal(p, q.flip(0)) for p, q in zip(a[1], s))
+
+
+def test_augmentation_makes_some_pictures_gray():
+    x = torch.rand(256, 3, 8, 8, generator=torch.Generator().manual_seed(0)).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    looks, _ = augmented(x*255, torch.zeros(256, 2), torch.Generator().manual_seed(0))
+    apart = (looks - looks.mean(1, keepdim=True)).abs().mean((1, 2, 3))
+    assert .2 < (apart < .06).float().mean() < .5     # what is left of the difference is noise
 
 
 def test_augmentation_mirrors_picture_and_sides_together():

@@ -22,9 +22,10 @@ from .samples import dataset_images, image_batches
 from .score import Score, middle
 
 # %% auto #0
-__all__ = ['SIZE', 'CROP', 'TOP', 'LEFT', 'LAYERS', 'SHIPPED', 'KIND', 'Scorer', 'visible_sides', 'visible_severity', 'to_size',
-           'mouths', 'SeverityNet', 'augmented', 'training_data', 'train_regression', 'seen_sides', 'Regression',
-           'save_regression', 'load_regression', 'pearson', 'agreement', 'by_group', 'plot_calibration']
+__all__ = ['SIZE', 'CROP', 'TOP', 'LEFT', 'LAYERS', 'GRAY', 'HUE', 'LUMA', 'SHIPPED', 'KIND', 'Scorer', 'visible_sides',
+           'visible_severity', 'to_size', 'mouths', 'SeverityNet', 'augmented', 'training_data', 'train_regression',
+           'seen_sides', 'Regression', 'save_regression', 'load_regression', 'pearson', 'agreement', 'by_group',
+           'plot_calibration', 'calibration', 'calibrated']
 
 # %% ../../nbs/metrics/11_severity.ipynb #3becfc00
 @runtime_checkable
@@ -113,11 +114,21 @@ def _softened(x, g):
                                 mode='bilinear', align_corners=False)
     return x
 
+GRAY, HUE = .33, .4                # share of gray pictures; largest turn of the hue [radians]
+LUMA = .299, .587, .114
+
+def _colored(x, g):
+    "Turn hues, change saturation, make some pictures gray"
+    n, gray = len(x), (x*x.new_tensor(LUMA).reshape(1, 3, 1, 1)).sum(1, keepdim=True)
+    c, turn = x - gray, _uniform(g, n, -HUE, HUE, .6)
+    c = c*turn.cos() + (c.roll(1, 1) - c.roll(-1, 1))/math.sqrt(3)*turn.sin()
+    return gray + c*(1 + _uniform(g, n, -.7, .5, .6))*(torch.rand(n, 1, 1, 1, generator=g) >= GRAY)
+
 def _recolored(x, g):
     "Change light, contrast and tint"
     n, mean = len(x), x.mean((1, 2, 3), keepdim=True)
     tint = 1 + .08*(2*torch.rand(n, 3, 1, 1, generator=g) - 1)
-    return ((x - mean)*(1 + _uniform(g, n, -.25, .25, .7)) + mean)*tint + _uniform(g, n, -.2, .2, .7)
+    return _colored(((x - mean)*(1 + _uniform(g, n, -.35, .35, .7)) + mean)*tint + _uniform(g, n, -.25, .25, .7), g)
 
 # %% ../../nbs/metrics/11_severity.ipynb #732e46f0
 def augmented(
@@ -178,6 +189,7 @@ def train_regression(
     lr=2e-3,       # highest learning rate
     decay=.02,     # of the weights, per unit of learning rate
     progress=True, # show a bar
+    start=None,    # a `SeverityNet` to train further; None: a new one
 )->tuple:          # network in evaluation mode, losses of all steps
     "Train a `SeverityNet`, repeatably on one machine"
     check_count(0, seed=seed)
@@ -190,6 +202,7 @@ def train_regression(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = SeverityNet().to(memory_format=torch.channels_last)
+    if start is not None: net.load_state_dict(start.state_dict())
     ema, order, losses = copy.deepcopy(net).eval(), _order(len(x), batch, g), []
     opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=decay)
     for step, at in zip(trange(steps, unit='step', desc='severity', disable=not progress), order):
@@ -352,3 +365,20 @@ def plot_calibration(
     ax.set(xlim=(-.03, 1.03), ylim=(-.03, 1.03), aspect='equal', xlabel='truth', ylabel='score', title=title)
     ax.title.set_fontsize(9)
     return ax
+
+# %% ../../nbs/metrics/11_severity.ipynb #cfc3cfb0
+def calibration(
+    truth,  # [n], of open clefts only: a closed lip is 0 and tells nothing of the slope
+    scores, # [n]
+)->tuple:   # a, b of scores = a + b·truth
+    "Fit the line by which scores follow the truth"
+    b, a = np.polyfit(np.asarray(truth, float), np.asarray(scores, float), 1)
+    return float(a), float(b)
+
+def calibrated(
+    scores,    # [n]
+    line:tuple,# of `calibration`
+)->np.ndarray: # [n], 0 … 1
+    "Undo the slope of a scorer, for means of many"
+    a, b = line
+    return np.clip((np.asarray(scores, float) - a)/b, 0, 1)
