@@ -208,7 +208,7 @@ def _of_copies(rows, planted):
            + (f' What such a check can find: of copies that were planted, {power}.' if power else ''))
 
 def _of_use(rows):
-    said = [r['verdict'] for r in rows if r.get('verdict')]
+    said = [r['verdict'] for r in rows if r.get('verdict') and r.get('trained_on') in ('with generated', 'with pairs')]
     if said:
         told = ', '.join(f'{said.count(o)} {o}' for o in dict.fromkeys(said))
         yield ('Graders of severity that also learned from generated images, beside those that learned from real ones alone: '
