@@ -2,7 +2,7 @@
 and checkpoints instead of those that ship
 
 --bases: against 1000 unseen normal phantoms, into outputs/vision-aided/bases.csv. --asked: with the labels of
-514 unseen patients, into asked.csv, steps.csv, copies.csv."""
+514 unseen patients, into asked.csv, steps.csv, copies.csv, and asked.png."""
 import argparse
 import os
 from pathlib import Path
@@ -20,8 +20,10 @@ from cleftgan_nb.checkpoints.labels import label_of
 from cleftgan_nb.metrics.copies import memorization
 from cleftgan_nb.metrics.distances import density_coverage, frechet_distance, precision_recall
 from cleftgan_nb.metrics.features import load_judges
+from cleftgan_nb.metrics.gap import plot_asked
 from cleftgan_nb.metrics.samples import dataset_images, samples
 from cleftgan_nb.metrics.severity import load_regression
+from cleftgan_nb.study.provenance import recipe, save_figure
 
 ROOT = Path(__file__).parent.parent
 COHORTS, OUT = ROOT/'outputs'/'bases', ROOT/'outputs'/'vision-aided'
@@ -121,8 +123,19 @@ def copies(made, training, unseen):
                        held_out_ratio=ratio.notes['held_out'])
 
 
+def picture(path):
+    "The network's clefts by severity and side, beside phantoms with the same labels: the first picture of the README"
+    c, _ = about(path)
+    figure = plot_asked(c.sampler, c.labels)
+    save_figure(figure, OUT/'asked.png',
+                recipe('severity asked for (columns) on each side (rows), generated and as phantoms; below, the width of the gap '
+                       'that the segmenter measures, in percent of the distance between the eyes', dict(seed=0),
+                       dict(checkpoint=checkpoints.find(path))))
+
+
 def asked(path):
     "How well a network obeys, how far it is from unseen patients, and whether it copies"
+    picture(path)
     c, row = about(path)
     scorer = load_regression()
     training, unseen = people('cleft', 514, 0, repaired=0), people('cleft', 514, 1, repaired=0)
