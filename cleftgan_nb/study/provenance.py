@@ -120,9 +120,11 @@ def _pixels(figure)->np.ndarray:
         raise ValueError(f'figure: got {type(figure).__name__}; a matplotlib figure or a PIL image is accepted')
     return np.asarray(_drawn(figure))
 
+def _pictured(figure): return any(ax.images for ax in figure.axes)
+
 def _drawn(figure)->Image.Image:
-    file = io.BytesIO()
-    figure.savefig(file, format='png', dpi=150, bbox_inches='tight')
+    file = io.BytesIO()   # lines as journals want them; pictures have fewer pixels than that
+    figure.savefig(file, format='png', dpi=150 if _pictured(figure) else 300, bbox_inches='tight')
     return Image.open(file).convert('RGB')
 
 def _vector(figure, recipe)->str:
@@ -147,7 +149,7 @@ def save_figure(
                          "recipe")
     _save_recipe(path, recipe)
     save_png(pixels, path, recipe)
-    if hasattr(figure, 'savefig') and not any(ax.images for ax in figure.axes):
+    if hasattr(figure, 'savefig') and not _pictured(figure):
         _save(path.with_suffix('.svg'), _vector(figure, recipe))
     return path
 
