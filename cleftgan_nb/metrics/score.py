@@ -11,7 +11,7 @@ from scipy.special import ndtri
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['Score', 'middle', 'by_chance', 'wilson', 'clear_winner']
+__all__ = ['Score', 'middle', 'by_chance', 'wilson']
 
 # %% ../../nbs/metrics/00_score.ipynb #e0052f90
 @dataclass(frozen=True, eq=False)
@@ -99,15 +99,3 @@ def wilson(
     p, z = k/n, ndtri((1 + level)/2)
     center, half = (p + z*z/(2*n))/(1 + z*z/n), z*np.sqrt(p*(1 - p)/n + z*z/(4*n*n))/(1 + z*z/n)
     return float(min(max(center - half, 0), p)), float(max(min(center + half, 1), p))
-
-# %% ../../nbs/metrics/00_score.ipynb #95254de5
-def clear_winner(
-    scores:dict, # name → `Score` of the same metric, with intervals
-    better=min,  # `min` if small values are good, `max` if large ones
-)->str|None:     # its name; None: the intervals of the best two touch, or there are no two
-    "Name the best, if the intervals allow it"
-    ends = {name: (s.low, s.high) if better is min else (-s.high, -s.low) for name, s in scores.items()
-            if s.low is not None}
-    if len(ends) < 2 or len(ends) < len(scores): return None
-    first = min(ends, key=lambda name: ends[name][1])
-    return first if all(ends[first][1] < low for name, (low, _) in ends.items() if name != first) else None
