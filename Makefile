@@ -43,7 +43,7 @@ test: export OMP_NUM_THREADS := 1
 test: env  ## every test: the project's own checks first, then the notebooks, then tests/
 	python -m pytest -q tests/test_project.py
 	$(if $(shell command -v nvidia-smi),,TRITON_INTERPRET=1) nbdev_test --skip_folder_re '^[_.]|^(study|bench)$$' --n_workers $(TESTS)
-	nbdev_test --path nbs/study --file_re '^(00|08|1[1-9])_' --n_workers $(TESTS)
+	nbdev_test --path nbs/study --file_re '^(00|09|1[2-9])_' --n_workers $(TESTS)
 	python -m pytest -n $(TESTS) --dist loadfile --ignore tests/test_project.py
 
 check: env  ## what must agree: notebooks and library, notebooks and README, who imports whom

@@ -36,7 +36,7 @@ figures = [*trained, *(f'finetuned-{o}-distance.{e}' for o in networks for e in 
            'cleft.png', 'normal.png', 'people.png', 'clefts.png', 'measures.png', 'measures.csv', 'compared.png',
            'compare.png', 'endpoint.png', 'headline.csv', 'reached.png', 'reached.csv', 'instruments.png', 'instruments.csv',
            'asked.png', 'dose.png', 'dose.csv', 'compare.csv', 'compare-runs.csv',
-           'compare-verdicts.csv', 'compare-readable.csv', 'compare-trained.csv', 'compare-noise.csv',
+           'compare-verdicts.csv', 'compare-readable.csv', 'compare-trained.csv', 'compare-noise.csv', 'compare-composition.csv',
            'severity.png', 'severity.csv',
            'walk-w.png', 'walk-z.png', 'walk.gif', 'path-length.csv', 'path-length.png', 'directions.png',
            'directions.csv', 'composition.csv', 'composition.png', 'copies.csv', 'copies-power.png',
@@ -179,7 +179,7 @@ def test_the_measures_see_what_was_done(runs):
 @needs_snakemake
 def test_nothing_else_is_left_behind(runs):
     notebooks = [*(f'{o}-{n}' for o in ('02_base', '03_finetune') for n in networks), '01_cohort', '04_augmentation',
-                 '05_compare', '06_latents', '07_people', '09_truth', '10_usefulness',
+                 '05_compare', '06_severity', '07_latents', '08_people', '10_truth', '11_usefulness',
                  *(f'survey-{o}' for o in ('gans', 'pyramid', 'compare'))]
     logs = {f'{o}.log' for o in ('cleft', 'normal', 'unseen', 'report')}
     vectors = {o.name for o in runs[0].glob('*.svg') if o.with_suffix('.png').name in figures + surveyed}
@@ -242,7 +242,7 @@ def test_a_study_of_photographs_is_of_those_that_were_given(photographed):
 @needs_snakemake
 def test_a_study_of_photographs_takes_what_is_there(photographed):
     _, out = photographed
-    for name in ('base-stylegan2.png', 'base-stylegan2-curves.svg', 'truth-severity.csv', '09_truth.ipynb'):
+    for name in ('base-stylegan2.png', 'base-stylegan2-curves.svg', 'truth-severity.csv', '10_truth.ipynb'):
         assert (out/name).read_bytes() == (out.parent/'smoke'/name).read_bytes()
     assert not list(out.glob('base*.safetensors')) and not (out/'cleft.zip').exists()
     text = (out/'report.html').read_text()
@@ -307,11 +307,11 @@ def gray(tmp_path_factory):
 
 
 @pytest.mark.parametrize('notebook, given, told', [
-    ('09_truth', dict(sizes=[8]), 'sizes: got 8; a list of whole numbers from 16 on is accepted'),
-    ('09_truth', dict(cleft='gray', unseen='gray', normal='gray'),
+    ('10_truth', dict(sizes=[8]), 'sizes: got 8; a list of whole numbers from 16 on is accepted'),
+    ('10_truth', dict(cleft='gray', unseen='gray', normal='gray'),
      'knows nothing of severities; this notebook needs phantoms'),
-    ('10_usefulness', dict(real=[3]), 'real: got 3; a list of whole numbers from 4 on is accepted'),
-    ('10_usefulness', dict(data='gray', unseen='gray'), 'knows no severities; this notebook needs phantoms'),
+    ('11_usefulness', dict(real=[3]), 'real: got 3; a list of whole numbers from 4 on is accepted'),
+    ('11_usefulness', dict(data='gray', unseen='gray'), 'knows no severities; this notebook needs phantoms'),
 ])
 def test_further_notebooks_refuse(gray, tmp_path, notebook, given, told):
     given = {k: str(gray) if v == 'gray' else v for k, v in given.items()}

@@ -273,16 +273,18 @@ BLOCKS = dict(facts=facts, people=people, clefts=clefts, measures=measures, pict
 # %% ../../nbs/data/19_cards.ipynb #89d68e70
 # one for each group of skin tone, dark to very light
 _TONES = ['#3b2a22', '#7a5236', '#b58a63', '#d8b08c', '#ecd0b4', '#f7e6d6']
-_SEX = dict(female='#8e6bb0', male='#4f9a94')
-_PARTS = dict(lip='#c44e52', nose='#4c72b0')
+_SEX = dict(female='#e69f00', male='#0072b2')   # colors that the color-blind tell apart (Okabe and Ito)
+_PARTS = dict(lip='#d55e00', nose='#0072b2')
+_FONTS = {'axes.titlesize': 8, 'axes.labelsize': 7, 'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 7, 'font.size': 7}
 
-def _page(n):
-    "Make a row of `n` axes"
+def _panels(drawn, rows):
+    "Draw panels side by side"
     import matplotlib.pyplot as plt, seaborn as sns
-    with sns.axes_style('whitegrid', {'grid.linewidth': .5}), sns.plotting_context('paper'):
-        fig, axes = plt.subplots(1, n, figsize=(2.9*n, 2.6), layout='constrained', squeeze=False)
+    with sns.axes_style('whitegrid', {'grid.linewidth': .5}), plt.rc_context(_FONTS):
+        fig, axes = plt.subplots(1, len(drawn), figsize=(2.25*len(drawn), 2.1), layout='constrained', squeeze=False)
+        for f, ax in zip(drawn, axes[0]): f(ax, rows)
     sns.despine(fig)
-    return fig, list(axes[0])
+    return fig
 
 # %% ../../nbs/data/19_cards.ipynb #f3770550
 def _plot_age(ax, rows):
@@ -327,9 +329,7 @@ def plot_people(rows):
     drawn += [_plot_ancestry]*(sum(c.startswith('ancestry_') for c in rows[0]) == 3
                                and all(r[c] is not None for r in rows for c in r if c.startswith('ancestry_')))
     if not drawn: return None
-    fig, axes = _page(len(drawn))
-    for f, ax in zip(drawn, axes): f(ax, rows)
-    return fig
+    return _panels(drawn, rows)
 
 # %% ../../nbs/data/19_cards.ipynb #da5ebef0
 def _plot_sides(ax, rows):
@@ -347,7 +347,9 @@ def _plot_sides(ax, rows):
 def _plot_severity(ax, rows):
     "Plot severities of lip and nose"
     for part, color in _PARTS.items():
-        ax.hist(_known(_worse(rows, part)), np.linspace(0, 1, 21), color=color, alpha=.55, label=part)
+        look = dict(bins=np.linspace(0, 1, 21), color=color)
+        ax.hist(_known(_worse(rows, part)), alpha=.2, **look)
+        ax.hist(_known(_worse(rows, part)), histtype='step', lw=1.2, label=part, **look)
     ax.set(title='severity, worse side', xlabel='0 none to 1 widest', ylabel='images')
     ax.legend(frameon=False)
 
@@ -366,19 +368,16 @@ def plot_clefts(rows):
              + [_plot_severity, _plot_together]*(len(_known(_worse(rows, 'lip'))) > 0
                                                  < len(_known(_worse(rows, 'nose')))))
     if not drawn: return None
-    fig, axes = _page(len(drawn))
-    for f, ax in zip(drawn, axes): f(ax, rows)
-    return fig
+    return _panels(drawn, rows)
 
 # %% ../../nbs/data/19_cards.ipynb #548404c0
-_WHEN = dict(before=('one side, not operated', '#c44e52'), after=('one side, repaired', '#55a868'),
+_WHEN = dict(before=('one side, not operated', '#0072b2'), after=('one side, repaired', '#e69f00'),
              without=('no cleft', '.6'))
 
 def _plot_published(ax, mean, sd, when):
     "Mark a published mean and standard deviation"
-    color = _WHEN[when][1]
-    ax.axvline(mean, color=color, lw=1)
-    if when == 'before': ax.axvspan(mean - sd, mean + sd, color=color, alpha=.12, lw=0)
+    ax.axvline(mean, color=(color := 'k' if when == 'before' else _WHEN[when][1]), lw=1.2, label=f'published, {when} repair')
+    if when == 'before': ax.axvspan(mean - sd, mean + sd, color='k', alpha=.12, lw=0)
     else: [ax.axvline(mean + k*sd, color=color, lw=1, ls=':') for k in (-1, 1)]
 
 def _plot_measure(ax, rows, name):
@@ -390,7 +389,7 @@ def _plot_measure(ax, rows, name):
         if not len(values := _known(r[name] for r in some)): continue
         ax.hist(values, edges, color=_WHEN[when][1], alpha=.55, label=_WHEN[when][0])
         if name in PUBLISHED.get(when, {}): _plot_published(ax, *PUBLISHED[when][name], when)
-    ax.set(title=name.replace('_', ' '), yticks=[])
+    ax.set(title=name.replace('_', ' '), xlabel='degrees' if name == 'columellar_deviation' else 'ratio')
     ax.grid(False)
 
 # %% ../../nbs/data/19_cards.ipynb #7ae05380
@@ -401,11 +400,13 @@ def plot_measures(rows):
     if not names: return None
     import matplotlib.pyplot as plt
     wide, high = min(4, len(names)), -(-len(names)//4)
-    fig, axes = plt.subplots(high, wide, figsize=(2.3*wide, 1.9*high + .3), layout='constrained', squeeze=False)
-    for ax in axes.flat[len(names):]: ax.axis('off')
-    for name, ax in zip(names, axes.flat): _plot_measure(ax, rows, name)
-    said = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda o: len(o[1]))
-    fig.legend(*said, loc='outside lower center', ncols=3, frameon=False)
+    with plt.rc_context(_FONTS):
+        fig, axes = plt.subplots(high, wide, figsize=(1.7*wide, 1.45*high + .3), layout='constrained', squeeze=False)
+        for ax in axes.flat[len(names):]: ax.axis('off')
+        for name, ax in zip(names, axes.flat): _plot_measure(ax, rows, name)
+        for ax in axes[:, 0]: ax.set_ylabel('images')
+        said = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels())}
+        fig.legend(said.values(), said, loc='outside lower center', ncols=3, frameon=False)
     return fig
 
 # %% ../../nbs/data/19_cards.ipynb #26c9b510

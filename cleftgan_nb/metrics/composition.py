@@ -226,7 +226,7 @@ def plot_composition(
     for ax, what, part in zip(axes.flat, whats, parts):
         for k, r in enumerate(part):
             for name, y, color in (('training', k - .16, '.55'),
-                                   ('generated', k + .16, '#c44e52' if r['unlike'] else '#4c72b0')):
+                                   ('generated', k + .16, '#d55e00' if r['unlike'] else '#0072b2')):
                 ax.plot([r[f'{name}_low'], r[f'{name}_high']], [y, y], color=color, lw=1.5)
                 ax.plot(r[name], y, 'o' if name == 'generated' else 's', color=color, ms=5)
         ax.set(yticks=range(len(part)), yticklabels=[r['group'] for r in part], xlim=(0, None), title=what,

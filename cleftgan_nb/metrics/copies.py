@@ -373,7 +373,7 @@ def plot_neighbors(
                                                                     found.held_out_mirrored[i]))]
         ax.imshow(np.concatenate([generated[i], *near], 1), cmap='gray')
         ax.set_title(f'{i}: ratio {found.ratio[i]:.2f}' + (', copied' if found.copied[i] else ''), fontsize=8,
-                     color='#c44e52' if found.copied[i] else '.3')
+                     color='#d55e00' if found.copied[i] else '.3')
     return fig
 
 # %% ../../nbs/metrics/16_copies.ipynb #aac082d0

@@ -211,7 +211,7 @@ def plot_dish(
     ax = ax or plt.subplots(figsize=(3.4, 2.4), layout='constrained')[1]
     edges = np.linspace(0, 1, bins + 1)
     for v, name, look in zip((severity_a, severity_b), names,
-                             (dict(color='.78', fill=True), dict(color='#c44e52', lw=1.5))):
+                             (dict(color='.78', fill=True), dict(color='#d55e00', lw=1.5))):
         ax.stairs(counts(check_severities(v, name), bins)/len(v), edges, label=f'{name} ({len(v)})', **look)
     ax.set(xlim=(0, 1), xlabel='severity', ylabel='share of images',
            title=f'DISH {score.value:.3f} (chance ≤ {score.floor_high:.3f}), p = {score.p:.2g}')

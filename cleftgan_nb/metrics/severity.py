@@ -135,13 +135,14 @@ def augmented(
     images,    # [n,3,64,64], 0 … 255
     sides,     # [n,2]
     g:torch.Generator,
+    spoiled=True,    # blurred, noisy and recolored, too; otherwise only moved, turned, scaled, mirrored, and a little brighter or tinted
 )->tuple:      # mouths [n,3,40,40] and their sides
     "Vary training pictures at random"
-    flip = torch.rand(len(images), generator=g) < .5
-    x = _softened(_blurred(_placed(images/127.5 - 1, flip, g), _uniform(g, len(images), .3, .9, .4)), g)
-    x = _recolored(x, g)
-    return (x + _uniform(g, len(x), 0, .06, .5)*torch.randn(x.shape, generator=g),
-            torch.where(flip[:, None], sides.flip(1), sides))
+    n, flip = len(images), torch.rand(len(images), generator=g) < .5
+    x, sides = _placed(images/127.5 - 1, flip, g), torch.where(flip[:, None], sides.flip(1), sides)
+    if not spoiled: return x*(.95 + .1*torch.rand(n, 3, 1, 1, generator=g)) + _uniform(g, n, -.1, .1), sides
+    x = _recolored(_softened(_blurred(x, _uniform(g, n, .3, .9, .4)), g), g)
+    return x + _uniform(g, n, 0, .06, .5)*torch.randn(x.shape, generator=g), sides
 
 # %% ../../nbs/metrics/11_severity.ipynb #2715fed0
 def training_data(
@@ -358,12 +359,12 @@ def plot_calibration(
     ax = ax or plt.subplots(figsize=(3.2, 3.2), layout='constrained')[1]
     t, p, tenth = np.asarray(truth), np.asarray(predicted), np.minimum((np.asarray(truth)*10).astype(int), 9)
     ax.plot([0, 1], [0, 1], color='.6', lw=1)
-    ax.scatter(t, p, s=6 if len(t) > 100 else 16, alpha=.35 if len(t) > 100 else .9, lw=0, color='#4c72b0')
+    ax.scatter(t, p, s=6 if len(t) > 100 else 16, alpha=.35 if len(t) > 100 else .9, lw=0, color='#0072b2')
     some = [k for k in range(10) if (tenth == k).sum() > 2]
     ax.errorbar([t[tenth == k].mean() for k in some], [p[tenth == k].mean() for k in some],
-                [p[tenth == k].std() for k in some], fmt='o', color='#c44e52', ms=4, lw=1, capsize=2)
+                [p[tenth == k].std() for k in some], fmt='o', color='#d55e00', ms=4, lw=1, capsize=2)
     ax.set(xlim=(-.03, 1.03), ylim=(-.03, 1.03), aspect='equal', xlabel='truth', ylabel='score', title=title)
-    ax.title.set_fontsize(9)
+    ax.title.set_fontsize(8)
     return ax
 
 # %% ../../nbs/metrics/11_severity.ipynb #cfc3cfb0

@@ -16,8 +16,8 @@ from ..values import read_yaml
 from ..files import as_path, atomic
 
 # %% auto #0
-__all__ = ['PANELS', 'run_folder', 'read_log', 'curves', 'pictures', 'kept', 'grid_at', 'tiles', 'strip', 'gif', 'status', 'page',
-           'stamp', 'live', 'tensorboard', 'Board']
+__all__ = ['PANELS', 'run_folder', 'read_log', 'curves', 'in_words', 'pictures', 'kept', 'grid_at', 'tiles', 'strip', 'gif',
+           'status', 'page', 'stamp', 'live', 'tensorboard', 'Board']
 
 # %% ../../nbs/training/15_watch.ipynb #2e7e5040
 def _rows(path):
@@ -161,11 +161,11 @@ def curves(
     except ImportError as e: raise ImportError(f'curves needs {e.name}: pip install matplotlib seaborn') from None
     folders = _logs(runs)
     logs = {n: read_log(f) for n, f in folders.items()}
-    shown, colors = _known_panels(panels, logs), dict(zip(logs, sns.color_palette('deep', len(logs))))
+    shown, colors = _known_panels(panels, logs), dict(zip(logs, sns.color_palette('colorblind', len(logs))))
     high = -(-len(shown)//columns)
-    with sns.axes_style('whitegrid', {'grid.linewidth': .5}), sns.plotting_context('paper'):
+    with sns.axes_style('whitegrid', {'grid.linewidth': .5}), sns.plotting_context('paper', .8):
         fig, axes = plt.subplots(high, wide := min(columns, len(shown)),
-                                 figsize=(2.9*wide, 2.1*high + .3*(len(logs) > 1)), layout='constrained', squeeze=False)
+                                 figsize=(2.25*wide, 1.75*high + .3*(len(logs) > 1)), layout='constrained', squeeze=False)
         for panel, ax in zip(shown, axes.flat):
             _panel(ax, panel, logs, colors, smooth)
             _references(ax, panel, {n: _about(f) for n, f in folders.items()}, colors)
@@ -176,6 +176,16 @@ def curves(
         sns.despine(fig)
     plt.close(fig)      # a notebook would show it twice
     return fig
+
+# %% ../../nbs/training/15_watch.ipynb #aac7b174
+def in_words(
+    folder, # of a run
+)->str:
+    "Say where D's certainty and the augmentation ended: means over the last third of the images"
+    log = read_log(folder)
+    def mean(column): return float(np.nanmean(log[column][log['kimg'] >= log['kimg'][-1]*2/3]))
+    return (f"D's certainty ends at r_t = {mean('r_t'):.2f} (0: cannot tell, 1: always sure)"
+            + (f", augmentation at p = {mean('augment_p'):.3f}" if 'augment_p' in log else ''))
 
 # %% ../../nbs/training/15_watch.ipynb #5ba2e3b0
 def pictures(
