@@ -4,26 +4,22 @@
 
 # %% ../../nbs/metrics/25_gap.ipynb #c27443f0
 from __future__ import annotations
-import copy, json
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from scipy.stats import rankdata, t
 from torch import nn
-from .. import __version__
 from ..checks import check_count
-from ..checkpoints import read_tensors, write_tensors
 from ..checkpoints.labels import SIDES, label_of
 from ..data.cohorts import Recipe, person
 from ..data.colorspace import LUMINANCE
 from ..data.portrait import AREAS, phantom, scene
-from ..files import as_path
 from .composition import CLOSED, laterality
 from .samples import image_batches, latents, samples
 from .score import wilson
-from .severity import (CROP, LEFT, SIZE, TOP, _averaged, _blurred, _order, _placed, _rate, _recolored,
-                                          _softened, _uniform, agreement, load_regression, mouths, to_size, visible_sides)
+from .severity import (CROP, LEFT, SIZE, TOP, _blurred, _placed, _recolored, _softened, _uniform, agreement,
+                                          fitted, load_regression, mouths, read_net, to_size, visible_sides, write_net)
 from ..pictures import to_uint8
 
 # %% auto #0
@@ -197,24 +193,9 @@ def train_segmenter(
     "Train a `GapNet`, repeatably on one machine"
     check_count(0, seed=seed)
     check_count(steps=steps, batch=batch)
-    from tqdm.auto import trange
-    g, x, y, p = (torch.Generator().manual_seed(seed), to_size(of.images).byte(),
-                  torch.from_numpy(of.areas).permute(0, 3, 1, 2), torch.from_numpy(of.points))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = GapNet().to(memory_format=torch.channels_last)
-    ema, order, losses = copy.deepcopy(net).eval(), _order(len(x), batch, g), []
-    opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=decay)
-    for step, at in zip(trange(steps, unit='step', desc='segmenter', disable=not progress), order):
-        opt.param_groups[0]['lr'] = _rate(step, steps, lr)
-        inputs, maps = moved_alike(x[at].float(), torch.cat([y[at].float(), _spots(p[at])], 1), g)
-        loss = loss_of(net(inputs.contiguous(memory_format=torch.channels_last)), maps)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        _averaged(ema, net, step)
-        losses.append(float(loss.detach()))
-    return ema.to(memory_format=torch.contiguous_format), losses
+    x, y, p = to_size(of.images).byte(), torch.from_numpy(of.areas).permute(0, 3, 1, 2), torch.from_numpy(of.points)
+    def batch_of(at, g): return moved_alike(x[at].float(), torch.cat([y[at].float(), _spots(p[at])], 1), g)
+    return fitted(GapNet, batch_of, loss_of, len(x), seed, steps, batch, lr, decay, 'segmenter' if progress else '')
 
 # %% ../../nbs/metrics/25_gap.ipynb #cda01360
 @dataclass(frozen=True)
@@ -275,28 +256,13 @@ def save_segmenter(
     license='CC0-1.0', # of the weights
 )->Path:
     "Write a segmenter's weights in one step"
-    state = {k: (t.half() if t.ndim > 1 else t).contiguous() for k, t in net.state_dict().items() if t.is_floating_point()}
-    if bad := [k for k, t in state.items() if not t.isfinite().all()]:
-        raise ValueError(f'{bad[0]} is not finite, so the training failed; lower its learning rate')
-    return write_tensors(path, state, dict(kind=KIND, license=license, version=__version__,
-                                           trained=json.dumps(trained, sort_keys=True)))
+    return write_net(path, net, KIND, trained, license)
 
 def load_segmenter(
     path=None, # a file of `save_segmenter`; None: the one that the library ships
 )->Segmenter:
     "Load a segmenter from a file"
-    path = Path(str(SHIPPED)) if path is None else as_path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'no file {path}; give a file of save_segmenter, or None for the one that the library ships')
-    tensors, meta = read_tensors(path)
-    net = GapNet()
-    expected = {k: t.shape for k, t in net.state_dict().items() if t.is_floating_point()}
-    if meta.get('kind') != KIND or expected != {k: t.shape for k, t in tensors.items()}:
-        raise ValueError(f'{path.name} is {meta.get("kind", "of another kind")!r:.40}; accepted: {KIND!r}, as '
-                         'save_segmenter writes it')
-    net.load_state_dict({k: t.float() for k, t in tensors.items()}, strict=False)
-    return Segmenter(net.eval().requires_grad_(False), dict(file=path.name, **{k: meta.get(k) for k in ('license', 'version')},
-                                                            trained=json.loads(meta['trained'])))
+    return Segmenter(*read_net(path, GapNet(), KIND, SHIPPED, 'save_segmenter'))
 
 # %% ../../nbs/metrics/25_gap.ipynb #202ce920
 OPEN = 100*CLOSED   # percent of the distance between the eyes; a narrower gap counts as closed

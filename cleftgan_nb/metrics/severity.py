@@ -23,9 +23,9 @@ from .score import Score, middle
 
 # %% auto #0
 __all__ = ['SIZE', 'CROP', 'TOP', 'LEFT', 'LAYERS', 'GRAY', 'HUE', 'LUMA', 'SHIPPED', 'KIND', 'Scorer', 'visible_sides',
-           'visible_severity', 'to_size', 'mouths', 'SeverityNet', 'augmented', 'training_data', 'train_regression',
-           'seen_sides', 'Regression', 'save_regression', 'load_regression', 'pearson', 'agreement', 'by_group',
-           'plot_calibration', 'calibration', 'calibrated']
+           'visible_severity', 'to_size', 'mouths', 'SeverityNet', 'augmented', 'training_data', 'fitted',
+           'train_regression', 'seen_sides', 'Regression', 'write_net', 'read_net', 'save_regression',
+           'load_regression', 'pearson', 'agreement', 'by_group', 'plot_calibration', 'calibration', 'calibrated']
 
 # %% ../../nbs/metrics/11_severity.ipynb #3becfc00
 @runtime_checkable
@@ -180,6 +180,36 @@ def _averaged(ema, net, step):
         for a, b in zip(ema.state_dict().values(), net.state_dict().values()):
             if a.is_floating_point(): a.lerp_(b, max(.01, 10/(step + 10)))
 
+# %% ../../nbs/metrics/11_severity.ipynb #b4f34903
+def fitted(
+    network,  # function that builds it
+    batch_of, # function of numbers of pictures and a generator: inputs and targets
+    loss_of,  # function of what the network says and of the targets
+    n,        # pictures
+    seed, steps, batch, lr, decay, # as for `train_regression`
+    shown='', # beside a progress bar; '': none
+    start=None, # a network of this kind to train further; None: a new one
+)->tuple:     # network with averaged weights in evaluation mode, losses of all steps
+    "Train a small network, repeatably on one machine"
+    from tqdm.auto import trange
+    g = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = network().to(memory_format=torch.channels_last)
+    if start is not None: net.load_state_dict(start.state_dict())
+    ema, losses = copy.deepcopy(net).eval(), []
+    opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=decay)
+    for step, at in zip(trange(steps, unit='step', desc=shown, disable=not shown), _order(n, batch, g)):
+        opt.param_groups[0]['lr'] = _rate(step, steps, lr)
+        inputs, target = batch_of(at, g)
+        loss = loss_of(net(inputs.contiguous(memory_format=torch.channels_last)), target)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        _averaged(ema, net, step)
+        losses.append(float(loss.detach()))
+    return ema.to(memory_format=torch.contiguous_format), losses
+
 # %% ../../nbs/metrics/11_severity.ipynb #96e78de0
 def train_regression(
     images,        # uint8 [N,64,64,3] of phantoms
@@ -197,25 +227,9 @@ def train_regression(
     check_count(steps=steps, batch=batch)
     if len(images) != len(sides):
         raise ValueError(f'{len(images)} images and {len(sides)} rows of sides; accepted: a row for each image')
-    from tqdm.auto import trange
-    g, x, y = (torch.Generator().manual_seed(seed), to_size(images).byte(),
-               torch.as_tensor(np.asarray(sides), dtype=torch.float32))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = SeverityNet().to(memory_format=torch.channels_last)
-    if start is not None: net.load_state_dict(start.state_dict())
-    ema, order, losses = copy.deepcopy(net).eval(), _order(len(x), batch, g), []
-    opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=decay)
-    for step, at in zip(trange(steps, unit='step', desc='severity', disable=not progress), order):
-        opt.param_groups[0]['lr'] = _rate(step, steps, lr)
-        inputs, target = augmented(x[at].float(), y[at], g)
-        loss = loss_of(net(inputs.contiguous(memory_format=torch.channels_last)), target)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        _averaged(ema, net, step)
-        losses.append(float(loss.detach()))
-    return ema.to(memory_format=torch.contiguous_format), losses
+    x, y = to_size(images).byte(), torch.as_tensor(np.asarray(sides), dtype=torch.float32)
+    def batch_of(at, g): return augmented(x[at].float(), y[at], g)
+    return fitted(SeverityNet, batch_of, loss_of, len(x), seed, steps, batch, lr, decay, 'severity' if progress else '', start)
 
 # %% ../../nbs/metrics/11_severity.ipynb #8f58190f
 def seen_sides(
@@ -248,6 +262,45 @@ class Regression:
         "Score the worse side"
         return self.sides(images, batch).max(1)
 
+# %% ../../nbs/metrics/11_severity.ipynb #9fa8f3b2
+def write_net(
+    path,      # `….safetensors`
+    net,       # of `fitted`
+    kind:str,  # what the file says it is
+    trained:dict, # data, seed, steps, …
+    license,   # of the weights
+)->Path:
+    "Write a small network's weights in one step"
+    state = {k: (t.half() if t.ndim > 1 else t).contiguous() for k, t in net.state_dict().items()
+             if t.is_floating_point()}
+    if bad := [k for k, t in state.items() if not t.isfinite().all()]:
+        raise ValueError(f'{bad[0]} is not finite, so the training failed; lower its learning rate')
+    return write_tensors(path, state, dict(kind=kind, license=license, version=__version__,
+                                           trained=json.dumps(trained, sort_keys=True)))
+
+def read_net(
+    path,     # a file of `write_net`; None: the one that the library ships
+    net,      # to take the weights
+    kind:str, # what the file has to say it is
+    shipped,  # the library's own file
+    by:str,   # function that writes such files, for messages
+)->tuple:     # the network in evaluation mode, what the file says about it
+    "Read a small network's weights"
+    own = path is None
+    path = Path(str(shipped)) if own else as_path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'no file {path}; ' + ('install cleftgan_nb again, it ships this file' if own
+                                else f'give a file of {by}, or None for the one that the library ships'))
+    tensors, meta = read_tensors(path)
+    if meta.get('kind') != kind:
+        raise ValueError(f'{path.name} is {meta.get("kind", "of another kind")!r:.40}; accepted: {kind!r}, as {by} writes it')
+    expected = {k: t.shape for k, t in net.state_dict().items() if t.is_floating_point()}
+    if expected != {k: t.shape for k, t in tensors.items()}:
+        raise ValueError(f'{path.name}: its tensors are not those of a {type(net).__name__}; get the file again')
+    net.load_state_dict({k: t.float() for k, t in tensors.items()}, strict=False)
+    return net.eval().requires_grad_(False), dict(file=path.name, **{k: meta.get(k) for k in ('license', 'version')},
+                                                  trained=json.loads(meta['trained']))
+
 # %% ../../nbs/metrics/11_severity.ipynb #83fe0750
 SHIPPED = files('cleftgan_nb')/'assets'/'severity-regression.safetensors'
 KIND = 'severity-regression 1'   # what the file says it is
@@ -259,35 +312,14 @@ def save_regression(
     license='CC0-1.0', # of the weights
 )->Path:
     "Write a scorer's weights in one step"
-    state = {k: (t.half() if t.ndim > 1 else t).contiguous() for k, t in net.state_dict().items()
-             if t.is_floating_point()}
-    if bad := [k for k, t in state.items() if not t.isfinite().all()]:
-        raise ValueError(f'{bad[0]} is not finite, so the training failed; lower its learning rate')
-    return write_tensors(path, state, dict(kind=KIND, license=license, version=__version__,
-                                           trained=json.dumps(trained, sort_keys=True)))
+    return write_net(path, net, KIND, trained, license)
 
 # %% ../../nbs/metrics/11_severity.ipynb #bf43c5d0
 def load_regression(
     path=None, # a file of `save_regression`; None: the one that the library ships
 )->Regression:
     "Load a scorer from a file"
-    path = Path(str(SHIPPED)) if path is None else as_path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'no file {path}; '
-                                + ('install cleftgan_nb again, it ships this file' if path == Path(str(SHIPPED))
-                                   else 'give a file of save_regression, or None for the one that the library ships'))
-    tensors, meta = read_tensors(path)
-    if meta.get('kind') != KIND:
-        raise ValueError(f'{path.name} is {meta.get("kind", "of another kind")!r:.40}; accepted: {KIND!r}, as '
-                         'save_regression writes it')
-    net = SeverityNet()
-    expected = {k: t.shape for k, t in net.state_dict().items() if t.is_floating_point()}
-    if expected != {k: t.shape for k, t in tensors.items()}:
-        raise ValueError(f'{path.name}: its tensors are not those of a SeverityNet; get the file again')
-    net.load_state_dict({k: t.float() for k, t in tensors.items()}, strict=False)
-    return Regression(net.eval().requires_grad_(False),
-                      dict(file=path.name, **{k: meta.get(k) for k in ('license', 'version')},
-                           trained=json.loads(meta['trained'])))
+    return Regression(*read_net(path, SeverityNet(), KIND, SHIPPED, 'save_regression'))
 
 # %% ../../nbs/metrics/11_severity.ipynb #e4069820
 def pearson(x, y): # [..., n] each
