@@ -15,6 +15,7 @@ from .composition import difference, tone_shift
 from .distances import (density_coverage, frechet_distance, frechet_infinity, kernel_distance,
                                            precision_recall)
 from .divergence import compare_severities, counts, unsmoothed, wasserstein
+from .membership import auc
 from .motion import decibels
 from .path_length import ppl, trimmed_mean
 from .score import Score, middle, wilson
@@ -142,7 +143,7 @@ def share_trials(
     n,         # images
     resamples, # of the bootstrap
 )->list:       # of Trial
-    "Set up the trials of shares and of the ratio of distances"
+    "Set up the trials of shares, of the ratio of distances and of an attack"
     def ratios(rng, seed):
         r, other = rng.lognormal(0, .4, (2, n))
         m = dict(network=None, below=.5, alike=.5, ratio=r, authentic=r > .9, twin_ratio=other)
@@ -150,10 +151,13 @@ def share_trials(
     def shares(rng, seed):
         k, j = rng.binomial([n, 2*n], [.3, .25])
         return [Score('difference of shares', j/(2*n) - k/n, *difference(k, n, j, 2*n), sizes=dict(a=n, b=2*n))]
+    def attack(rng, seed):
+        return [Score('membership_auc', *auc(rng.normal(.2, 1, n), rng.normal(0, 1, n)), sizes=dict(training=n, unseen=n))]
     copied = float(norm.cdf(np.log(.5)/.4))
     return [Trial('ratios around 1', 'other images, the same training images', ratios,
                   dict(distance_ratio=1., copied=copied, duplicates=copied)),
-            Trial('30 % and 25 %', 'infinitely many images', shares, {'difference of shares': -.05})]
+            Trial('30 % and 25 %', 'infinitely many images', shares, {'difference of shares': -.05}),
+            Trial('answers .2 standard deviations apart', 'infinitely many images', attack, {'membership_auc': float(norm.cdf(.2/2**.5))})]
 
 # %% ../../nbs/metrics/22_coverage.ipynb #73805360
 def trials(

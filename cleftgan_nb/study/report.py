@@ -214,18 +214,32 @@ def _of_use(rows):
         yield ('Graders of severity that also learned from generated images, beside those that learned from real ones alone: '
                f'{told}, of {len(said)} comparisons.')
 
+def _of_survey(rows):
+    found = [(_number(r.get('value')), r) for r in rows if r.get('measure') == 'fd_efficientnet_lite0']
+    of = lambda test: [(v, r) for v, r in found if v is not None and test(r)]
+    other, based = of(lambda r: r.get('stage') in ('tuned', 'alone')), of(lambda r: r.get('stage', '') not in ('tuned', 'alone', ''))
+    real = [v for v, _ in of(lambda r: r.get('system') == 'training people')]
+    if not other: return
+    (best, first), minutes = min(other, key=lambda o: o[0]), [m for _, r in other if (m := _number(r.get('core_minutes')))]
+    yield (f"{len({r['system'] for _, r in other})} other systems began with nothing and learned for {_span(minutes)} core-minutes, once each. "
+           f"Closest to unseen people comes {first['system']} (Fréchet distance {_told(first)}); the others lie at "
+           f"{_span([v for v, r in other if r is not first])}"
+           + (f', generators that started from bases that ship at {_span([v for v, _ in based])}' if based else '')
+           + (f', the training people themselves at {_span(real)}' if real else '') + '. One run each is no ranking.')
+
 # %% ../../nbs/study/16_report.ipynb #ddf5f9c0
 def findings(
     folder,     # of a study
     known:dict, # from `facts`
 )->list:        # of (sentence, file that it is from)
     "Say what the study found"
+    survey = next((o.name for o in sorted(Path(folder).glob('survey-*.csv')) if re.fullmatch(r'survey-\d+[.]csv', o.name)), 'survey-0.csv')
     rows = lambda name: read_rows(within(folder, name))
     all_of = {'compare.csv': [*_of_training(rows('compare.csv'), known), *_of_distance(rows('compare.csv'))],
               'compare-verdicts.csv': _of_verdicts(rows('compare-verdicts.csv')),
               'severity.csv': _of_severity(rows('severity.csv')), 'composition.csv': _of_people(rows('composition.csv')),
               'copies.csv': _of_copies(rows('copies.csv'), rows('truth-copies.csv')),
-              'usefulness-gain.csv': _of_use(rows('usefulness-gain.csv'))}
+              'usefulness-gain.csv': _of_use(rows('usefulness-gain.csv')), survey: _of_survey(rows(survey))}
     return [(o, name) for name, some in all_of.items() for o in some]
 
 # %% ../../nbs/study/16_report.ipynb #27c01550
