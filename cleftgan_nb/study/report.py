@@ -194,18 +194,18 @@ def _of_people(rows):
     yield (f'Of {len(rows)} groups by skin tone, side and severity, {len(other)} are drawn too often or too rarely'
            + (f'; most of all {", ".join(map(share, other[:3]))}.' if other else '.'))
 
-def _of_copies(rows, planted):
+def _of_copies(rows):
     found = [r for r in rows if (r.get('name') or '').startswith('copied_') and _number(r.get('value')) is not None]
     if not found: return
     share = lambda v, other=0.: f'{100*(other if (v := _number(v)) is None else v):.2g}%'
     told = ' and '.join(f"{share(r['value'])} [{share(r.get('low'))}, {share(r.get('high'), 1.)}] by {r['name'][7:]}" for r in found[:2])
     power = {}
-    for r in planted:
-        if (n := _number(r.get('planted'))) and (k := _number(r.get('found'))) is not None and r.get('space') == found[0]['name'][7:]:
-            power.setdefault(r.get('copies'), []).append((k, n))
-    power = ', '.join(f'{sum(k for k, _ in v):.0f} of {sum(n for _, n in v):.0f} {kind}' for kind, v in power.items())
+    for r in rows:
+        if (n := _number(r.get('count'))) and (k := _number(r.get('found'))) is not None and (r.get('name') or '').startswith('power_'):
+            power.setdefault(r['name'][6:], []).append((k, n))
+    power = ' and '.join(f'{name} found {sum(k for k, _ in v):.0f} of {sum(n for _, n in v):.0f}' for name, v in power.items())
     yield (f'Share of generated images that were taken for a copy of a training image: {told}.'
-           + (f' What such a check can find: of copies that were planted, {power}.' if power else ''))
+           + (f' What such a check can find: of copies that were planted, as sharp as the generated images, {power}.' if power else ''))
 
 def _of_use(rows):
     said = [r['verdict'] for r in rows if r.get('verdict') and r.get('trained_on') in ('with generated', 'with pairs')]
@@ -238,7 +238,7 @@ def findings(
     all_of = {'compare.csv': [*_of_training(rows('compare.csv'), known), *_of_distance(rows('compare.csv'))],
               'compare-verdicts.csv': _of_verdicts(rows('compare-verdicts.csv')),
               'severity.csv': _of_severity(rows('severity.csv')), 'composition.csv': _of_people(rows('composition.csv')),
-              'copies.csv': _of_copies(rows('copies.csv'), rows('truth-copies.csv')),
+              'copies.csv': _of_copies(rows('copies.csv')),
               'usefulness-gain.csv': _of_use(rows('usefulness-gain.csv')), survey: _of_survey(rows(survey))}
     return [(o, name) for name, some in all_of.items() for o in some]
 
