@@ -191,6 +191,7 @@ def fitted(
     start=None, # a network of this kind to train further; None: a new one
 )->tuple:     # network with averaged weights in evaluation mode, losses of all steps
     "Train a small network, repeatably on one machine"
+    if n < 1: raise ValueError('0 pictures; accepted: at least one')
     from tqdm.auto import trange
     g = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -299,7 +300,7 @@ def read_net(
         raise ValueError(f'{path.name}: its tensors are not those of a {type(net).__name__}; get the file again')
     net.load_state_dict({k: t.float() for k, t in tensors.items()}, strict=False)
     return net.eval().requires_grad_(False), dict(file=path.name, **{k: meta.get(k) for k in ('license', 'version')},
-                                                  trained=json.loads(meta['trained']))
+                                                  trained=json.loads(meta.get('trained') or '{}'))
 
 # %% ../../nbs/metrics/11_severity.ipynb #83fe0750
 SHIPPED = files('cleftgan_nb')/'assets'/'severity-regression.safetensors'

@@ -10,7 +10,7 @@ from ..files import atomic
 from ..metrics.runs import holm, versus
 
 # %% auto #0
-__all__ = ['ENDPOINT', 'PROTOCOL', 'save_protocol', 'verdicts']
+__all__ = ['ENDPOINT', 'PROTOCOL', 'save_protocol', 'verdicts', 'told']
 
 # %% ../../nbs/study/09_protocol.ipynb #d7fa8760
 ENDPOINT = 'fd_faceres'   # lower is better
@@ -27,9 +27,10 @@ PROTOCOL = {
     'runs': 'At least three of each network, with different seeds of latents, order and augmentation; all start from '
             'one base each.',
     'stopping': 'After the number of images that the profile names. No run is left out, repeated or prolonged; one '
-                'that cannot be measured counts against its network.',
+                'that cannot be measured stops the study.',
     'everything else': 'All other measures are shown with intervals and without a verdict: they describe, and what '
-                       'they suggest would need a study of its own.',
+                       'they suggest would need a study of its own. Augmentation and usefulness are '
+                       'questions of their own, tested in their articles.',
     'what counts against': 'If no difference is found, no network is called better. If fine-tuning does not come '
                            'closer than its base, it has failed, whatever the pictures look like. If the training '
                            'people themselves are not closer than every generator, the endpoint has failed.',
@@ -52,15 +53,25 @@ def verdicts(
     tuned:dict,  # network → endpoint in each run, fine-tuned; the first network is the one compared with the others
     before:dict, # network → the same before fine-tuning
 )->list:         # a dict for each comparison
-    "Compare what the protocol compares, p adjusted after Holm; one run each: no verdict"
+    "Compare what the protocol compares, p adjusted after Holm; fewer than three runs each: no verdict"
     first, *others = tuned
     pairs = [(f'{o}, fine-tuned', f'{o}, before', tuned[o], before[o]) for o in tuned]
     pairs += [(f'{first}, fine-tuned', f'{o}, fine-tuned', tuned[first], tuned[o]) for o in others]
-    if min(len(v) for *_, a, b in pairs for v in (a, b)) < 2:
-        return [dict(a=a, b=b, difference=sum(x)/len(x) - sum(y)/len(y), low=None, high=None, p=None, verdict='one run: none')
+    if min(len(v) for *_, a, b in pairs for v in (a, b)) < 3:
+        return [dict(a=a, b=b, difference=sum(x)/len(x) - sum(y)/len(y), low=None, high=None, p=None, verdict='fewer than three runs: none')
                 for a, b, x, y in pairs]
     found = [versus(x, y, ENDPOINT) for *_, x, y in pairs]
     p = holm([s.notes.get('p_runs', 1.) for s in found])
     return [dict(a=a, b=b, difference=s.value, low=s.low, high=s.high, p=float(q),
                  verdict='no clear difference' if q >= .05 else f"{a if s.value < 0 else b} is closer")
             for (a, b, *_), s, q in zip(pairs, found, p)]
+
+def told(
+    row:dict, # of `verdicts`
+)->str:
+    "Say what a comparison found"
+    a, b = (row[o].removesuffix(', fine-tuned') for o in 'ab')
+    if b == f'{a}, before': b = 'before'
+    if row['p'] is None: return f'{a} and {b}: fewer than three runs, no verdict'
+    how = 'no clear difference from' if row['p'] >= .05 else 'closer than' if row['difference'] < 0 else 'farther than'
+    return f"{a}: {how} {b} (p = {row['p']:.2g})"

@@ -96,7 +96,7 @@ def section(result:Result, to:str)->str: # HTML
 # %% ../../nbs/study/16_report.ipynb #5ba0f0b0
 NAMES = dict(fd='Fréchet distance', kd='Kernel distance', precision='Precision', recall='Recall', coverage='Coverage', density='Density',
              dish='DISH, divergence of severities', ppl='Path length', eq_t='Equivariance, moved (dB)', eq_r='Equivariance, turned (dB)',
-             severity_difference='Severity, difference of means', severity_ratio='Severity, ratio of spreads',
+             severity_difference='Severity, difference of means', severity_sd_ratio='Severity, ratio of spreads',
              severity_wasserstein='Severity, Wasserstein-1')
 
 def _named(measure):
@@ -125,11 +125,11 @@ def headline(
     name, notes = 'headline.csv', []
     if rows := [r for r in read_rows(within(folder, name)) if r.get('generator') and r.get('measure')]:
         cells, how = {(r['measure'], r['generator']): _told(r) for r in rows}, []
-        for k, said in dict(runs='{} runs of each network', n='n = {} images').items():
+        for k, said in dict(runs='{} runs of each fine-tuned network, one of the rest and of shares', n='n = {} images').items():
             if v := [r[k] for r in rows if (r.get(k) or '').isdigit()]: how.append(said.format(max(v, key=int)))
         notes = dict.fromkeys(f"{_named(r['measure'])}: {r['note']}" for r in rows if r.get('note'))
     else:
-        name, how = 'compare-readable.csv', ['one run of each: no verdict']
+        name, how = 'compare-readable.csv', ['no verdict']
         cells = {(k, r['images']): v.removesuffix(' *') for r in read_rows(within(folder, name)) if r.get('images')
                  for k, v in r.items() if k != 'images' and v}
     if not cells: return ''
@@ -169,36 +169,43 @@ def _of_distance(rows):
         low, high = (_values(rows, k, o, name=ENDPOINT) for k, o in (('low', ', fine-tuned'), ('high', 'training people')))
         apart = min(low or after) > max(high or real)
         told += (f' The training people themselves lie at {_span(real)}: '
-                 + ('that network still tells generated images from real ones.' if apart else 'that is as close as real images come.'))
+                 + ('all generated ones are farther.' if apart else
+                    'not every network is clearly farther, which the protocol counts as a failure of the endpoint.'))
     yield told
 
 def _of_verdicts(rows):
     said = [r for r in rows if r.get('a') and r.get('b') and r.get('verdict')]
     clear = [f"{r['verdict']} than {r['b'] if r['verdict'].startswith(r['a']) else r['a']}" for r in said
              if r['verdict'].endswith(' is closer')]
-    if said:
+    if said and all(r['verdict'].startswith('fewer') for r in said):
+        yield 'Fewer than three runs of each network: no comparison of the protocol was tested.'
+    elif said:
         yield (f'Comparisons that the protocol names: {len(said)}; those that found a difference: {len(clear)}'
                + (f' ({"; ".join(clear)}).' if clear else '.'))
 
 def _of_severity(rows):
     real, after, before = (_values(rows, 'quantile 0.5', o) for o in ('unseen people', ', fine-tuned', ', before'))
     if real and after:
-        yield (f'The median severity of a cleft (0: closed, 1: widest) is {_span(real, "{:.2f}")} in the unseen people and '
-               f'{_span(after, "{:.2f}")} in the generated ones' + (f'; before, {_span(before, "{:.2f}")}.' if before else '.'))
+        yield (f'The median severity of a cleft (0: closed, 1: widest), as a network reads it that learned from phantoms, is '
+               f'{_span(real, "{:.2f}")} in the unseen people and {_span(after, "{:.2f}")} in the generated ones'
+               + (f'; before, {_span(before, "{:.2f}")}.' if before else '.'))
 
 def _of_people(rows):
-    rows = [r for r in rows if all(_number(r.get(k)) is not None for k in ('training', 'generated', 'difference'))]
+    rows = [r for r in rows if r.get('property') in ('skin tone', 'side', 'severity')
+            and all(_number(r.get(k)) is not None for k in ('training', 'generated', 'difference'))]
     other = sorted((r for r in rows if r.get('unlike') == 'True'), key=lambda r: -abs(float(r['difference'])))
     if not rows: return
     share = lambda r: f"{r.get('property')} {r.get('group')} {float(r['generated']):.0%} instead of {float(r['training']):.0%}"
-    yield (f'Of {len(rows)} groups by skin tone, side and severity, {len(other)} are drawn too often or too rarely'
+    yield (f'In the first run of the first network, {len(other)} of {len(rows)} groups by skin tone, side and severity are drawn '
+           'more or less often than in the training people'
            + (f'; most of all {", ".join(map(share, other[:3]))}.' if other else '.'))
 
 def _of_copies(rows):
     found = [r for r in rows if (r.get('name') or '').startswith('copied_') and _number(r.get('value')) is not None]
     if not found: return
     share = lambda v, other=0.: f'{100*(other if (v := _number(v)) is None else v):.2g}%'
-    told = ' and '.join(f"{share(r['value'])} [{share(r.get('low'))}, {share(r.get('high'), 1.)}] by {r['name'][7:]}" for r in found[:2])
+    most = {r['name'][7:]: r for r in sorted(found, key=lambda r: _number(r['value']))}   # of several parts the one with most
+    told = ' and '.join(f"{share(r['value'])} [{share(r.get('low'))}, {share(r.get('high'), 1.)}] by {o}" for o, r in most.items())
     power = {}
     for r in rows:
         if (n := _number(r.get('count'))) and (k := _number(r.get('found'))) is not None and (r.get('name') or '').startswith('power_'):
@@ -208,24 +215,24 @@ def _of_copies(rows):
            + (f' What such a check can find: of copies that were planted, as sharp as the generated images, {power}.' if power else ''))
 
 def _of_use(rows):
-    said = [r['verdict'] for r in rows if r.get('verdict') and r.get('trained_on') in ('with generated', 'with pairs')]
+    said = [r['verdict'] for r in rows if r.get('verdict') and r.get('trained_on') in ('with generated', 'with pairs')
+            and r.get('against') == 'with mirror']
     if said:
         told = ', '.join(f'{said.count(o)} {o}' for o in dict.fromkeys(said))
-        yield ('Graders of severity that also learned from generated images, beside those that learned from real ones alone: '
-               f'{told}, of {len(said)} comparisons.')
+        yield ('Graders of severity that also learned from generated images, beside those that learned from real ones and their '
+               f'mirror images: {told}, of {len(said)} comparisons, each with an interval of its own.')
 
 def _of_survey(rows):
     found = [(_number(r.get('value')), r) for r in rows if r.get('measure') == 'fd_efficientnet_lite0']
     of = lambda test: [(v, r) for v, r in found if v is not None and test(r)]
     other, based = of(lambda r: r.get('stage') in ('tuned', 'alone')), of(lambda r: r.get('stage', '') not in ('tuned', 'alone', ''))
     real = [v for v, _ in of(lambda r: r.get('system') == 'training people')]
-    if not other: return
-    (best, first), minutes = min(other, key=lambda o: o[0]), [m for _, r in other if (m := _number(r.get('core_minutes')))]
-    yield (f"{len({r['system'] for _, r in other})} other systems began with nothing and learned for {_span(minutes)} core-minutes, once each. "
-           f"Closest to unseen people comes {first['system']} (Fréchet distance {_told(first)}); the others lie at "
-           f"{_span([v for v, r in other if r is not first])}"
-           + (f', generators that started from bases that ship at {_span([v for v, _ in based])}' if based else '')
-           + (f', the training people themselves at {_span(real)}' if real else '') + '. One run each is no ranking.')
+    minutes = [m for _, r in other if (m := _number(r.get('core_minutes')))]
+    if not minutes: return
+    yield (f"{len({r['system'] for _, r in other})} other systems began with nothing and learned for {_span(minutes)} core-minutes, with "
+           f'faces first or without. By EfficientNet-Lite0 they lie {_span([v for v, _ in other])} from unseen people (Fréchet distance)'
+           + (f', generators that started from bases that ship {_span([v for v, _ in based])}' if based else '')
+           + (f', the training people themselves {_span(real)}' if real else '') + '. One run each is no ranking.')
 
 # %% ../../nbs/study/16_report.ipynb #ddf5f9c0
 def findings(

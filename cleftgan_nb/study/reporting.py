@@ -82,7 +82,8 @@ def facts(
     of = lambda *o: next((v for v in (at(plan, *o), *(at(r, 'parameters', o[-1]) for r in recipes)) if v is not None), None)
     first = lambda name: next((at(r, name) for r in recipes if at(r, name)), None)
     all_of = lambda v: ', '.join(f'{k} {o}' for k, o in names(v).items())
-    judges = sorted({r['features'].split()[0] for r in measured if r.get('features')})
+    judges = sorted({r['features'].split()[0] for r in measured
+                     if r.get('features') and (r.get('name') or '').startswith(('fd_', 'fid'))})
     levels = sorted({r['level'] for r in measured if r.get('level')})
     bases, taken = at(plan, 'bases'), photographs(folder)
     people = lambda name: None if taken else at(plan, 'cohort', name)   # of phantoms
@@ -101,7 +102,9 @@ def facts(
 
 def _listed(value): return ', '.join(map(str, value)) if isinstance(value, list) else value
 
-def _runs(rows): return f"{', '.join(sorted({r['runs'] for r in rows if r.get('runs')}))} runs each" if rows else 'one run each'
+def _runs(rows):
+    runs = max((int(r['runs']) for r in rows if (r.get('runs') or '').isdigit()), default=1)
+    return f'{runs} runs of each network' if runs > 1 else 'one run of each network'
 
 def _sizes(rows):
     return '; '.join(f"{r['generator']}: {r['parameters']} parameters" for r in rows if r.keys() >= {'generator', 'parameters'})

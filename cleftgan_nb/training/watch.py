@@ -183,7 +183,9 @@ def in_words(
 )->str:
     "Say where D's certainty and the augmentation ended: means over the last third of the images"
     log = read_log(folder)
-    def mean(column): return float(np.nanmean(log[column][log['kimg'] >= log['kimg'][-1]*2/3]))
+    last = log['kimg'] > log['kimg'][-1]*2/3
+    if 'r_t' not in log or np.isnan(log['r_t'][last]).all(): return ''
+    def mean(column): return float(np.nanmean(log[column][last]))
     return (f"D's certainty ends at r_t = {mean('r_t'):.2f} (0: cannot tell, 1: always sure)"
             + (f", augmentation at p = {mean('augment_p'):.3f}" if 'augment_p' in log else ''))
 
