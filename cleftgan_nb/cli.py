@@ -890,7 +890,7 @@ def _add_measure(commands):
     p.add_argument('what', help='a checkpoint, the name of a model that ships, or a dataset of generated images')
     p.add_argument('--real', required=True, help='the dataset it was trained on')
     p.add_argument('--held-out', help='a dataset of the same kind and size that it never saw, to search for copies')
-    p.add_argument('--parts', help='some of distances,manifold,severity,paths,motion,copies (default: all that the '
+    p.add_argument('--parts', help='some of distances,manifold,severity,gap,paths,motion,copies (default: all that the '
                                    'data allow)')
     p.add_argument('--judge', metavar='NAMES',
                    help='some of efficientnet-lite0,faceres,opennsfw (default: the first two, or none of them with '

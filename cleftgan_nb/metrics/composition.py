@@ -220,7 +220,7 @@ def plot_composition(
     whats = list(dict.fromkeys(r['property'] for r in rows))
     parts = [[r for r in rows if r['property'] == w] for w in whats]
     across, down = min(len(whats), 3), -(-len(whats)//3)
-    fig, axes = plt.subplots(down, across, figsize=(3.6*across, down*(.6 + .36*max(map(len, parts)))),
+    fig, axes = plt.subplots(down, across, figsize=(2.24*across, down*(.6 + .22*max(map(len, parts)))),
                              layout='constrained', squeeze=False)
     for ax in axes.flat[len(whats):]: ax.remove()
     for ax, what, part in zip(axes.flat, whats, parts):
@@ -228,9 +228,11 @@ def plot_composition(
             for name, y, color in (('training', k - .16, '.55'),
                                    ('generated', k + .16, '#d55e00' if r['unlike'] else '#0072b2')):
                 ax.plot([r[f'{name}_low'], r[f'{name}_high']], [y, y], color=color, lw=1.5)
-                ax.plot(r[name], y, 'o' if name == 'generated' else 's', color=color, ms=5)
-        ax.set(yticks=range(len(part)), yticklabels=[r['group'] for r in part], xlim=(0, None), title=what,
-               xlabel=f"share of {part[0]['n_training']} training (squares)\nand {part[0]['n_generated']} generated "
-                      "images")
+                ax.plot(r[name], y, 'o' if name == 'generated' else 's', color=color, ms=3.5)
+        ax.set(yticks=range(len(part)), xlim=(0, None))
+        ax.set_yticklabels([r['group'] for r in part], fontsize=7)
+        ax.set_title(what, fontsize=8)
+        ax.set_xlabel(f"share of {part[0]['n_training']} training (squares)\nand {part[0]['n_generated']} generated images", fontsize=7)
+        ax.tick_params(axis='x', labelsize=7)
         ax.invert_yaxis()
     return fig

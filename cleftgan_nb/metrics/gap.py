@@ -318,16 +318,19 @@ def plot_beside(
 ):              # matplotlib's figure
     "Plot the scorer's severity against the gap's width"
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, len(both), figsize=(85/25.4*len(both), 75/25.4), layout='constrained', squeeze=False, sharey=True)
+    wide = 85 if len(both) < 2 else 170
+    fig, axes = plt.subplots(1, len(both), figsize=(wide/25.4, 70/25.4), layout='constrained', squeeze=False, sharey=True)
     for ax, (name, o) in zip(axes[0], both.items()):
         for here, color, label in ((~o['bilateral'], '#0072b2', 'one gap'), (o['bilateral'], '#d55e00', 'two gaps')):
             ax.plot(o['width'][here], o['severity'][here], 'o', ms=3, color=color, alpha=.5, mew=0, label=label)
         ax.axvline(OPEN, color='.6', lw=.8, ls=':')
         ax.axhline(CLOSED, color='.6', lw=.8, ls=':')
-        ax.set(xlabel='width of the gap, segmenter [%]', xlim=(-1, None), ylim=(-.03, 1.03))
-        ax.set_title(f"{name}: r = {o['row']['r']:.2f} (n = {o['row']['n']})", fontsize=9)
-    axes[0, 0].set_ylabel('severity of the wider side, scorer')
-    axes[0, 0].legend(frameon=False, fontsize=8)
+        ax.set(xlim=(-1, None), ylim=(-.03, 1.03))
+        ax.set_xlabel('width of the gap, segmenter [%]', fontsize=7)
+        ax.set_title('\n'.join([*name.split(', ', 1), f"r = {o['row']['r']:.2f} (n = {o['row']['n']})"]), fontsize=7)
+        ax.tick_params(labelsize=7)
+    axes[0, 0].set_ylabel('severity of the wider side, scorer', fontsize=7)
+    axes[0, 0].legend(frameon=False, fontsize=7)
     return fig
 
 # %% ../../nbs/metrics/25_gap.ipynb #988ca960
