@@ -287,7 +287,10 @@ def test_a_reader_answers_by_keys_and_saves(browser, page):
         ','.join(COLUMNS), 'ab12,anna,10000,real,4', 'ab12,anna,10001,generated,10', 'ab12,anna,10002,real,none']
     for width in 1280, 390:
         browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=844, deviceScaleFactor=1, mobile=False))
-        assert browser.execute_script('return document.documentElement.scrollWidth <= innerWidth')
+        def fits(): return browser.execute_script(f'return innerWidth == {width} && document.documentElement.scrollWidth <= innerWidth')
+        end = time.monotonic() + 10                      # the window takes its size a moment later
+        while not fits() and time.monotonic() < end: time.sleep(.05)
+        assert fits()
         assert browser.execute_script('dispatchEvent(new Event("resize")); return picture.clientWidth % 64') == 0
         browser.save_screenshot(str(page/f'{width}.png'))
     browser.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
