@@ -248,7 +248,7 @@ def test_a_study_of_photographs_takes_what_is_there(photographed):
     text = (out/'report.html').read_text()
     assert all(f'id="{o}"' in text for o in ('base-stylegan2-lapse.png', 'finetuned-stylegan2-distance.csv',
                                              'compare.csv', 'truth-dish.csv', 'copies.csv'))
-    assert '02_base-stylegan2.html#' in text and 'usefulness.csv' not in text
+    assert '02_base-stylegan2.html#' in text and 'usefulness.' not in text
 
 
 @needs_snakemake
