@@ -602,7 +602,7 @@ def measure(args):
     generated, about, names = _measured(args.what)
     real, held_out = _real(args, generated, names), args.held_out and ImageFolderDataset(args.held_out)
     scores = table.measure(generated, real, held_out, parts, args.n, judges=judges, seed=args.seed,
-                           progress=sys.stderr.isatty())
+                           progress=sys.stderr.isatty(), scorer=args.scorer)
     print(table.as_table(scores))
     if about_judges := table.about_judges(scores):
         print('\n' + about_judges)
@@ -897,6 +897,8 @@ def _add_measure(commands):
                         '--inception)')
     p.add_argument('--inception', metavar='FILE', help='the network of the published FID, as TorchScript or a state '
                                                        'dict, as a judge')
+    p.add_argument('--scorer', default='phantoms', help='what reads severities: phantoms or photographs, for images of that kind, or a '
+                                                        'scorer of your own (default: phantoms)')
     p.add_argument('--n', type=_whole(2), default=5000, help='images to draw from a checkpoint (default: 5000)')
     p.add_argument('--seed', type=_whole(), default=0, help='seed of everything random (default: 0)')
     p.add_argument('--out', help='also write the scores as .csv')

@@ -13,7 +13,7 @@ from cleftgan_nb.data.cohorts import cohort
 from cleftgan_nb.data.datasets import ImageFolderDataset, manifest
 from cleftgan_nb.metrics.severity_report import stale_report
 from cleftgan_nb.metrics.severity import (Regression, Scorer, SeverityNet, agreement, augmented, by_group,
-                                          load_regression, save_regression, to_size,
+                                          PHOTOGRAPHS, load_regression, save_regression, to_size,
                                           train_regression, training_data, visible_severity)
 
 CARD = Path(__file__).resolve().parent.parent/'data_cards'/'severity-regression.md'
@@ -206,6 +206,16 @@ def test_shipped_scorer(pictures):
     sides = scorer.sides(images)
     assert all((left > right) == (r['lip_left'] > r['lip_right']) for (left, right), r in zip(sides, rows)
                if r['severity'] > .2)
+
+
+def test_shipped_scorer_for_photographs(pictures):
+    "On gray phantoms it is a scorer, too, with other weights and another name"
+    (images, rows), scorer = pictures, load_regression('photographs')
+    gray = np.repeat(np.round(images @ [.299, .587, .114]).astype(np.uint8)[..., None], 3, 3)
+    s, t = scorer.score(gray), visible_severity(rows)
+    assert pearsonr(s, t)[0] > .9 and np.abs(s - t).mean() < .12
+    assert scorer.name != load_regression().name and scorer.meta['file'] == PHOTOGRAPHS.name
+    assert not np.array_equal(s, load_regression('phantoms').score(gray))
 
 
 def test_shipped_scorer_sees_the_same_in_larger_pictures():

@@ -40,6 +40,14 @@ def test_numbers_of_the_single_functions(sets, G):
     assert scores['dish'].value == dish(scorer.score(real), scorer.score(drawn), scorer=scorer.name, seed=3).value
 
 
+def test_severities_by_the_scorer_that_was_asked_for(sets, G):
+    real, _, _ = sets
+    drawn, scorer = samples(G, 20, seed=3, **quiet), load_regression('photographs')
+    found = {s.name: s for s in measure(G, real, n=20, seed=3, parts='severity', scorer='photographs', **quiet)}['dish']
+    assert found.value == dish(scorer.score(real), scorer.score(drawn), scorer=scorer.name, seed=3).value
+    assert found.features == 'severity_photographs'
+
+
 def test_all_parts_of_a_stylegan2(sets, G):
     "Its input does not move by itself"
     real, held_out, _ = sets

@@ -4,21 +4,22 @@
 
 # %% ../../nbs/metrics/27_real_mouths.ipynb #6a2ffcc0
 from __future__ import annotations
-import numpy as np
-from pathlib import Path
+import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
 from scipy.interpolate import griddata
-from scipy.ndimage import gaussian_filter, map_coordinates, shift
-from ..data.cleft import Cleft, Side, front, zone
+from scipy.ndimage import map_coordinates, shift
+from ..data.cleft import Cleft, front, zone
 from ..data.colorspace import LUMINANCE
 from ..data.faces import align, crop_of, find_faces
 from ..data.head import smooth
-from ..data.portrait import scene
+from ..data.portrait import LATERALITIES, cleft_of, scene
 from .score import middle
+from .severity import CROP, SIZE, _blurred, _placed, _spoiled, _uniform, to_size
 from .weights import package_file
 
 # %% auto #0
-__all__ = ['MOUTH_ROWS', 'KEPT', 'orl_faces', 'colored', 'clustered', 'false_alarms', 'mouth_row', 'cleft_field', 'transplant']
+__all__ = ['MOUTH_ROWS', 'KEPT', 'orl_faces', 'colored', 'clustered', 'false_alarms', 'mouth_row', 'cleft_field', 'transplant',
+           'cleft_fields', 'small', 'photograph_examples', 'whiskers', 'lifelike']
 
 # %% ../../nbs/metrics/27_real_mouths.ipynb #6581fd50
 def orl_faces(
@@ -115,3 +116,89 @@ def transplant(
     u, q = np.stack([shift(a, by, order=1) for a in u]), shift(q, by, order=1, cval=1.)
     at = np.stack(np.meshgrid(*map(np.arange, photo.shape), indexing='ij'))
     return np.clip(map_coordinates(photo.astype(float), at - u, order=1, mode='nearest')*q, 0, 255).round().astype(np.uint8)
+
+# %% ../../nbs/metrics/27_real_mouths.ipynb #dbe6687b
+def cleft_fields(
+    n,      # phantoms, each a person with a cleft of its own
+    seed=0,
+):          # yields sides [2] and the field of each
+    "Draw displacements of clefts of all severities"
+    for k in range(n):
+        rng = np.random.default_rng([seed, k])
+        s, side = float(rng.uniform(.03, 1)), str(rng.choice(LATERALITIES, p=[.42, .42, .16]))
+        cleft = cleft_of(s, side, nose=float(np.clip(s + rng.normal(0, .2), 0, 1)))
+        yield (np.array([s*(side != 'right'), s*(side != 'left')]),
+               cleft_field(3_700_000_000 + k, cleft, age=float(rng.uniform(8, 60)), sex=float(rng.random() > .1)))
+
+def small(
+    gray, # uint8 [n,H,W]
+)->np.ndarray: # uint8 [n,64,64,3]
+    "Shrink photographs to what a scorer sees"
+    return to_size(colored(gray)).round().byte().permute(0, 2, 3, 1).numpy()
+
+def photograph_examples(
+    faces,  # uint8 [n,128,128], without a cleft
+    who,    # person of each
+    fields, # of `cleft_fields`
+    seed=0,
+    closed=800, # blends of two people
+    times=4,    # that each photograph counts
+)->tuple:   # uint8 [N,64,64,3], sides [N,2]
+    "Make training pictures of photographs: closed lips, transplanted clefts, blends of either"
+    rng, faces, who = np.random.default_rng(seed), np.asarray(faces), np.asarray(who)
+    def blend(a, b):
+        t = rng.uniform(.3, .7)
+        return np.rint(t*a.astype(float) + (1 - t)*b).astype(np.uint8)
+    def others(i): return rng.choice(np.flatnonzero(who != who[i]))
+    images, sides = [*faces]*times + [blend(faces[i], faces[others(i)]) for i in rng.integers(len(faces), size=closed)], []
+    sides = [np.zeros(2)]*len(images)
+    for of, field in fields:
+        moved = [transplant(faces[i], field) for i in rng.choice(len(faces), 4, replace=False)]
+        moved += [blend(*(moved[i] for i in rng.choice(4, 2, replace=False))) for _ in range(3)]
+        images, sides = images + moved, sides + [of]*len(moved)
+    return small(np.array(images)), np.array(sides)
+
+# %% ../../nbs/metrics/27_real_mouths.ipynb #bb0f8381
+def whiskers(
+    x,      # [n,3,64,64], -1 … 1
+    closed, # bool [n]
+    g:torch.Generator,
+    share=.35, # of the closed lips
+)->torch.Tensor: # like x
+    "Draw mustaches and goatees of any darkness, split in the middle or not"
+    n, at = len(x), torch.arange(SIZE)
+    def u(low, high, share=1.): return _uniform(g, n, low, high, share)
+    def inside(a, b, soft): return torch.sigmoid((at.reshape(-1, 1) - a)/soft)*torch.sigmoid((b - at.reshape(-1, 1))/soft)
+    across = at.reshape(1, 1, 1, -1) - (SIZE - 1)/2 - u(-1, 1)
+    half = u(6, 13)
+    out = (across/half).abs()
+    top = u(40.5, 43) + u(0, 6)*out**2
+    lip = inside(top, top + u(2, 5.5)*(1 - .5*out.clamp(max=1)**2), u(.25, .8))*torch.sigmoid((half - across.abs())/.8)
+    lip = lip*(1 - u(0, 1, .6)*torch.exp(-across**2/(2*u(.6, 1.8)**2)))
+    below = u(50, 53)
+    chin = inside(below, below + u(2, 7), .7)*torch.sigmoid((u(2.5, 10) - across.abs())/.8)*(u(0, 1) < .4)
+    grain = (F.interpolate(torch.randn(n, 1, 32, 32, generator=g), SIZE, mode='bilinear') + torch.randn(n, 1, SIZE, SIZE, generator=g))/2
+    hair = (u(-1, -.1) + .15*grain + 1)*(1 + .12*(2*torch.rand(n, 3, 1, 1, generator=g) - 1)) - 1
+    often, dense = (torch.where(closed, a, b).reshape(n, 1, 1, 1) for a, b in ((share, .35*share), (1., .5)))
+    cover = (torch.maximum(lip, chin)*u(.35, 1)*(1 + .3*grain)).clamp(0, 1)*dense*(u(0, 1) < often)
+    return x*(1 - cover) + hair*cover
+
+def _bent(x, g):
+    "Bend two fifths of the pictures smoothly, by a pixel or so"
+    n = len(x)
+    by = F.interpolate(torch.randn(n, 2, 5, 5, generator=g), SIZE, mode='bicubic', align_corners=True)*_uniform(g, n, 0, 1, .4)
+    grid = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 3, SIZE, SIZE], align_corners=False)
+    return F.grid_sample(x, grid + by.permute(0, 2, 3, 1)*2/SIZE, padding_mode='border', align_corners=False)
+
+def lifelike(
+    images, # [n,3,64,64], 0 … 255
+    sides,  # [n,2]
+    g:torch.Generator,
+)->tuple:   # mouths [n,3,40,40] and their sides
+    "Vary training pictures as photographs vary"
+    n, flip, ramp = len(images), torch.rand(len(images), generator=g) < .5, torch.linspace(-1, 1, CROP)
+    x = whiskers(_bent(images/127.5 - 1, g), sides.amax(1) == 0, g)
+    x = _placed(x, flip, g, turn=7, larger=.1, across=4, down=3)
+    x = x + _uniform(g, n, .2, 1.2, .3)*(x - _blurred(x, torch.ones(n, 1, 1, 1)))
+    x = (x + 1)*(1 + _uniform(g, n, -.35, .35, .4)*ramp + _uniform(g, n, -.25, .25, .4)*ramp.reshape(-1, 1)) - 1
+    return _spoiled(x, g).clamp(-1.2, 1.2), torch.where(flip[:, None], sides.flip(1), sides)

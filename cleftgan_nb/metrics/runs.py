@@ -9,7 +9,7 @@ from scipy import stats
 from .score import Score
 
 # %% auto #0
-__all__ = ['over_runs', 'versus', 'holm']
+__all__ = ['possible', 'over_runs', 'versus', 'holm']
 
 # %% ../../nbs/metrics/23_runs.ipynb #0864a150
 def _values(runs, least=1):
@@ -19,18 +19,26 @@ def _values(runs, least=1):
                          f'least {least} finite number{"s"*(least > 1)}, one a run')
     return v
 
+def possible(
+    name,    # of a measure, as `metrics.table` writes it
+)->tuple:    # lowest, highest
+    "Say which values a measure can have"
+    if name.startswith(('precision', 'recall', 'coverage', 'dish')): return 0., 1.
+    unbiased = name.startswith('fd_infinity')   # its estimates scatter around the truth, so some are negative
+    return (0. if name.startswith(('fd_', 'density', 'severity_sd', 'severity_wasserstein')) and not unbiased else -np.inf), np.inf
+
 def over_runs(
     runs,        # a measure's value in each run [k]
     name='mean', # of the measure
     level=.95,   # of the interval
 )->Score:        # without an interval if there is one run
-    "Average runs, with Student's interval"
+    "Average runs, with Student's interval, cut where no value is possible"
     v = _values(runs)
     about = dict(level=level, sizes={'runs': len(v)})
     if len(v) < 2: return Score(name, v[0], **about)
     half = stats.t.ppf((1 + level)/2, len(v) - 1)*v.std(ddof=1)/len(v)**.5
-    return Score(name, v.mean(), v.mean() - half, v.mean() + half, interval="Student's t over runs",
-                 notes={'sd': float(v.std(ddof=1))}, **about)
+    low, high = np.clip([v.mean() - half, v.mean() + half], *possible(name))
+    return Score(name, v.mean(), low, high, interval="Student's t over runs", notes={'sd': float(v.std(ddof=1))}, **about)
 
 # %% ../../nbs/metrics/23_runs.ipynb #bc59a420
 def versus(

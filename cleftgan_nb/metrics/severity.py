@@ -22,9 +22,9 @@ from .samples import dataset_images, image_batches
 from .score import Score, middle
 
 # %% auto #0
-__all__ = ['SIZE', 'CROP', 'TOP', 'LEFT', 'LAYERS', 'GRAY', 'HUE', 'LUMA', 'SHIPPED', 'KIND', 'Scorer', 'visible_sides',
-           'visible_severity', 'to_size', 'mouths', 'SeverityNet', 'augmented', 'training_data', 'fitted',
-           'train_regression', 'seen_sides', 'Regression', 'write_net', 'read_net', 'save_regression',
+__all__ = ['SIZE', 'CROP', 'TOP', 'LEFT', 'LAYERS', 'GRAY', 'HUE', 'LUMA', 'SHIPPED', 'PHOTOGRAPHS', 'KIND', 'Scorer',
+           'visible_sides', 'visible_severity', 'to_size', 'mouths', 'SeverityNet', 'augmented', 'training_data',
+           'fitted', 'train_regression', 'seen_sides', 'Regression', 'write_net', 'read_net', 'save_regression',
            'load_regression', 'pearson', 'agreement', 'by_group', 'plot_calibration', 'calibration', 'calibrated']
 
 # %% ../../nbs/metrics/11_severity.ipynb #3becfc00
@@ -85,10 +85,10 @@ def _uniform(g, n, low, high, share=1.):
     "Draw [n,1,1,1] numbers from low to high for a share of the pictures, 0 for the others"
     return ((low + (high - low)*torch.rand(n, generator=g))*(torch.rand(n, generator=g) < share)).reshape(n, 1, 1, 1)
 
-def _placed(x, flip, g):
-    "Mirror, turn, scale and shift the mouths"
+def _placed(x, flip, g, turn=6, larger=.07, across=2.5, down=2.5):
+    "Mirror, turn [degrees], scale [share] and shift [pixels] the mouths"
     n = len(x)
-    angle, size, dx, dy = (_uniform(g, n, -v, v, .8).reshape(n) for v in (math.radians(6), .07, 5/SIZE, 5/SIZE))
+    angle, size, dx, dy = (_uniform(g, n, -v, v, .8).reshape(n) for v in (math.radians(turn), larger, 2*across/SIZE, 2*down/SIZE))
     half, mirror = CROP/SIZE*(1 + size), 1 - 2*flip.float()
     across, down = (torch.stack([half*angle.cos()*mirror, -half*angle.sin(), dx + (2*LEFT + CROP)/SIZE - 1], 1),
                     torch.stack([half*angle.sin()*mirror, half*angle.cos(), dy + (2*TOP + CROP)/SIZE - 1], 1))
@@ -131,6 +131,12 @@ def _recolored(x, g):
     return _colored(((x - mean)*(1 + _uniform(g, n, -.35, .35, .7)) + mean)*tint + _uniform(g, n, -.25, .25, .7), g)
 
 # %% ../../nbs/metrics/11_severity.ipynb #732e46f0
+def _spoiled(x, g):
+    "Blur, recolor and add noise"
+    n = len(x)
+    x = _recolored(_softened(_blurred(x, _uniform(g, n, .3, .9, .4)), g), g)
+    return x + _uniform(g, n, 0, .06, .5)*torch.randn(x.shape, generator=g)
+
 def augmented(
     images,    # [n,3,64,64], 0 … 255
     sides,     # [n,2]
@@ -140,9 +146,7 @@ def augmented(
     "Vary training pictures at random"
     n, flip = len(images), torch.rand(len(images), generator=g) < .5
     x, sides = _placed(images/127.5 - 1, flip, g), torch.where(flip[:, None], sides.flip(1), sides)
-    if not spoiled: return x*(.95 + .1*torch.rand(n, 3, 1, 1, generator=g)) + _uniform(g, n, -.1, .1), sides
-    x = _recolored(_softened(_blurred(x, _uniform(g, n, .3, .9, .4)), g), g)
-    return x + _uniform(g, n, 0, .06, .5)*torch.randn(x.shape, generator=g), sides
+    return (_spoiled(x, g) if spoiled else x*(.95 + .1*torch.rand(n, 3, 1, 1, generator=g)) + _uniform(g, n, -.1, .1)), sides
 
 # %% ../../nbs/metrics/11_severity.ipynb #2715fed0
 def training_data(
@@ -222,6 +226,7 @@ def train_regression(
     decay=.02,     # of the weights, per unit of learning rate
     progress=True, # show a bar
     start=None,    # a `SeverityNet` to train further; None: a new one
+    augment=augmented, # function of pictures [n,3,64,64], sides [n,2] and a torch.Generator: mouths and their sides
 )->tuple:          # network in evaluation mode, losses of all steps
     "Train a `SeverityNet`, repeatably on one machine"
     check_count(0, seed=seed)
@@ -229,7 +234,7 @@ def train_regression(
     if len(images) != len(sides):
         raise ValueError(f'{len(images)} images and {len(sides)} rows of sides; accepted: a row for each image')
     x, y = to_size(images).byte(), torch.as_tensor(np.asarray(sides), dtype=torch.float32)
-    def batch_of(at, g): return augmented(x[at].float(), y[at], g)
+    def batch_of(at, g): return augment(x[at].float(), y[at], g)
     return fitted(SeverityNet, batch_of, loss_of, len(x), seed, steps, batch, lr, decay, 'severity' if progress else '', start)
 
 # %% ../../nbs/metrics/11_severity.ipynb #8f58190f
@@ -303,7 +308,7 @@ def read_net(
                                                   trained=json.loads(meta.get('trained') or '{}'))
 
 # %% ../../nbs/metrics/11_severity.ipynb #83fe0750
-SHIPPED = files('cleftgan_nb')/'assets'/'severity-regression.safetensors'
+SHIPPED, PHOTOGRAPHS = (files('cleftgan_nb')/'assets'/f'severity-{name}.safetensors' for name in ('regression', 'photographs'))
 KIND = 'severity-regression 1'   # what the file says it is
 
 def save_regression(
@@ -317,10 +322,11 @@ def save_regression(
 
 # %% ../../nbs/metrics/11_severity.ipynb #bf43c5d0
 def load_regression(
-    path=None, # a file of `save_regression`; None: the one that the library ships
+    path=None, # a file of `save_regression`, or what one that ships is for: 'phantoms' (None) or 'photographs'
 )->Regression:
-    "Load a scorer from a file"
-    return Regression(*read_net(path, SeverityNet(), KIND, SHIPPED, 'save_regression'))
+    "Load a scorer"
+    if path == 'photographs': return Regression(*read_net(None, SeverityNet(), KIND, PHOTOGRAPHS, 'save_regression'), f'severity_{path}')
+    return Regression(*read_net(None if path == 'phantoms' else path, SeverityNet(), KIND, SHIPPED, 'save_regression'))
 
 # %% ../../nbs/metrics/11_severity.ipynb #e4069820
 def pearson(x, y): # [..., n] each

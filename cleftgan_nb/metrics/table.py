@@ -45,6 +45,7 @@ class Compared:
     motions: int             # for the equivariance
     progress: bool
     labels: object = None    # of a conditional generator: what `labels_for` takes
+    scorer: object = None    # of severities, as `load_regression` takes it
     seen: dict = field(default_factory=dict) # judge's name → features of both
 
     def asked(self, n): return labels_for(self.G, self.labels, n, self.seed) if self.G.c_dim else None
@@ -79,7 +80,7 @@ def _distances(s): return _by_each(s, 'distances')
 def _manifold(s): return _by_each(s, 'manifold')
 
 def _severity(s):
-    scorer = load_regression()
+    scorer = load_regression(s.scorer)
     return compare_severities(scorer.score(s.real), scorer.score(s.generated), scorer=scorer.name, seed=s.seed)
 
 def _gap(s):
@@ -152,6 +153,7 @@ def measure(
     seed=0,         # of everything random
     progress=True,  # show bars
     labels=None,    # of a conditional generator: one for all, or a dataset whose labels are drawn; None: `real`, if that is one
+    scorer='phantoms', # of severities: what the images are of, phantoms or photographs, or a file of `save_regression`
 )->list:            # of Score
     "Measure a generator against the images that it learned from"
     check_count(2, n=n, paths=paths, motions=motions)
@@ -169,7 +171,7 @@ def measure(
     if images.shape[1:] != real.shape[1:]:
         raise ValueError(f'generated is {list(images.shape[1:])}, real {list(real.shape[1:])}; accepted: one size '
                          'and the same number of channels. Bring them to one size first: cleftgan_nb.data.convert')
-    s = Compared(G, images, real, held_out, judges, seed, paths, motions, progress, labels)
+    s = Compared(G, images, real, held_out, judges, seed, paths, motions, progress, labels, scorer)
     scores = [score for part in parts for score in PARTS[part](s)]
     if words := about_labels(G, labels):
         for score in scores: score.notes['labels'] = words
