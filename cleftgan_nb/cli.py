@@ -595,6 +595,8 @@ def measure(args):
     if args.out:
         if Path(args.out).suffix != '.csv': raise ValueError(f'--out {args.out}: accepted: a name that ends in .csv')
         _may_write(args.out, args.force)
+    if args.scorer not in ('phantoms', 'photographs') and not Path(args.scorer).is_file():
+        raise ValueError(f'--scorer {args.scorer}: no such file; accepted: phantoms, photographs, or a file of save_regression')
     parts = args.parts and args.parts.split(',')
     inception = [inception_2015(args.inception)] if args.inception else []
     judges = inception + ([j.strip() for j in args.judge.split(',')] if args.judge else [] if inception

@@ -385,6 +385,7 @@ def test_measure(run, tmp_path):
                                         (('net.safetensors', '--real', 'x.zip', '--out', 'a.txt'), '.csv'),
                                         (('net.safetensors',), '--real'),
                                         (('net.safetensors', '--real', '.', '--inception', 'none.pt'), 'none.pt'),
+                                        (('net.safetensors', '--real', 'x.zip', '--scorer', 'photos'), 'phantoms, photographs, or a file'),
                                         (('net.safetensors', '--real', 'x.zip', '--n', '1'), 'from 2')])
 def test_measure_complains(run, net, args, says): mistake(run, 'measure', *args, says=says)
 

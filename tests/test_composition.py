@@ -10,7 +10,7 @@ from cleftgan_nb.data.portrait import phantom
 from cleftgan_nb.data.skin import ita, skin_color
 from cleftgan_nb.data.colorspace import srgb
 from cleftgan_nb.metrics.composition import (GAPS, LATERALITIES, SEVERITIES, compare_groups, difference, fairness,
-                                             laterality, laterality_index, plot_composition,
+                                             laterality, laterality_index, plot_composition, properties,
                                           severity_groups, skin_tone, tone_groups, tone_shift)
 from cleftgan_nb.metrics.severity import load_regression
 from cleftgan_nb.study.provenance import recipe, save_table
@@ -90,6 +90,15 @@ def test_a_table_that_can_be_saved(people, tmp_path):
     fig = plot_composition(rows)
     assert [ax.get_title() for ax in fig.axes] == ['skin tone', 'side', 'severity', 'side, by the gap', 'gap']
     plt.close(fig)
+
+
+def test_a_lip_is_open_where_both_instruments_see_it(people):
+    class Sides:
+        def sides(self, images): return np.tile([.5, 0.], (len(images), 1))
+    class Gaps:
+        def sides(self, images): return np.array([[.2, 0.], *[[.05, 0.]]*(len(images) - 1)])
+    alone, both = (properties(people[0], Sides(), segmenter=Gaps(), agree=agree)['side'] for agree in (False, True))
+    assert set(alone) == {'left'} and list(both) == ['left', *['closed']*(len(people[0]) - 1)]
 
 
 def test_groups():

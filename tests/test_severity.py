@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np, pytest, torch
+from PIL import Image
 from hypothesis import given, settings, strategies as st
 from scipy.stats import pearsonr
 
@@ -11,9 +12,10 @@ from cleftgan_nb.checkpoints import read_tensors, write_tensors
 from cleftgan_nb.data import phantom
 from cleftgan_nb.data.cohorts import cohort
 from cleftgan_nb.data.datasets import ImageFolderDataset, manifest
+from cleftgan_nb.files import sha256
 from cleftgan_nb.metrics.severity_report import stale_report
 from cleftgan_nb.metrics.severity import (Regression, Scorer, SeverityNet, agreement, augmented, by_group,
-                                          PHOTOGRAPHS, load_regression, save_regression, to_size,
+                                          PHOTOGRAPHS, SHIPPED, load_regression, save_regression, scorer_for, to_size,
                                           train_regression, training_data, visible_severity)
 
 CARD = Path(__file__).resolve().parent.parent/'data_cards'/'severity-regression.md'
@@ -216,6 +218,18 @@ def test_shipped_scorer_for_photographs(pictures):
     assert pearsonr(s, t)[0] > .9 and np.abs(s - t).mean() < .12
     assert scorer.name != load_regression().name and scorer.meta['file'] == PHOTOGRAPHS.name
     assert not np.array_equal(s, load_regression('phantoms').score(gray))
+
+
+def test_what_is_stored_about_photographs_is_of_the_weights_that_ship():
+    for name in 'unchanged', 'transplanted', 'tried':
+        about = json.loads((CARD.parent.parent/'outputs'/'real-mouths'/f'{name}.csv.json').read_text())
+        assert about['inputs'] == dict(phantoms=sha256(SHIPPED), photographs=sha256(PHOTOGRAPHS))
+
+
+def test_a_dataset_is_read_by_the_scorer_for_its_kind(tmp_path):
+    assert scorer_for(cohort('cleft', 2, tmp_path/'c.zip', workers=1, progress=False)).name == 'severity_regression'
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path/'a.png')
+    assert scorer_for(tmp_path).name == 'severity_photographs'
 
 
 def test_shipped_scorer_sees_the_same_in_larger_pictures():

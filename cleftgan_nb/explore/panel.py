@@ -90,7 +90,7 @@ class Panel:
     def widget(self): return self.build(_widgets())
     @property
     def awake(self): return self.visible and 'widget' in self.__dict__
-    def complain(self, error): self.note.value = caption(f'{type(error).__name__}: {error}', '#c44e52')
+    def complain(self, error): self.note.value = caption(f'{type(error).__name__}: {error}', '#d55e00')
     def static(self):
         picture = self.picture()
         return stacked([band(WHOSE.get(self.kind, self.kind), picture.width), picture])

@@ -131,10 +131,10 @@ def _spectrum(ax, layer, heard):
     "Plot a layer's spectrum with its band, and what the filters keep out"
     f, power = spectrum(heard.out[0].float().cpu().numpy(), layer.rate)
     top = power.max()
-    ax.plot(f, power - top, color='#4c72b0', lw=1.8, label='this layer')
+    ax.plot(f, power - top, color='#0072b2', lw=1.8, label='this layer')
     if hasattr(layer.module, 'geometry') and not layer.module.geometry.is_torgb:
         g, p = spectrum(unfiltered(layer, heard), layer.module.geometry.inp.rate)
-        ax.plot(g, p - top, color='#c44e52', lw=1.2, ls='--', label='without filters')
+        ax.plot(g, p - top, color='#d55e00', lw=1.2, ls='--', label='without filters')
     ax.axvline(layer.cutoff, color='.3', lw=1)
     ax.axvspan(layer.cutoff, min(layer.stopband, layer.rate/2), color='.85', lw=0)
     ax.text(layer.cutoff, 6, f'cutoff {layer.cutoff:.3g}', ha='right' if layer.cutoff > .4*layer.rate else 'center',

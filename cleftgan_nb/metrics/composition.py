@@ -67,6 +67,7 @@ def tone_groups(
 
 # %% ../../nbs/metrics/17_composition.ipynb #5f87312b
 CLOSED, ONE_SIDED = .1, .6   # least severity of the wider side; the index beyond which a cleft is on one side
+SURE = .2                    # least severity on a photograph
 
 def check_sides(sides):
     s = np.asarray(sides, float)
@@ -157,6 +158,7 @@ def properties(
     scorer=None,         # with `sides(images)`; None: the scorer that the library ships
     correction=PHANTOMS, # of `skin_tone`
     segmenter=None,      # with `sides(images)`; None: the segmenter that the library ships
+    agree=False,         # does a lip count as open only from `SURE` on, where the segmenter sees a gap, too? Photographs need it
 )->dict:                 # property → group of each image
     "Measure the properties of one set's images"
     if scorer is None:
@@ -166,6 +168,7 @@ def properties(
         from cleftgan_nb.metrics.gap import load_segmenter
         segmenter = load_segmenter()
     sides, gaps = scorer.sides(images), segmenter.sides(images)
+    if agree: sides = sides*((sides.max(1, keepdims=True) >= SURE) & (gaps.max(1, keepdims=True) >= CLOSED))
     return {'skin tone': tone_groups(skin_tone(images, correction)), 'side': laterality(sides),
             'severity': severity_groups(sides.max(1)), 'side, by the gap': laterality(gaps),
             'gap': gap_groups(gaps.max(1))}
@@ -181,9 +184,10 @@ def fairness(
     level=.95,           # of the intervals
     segmenter=None,      # with `sides(images)`; None: the segmenter that the library ships
     mirrored=False,      # was half of the training images shown mirrored? Then left and right come out alike
+    agree=False,         # as for `properties`
 )->list:                 # of dicts, a row a group; `cleftgan_nb.study.provenance.save_table` takes it
     "Compare the composition of generated images with what was shown in training"
-    a, b = (properties(images, scorer, correction, segmenter) for images in (training, generated))
+    a, b = (properties(images, scorer, correction, segmenter, agree) for images in (training, generated))
     people = len(a['side'])
     for what in (o for o in a if mirrored and o.startswith('side')):
         a[what] = a[what] + [FLIPPED.get(side, side) for side in a[what]]

@@ -17,11 +17,11 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:0 auto;padding:1r
 h1{font-size:1.3rem;margin:.2rem 0}
 img{display:block;margin:.5rem auto;image-rendering:pixelated;background:#888}
 fieldset{border:2px solid transparent;border-radius:6px;margin:.4rem 0;padding:.2rem .5rem .5rem}
-fieldset.asked{border-color:#4c72b0}
+fieldset.asked{border-color:#0072b2}
 .row{display:grid;gap:.3rem}.two{grid-template-columns:1fr 1fr}.many{grid-template-columns:repeat(auto-fit,minmax(3rem,1fr))}
 .many button{padding:.4rem 0}.many button:last-child{grid-column:1/-1}
 button,input{font:inherit;padding:.4rem .6rem;min-height:2.6rem;border:1px solid #8888;border-radius:6px}
-button[aria-pressed=true]{background:#4c72b0;color:#fff}
+button[aria-pressed=true]{background:#0072b2;color:#fff}
 progress{width:100%}kbd{font-size:.75em;opacity:.7}.small{font-size:.85rem;opacity:.8}[hidden]{display:none}'''
 
 # %% ../../nbs/metrics/20_reading_page.ipynb #faa1ff00

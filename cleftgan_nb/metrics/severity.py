@@ -16,7 +16,7 @@ from .. import __version__
 from ..checks import check_count
 from ..checkpoints import read_tensors, write_tensors
 from ..data.cards import AGES, SKIN
-from ..data.datasets import ImageFolderDataset, manifest
+from ..data.datasets import ImageFolderDataset, about, manifest
 from ..files import as_path
 from .samples import dataset_images, image_batches
 from .score import Score, middle
@@ -25,7 +25,8 @@ from .score import Score, middle
 __all__ = ['SIZE', 'CROP', 'TOP', 'LEFT', 'LAYERS', 'GRAY', 'HUE', 'LUMA', 'SHIPPED', 'PHOTOGRAPHS', 'KIND', 'Scorer',
            'visible_sides', 'visible_severity', 'to_size', 'mouths', 'SeverityNet', 'augmented', 'training_data',
            'fitted', 'train_regression', 'seen_sides', 'Regression', 'write_net', 'read_net', 'save_regression',
-           'load_regression', 'pearson', 'agreement', 'by_group', 'plot_calibration', 'calibration', 'calibrated']
+           'load_regression', 'scorer_for', 'pearson', 'agreement', 'by_group', 'plot_calibration', 'calibration',
+           'calibrated']
 
 # %% ../../nbs/metrics/11_severity.ipynb #3becfc00
 @runtime_checkable
@@ -217,7 +218,7 @@ def fitted(
 
 # %% ../../nbs/metrics/11_severity.ipynb #96e78de0
 def train_regression(
-    images,        # uint8 [N,64,64,3] of phantoms
+    images,        # uint8 [N,64,64,3]
     sides,         # their visible severity [N,2]
     seed=0,
     steps=4000,    # batches
@@ -248,7 +249,7 @@ def seen_sides(
 # %% ../../nbs/metrics/11_severity.ipynb #016e7cc0
 @dataclass
 class Regression:
-    "A severity scorer trained on phantoms"
+    "A severity scorer that learned from clefts of phantoms"
     net:nn.Module
     meta:dict = field(default_factory=dict) # what its file says about it
     name:str = 'severity_regression'
@@ -323,10 +324,19 @@ def save_regression(
 # %% ../../nbs/metrics/11_severity.ipynb #bf43c5d0
 def load_regression(
     path=None, # a file of `save_regression`, or what one that ships is for: 'phantoms' (None) or 'photographs'
-)->Regression:
+)->Regression: # named after its file
     "Load a scorer"
-    if path == 'photographs': return Regression(*read_net(None, SeverityNet(), KIND, PHOTOGRAPHS, 'save_regression'), f'severity_{path}')
-    return Regression(*read_net(None if path == 'phantoms' else path, SeverityNet(), KIND, SHIPPED, 'save_regression'))
+    ships = {None: SHIPPED, 'phantoms': SHIPPED, 'photographs': PHOTOGRAPHS}
+    net, meta = read_net(None if path in ships else path, SeverityNet(), KIND, ships.get(path, SHIPPED), 'save_regression')
+    return Regression(net, meta, Path(meta['file']).stem.replace('-', '_'))
+
+def scorer_for(
+    data, # a dataset
+)->Regression:
+    "Load the scorer for a dataset's images: phantoms or photographs"
+    try: drawn = about(data).get('synthetic')
+    except ValueError: drawn = False   # no dataset of this library
+    return load_regression('phantoms' if drawn else 'photographs')
 
 # %% ../../nbs/metrics/11_severity.ipynb #e4069820
 def pearson(x, y): # [..., n] each

@@ -45,7 +45,7 @@ class Compared:
     motions: int             # for the equivariance
     progress: bool
     labels: object = None    # of a conditional generator: what `labels_for` takes
-    scorer: object = None    # of severities, as `load_regression` takes it
+    scorer: object = None    # of severities; None: the one for phantoms
     seen: dict = field(default_factory=dict) # judge's name → features of both
 
     def asked(self, n): return labels_for(self.G, self.labels, n, self.seed) if self.G.c_dim else None
@@ -80,7 +80,7 @@ def _distances(s): return _by_each(s, 'distances')
 def _manifold(s): return _by_each(s, 'manifold')
 
 def _severity(s):
-    scorer = load_regression(s.scorer)
+    scorer = s.scorer or load_regression()
     return compare_severities(scorer.score(s.real), scorer.score(s.generated), scorer=scorer.name, seed=s.seed)
 
 def _gap(s):
@@ -153,7 +153,7 @@ def measure(
     seed=0,         # of everything random
     progress=True,  # show bars
     labels=None,    # of a conditional generator: one for all, or a dataset whose labels are drawn; None: `real`, if that is one
-    scorer='phantoms', # of severities: what the images are of, phantoms or photographs, or a file of `save_regression`
+    scorer='phantoms', # of severities: a `Scorer`, or what `load_regression` takes, such as 'photographs'
 )->list:            # of Score
     "Measure a generator against the images that it learned from"
     check_count(2, n=n, paths=paths, motions=motions)
@@ -165,6 +165,7 @@ def measure(
     can = chosen(parts, G is not None, held_out is not None, real.shape[1] >= SIZE and real.shape[3] == 3)
     if G is not None: _check_fit(G, real)
     if 'copies' in can: check_held_out(real, held_out)
+    if 'severity' in can and not hasattr(scorer, 'score'): scorer = load_regression(scorer)   # before anything takes time
     parts = enough(can, parts is not None, real=len(real), generated=n if G else len(generated))
     images = (_pixels(generated, 'generated') if G is None
               else samples(G, n, seed=seed, labels=labels, progress=progress))

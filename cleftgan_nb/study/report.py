@@ -186,7 +186,7 @@ def _of_verdicts(rows):
 def _of_severity(rows):
     real, after, before = (_values(rows, 'quantile 0.5', o) for o in ('unseen people', ', fine-tuned', ', before'))
     if real and after:
-        yield (f'The median severity of a cleft (0: closed, 1: widest), as a network reads it that learned from phantoms, is '
+        yield (f'The median severity of a cleft (0: closed, 1: widest), as a network reads it that learned clefts from drawn faces, is '
                f'{_span(real, "{:.2f}")} in the unseen people and {_span(after, "{:.2f}")} in the generated ones'
                + (f'; before, {_span(before, "{:.2f}")}.' if before else '.'))
 

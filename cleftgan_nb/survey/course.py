@@ -15,7 +15,7 @@ from ..metrics.distances import frechet_distance
 from ..metrics.features import efficientnet_lite0
 from ..metrics.samples import dataset_images
 from ..metrics.score import wilson
-from ..metrics.severity import load_regression
+from ..metrics.severity import load_regression, scorer_for
 from ..metrics.table import measure
 from .fit import Images, fit, load, system_of
 from .systems import Generator
@@ -145,13 +145,15 @@ def score_images(
     unseen,      # uint8, other people; distances are to as many as there are images
     seed:int=0,  # of resamples
     copies=True, # look for copies of the images learned from, where there are as many unseen people
+    scorer='phantoms', # of severities, as for `measure`
 )->list:         # of dicts: measure, value, low, high, n
     "Measure a generator's images against unseen people"
-    scores = measure(images, unseen[:len(images)], parts=['distances', 'manifold', 'severity'], seed=seed, progress=False)
+    scores = measure(images, unseen[:len(images)], parts=['distances', 'manifold', 'severity'], seed=seed, progress=False,
+                     scorer=scorer)
     if copies and len(unseen) >= len(real):
         scores += measure(images, real, held_out=unseen, parts=['copies'], seed=seed, progress=False)
     rows = [dict(measure=s.name, value=s.value, low=s.low, high=s.high) for s in scores]
-    sides = laterality(load_regression().sides(images))
+    sides = laterality((load_regression(scorer) if isinstance(scorer, str) else scorer).sides(images))
     for side in ('left', 'right', 'bilateral', 'closed'):
         k = sum(o == side for o in sides)
         low, high = wilson(k, len(sides))
@@ -208,6 +210,6 @@ def measured(
             about = dict(system=name, stage=stage, core_minutes=cost_of(folder, name, stage, seed),
                          parameters=sum(p.numel() for p in system.parameters()),
                          seconds_for_1000=(time.process_time() - start)*1000/n)
-            rows += [about | row for row in score_images(images, real, others, seed)]
+            rows += [about | row for row in score_images(images, real, others, seed, scorer=scorer_for(cleft))]
         points_found += points_of(folder, name, others[:points], seed)
     return rows, points_found
