@@ -1,7 +1,10 @@
 "Fixtures that several test files share"
 import shutil
+import signal
 
 import pytest
+
+if hasattr(signal, 'SIGHUP'): signal.signal(signal.SIGHUP, signal.SIG_DFL)   # under nohup it would be ignored, and tests send it
 
 FLAGS = ('--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run '
          '--disable-background-networking --disable-component-update --disable-sync'.split())
