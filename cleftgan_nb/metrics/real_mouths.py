@@ -130,6 +130,7 @@ def cleft_fields(
         yield (np.array([s*(side != 'right'), s*(side != 'left')]),
                cleft_field(3_700_000_000 + k, cleft, age=float(rng.uniform(8, 60)), sex=float(rng.random() > .1)))
 
+# %% ../../nbs/metrics/27_real_mouths.ipynb #52f11757
 def small(
     gray, # uint8 [n,H,W]
 )->np.ndarray: # uint8 [n,64,64,3]
@@ -183,6 +184,7 @@ def whiskers(
     cover = (torch.maximum(lip, chin)*u(.35, 1)*(1 + .3*grain)).clamp(0, 1)*dense*(u(0, 1) < often)
     return x*(1 - cover) + hair*cover
 
+# %% ../../nbs/metrics/27_real_mouths.ipynb #7d7e8887
 def _bent(x, g):
     "Bend two fifths of the pictures smoothly, by a pixel or so"
     n = len(x)

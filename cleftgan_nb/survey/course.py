@@ -145,15 +145,16 @@ def score_images(
     unseen,      # uint8, other people; distances are to as many as there are images
     seed:int=0,  # of resamples
     copies=True, # look for copies of the images learned from, where there are as many unseen people
-    scorer='phantoms', # of severities, as for `measure`
+    scorer=None, # of severities; None: the one for phantoms
 )->list:         # of dicts: measure, value, low, high, n
     "Measure a generator's images against unseen people"
+    scorer = scorer or load_regression()
     scores = measure(images, unseen[:len(images)], parts=['distances', 'manifold', 'severity'], seed=seed, progress=False,
                      scorer=scorer)
     if copies and len(unseen) >= len(real):
         scores += measure(images, real, held_out=unseen, parts=['copies'], seed=seed, progress=False)
     rows = [dict(measure=s.name, value=s.value, low=s.low, high=s.high) for s in scores]
-    sides = laterality((load_regression(scorer) if isinstance(scorer, str) else scorer).sides(images))
+    sides = laterality(scorer.sides(images))
     for side in ('left', 'right', 'bilateral', 'closed'):
         k = sum(o == side for o in sides)
         low, high = wilson(k, len(sides))
